@@ -1,0 +1,69 @@
+"""What the benchmarks share: the default model, prompts, one answer through the public API, tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from rich.console import Console
+from rich.table import Table
+
+from engine.architecture import Precision
+from engine.default_model import ensure_default_model
+from engine.types import Prompt, SamplingParams, TextEngine, Usage
+
+FIRST_TEXT_ID = 300
+"""Ids below are control tokens and single bytes."""
+
+
+def cache_folder() -> Path:
+    """Return the cache that the bot uses too."""
+    return Path(os.environ.get("LLAMA_CACHE") or platformdirs.user_cache_dir("llamacord"))
+
+
+def default_model(precision: Precision = Precision.INT8) -> Path:
+    """Return the converted default model, fetched first where needed."""
+    return ensure_default_model(cache_folder(), precision)
+
+
+def random_prompt(seed: int, num_tokens: int) -> Prompt:
+    """Return a prompt of random text tokens: no two seeds share a prefix."""
+    ids = np.random.default_rng(seed).integers(FIRST_TEXT_ID, 40000, num_tokens)
+    return Prompt(tuple(int(token) for token in ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one answer took and when it began and ended on the caller's clock."""
+
+    text: str
+    usage: Usage
+
+
+async def answer(engine: TextEngine, prompt: Prompt, params: SamplingParams) -> Answer:
+    """Generate one answer to its end."""
+    generation = engine.generate(prompt, params)
+    text = "".join([piece async for piece in generation])
+    if generation.completion is None:
+        raise RuntimeError("The answer ended without a completion.")
+    return Answer(text, generation.completion.usage)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table, numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if os.environ.get("COLUMNS") else 110).print(table)
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory in MB (10^6 bytes)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,200 @@
+"""Compare the engine with llama.cpp on the default model: same file, same threads, same sampling, one run.
+
+    python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 5
+
+The engine is driven through its public API, sampling and detokenizing included. llama.cpp is driven through
+its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens into
+text. Each measurement is its own process, ours and theirs by turns; the table shows medians.
+Needs `pip install llamacord[bench]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import answer, cache_folder, default_model, print_table, random_prompt
+from engine.default_model import fetch_gguf
+from engine.engine import Engine, EngineOptions
+from engine.types import SamplingParams
+
+PROMPT_TOKENS = 64
+NEW_TOKENS = 192
+PREFILL_TOKENS = 512
+NUM_CONVERSATIONS = 8
+Figures = dict[str, float]
+GOALS = {"decode, 1 conversation": 1.1, "prefill, 512 tokens": 2.5, "decode, 8 conversations": 1.8}
+
+
+def _params(num_new: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=num_new, seed=1)
+
+
+async def run_ours(threads: int) -> Figures:
+    """Measure the engine: tokens/s of each kind of work."""
+    async with await Engine.open(default_model(), EngineOptions(num_threads=threads)) as engine:
+        await answer(engine, random_prompt(0, PROMPT_TOKENS), _params(32))
+        prefills = []
+        for seed in range(1, 6):
+            usage = (await answer(engine, random_prompt(seed, PREFILL_TOKENS), _params(1))).usage
+            prefills.append(PREFILL_TOKENS / usage.time_to_first_token_s)
+        return {
+            "decode, 1 conversation": await _decode_speed(engine, 1),
+            "prefill, 512 tokens": statistics.median(prefills),
+            "decode, 8 conversations": await _decode_speed(engine, NUM_CONVERSATIONS),
+        }
+
+
+async def _decode_speed(engine: Engine, num: int) -> float:
+    """Tokens/s in total while all `num` conversations are past their first token."""
+    prompts = [random_prompt(100 + index, PROMPT_TOKENS) for index in range(num)]
+    # The prompts' KV is kept from this first round, so that the timed one is all decode.
+    await asyncio.gather(*(answer(engine, prompt, _params(1)) for prompt in prompts))
+    started = time.perf_counter()
+    usages = [
+        a.usage for a in await asyncio.gather(*(answer(engine, p, _params(NEW_TOKENS)) for p in prompts))
+    ]
+    seconds = time.perf_counter() - started - min(usage.time_to_first_token_s for usage in usages)
+    return (sum(usage.num_new_tokens for usage in usages) - num) / seconds
+
+
+class LlamaCpp:
+    """A minimal batched loop over llama.cpp's C API, with one sampler chain per sequence."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp
+
+        self.api: Any = llama_cpp
+        # Silence its log: it goes to stderr line by line.
+        self._log = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = NUM_CONVERSATIONS * 1024
+        params.n_batch = params.n_ubatch = PREFILL_TOKENS
+        params.n_seq_max = NUM_CONVERSATIONS
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.vocab = llama_cpp.llama_model_get_vocab(self.model)
+        self.batch = llama_cpp.llama_batch_init(PREFILL_TOKENS, 0, 1)
+        self.piece = ctypes.create_string_buffer(256)
+
+    def sampler(self) -> Any:
+        api, params = self.api, _params(1)
+        num_words = api.llama_vocab_n_tokens(self.vocab)
+        chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for link in (
+            api.llama_sampler_init_penalties(num_words, 64, params.repetition_penalty, 0.0, 0.0),
+            api.llama_sampler_init_top_k(params.top_k),
+            api.llama_sampler_init_top_p(params.top_p, 1),
+            api.llama_sampler_init_temp(params.temperature),
+            api.llama_sampler_init_dist(1),
+        ):
+            api.llama_sampler_chain_add(chain, link)
+        return chain
+
+    def forget(self) -> None:
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
+
+    def decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
+        """Compute rows of (token, position, sequence, wants logits)."""
+        batch = self.batch
+        batch.n_tokens = len(rows)
+        for index, (token, position, sequence, logits) in enumerate(rows):
+            batch.token[index], batch.pos[index] = token, position
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+            batch.logits[index] = logits
+        if self.api.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama.cpp could not decode the batch.")
+        self.api.llama_synchronize(self.context)
+
+    def prefill_seconds(self, seed: int) -> float:
+        self.forget()
+        ids = random_prompt(seed, PREFILL_TOKENS).ids
+        started = time.perf_counter()
+        self.decode([(t, i, 0, i == len(ids) - 1) for i, t in enumerate(ids)])
+        self.api.llama_sampler_sample(self.sampler(), self.context, -1)
+        return time.perf_counter() - started
+
+    def decode_speed(self, num: int) -> float:
+        self.forget()
+        samplers = [self.sampler() for _ in range(num)]
+        tokens = []
+        for sequence in range(num):
+            ids = random_prompt(100 + sequence, PROMPT_TOKENS).ids
+            self.decode([(t, i, sequence, i == len(ids) - 1) for i, t in enumerate(ids)])
+            tokens.append(self.api.llama_sampler_sample(samplers[sequence], self.context, -1))
+        started = time.perf_counter()
+        for step in range(NEW_TOKENS - 1):
+            self.decode(
+                [(token, PROMPT_TOKENS + step, sequence, True) for sequence, token in enumerate(tokens)]
+            )
+            for index, sampler in enumerate(samplers):
+                tokens[index] = self.api.llama_sampler_sample(sampler, self.context, index)
+                self.api.llama_token_to_piece(self.vocab, tokens[index], self.piece, 256, 0, True)
+        return num * (NEW_TOKENS - 1) / (time.perf_counter() - started)
+
+
+def run_theirs(threads: int) -> Figures:
+    """Measure llama.cpp: tokens/s of each kind of work."""
+    peer = LlamaCpp(fetch_gguf(cache_folder()), threads)
+    peer.prefill_seconds(0)
+    prefills = [PREFILL_TOKENS / peer.prefill_seconds(seed) for seed in range(1, 6)]
+    return {
+        "decode, 1 conversation": peer.decode_speed(1),
+        "prefill, 512 tokens": statistics.median(prefills),
+        "decode, 8 conversations": peer.decode_speed(NUM_CONVERSATIONS),
+    }
+
+
+def _measure(who: str, threads: int) -> Figures:
+    """Run one side in its own process."""
+    command = [sys.executable, "-m", "benchmarks.cpu_vs_llamacpp", "--only", who, "--threads", str(threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    """Print the comparison, or with --only one side's figures as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("ours", "theirs"))
+    arguments = parser.parse_args()
+    if arguments.only:
+        ours = arguments.only == "ours"
+        print(json.dumps(asyncio.run(run_ours(arguments.threads)) if ours else run_theirs(arguments.threads)))
+        return
+    default_model()
+    runs = [
+        (_measure("ours", arguments.threads), _measure("theirs", arguments.threads))
+        for _ in range(arguments.rounds)
+    ]
+    rows = []
+    for name, goal in GOALS.items():
+        ours = statistics.median(run[0][name] for run in runs)
+        theirs = statistics.median(run[1][name] for run in runs)
+        ratios = sorted(run[0][name] / run[1][name] for run in runs)
+        spread = f"{ratios[0]:.2f} - {ratios[-1]:.2f}"
+        rows.append([name, f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}x", spread, f"{goal}x"])
+    columns = ["tokens/s", "Llamacord int8", "llama.cpp Q4_1", "ratio", "over the rounds", "goal"]
+    print_table(f"{arguments.threads} threads, medians of {arguments.rounds} rounds", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The Discord bot: everything between Discord and the engine."""

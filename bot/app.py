@@ -1,0 +1,157 @@
+"""The composition root: builds engine, storage, service and front end from the settings, and runs them.
+
+Nothing else in the program constructs these. What it opens it closes, in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import discord
+from rich.console import Console
+
+from bot import playground
+from bot.chat import ChatService
+from bot.client import LlamacordClient
+from bot.config import Settings
+from bot.terminal import TerminalChat, line_source
+from engine.architecture import Precision
+from engine.default_model import Progress, ensure_default_model
+from engine.engine import Engine, EngineOptions
+from storage.conversations import Conversations
+from storage.database import Database
+from storage.settings import SettingsStore
+
+_log = logging.getLogger(__name__)
+
+SCREENSHOT_SCRIPT = (
+    ("member", "@Llamacord What is the capital of France?"),
+    ("moderator", "@Llamacord Name three fruits as a list."),
+    ("member", "@Llamacord Write hello world in Python."),
+)
+"""Who says what on the picture for the documentation."""
+
+
+class StartError(Exception):
+    """The bot cannot start or cannot go on. The message is a sentence for the operator."""
+
+
+def default_precision(settings: Settings) -> Precision:
+    """Return the precision of the default model."""
+    return Precision.INT8 if settings.precision == "auto" else Precision(settings.precision)
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """Return how the engine is to run."""
+    return EngineOptions(
+        num_threads=settings.threads,
+        max_concurrent=settings.max_concurrent,
+        max_queue=settings.max_queue,
+        context_tokens=settings.context_tokens,
+    )
+
+
+def find_model(settings: Settings, on_progress: Progress) -> Path:
+    """Return the model's folder; fetch and convert the default model if none is set and it is not there.
+
+    Blocking, seconds to minutes the first time. Raises `ModelError`.
+    """
+    if settings.model is not None:
+        return settings.model
+    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
+
+
+@asynccontextmanager
+async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatService]:
+    """Open storage, engine and service. Raises `StorageError` or `ModelError`."""
+    async with (
+        await Database.open(settings.database) as database,
+        await Engine.open(model, engine_options(settings)) as engine,
+        ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
+    ):
+        info = engine.info
+        _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)
+        yield chat
+
+
+async def run_on_discord(
+    settings: Settings, model: Path, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Connect to Discord and answer until `stop` is set; `on_ready` gets the bot's name.
+
+    Raises `StartError` where Discord cannot be reached or refuses the bot.
+    """
+    if settings.discord_token is None:
+        raise StartError("DISCORD_TOKEN is not set.")
+    async with open_chat(settings, model) as chat:
+        await connect(LlamacordClient(chat), settings.discord_token, stop=stop, on_ready=on_ready)
+
+
+async def connect(
+    client: discord.Client, token: str, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Keep `client` connected until `stop` is set, then close it. Raises `StartError`."""
+
+    async def greet() -> None:
+        await client.wait_until_ready()
+        on_ready(str(client.user))
+
+    async with client:
+        connection = asyncio.create_task(_start(client, token))
+        stopping = asyncio.create_task(stop.wait())
+        tasks = (connection, stopping, asyncio.create_task(greet()))
+        try:
+            await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if connection.done():
+                await connection
+            await client.close()  # while the connection still lives: running answers are marked
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_playground(
+    settings: Settings, model: Path, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Serve the bot on a simulated Discord until `stop` is set; `on_ready` gets the page's URL.
+
+    Raises `PlaygroundError`.
+    """
+    async with open_chat(settings, model) as chat:
+        await playground.serve(
+            lambda: LlamacordClient(chat), port=settings.playground_port, on_ready=on_ready, stop=stop
+        )
+
+
+async def take_screenshot(settings: Settings, model: Path, file: Path) -> None:
+    """Play a short conversation in the playground and save a picture of it. Raises `PlaygroundError`."""
+    async with open_chat(settings, model) as chat:
+        await playground.screenshot(lambda: LlamacordClient(chat), script=SCREENSHOT_SCRIPT, file=file)
+
+
+async def run_in_terminal(settings: Settings, model: Path, console: Console) -> None:
+    """Talk in the terminal until the end of its input."""
+    async with open_chat(settings, model) as chat:
+        await TerminalChat(chat, console, line_source(console)).run()
+
+
+async def _start(client: discord.Client, token: str) -> None:
+    """Log in and stay connected. Turns what Discord's library raises into `StartError`."""
+    try:
+        await client.start(token)
+    except discord.LoginFailure as error:
+        raise StartError(
+            "Discord refused DISCORD_TOKEN. Copy the token anew from the Bot page of your application."
+        ) from error
+    except (discord.DiscordServerError, discord.GatewayNotFound) as error:
+        raise StartError("Discord has a fault at the moment. Start again in a few minutes.") from error
+    except discord.DiscordException as error:
+        raise StartError(f"Discord ended the connection: {error}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise StartError("Discord cannot be reached. Check the network and start again.") from error

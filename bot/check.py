@@ -1,0 +1,182 @@
+"""`check`: looks at everything the bot needs and says what is right, or what to do.
+
+Only looks: downloads nothing, loads no model, leaves nothing behind. Shows no secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.app import default_precision, engine_options
+from bot.config import ConfigError, Settings, load_settings
+from bot.parsers import bot_id
+from engine import machine
+from engine.default_model import default_model_folder
+from engine.engine import DEFAULT_CONTEXT_TOKENS
+from engine.errors import ModelError
+from engine.manifest import Manifest, load_manifest, verify_files
+from storage.database import Database
+from storage.errors import StorageError
+
+_GIB = 2**30
+_DEFAULT_MODEL_GIB = 1.0
+"""Disk that download and conversion of the default model take at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    is_good: bool
+    subject: str
+    sentence: str
+
+
+def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Finding]:
+    """Check one thing after the other; without good settings nothing else can be checked."""
+    try:
+        settings = load_settings(environment, env_file)
+    except ConfigError as error:
+        yield Finding(False, "Settings", str(error))
+        return
+    origin = f"read from {env_file} and the environment" if env_file.exists() else "all from the environment"
+    yield Finding(True, "Settings", f"as they should be, {origin}.")
+    for hint in settings.hints:
+        yield Finding(False, "Settings", hint)
+    yield _check_token(settings)
+    manifest, finding = _check_model(settings)
+    yield finding
+    yield _check_provider(settings)
+    if manifest is not None:
+        yield _check_memory(settings, manifest)
+    yield _check_database(settings.database)
+    yield _check_cache(settings, needs_space=settings.model is None and manifest is None)
+
+
+def _check_token(settings: Settings) -> Finding:
+    if settings.discord_token is None:
+        return Finding(True, "Token", "none; `run` opens the playground. Set DISCORD_TOKEN for Discord.")
+    return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
+
+
+def _check_model(settings: Settings) -> tuple[Manifest | None, Finding]:
+    """Read every byte of the model and compare checksums."""
+    default = default_model_folder(settings.cache, default_precision(settings))
+    if settings.model is None and not default.exists():
+        return None, Finding(False, "Model", "the default model is not here yet; `run` downloads it (93 MB).")
+    folder = settings.model or default
+    try:
+        manifest = load_manifest(folder)
+    except ModelError as error:
+        return None, Finding(False, "Model", str(error))
+    try:
+        verify_files(folder, manifest, full=True)
+    except ModelError as error:
+        return manifest, Finding(False, "Model", str(error))
+    if manifest.chat.format is None:
+        return manifest, Finding(False, "Model", f"{manifest.name} cannot chat: choose a chat model.")
+    return manifest, Finding(True, "Model", f"{manifest.name} ({manifest.precision}) in {folder} is whole.")
+
+
+def _check_provider(settings: Settings) -> Finding:
+    num_threads = settings.threads or machine.num_physical_cores()
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_threads > num_cores:
+        return Finding(
+            False,
+            "Provider",
+            f"THREADS is {num_threads}, but there are {num_cores} processors. Set 0 or less.",
+        )
+    return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_cores} processors.")
+
+
+def _check_memory(settings: Settings, manifest: Manifest) -> Finding:
+    needed = memory_needed(settings, manifest)
+    free = _free_memory()
+    sentence = f"the model and {settings.max_concurrent} answers at once need up to {needed / _GIB:.1f} GiB"
+    if free is None:
+        return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
+    if free < needed:
+        return Finding(
+            False,
+            "Memory",
+            f"{sentence}, and {free / _GIB:.1f} GiB are free. Close other programs, lower MAX_CONCURRENT or "
+            "CONTEXT_TOKENS, or choose a smaller model.",
+        )
+    return Finding(True, "Memory", f"{sentence}; {free / _GIB:.1f} GiB are free.")
+
+
+def memory_needed(settings: Settings, manifest: Manifest) -> int:
+    """Estimate the bytes of the weights, of the copy ONNX Runtime rearranges for itself, and of the KV."""
+    weights = sum(entry.size for entry in manifest.files.values())
+    options = engine_options(settings)
+    context = min(manifest.decoder.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    budget = options.kv_cache_mb * 2**20 or min(2 * _GIB, machine.memory_bytes() // 4)
+    full = options.max_concurrent * context * manifest.decoder.kv_bytes_per_token()
+    return 2 * weights + min(full, budget)
+
+
+def _free_memory() -> int | None:
+    """Return the bytes that can be had without swapping, or None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _check_database(path: Path) -> Finding:
+    """Open it and take the writer's lock; a database that does not exist yet is not created."""
+    if not path.exists():
+        problem = _write_problem(path.parent)
+        if problem is not None:
+            return Finding(False, "Database", f"{path} cannot be created: {problem}. Change DATABASE.")
+        return Finding(True, "Database", f"{path} will be created at the first start.")
+    try:
+        asyncio.run(_lock(path))
+    except StorageError as error:
+        return Finding(False, "Database", f"{path}: {error}")
+    return Finding(True, "Database", f"{path} can be read and written.")
+
+
+async def _lock(path: Path) -> None:
+    async with await Database.open(path, busy_timeout_s=2.0) as database, database.transaction():
+        pass
+
+
+def _check_cache(settings: Settings, *, needs_space: bool) -> Finding:
+    folder = settings.cache
+    problem = _write_problem(folder)
+    if problem is not None:
+        return Finding(False, "Cache", f"{folder} cannot be used: {problem}. Change LLAMA_CACHE.")
+    free = shutil.disk_usage(_nearest(folder)).free / _GIB
+    if needs_space and free < _DEFAULT_MODEL_GIB:
+        return Finding(
+            False,
+            "Cache",
+            f"{folder} has {free:.1f} GiB free and the model needs {_DEFAULT_MODEL_GIB:.0f} GiB.",
+        )
+    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.")
+
+
+def _write_problem(folder: Path) -> str | None:
+    """Return why no file can be created in `folder`, or in what it would be created in, or None."""
+    try:
+        with tempfile.TemporaryFile(dir=_nearest(folder)):
+            return None
+    except OSError as error:
+        return error.strerror or "unknown reason"
+
+
+def _nearest(folder: Path) -> Path:
+    """Return `folder`, or the first one above it that exists."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())

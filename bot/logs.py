@@ -1,0 +1,53 @@
+"""Logging: one line a record to stderr, with time, level and origin, and never what people wrote.
+
+Third-party libraries are kept at INFO or above even at LOG_LEVEL=debug: at DEBUG, discord.py logs whole
+gateway events and aiosqlite whole statements with their values, which is what people wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from typing import TextIO
+
+_OURS = ("bot", "engine", "storage")
+_WEBHOOK_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[\w.-]+")
+"""discord.py puts it into the address that it warns about."""
+
+
+_NOT_FOR_US = "voice will NOT be supported"
+"""discord.py says so at every start; nobody wants to talk to this bot."""
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line and leaves secrets out."""
+
+    def __init__(self, secret: str | None) -> None:
+        super().__init__(
+            "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        self.converter = time.gmtime
+        self._secret = secret
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; line breaks, those of a traceback too, become ` | `."""
+        line = " | ".join(part for part in super().format(record).splitlines() if part.strip())
+        line = _WEBHOOK_TOKEN.sub(r"\1[hidden]", line)
+        return line.replace(self._secret, "[hidden]") if self._secret else line
+
+
+def configure_logging(level: int, *, secret: str | None = None, stream: TextIO | None = None) -> None:
+    """Send all logs to `stream` (stderr), ours from `level` on. `secret` is replaced where it occurs."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter(secret))
+    handler.addFilter(lambda record: not record.getMessage().endswith(_NOT_FOR_US))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(max(level, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(True)

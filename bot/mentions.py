@@ -1,0 +1,113 @@
+"""Is a message for us, and what does it say? Pure: values in, values out.
+
+Knows nothing of Discord's objects: the client turns a message into an `Incoming`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_LABEL_CHARS = 32
+FALLBACK_LABEL = "User"
+
+_TOKEN = re.compile(
+    r"<(?:@!?(?P<user>[0-9]{1,20})|@&(?P<role>[0-9]{1,20})|#(?P<channel>[0-9]{1,20})"
+    r"|a?:(?P<emoji>[A-Za-z0-9_]{2,32}):[0-9]{1,20}|/(?P<command>[\w -]{1,100}):[0-9]{1,20})>"
+)
+_LABEL_FORBIDDEN = frozenset("<>[]|:")
+
+
+@dataclass(frozen=True, slots=True)
+class Bot:
+    """Who we are: our user, and the role that Discord made for us in this server, if any."""
+
+    user_id: int
+    name: str
+    managed_role_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the ids in a text stand for, as people see them."""
+
+    users: Mapping[int, str] = field(default_factory=dict)
+    roles: Mapping[int, str] = field(default_factory=dict)
+    channels: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message as far as the decision needs it.
+
+    `mentioned_role_ids` holds roles named in the text; @everyone and @here are in neither set.
+    `is_ordinary` is false for joins, pins, boosts and other messages of the system.
+    """
+
+    author_id: int
+    is_bot: bool
+    is_webhook: bool
+    is_ordinary: bool
+    is_direct: bool
+    mentioned_user_ids: frozenset[int] = frozenset()
+    mentioned_role_ids: frozenset[int] = frozenset()
+    replied_author_id: int | None = None
+
+
+def is_for_us(incoming: Incoming, bot: Bot) -> bool:
+    """Tell whether a person speaks to us: by mention, by a reply to us, or directly."""
+    if incoming.is_bot or incoming.is_webhook or not incoming.is_ordinary:
+        return False
+    if incoming.author_id == bot.user_id:
+        return False
+    return (
+        incoming.is_direct
+        or bot.user_id in incoming.mentioned_user_ids
+        or (bot.managed_role_id is not None and bot.managed_role_id in incoming.mentioned_role_ids)
+        or incoming.replied_author_id == bot.user_id
+    )
+
+
+def readable(content: str, bot: Bot, names: Names) -> str:
+    """Return what a person reads: our own mention at either end gone, others and emoji as their names."""
+    text = _strip_own_mentions(content, bot)
+    return _TOKEN.sub(lambda match: _name_of(match, bot, names), text).strip()
+
+
+def _strip_own_mentions(content: str, bot: Bot) -> str:
+    ids = f"@!?{bot.user_id}" if bot.managed_role_id is None else f"@!?{bot.user_id}|@&{bot.managed_role_id}"
+    leading = re.compile(rf"^\s*(?:<(?:{ids})>[\s,:]*)+")
+    trailing = re.compile(rf"(?:\s*<(?:{ids})>)+\s*$")
+    return trailing.sub("", leading.sub("", content))
+
+
+def _name_of(match: re.Match[str], bot: Bot, names: Names) -> str:
+    if user := match["user"]:
+        known = bot.name if int(user) == bot.user_id else names.users.get(int(user))
+        return f"@{label(known or 'someone')}"
+    if role := match["role"]:
+        known = bot.name if int(role) == bot.managed_role_id else names.roles.get(int(role))
+        return f"@{label(known or 'a role')}"
+    if channel := match["channel"]:
+        return f"#{label(names.channels.get(int(channel)) or 'a channel')}"
+    if emoji := match["emoji"]:
+        return f":{emoji}:"
+    return f"/{match['command']}"
+
+
+def label(name: str) -> str:
+    """Return `name` fit to stand before a message: one line, none of ``<>[]|:``, at most 32 characters.
+
+    Without those characters it can neither open a control tag of a chat format nor end the label early.
+    """
+    kept = "".join(" " if c.isspace() else c for c in name if _may_stand_in_label(c))
+    short = " ".join(kept.split())[:MAX_LABEL_CHARS].rstrip()
+    return short or FALLBACK_LABEL
+
+
+def _may_stand_in_label(character: str) -> bool:
+    if character in _LABEL_FORBIDDEN:
+        return False
+    return character.isspace() or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn"}

@@ -1,0 +1,104 @@
+"""How the text of a setting becomes a value. Pure: each parser raises `ValueError` saying what is allowed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+_FIRST_SNOWFLAKE = 1 << 22
+"""Anything smaller has a time stamp of 0: no Discord id."""
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """Return a parser for one of a few words, in any case."""
+
+    def parse(written: str) -> str:
+        if written.lower() not in allowed:
+            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}")
+        return written.lower()
+
+    return parse
+
+
+def whole(low: int, high: int, *, or_zero: bool = False) -> Callable[[str], int]:
+    """Return a parser for a whole number in a range, both ends included, or 0 where that has a meaning."""
+    rule = f"must be {'0 or ' if or_zero else ''}a whole number from {low} to {high}"
+
+    def parse(written: str) -> int:
+        try:
+            value = int(written)
+        except ValueError:
+            raise ValueError(rule) from None
+        if not low <= value <= high and not (or_zero and value == 0):
+            raise ValueError(rule)
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser for a number in a range, both ends included."""
+    rule = f"must be a number from {low:g} to {high:g}"
+
+    def parse(written: str) -> float:
+        try:
+            value = float(written)
+        except ValueError:
+            raise ValueError(rule) from None
+        if not math.isfinite(value) or not low <= value <= high:
+            raise ValueError(rule)
+        return value
+
+    return parse
+
+
+def text(max_length: int) -> Callable[[str], str]:
+    """Return a parser for any text up to a length in characters."""
+
+    def parse(written: str) -> str:
+        if len(written) > max_length:
+            raise ValueError(f"must have at most {max_length} characters, not {len(written)}")
+        return written
+
+    return parse
+
+
+def path(written: str) -> Path:
+    """Return the path, with a leading `~` replaced by the home folder."""
+    if "\0" in written:
+        raise ValueError("must be a path without a null character")
+    try:
+        return Path(written).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but the home folder is not known: write the whole path") from None
+
+
+def token(written: str) -> str:
+    """Return a Discord token after a look at its shape."""
+    if bot_id(written) is None:
+        raise ValueError(
+            "does not look like a bot token, which has three parts with dots between them: copy it from "
+            "the Bot page of your application on discord.com/developers, not from OAuth2 or General"
+        )
+    return written
+
+
+def bot_id(written: str) -> int | None:
+    """Return the bot's id, which a token's first part holds in base64, or None where it holds none."""
+    parts = written.split(".")
+    if len(parts) != 3 or not all(_is_base64url(part) for part in parts):
+        return None
+    try:
+        decoded = base64.urlsafe_b64decode(parts[0] + "=" * (-len(parts[0]) % 4)).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    if not decoded.isdecimal() or not _FIRST_SNOWFLAKE <= int(decoded) < 1 << 64:
+        return None
+    return int(decoded)
+
+
+def _is_base64url(part: str) -> bool:
+    return bool(part) and part.isascii() and part.replace("-", "a").replace("_", "a").isalnum()

@@ -1,0 +1,1 @@
+"""From somebody's weights to a converted model folder: sources, quantisation, graph, folder."""

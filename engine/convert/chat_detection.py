@@ -1,0 +1,32 @@
+"""Tells a model's chat format from the chat template that came with it. Pure."""
+
+from __future__ import annotations
+
+from engine.guidance import META_SYSTEM_PROMPT
+from engine.manifest import ChatSpec
+
+_CHATML_START, _CHATML_END = "<|im_start|>", "<|im_end|>"
+
+
+def detect_chat(template: str) -> ChatSpec:
+    """Return the chat format that a Jinja template describes; a format of None when none is recognised."""
+    if _CHATML_START in template:
+        return ChatSpec("chatml", _chatml_system_prompt(template))
+    if "[INST]" in template:
+        return llama2_chat()
+    return ChatSpec(None)
+
+
+def llama2_chat() -> ChatSpec:
+    """Return Llama 2's format with Meta's system prompt."""
+    return ChatSpec("llama-2", META_SYSTEM_PROMPT)
+
+
+def _chatml_system_prompt(template: str) -> str:
+    """Return the system message that a ChatML template adds by itself, or nothing."""
+    for opening in (f"{_CHATML_START}system\\n", f"{_CHATML_START}system\n"):
+        if opening in template:
+            text = template.split(opening, 1)[1].split(_CHATML_END, 1)[0]
+            # What is put together from variables is no fixed text.
+            return "" if "{{" in text or "'" in text else text
+    return ""

@@ -1,0 +1,97 @@
+"""Turns a `ModelSource` into a model folder, all or nothing.
+
+Everything is written to a temporary folder beside the destination and renamed at the end, so that an
+interrupted conversion leaves no folder that looks like a model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.architecture import Precision
+from engine.convert.decoder_graph import DecoderGraph
+from engine.convert.external_data import ExternalDataWriter
+from engine.convert.source import ModelSource
+from engine.errors import ModelFormatError, ModelResourceError
+from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.scratch import scratch_folder
+
+_SPARE_BYTES = 64 * 2**20
+
+
+def convert(
+    source: ModelSource,
+    destination: Path,
+    precision: Precision,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> None:
+    """Convert into the new folder `destination`; `on_progress` is told the share done, 0 to 1.
+
+    Raises `ModelResourceError` when the disk is too small or not writable or the destination exists, and
+    `ModelFormatError` when the source is damaged.
+    """
+    parent = destination.parent
+    try:
+        if destination.exists():
+            raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
+        parent.mkdir(parents=True, exist_ok=True)
+        _check_space(parent, source.config.num_parameters, precision)
+        with scratch_folder(parent, f".{destination.name}.partial-") as partial:
+            _write(source, partial, precision, on_progress)
+            partial.chmod(0o755)
+            _publish(partial, destination)
+    except OSError as error:
+        raise ModelResourceError(
+            f"The model could not be written to {destination}: {error.strerror}."
+        ) from error
+
+
+def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
+    bytes_per_weight = 4.0 if precision is Precision.FP32 else 1.125
+    needed = int(num_parameters * bytes_per_weight) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelResourceError(
+            f"{folder} has {free / 2**30:.1f} GiB free, the model needs {needed / 2**30:.1f}. Free some."
+        )
+
+
+def _write(
+    source: ModelSource, folder: Path, precision: Precision, on_progress: Callable[[float], None]
+) -> None:
+    num_layers = source.config.num_layers
+    tokenizer = source.save_tokenizer(folder)
+    try:
+        with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
+            graph = DecoderGraph(source, precision, writer)
+            model = graph.build(lambda done: on_progress(done / (num_layers + 1)))
+    except ValueError as error:
+        raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
+    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
+    Manifest(
+        name=source.name,
+        precision=precision,
+        decoder=source.config,
+        tokenizer=tokenizer,
+        chat=source.chat,
+        bos_id=source.bos_id,
+        eos_id=source.eos_id,
+        source=source.origin,
+        files=describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]),
+    ).save(folder)
+    on_progress(1.0)
+
+
+def _publish(partial: Path, destination: Path) -> None:
+    """Make the finished folder durable and visible at once. Losing a race to another process is fine."""
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    try:
+        partial.rename(destination)
+    except OSError:
+        if not (destination / MANIFEST_FILE).exists():
+            raise

@@ -1,0 +1,232 @@
+"""The engine's asyncio face: opens a model folder, takes dialogs, streams answers.
+
+Loop and engine thread meet in two places: `Worker.submit`, and one `call_soon_threadsafe` for each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from engine import machine
+from engine.detokenizer import StreamDecoder
+from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.manifest import Manifest, load_manifest, verify_files
+from engine.model import CpuModel, ModelOptions
+from engine.prompt import fit_prompt, make_chat_format
+from engine.request import Delta, Request
+from engine.runner import Runner, SlotRunner
+from engine.sampling import Sampler
+from engine.tokenizer import load_tokenizer
+from engine.types import ChatMessage, Completion, Generation, Health, ModelInfo, Prompt, SamplingParams
+from engine.worker import Worker
+
+DEFAULT_CONTEXT_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine runs; 0 lets it choose.
+
+    num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
+    requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048.
+    """
+
+    num_threads: int = 0
+    max_concurrent: int = 8
+    max_queue: int = 64
+    context_tokens: int = 0
+    kv_cache_mb: int = 0
+
+
+class Engine:
+    """A loaded model that answers. Satisfies `engine.types.TextEngine`. Use as an async context manager."""
+
+    def __init__(
+        self, folder: Path, options: EngineOptions, load_runner: Callable[[], Runner] | None = None
+    ) -> None:
+        """Read the folder's description; `open` loads the weights. `load_runner` replaces the model in tests.
+
+        Raises `ModelFormatError`.
+        """
+        self._manifest = load_manifest(folder)
+        self._folder = folder
+        self._options = options
+        self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
+        self._format = make_chat_format(self._manifest, self._tokenizer)
+        self._context = self._context_tokens()
+        self._streams: dict[int, _Stream] = {}
+        self._request_ids = itertools.count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._worker = Worker(load_runner or self._load_runner, options.max_concurrent, self._deliver)
+
+    @classmethod
+    async def open(cls, folder: Path, options: EngineOptions) -> Engine:
+        """Load and warm up the model in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
+        engine = await asyncio.to_thread(cls, folder, options)
+        await engine.start()
+        return engine
+
+    async def start(self) -> None:
+        """Start the engine thread and wait until the model is loaded."""
+        self._loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = self._loop.create_future()
+
+        def on_started(error: Exception | None) -> None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(_resolve, started, error)
+
+        self._worker.start(on_started)
+        await started
+
+    async def close(self) -> None:
+        """End running requests with an error and free the model. Closing twice is fine."""
+        self._worker.close()
+        await asyncio.to_thread(self._worker.join)
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded."""
+        return ModelInfo(
+            name=self._manifest.name,
+            precision=self._manifest.precision,
+            provider="cpu",
+            chat_format=self._manifest.chat.format,
+            context_length=self._context,
+            default_system_prompt=self._manifest.chat.default_system_prompt,
+        )
+
+    @property
+    def health(self) -> Health:
+        return self._worker.health
+
+    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+        """See `TextEngine.fit_prompt`."""
+        return fit_prompt(self._format, dialog, max_prompt_tokens)
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` takes, without the chat format around it."""
+        return len(self._tokenizer.encode(text))
+
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """See `TextEngine.generate`."""
+        if self.health is not Health.READY:
+            raise EngineUnavailableError(f"The model is {self.health}. Try again later.")
+        if not 0 < len(prompt.ids) < self._context:
+            raise PromptTooLongError(len(prompt.ids), self._context - 1)
+        if len(self._streams) >= self._options.max_concurrent + self._options.max_queue:
+            raise QueueFullError("Too many questions are waiting already. Try again in a minute.")
+        request = self._make_request(prompt, params)
+        stream = _Stream(lambda: self._worker.cancel(request.request_id))
+        self._streams[request.request_id] = stream
+        self._worker.submit(request)
+        return stream
+
+    def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
+        stop_ids = self._format.stop_ids if self._format else frozenset({self._manifest.eos_id})
+        control = {*stop_ids, *self._tokenizer.special_ids.values()}
+        tokenizer = self._tokenizer
+        return Request(
+            request_id=next(self._request_ids),
+            prompt=prompt,
+            params=params,
+            sampler=Sampler(params, prompt.ids, control),
+            decoder=StreamDecoder(
+                tokenizer.token_bytes, params.stop, strips_first_space=tokenizer.strips_first_space
+            ),
+            stop_ids=stop_ids,
+            max_tokens=self._context,
+        )
+
+    def _context_tokens(self) -> int:
+        own = self._manifest.decoder.context_length
+        return min(own, self._options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+
+    def _load_runner(self) -> Runner:
+        manifest, options = self._manifest, self._options
+        verify_files(self._folder, manifest)
+        model_options = ModelOptions(
+            num_threads=options.num_threads or machine.num_physical_cores(),
+            num_slots=2 * options.max_concurrent,
+            max_tokens=self._context,
+        )
+        return SlotRunner(
+            lambda: CpuModel(self._folder, manifest.decoder, model_options),
+            model_options.num_slots,
+            _max_kv_tokens(manifest, options, self._context),
+            num_warm_rows=options.max_concurrent,
+        )
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        """Called by the engine thread. Raises `RuntimeError` when the loop is closed."""
+        if self._loop is None:
+            raise RuntimeError("The engine was not started.")
+        self._loop.call_soon_threadsafe(self._dispatch, deltas)
+
+    def _dispatch(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            stream = (
+                self._streams.pop(delta.request_id) if delta.is_final else self._streams[delta.request_id]
+            )
+            stream.push(delta)
+
+
+class _Stream:
+    """One answer on the event loop's side. Satisfies `engine.types.Generation`."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        self._completion: Completion | None = None
+        self._error: EngineError | None = None
+
+    @property
+    def completion(self) -> Completion | None:
+        return self._completion
+
+    def cancel(self) -> None:
+        self._cancel()
+
+    def push(self, delta: Delta) -> None:
+        if delta.text or delta.is_final:
+            self._deltas.put_nowait(delta)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._error is not None:
+            raise self._error
+        if self._completion is not None:
+            raise StopAsyncIteration
+        delta = await self._deltas.get()
+        self._completion, self._error = delta.completion, delta.error
+        return delta.text or await self.__anext__()
+
+
+def _max_kv_tokens(manifest: Manifest, options: EngineOptions, context: int) -> int:
+    """Return how many tokens' KV may be held; one whole context always fits."""
+    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
+    return max(context, megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

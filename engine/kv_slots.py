@@ -1,0 +1,206 @@
+"""Which sequence's KV lies in which slot of the cache. Bookkeeping only: it holds token ids, not tensors.
+
+A slot keeps the KV of one sequence. When its request ends the KV stays, so that the conversation's next
+turn computes only what is new; the least recently used idle slot is overwritten first, and idle slots are
+emptied when all slots together hold more than `max_tokens`.
+
+A decode step runs over one contiguous window of slots. Idle or prefilling slots inside it ride along as
+fillers, which costs about a row each: `compaction` names two slots to swap once that waste has added up
+to the price of moving them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+_TOKENS_MOVED_PER_ROW_STEP = 64
+"""How many tokens' KV can be moved in about the time that one filler row adds to a step."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """Token ids whose KV is valid, first to last, and whether a request is using it."""
+
+    ids: list[int] = field(default_factory=list)
+    busy: bool = False
+    last_used: int = 0
+    num_touched: int = 0
+    """Tokens whose memory was ever written since the slot was emptied."""
+    num_reserved: int = 0
+    """Tokens that the request using it may come to hold; 0 for an idle slot."""
+
+    @property
+    def num_claimed(self) -> int:
+        """Tokens whose memory this slot takes or may come to take."""
+        return max(self.num_reserved, self.num_touched)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a sequence goes: the first `num_cached` ids are there after copying them from `copy_from`."""
+
+    slot: int
+    num_cached: int
+    copy_from: int | None = None
+    emptied: tuple[int, ...] = ()
+    """Slots that were emptied to stay within the token bound; their memory may be given back."""
+
+
+class KVSlots:
+    """Owns the slots' bookkeeping. One thread only."""
+
+    def __init__(self, num_slots: int, max_tokens: int) -> None:
+        """`max_tokens` bounds the tokens whose memory all slots take together, growth of busy ones included.
+
+        Idle slots are emptied to keep to it; the caller sees to it that `num_reserved` alone keeps to it.
+        """
+        self._slots = [Slot() for _ in range(num_slots)]
+        self._max_tokens = max_tokens
+        self._tick = 0
+        self._waste = 0
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._slots[index]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def num_busy(self) -> int:
+        return sum(slot.busy for slot in self._slots)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens whose KV is held, busy and idle."""
+        return sum(len(slot.ids) for slot in self._slots)
+
+    @property
+    def num_reserved(self) -> int:
+        """Tokens that the busy slots may come to hold together."""
+        return sum(slot.num_reserved for slot in self._slots)
+
+    def can_acquire(self) -> bool:
+        return self.num_busy < len(self._slots)
+
+    def acquire(self, ids: Sequence[int], num_reserved: int) -> Placement:
+        """Take a slot for a sequence that begins with `ids` and may grow to `num_reserved` tokens.
+
+        The last two ids are left to compute: the last one's logits are needed, and a run over one token
+        rounds differently from a run over several, which would make an answer depend on what was cached.
+        Call only when `can_acquire`.
+        """
+        wanted = np.asarray(ids[:-2], np.int64)
+        shared = [_common_prefix(slot.ids, wanted) for slot in self._slots]
+        donor = max(range(len(self._slots)), key=shared.__getitem__)
+        chosen = self._choose(shared, num_reserved)
+        num_cached = shared[donor]
+        copy_from = donor if shared[donor] > shared[chosen] else None
+        slot = self._slots[chosen]
+        emptied = []
+        if slot.num_touched > num_reserved and (copy_from is not None or not num_cached):
+            emptied.append(chosen)
+            slot.num_touched = 0
+        slot.ids = list(ids[:num_cached])
+        slot.busy = True
+        slot.num_reserved = num_reserved
+        slot.num_touched = max(slot.num_touched, num_cached)
+        self._touch(slot)
+        emptied += self._empty_beyond_bound(keep=copy_from)
+        return Placement(chosen, num_cached, copy_from, tuple(emptied))
+
+    def extend(self, index: int, ids: Sequence[int]) -> None:
+        """Record that the KV of `ids` was written after what slot `index` holds."""
+        slot = self._slots[index]
+        slot.ids.extend(ids)
+        slot.num_touched = max(slot.num_touched, len(slot.ids))
+
+    def release(self, index: int, *, keep: bool = True) -> None:
+        """End a request's use of a slot; its KV stays for the next turn unless `keep` is false."""
+        slot = self._slots[index]
+        slot.busy = False
+        slot.num_reserved = 0
+        if not keep:
+            slot.ids.clear()
+        self._touch(slot)
+
+    def clear(self) -> None:
+        """Forget everything, as after a fault that cost the memory too."""
+        self._slots = [Slot() for _ in self._slots]
+
+    def compaction(self, active: Sequence[int]) -> tuple[int, int] | None:
+        """Return two slots to swap before a decode step over the slots `active`, or None.
+
+        The outermost active slot changes places with a hole; the caller moves the KV and calls `swap`.
+        """
+        low, high = min(active), max(active)
+        holes = [index for index in range(low, high + 1) if index not in active]
+        if not holes:
+            self._waste = 0
+            return None
+        self._waste += len(holes)
+        outer = min((low, high), key=lambda index: len(self._slots[index].ids))
+        hole = min(holes, key=lambda index: len(self._slots[index].ids))
+        price = len(self._slots[outer].ids) + len(self._slots[hole].ids)
+        if self._waste * _TOKENS_MOVED_PER_ROW_STEP < price:
+            return None
+        self._waste = 0
+        return outer, hole
+
+    def swap(self, first: int, second: int) -> None:
+        """Record that two slots have changed places."""
+        slots = self._slots
+        slots[first], slots[second] = slots[second], slots[first]
+        # What was touched is a matter of the memory, which stays where it is.
+        one, other = slots[first], slots[second]
+        num_moved = max(len(one.ids), len(other.ids))
+        one.num_touched, other.num_touched = (
+            max(other.num_touched, num_moved),
+            max(one.num_touched, num_moved),
+        )
+
+    def _touch(self, slot: Slot) -> None:
+        self._tick += 1
+        slot.last_used = self._tick
+
+    def _choose(self, shared: Sequence[int], num_reserved: int) -> int:
+        """Choose an idle slot: the one this sequence continues, else the emptiest or least recently used.
+
+        A slot is continued when most of what it holds is a prefix of the new sequence; a mere common
+        system prompt is copied instead, so that it does not cost another conversation its KV, unless there
+        is no room for both.
+        """
+        idle = [index for index, slot in enumerate(self._slots) if not slot.busy]
+        best = max(idle, key=shared.__getitem__)
+        room = self._max_tokens - self.num_reserved - num_reserved
+        if 2 * shared[best] > len(self._slots[best].ids) or (
+            shared[best] and self._slots[best].num_touched > room
+        ):
+            return best
+        return min(idle, key=lambda index: (bool(self._slots[index].ids), self._slots[index].last_used))
+
+    def _empty_beyond_bound(self, keep: int | None) -> list[int]:
+        """Empty idle slots, least recently used first, until all slots keep to the bound."""
+        emptied: list[int] = []
+        total = sum(slot.num_claimed for slot in self._slots)
+        idle = [i for i, slot in enumerate(self._slots) if not slot.busy and slot.num_touched and i != keep]
+        for index in sorted(idle, key=lambda i: self._slots[i].last_used):
+            if total <= self._max_tokens:
+                break
+            slot = self._slots[index]
+            total -= slot.num_touched
+            slot.ids.clear()
+            slot.num_touched = 0
+            emptied.append(index)
+        return emptied
+
+
+def _common_prefix(held: Sequence[int], wanted: npt.NDArray[np.int64]) -> int:
+    length = min(len(held), len(wanted))
+    if length == 0 or held[0] != wanted[0]:
+        return 0
+    differs = np.flatnonzero(np.asarray(held[:length], np.int64) != wanted[:length])
+    return int(differs[0]) if len(differs) else length

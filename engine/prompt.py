@@ -1,0 +1,142 @@
+"""Chat formats: from a dialog to the token ids that a fine-tuned model was trained on.
+
+Pure apart from the tokenizer. Control tokens are placed here by id and never come from text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.errors import (
+    ModelFormatError,
+    NoChatFormatError,
+    PromptError,
+    PromptTooLongError,
+    UnsafePromptError,
+)
+from engine.manifest import Manifest
+from engine.tokenizer import Tokenizer
+from engine.types import ChatMessage, Prompt
+
+
+class ChatFormat(Protocol):
+    """Turns dialogs into ids."""
+
+    stop_ids: frozenset[int]
+    """Ids that end the model's turn."""
+
+    def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
+        """Return the ids of an alternating dialog that ends with the user, ready for the answer."""
+
+
+class ChatMLFormat:
+    """`<|im_start|>role\\n…<|im_end|>\\n` for each message, as SmolLM2, Qwen and others are trained on."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_id: int) -> None:
+        self._tokenizer = tokenizer
+        try:
+            self._start = tokenizer.special_ids["<|im_start|>"]
+            self._end = tokenizer.special_ids["<|im_end|>"]
+        except KeyError as error:
+            raise ModelFormatError(f"The tokenizer lacks {error}, which the chat format needs.") from None
+        self.stop_ids = frozenset({self._end, eos_id})
+        self._newline = tokenizer.encode("\n")
+
+    def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
+        ids: list[int] = []
+        for message in dialog:
+            ids += [self._start, *self._tokenizer.encode(f"{message.role}\n{message.content}")]
+            ids += [self._end, *self._newline]
+        return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
+
+
+class Llama2Format:
+    """`[INST] … [/INST]` with the system prompt folded into the first user message.
+
+    Follows `chat_completion` of meta-llama's `generation.py`: every user/assistant pair is encoded by
+    itself between BOS and EOS, the last user message after a BOS, and messages that contain the format's
+    own tags are refused.
+    """
+
+    _TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+
+    def __init__(self, tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:
+        self._tokenizer = tokenizer
+        self._bos = bos_id
+        self._eos = eos_id
+        self.stop_ids = frozenset({eos_id})
+
+    def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
+        if any(tag in message.content for message in dialog for tag in self._TAGS):
+            raise UnsafePromptError(
+                f"Messages must not contain the model's control tags ({', '.join(self._TAGS)}). Remove them."
+            )
+        turns = self._fold_system(dialog)
+        ids: list[int] = []
+        for user, answer in zip(turns[:-1:2], turns[1::2], strict=True):
+            text = f"[INST] {user.strip()} [/INST] {answer.strip()} "
+            ids += [self._bos, *self._tokenizer.encode(text), self._eos]
+        return [*ids, self._bos, *self._tokenizer.encode(f"[INST] {turns[-1].strip()} [/INST]")]
+
+    @staticmethod
+    def _fold_system(dialog: Sequence[ChatMessage]) -> list[str]:
+        if dialog[0].role != "system":
+            return [message.content for message in dialog]
+        first = f"<<SYS>>\n{dialog[0].content}\n<</SYS>>\n\n{dialog[1].content}"
+        return [first, *(message.content for message in dialog[2:])]
+
+
+def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | None:
+    """Return the format that a manifest names, None for a base model. Raises `ModelFormatError`."""
+    if manifest.chat.format is None:
+        return None
+    if manifest.chat.format == "chatml":
+        return ChatMLFormat(tokenizer, manifest.eos_id)
+    if manifest.chat.format == "llama-2":
+        return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id)
+    raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
+
+
+def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int) -> Prompt:
+    """Encode `dialog` in at most `max_tokens` ids; the oldest whole turns go first, the system message never.
+
+    Raises `NoChatFormatError`, `UnsafePromptError`, `PromptTooLongError` when even the last turn does not
+    fit, and `PromptError` for a dialog that does not alternate or does not end with the user.
+    """
+    if chat_format is None:
+        raise NoChatFormatError(
+            "The loaded model is a base model: it completes text and cannot chat. Choose a fine-tuned one."
+        )
+    system, messages = _split_system(dialog)
+
+    def encode_without(num_dropped_turns: int) -> Prompt:
+        kept = messages[2 * num_dropped_turns :]
+        return Prompt(tuple(chat_format.encode([*system, *kept])), 2 * num_dropped_turns)
+
+    prompt = encode_without(0)
+    if len(prompt.ids) <= max_tokens:
+        return prompt
+    # Fewer turns never take more tokens: bisect for the fewest to drop.
+    low, high = 1, len(messages) // 2
+    prompt = encode_without(high)
+    if len(prompt.ids) > max_tokens:
+        raise PromptTooLongError(len(prompt.ids), max_tokens)
+    while low < high:
+        middle = (low + high) // 2
+        candidate = encode_without(middle)
+        if len(candidate.ids) <= max_tokens:
+            prompt, high = candidate, middle
+        else:
+            low = middle + 1
+    return prompt
+
+
+def _split_system(dialog: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[ChatMessage]]:
+    has_system = bool(dialog) and dialog[0].role == "system"
+    system, messages = list(dialog[:has_system]), list(dialog[has_system:])
+    expected = ("user", "assistant")
+    alternates = all(message.role == expected[index % 2] for index, message in enumerate(messages))
+    if not alternates or len(messages) % 2 == 0:
+        raise PromptError("A dialog must alternate between user and assistant, and end with the user.")
+    return system, messages

@@ -1,0 +1,113 @@
+"""All state of one request, owned by the engine thread from submission to its one ending."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.detokenizer import StreamDecoder
+from engine.errors import EngineError
+from engine.sampling import FloatArray, Sampler
+from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step did for one request: new text, and the ending if it ended."""
+
+    request_id: int
+    text: str
+    completion: Completion | None = None
+    error: EngineError | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.completion is not None or self.error is not None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt on its way to an answer.
+
+    `ids` is the prompt and what was sampled so far; `num_computed` of them have their KV in `slot`. Decode
+    feeds the one id that is missing; prefill feeds the prompt's rest, chunk by chunk.
+    """
+
+    request_id: int
+    prompt: Prompt
+    params: SamplingParams
+    sampler: Sampler
+    decoder: StreamDecoder
+    stop_ids: frozenset[int]
+    max_tokens: int
+    """Most ids that `ids` may hold: prompt and answer together."""
+    clock: Clock = time.monotonic
+    ids: list[int] = field(init=False)
+    slot: int | None = None
+    num_computed: int = 0
+    num_cached: int = 0
+    cancelled: bool = False
+    text: list[str] = field(default_factory=list)
+    submitted_at: float = field(init=False)
+    first_token_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt.ids)
+        self.submitted_at = self.clock()
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.prompt.ids)
+
+    @property
+    def num_new(self) -> int:
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Return whether more than the one id of a decode step is still to be computed."""
+        return self.num_new == 0
+
+    def pending_ids(self) -> Sequence[int]:
+        """Return the ids whose KV is not computed yet."""
+        return self.ids[self.num_computed :]
+
+    def accept(self, logits: FloatArray) -> Delta:
+        """Sample the next token from `logits` [vocab] and return what it means for the listener.
+
+        Raises `GenerationFailedError` when the logits are unusable.
+        """
+        token = self.sampler.sample(logits)
+        if self.first_token_at is None:
+            self.first_token_at = self.clock()
+        if token in self.stop_ids:
+            self.ids.append(token)
+            return self.finish(FinishReason.STOP)
+        self.ids.append(token)
+        piece = self.decoder.push(token)
+        if self.decoder.stopped:
+            return self.finish(FinishReason.STOP, piece)
+        if self.num_new >= self.params.max_new_tokens or len(self.ids) >= self.max_tokens:
+            return self.finish(FinishReason.LENGTH, piece)
+        self.text.append(piece)
+        return Delta(self.request_id, piece)
+
+    def finish(self, reason: FinishReason, piece: str = "") -> Delta:
+        """End the request; `piece` is text that came with the ending."""
+        piece += self.decoder.finish()
+        self.text.append(piece)
+        return Delta(self.request_id, piece, Completion("".join(self.text), reason, self.usage()))
+
+    def fail(self, error: EngineError) -> Delta:
+        """End the request with an error; the text so far was given out already."""
+        return Delta(self.request_id, "", error=error)
+
+    def usage(self) -> Usage:
+        now = self.clock()
+        first = self.first_token_at if self.first_token_at is not None else now
+        return Usage(
+            self.num_prompt, self.num_cached, self.num_new, first - self.submitted_at, now - self.submitted_at
+        )

@@ -1,0 +1,166 @@
+"""Carries a planned step out: places sequences in the KV cache, runs the model, keeps both in agreement.
+
+The worker knows only the `Runner` protocol. `SlotRunner` is the CPU's: one decode run over a window of
+slots, one prefill run over a single slot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.kv_slots import KVSlots
+from engine.request import Request
+from engine.sampling import FloatArray
+from engine.scheduler import StepPlan
+
+
+class KVMemory(Protocol):
+    """The tensors behind the slots."""
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None: ...
+
+    def swap(self, first: int, second: int, num_tokens: int) -> None: ...
+
+    def give_back(self, slot: int) -> None: ...
+
+
+class SlotModel(Protocol):
+    """A decoder with slots, as `engine.model.CpuModel`."""
+
+    @property
+    def kv(self) -> KVMemory: ...
+
+    def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
+
+    def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The logits [vocab] of each request whose next token can be sampled now; valid until the next step."""
+
+    logits: tuple[tuple[Request, FloatArray], ...]
+    prefill_s: float
+
+
+class Runner(Protocol):
+    """What the worker needs of a model and its cache. One thread only."""
+
+    def place(self, request: Request) -> bool:
+        """Give `request` its place in the cache, if there is room."""
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Compute a step. Any exception means that the cache can no longer be trusted."""
+
+    def release(self, request: Request, *, keep: bool) -> None:
+        """Take back a request's place; `keep` its KV for the conversation's next turn."""
+
+    def reload(self) -> None:
+        """Start over with a fresh model and an empty cache after a fault."""
+
+
+class SlotRunner:
+    """A `Runner` over a `SlotModel`."""
+
+    def __init__(
+        self, load: Callable[[], SlotModel], num_slots: int, max_kv_tokens: int, num_warm_rows: int = 1
+    ) -> None:
+        """Load the model and warm it up with decode steps of up to `num_warm_rows` rows."""
+        self._load = load
+        self._slots = KVSlots(num_slots, max_kv_tokens)
+        self._max_kv_tokens = max_kv_tokens
+        self._num_warm_rows = num_warm_rows
+        self._placed: list[Request] = []
+        self._model = load()
+        self._warm_up()
+
+    def place(self, request: Request) -> bool:
+        needed = min(request.max_tokens, request.num_prompt + request.params.max_new_tokens)
+        in_use = self._slots.num_reserved
+        if not self._slots.can_acquire() or (in_use and in_use + needed > self._max_kv_tokens):
+            return False
+        placement = self._slots.acquire(request.ids, needed)
+        for slot in placement.emptied:
+            self._model.kv.give_back(slot)
+        if placement.copy_from is not None:
+            self._model.kv.copy(placement.copy_from, placement.slot, placement.num_cached)
+        self._placed.append(request)
+        request.slot = placement.slot
+        request.num_computed = request.num_cached = placement.num_cached
+        return True
+
+    def step(self, plan: StepPlan) -> StepResult:
+        logits: list[tuple[Request, FloatArray]] = []
+        prefill_s = 0.0
+        if plan.prefill is not None:
+            started = time.perf_counter()
+            row = self._prefill(plan.prefill, plan.num_prefill)
+            prefill_s = time.perf_counter() - started
+            if row is not None:
+                logits.append((plan.prefill, row))
+        if plan.decode:
+            logits += self._decode(plan.decode)
+        return StepResult(tuple(logits), prefill_s)
+
+    def release(self, request: Request, *, keep: bool) -> None:
+        if request.slot is not None:
+            self._slots.release(request.slot, keep=keep)
+            self._placed.remove(request)
+            request.slot = None
+
+    def reload(self) -> None:
+        for request in self._placed:
+            request.slot = None
+        self._placed.clear()
+        self._slots.clear()
+        del self._model  # first, since there may be no room for two
+        self._model = self._load()
+        self._warm_up()
+
+    def _prefill(self, request: Request, num_tokens: int) -> FloatArray | None:
+        """Compute the next chunk of a prompt; return logits when it was the last."""
+        slot = _slot_of(request)
+        ids = request.pending_ids()[:num_tokens]
+        logits = self._model.prefill(slot, ids, request.num_computed)
+        self._slots.extend(slot, ids)
+        request.num_computed += len(ids)
+        return logits if request.num_computed == len(request.ids) else None
+
+    def _decode(self, requests: Sequence[Request]) -> list[tuple[Request, FloatArray]]:
+        self._compact(requests)
+        by_slot = {_slot_of(request): request for request in requests}
+        first, last = min(by_slot), max(by_slot)
+        window = range(first, last + 1)
+        # Slots of nobody here ride along: they write behind what they hold, which is never read.
+        ids = [by_slot[slot].ids[-1] if slot in by_slot else 0 for slot in window]
+        logits = self._model.decode(first, ids, [len(self._slots[slot].ids) for slot in window])
+        for slot, request in by_slot.items():
+            self._slots.extend(slot, request.ids[-1:])
+            request.num_computed += 1
+        return [(request, logits[slot - first]) for slot, request in by_slot.items()]
+
+    def _compact(self, requests: Sequence[Request]) -> None:
+        pair = self._slots.compaction([_slot_of(request) for request in requests])
+        if pair is None:
+            return
+        num_tokens = max(len(self._slots[slot].ids) for slot in pair)
+        self._model.kv.swap(*pair, num_tokens)
+        self._slots.swap(*pair)
+        for request in self._placed:
+            if request.slot in pair:
+                request.slot = pair[1 - pair.index(request.slot)]
+
+    def _warm_up(self) -> None:
+        """Run each kind of step once, so that the first user does not pay for lazy set-up."""
+        self._model.prefill(0, [0] * 16, 0)
+        for num_rows in range(1, self._num_warm_rows + 1):
+            self._model.decode(0, [0] * num_rows, [0] * num_rows)
+
+
+def _slot_of(request: Request) -> int:
+    if request.slot is None:
+        raise ValueError(f"Request {request.request_id} has no slot.")
+    return request.slot

@@ -1,0 +1,113 @@
+"""Choosing the next token of one request from its logits. Pure numpy, no knowledge of batches.
+
+The order is that of Hugging Face's generation: repetition penalty, temperature, top-k, top-p, min-p.
+Each request owns its random stream: one uniform number per token, from PCG64 seeded by the request, so
+that what else runs at the same time changes nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import GenerationFailedError
+from engine.types import SamplingParams
+
+FloatArray = npt.NDArray[np.float32]
+
+_GREEDY_BELOW = 1e-4
+_FIRST_TAIL = 8.0
+"""Nats below the best logit within which candidates are looked for first."""
+_WHOLE_TAIL = 128.0
+"""What lies lower than this has a weight of 0 in float32 and is never a candidate."""
+
+
+class Sampler:
+    """Samples for one request; remembers its seen tokens and its random stream."""
+
+    def __init__(
+        self, params: SamplingParams, prompt_ids: Iterable[int], exempt_ids: Collection[int] = ()
+    ) -> None:
+        """`exempt_ids` are never penalised: an end-of-turn token must stay as likely as the model says."""
+        self.seed = secrets.randbits(63) if params.seed is None else params.seed
+        self._params = params
+        self._random = np.random.Generator(np.random.PCG64(self.seed))
+        self._exempt = frozenset(exempt_ids)
+        self._seen: dict[int, None] = {}
+        self._seen_array = np.empty(0, np.int64)
+        if params.repetition_penalty != 1.0:
+            self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
+
+    def sample(self, logits: FloatArray) -> int:
+        """Choose a token id from `logits` [vocab], which is changed in place.
+
+        Raises `GenerationFailedError` when the logits are not numbers.
+        """
+        self._penalise(logits)
+        best = int(logits.argmax())
+        if not np.isfinite(logits[best]):
+            raise GenerationFailedError("The model produced no valid probabilities. Try again.")
+        token = best if self._params.temperature < _GREEDY_BELOW else self._draw(logits, logits[best])
+        if self._params.repetition_penalty != 1.0 and token not in self._exempt:
+            self._seen[token] = None
+        return token
+
+    def _penalise(self, logits: FloatArray) -> None:
+        if not self._seen:
+            return
+        if len(self._seen_array) != len(self._seen):
+            self._seen_array = np.fromiter(self._seen, np.int64, len(self._seen))
+        penalty = np.float32(self._params.repetition_penalty)
+        values = logits[self._seen_array]
+        logits[self._seen_array] = np.where(values > 0, values / penalty, values * penalty)
+
+    def _draw(self, logits: FloatArray, best: np.float32) -> int:
+        params = self._params
+        if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
+            weights = np.exp((logits - best) / params.temperature, dtype=np.float64)
+            return self._pick(np.arange(len(logits)), weights)
+        ids, weights, total = self._candidates(logits, best)
+        if params.top_k:
+            ids, weights = ids[: params.top_k], weights[: params.top_k]
+            total = float(weights.sum())
+        if params.top_p < 1.0:
+            # Keep a token while the mass before it is below top_p: the one that crosses it stays.
+            before = np.cumsum(weights, dtype=np.float64) - weights
+            weights = weights[: max(1, int(np.searchsorted(before, params.top_p * total)))]
+        if params.min_p:
+            weights = weights[weights >= params.min_p * weights[0]]
+        return self._pick(ids[: len(weights)], weights)
+
+    def _candidates(
+        self, logits: FloatArray, best: np.float32
+    ) -> tuple[npt.NDArray[np.int64], FloatArray, float]:
+        """Return likely ids and weights, most likely first, and without top-k the vocabulary's weight.
+
+        They are enough for top-k and top-p to cut within them: the tail is widened until they are.
+        """
+        spread = self._params.temperature
+        # Top-k makes its own total; without it the whole vocabulary counts.
+        total = 0.0 if self._params.top_k else float(np.exp((logits - best) / np.float32(spread)).sum())
+        tail = _FIRST_TAIL
+        while True:
+            ids = np.flatnonzero(logits > np.float32(best - tail * spread))
+            weights = np.exp((logits[ids] - best) / np.float32(spread))
+            if tail >= _WHOLE_TAIL or self._suffices(weights, total):
+                break
+            tail *= 2
+        order = np.argsort(-weights, kind="stable")
+        return ids[order], weights[order], total
+
+    def _suffices(self, weights: FloatArray, total: float) -> bool:
+        """Return whether top-k, or else top-p, cuts within these weights of the most likely tokens."""
+        if self._params.top_k:
+            return len(weights) >= self._params.top_k
+        return float(weights.sum(dtype=np.float64)) >= self._params.top_p * total
+
+    def _pick(self, ids: npt.NDArray[np.int64], weights: npt.NDArray[np.floating]) -> int:
+        cumulative = np.cumsum(weights, dtype=np.float64)
+        at = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(int(at), len(ids) - 1)])

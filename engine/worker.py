@@ -1,0 +1,194 @@
+"""The engine's thread: takes requests, runs step after step, hands out what each step brought.
+
+It alone touches the scheduler, the runner and the requests. Others speak to it through `submit`, `cancel`
+and `close`; it answers through one call of `deliver` per step. Every request that was submitted gets
+exactly one final delta.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError
+from engine.request import Delta, Request
+from engine.runner import Runner, StepResult
+from engine.scheduler import Scheduler, StepPlan
+from engine.types import FinishReason, Health
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[Delta]], None]
+Command = Callable[[], None]
+
+_MAX_FAULTS_IN_A_ROW = 3
+_FAULT = "The model failed while it was answering. Try again."
+_CLOSED = "The engine is shutting down. Try again later."
+_UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
+
+
+class Worker:
+    """Owns the thread. `health` may be read from anywhere."""
+
+    def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
+        self._load_runner = load_runner
+        self._deliver = deliver
+        self._scheduler = Scheduler(max_running)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._requests: dict[int, Request] = {}
+        self._deltas: list[Delta] = []
+        self._num_faults = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
+        self._started: Callable[[Exception | None], None] = lambda _: None
+        self.health = Health.RECOVERING
+
+    def start(self, on_started: Callable[[Exception | None], None]) -> None:
+        """Start the thread; `on_started` is called from it once the model is loaded, or with why not."""
+        self._started = on_started
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Any thread."""
+        self._commands.put(lambda: self._add(request))
+
+    def cancel(self, request_id: int) -> None:
+        """End a request before the next step. Any thread; ids that are gone already are ignored."""
+        self._commands.put(lambda: self._cancel(request_id))
+
+    def close(self) -> None:
+        """End all requests and the thread, after the current step. Any thread; returns at once."""
+        self._commands.put(self._begin_closing)
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            runner = self._load_runner()
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: reported to whoever started it
+            self.health = Health.CLOSED
+            self._started(error)
+            return
+        self.health = Health.READY
+        self._started(None)
+        while not self._closing:
+            try:
+                self._turn(runner)
+            except Exception:  # the edge of the thread: it must outlive its own bugs
+                logger.exception("A step of the engine failed outside the model.")
+                self._recover(runner)
+            self._flush()
+        self._fail_all(EngineUnavailableError(_CLOSED))
+        self._flush()
+        self.health = Health.CLOSED
+
+    def _turn(self, runner: Runner) -> None:
+        """Take what was asked for, then run one step."""
+        self._take_commands(wait=self._scheduler.is_idle)
+        self._drop_cancelled(runner)
+        if self._closing:
+            return
+        self._scheduler.admit(runner.place)
+        plan = self._scheduler.plan()
+        if plan.is_empty:
+            return
+        try:
+            result = runner.step(plan)
+        except Exception:  # whatever a native library raises
+            logger.exception("The model failed in a step of %d rows.", len(plan.decode) + plan.num_prefill)
+            self._recover(runner)
+            return
+        self._num_faults = 0
+        self._commit(runner, plan, result)
+
+    def _commit(self, runner: Runner, plan: StepPlan, result: StepResult) -> None:
+        """Sample for each row that has logits and move every request on."""
+        self._scheduler.sizer.record(plan.num_prefill, result.prefill_s)
+        for request, logits in result.logits:
+            try:
+                delta = request.accept(logits)
+            except EngineError as error:
+                delta = request.fail(error)
+            except Exception:  # one request's fault ends that request
+                logger.exception("Request %d failed.", request.request_id)
+                delta = request.fail(GenerationFailedError(_FAULT))
+            self._deltas.append(delta)
+            if delta.is_final:
+                self._forget(runner, request, keep=delta.error is None)
+        if plan.prefill is not None and plan.prefill.request_id in self._requests:
+            self._scheduler.prefilled(plan.prefill)
+
+    def _take_commands(self, *, wait: bool) -> None:
+        if wait:
+            self._commands.get()()
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            command()
+
+    def _add(self, request: Request) -> None:
+        if self.health is not Health.READY:
+            self._deltas.append(request.fail(EngineUnavailableError(_UNHEALTHY)))
+            return
+        self._requests[request.request_id] = request
+        self._scheduler.add(request)
+
+    def _cancel(self, request_id: int) -> None:
+        if request_id in self._requests:
+            self._requests[request_id].cancelled = True
+
+    def _begin_closing(self) -> None:
+        self._closing = True
+
+    def _drop_cancelled(self, runner: Runner) -> None:
+        for request in [request for request in self._requests.values() if request.cancelled]:
+            self._deltas.append(request.finish(FinishReason.CANCELLED))
+            self._forget(runner, request, keep=True)
+
+    def _forget(self, runner: Runner, request: Request, *, keep: bool) -> None:
+        runner.release(request, keep=keep)
+        self._scheduler.remove(request)
+        del self._requests[request.request_id]
+
+    def _recover(self, runner: Runner) -> None:
+        """Fail what was running, then try to go on with a fresh model."""
+        self._num_faults += 1
+        for request in self._scheduler.running:
+            self._deltas.append(request.fail(GenerationFailedError(_FAULT)))
+            self._scheduler.remove(request)
+            self._requests.pop(request.request_id, None)
+        self._flush()
+        self.health = Health.RECOVERING
+        try:
+            if self._num_faults >= _MAX_FAULTS_IN_A_ROW:
+                raise EngineUnavailableError(_UNHEALTHY)
+            runner.reload()
+        except Exception:  # whatever a native library raises
+            logger.critical("The model could not be brought back after a fault.", exc_info=True)
+            self.health = Health.UNHEALTHY
+            self._fail_all(EngineUnavailableError(_UNHEALTHY))
+        else:
+            self.health = Health.READY
+
+    def _fail_all(self, error: EngineError) -> None:
+        self._take_commands(wait=False)
+        for request in list(self._requests.values()):
+            self._deltas.append(request.fail(error))
+            self._scheduler.remove(request)
+        self._requests.clear()
+
+    def _flush(self) -> None:
+        deltas, self._deltas = self._deltas, []
+        if not deltas:
+            return
+        try:
+            self._deliver(deltas)
+        except RuntimeError:  # the event loop is closed: nobody listens any more
+            self._closing = True

@@ -1,0 +1,1 @@
+"""What the bot remembers, in one SQLite file. Knows neither Discord's library nor the engine."""

@@ -1,0 +1,139 @@
+"""The life of an answer inside a transaction: begun, regenerated, ended exactly once.
+
+An answer that is being regenerated stays, superseded, until the new one ended: then it is deleted, or it
+comes back if the new one has nothing to show. Knows nothing of locks or of who calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage import parts
+from storage.database import Row, Transaction
+from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
+from storage.rows import storable, to_message
+from storage.types import InterruptedAnswer, Message, MessageState
+
+_INSERT = """
+INSERT INTO messages (conversation_id, role, state, author_name, content, created_at, reply_to)
+VALUES (?, 'assistant', 'pending', '', '', ?, ?) RETURNING *"""
+NEWEST = """
+SELECT id, state FROM messages WHERE conversation_id = ? AND role = 'assistant' ORDER BY id DESC LIMIT 1"""
+_END = """
+UPDATE messages
+SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, ended_at = ?
+WHERE id = ? AND state = 'pending' RETURNING *"""
+PENDING = "SELECT id, content FROM messages WHERE state = 'pending' ORDER BY id"
+SUPERSEDED = "SELECT * FROM messages WHERE superseded_by = ?"
+_CHANNEL_AND_QUESTION = """
+SELECT channel_id, discord_id AS question_discord_id
+FROM conversations LEFT JOIN discord_messages ON message_id = ? AND position = 0
+WHERE conversations.id = ?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended. `at` in milliseconds since 1970."""
+
+    answer_id: int
+    content: str
+    state: MessageState
+    at: int
+    finish_reason: str | None = None
+    num_prompt_tokens: int | None = None
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is MessageState.PENDING:
+            raise ValueError("An answer cannot end as pending.")
+
+    @property
+    def has_nothing_to_show(self) -> bool:
+        """Whether it broke off before anything was written."""
+        return self.state is not MessageState.COMPLETE and not self.content.strip()
+
+
+async def insert_pending(
+    transaction: Transaction, *, conversation_id: int, question_id: int, at: int
+) -> Message:
+    """Store an empty answer."""
+    (row,) = await transaction.fetch_all(_INSERT, (conversation_id, at, question_id))
+    return to_message(row)
+
+
+async def supersede(transaction: Transaction, answer_id: int, *, at: int) -> Message:
+    """Store a new pending answer in the place of the newest one and move its Discord messages there."""
+    old = await _regenerable(transaction, answer_id)
+    new = await insert_pending(
+        transaction, conversation_id=old["conversation_id"], question_id=old["reply_to"], at=at
+    )
+    await transaction.fetch_all("UPDATE messages SET superseded_by = ? WHERE id = ?", (new.id, answer_id))
+    await parts.move(transaction, from_id=answer_id, to_id=new.id)
+    return new
+
+
+async def end(transaction: Transaction, ending: Ending) -> Message | None:
+    """End a pending answer; return the answer that stands now, or None if there was none to end."""
+    row = await transaction.fetch_one(
+        _END,
+        (
+            storable(ending.content),
+            ending.state,
+            ending.finish_reason,
+            ending.num_prompt_tokens,
+            ending.num_tokens,
+            ending.at,
+            ending.answer_id,
+        ),
+    )
+    if row is None:
+        return None
+    old = await transaction.fetch_one(SUPERSEDED, (ending.answer_id,))
+    if old is None:
+        return to_message(row)
+    if ending.has_nothing_to_show:
+        await _replace(transaction, gone_id=ending.answer_id, kept_id=old["id"])
+        return to_message(old)
+    await _replace(transaction, gone_id=old["id"], kept_id=ending.answer_id)
+    return to_message(row)
+
+
+async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAnswer]:
+    """End every pending answer with the text it has; return what stands now in their places."""
+    interrupted = []
+    for row in await transaction.fetch_all(PENDING):
+        answer = await end(transaction, Ending(row["id"], row["content"], MessageState.INTERRUPTED, at))
+        if answer is not None:
+            interrupted.append(await _interrupted(transaction, answer))
+    return interrupted
+
+
+async def _interrupted(transaction: Transaction, answer: Message) -> InterruptedAnswer:
+    shown_by = await transaction.fetch_all(parts.OF_MESSAGE, (answer.id,))
+    (row,) = await transaction.fetch_all(_CHANNEL_AND_QUESTION, (answer.reply_to, answer.conversation_id))
+    return InterruptedAnswer(
+        answer,
+        channel_id=row["channel_id"],
+        part_ids=tuple(part["discord_id"] for part in shown_by),
+        question_discord_id=row["question_discord_id"],
+    )
+
+
+async def _regenerable(transaction: Transaction, answer_id: int) -> Row:
+    old = await transaction.fetch_one(
+        "SELECT conversation_id, reply_to, superseded_by FROM messages WHERE id = ? AND role = 'assistant'",
+        (answer_id,),
+    )
+    if old is None:
+        raise NotFoundError("This answer no longer exists.")
+    newest = await transaction.fetch_one(NEWEST, (old["conversation_id"],))
+    if newest is None or newest["id"] not in (answer_id, old["superseded_by"]):
+        raise NotNewestAnswerError
+    if newest["state"] == MessageState.PENDING:
+        raise AnswerPendingError
+    return old
+
+
+async def _replace(transaction: Transaction, *, gone_id: int, kept_id: int) -> None:
+    await parts.move(transaction, from_id=gone_id, to_id=kept_id)
+    await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (gone_id,))

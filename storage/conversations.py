@@ -1,0 +1,221 @@
+"""The conversations: questions, answers and the Discord messages that show them.
+
+Each act is one transaction. Knows nothing of Discord's library, prompts or generation: only what was said,
+by whom, and how each answer ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from storage import answers, history, parts
+from storage.answers import Ending
+from storage.database import Database, Row
+from storage.errors import NotFoundError
+from storage.rows import storable, to_message, to_milliseconds, utc_now
+from storage.types import (
+    ConversationKind,
+    ConversationRef,
+    Deleted,
+    InterruptedAnswer,
+    Message,
+    MessageState,
+    Role,
+    Turn,
+)
+
+__all__ = [
+    "ConversationKind",
+    "ConversationRef",
+    "Conversations",
+    "Deleted",
+    "InterruptedAnswer",
+    "Message",
+    "MessageState",
+    "Role",
+    "Turn",
+]
+
+_OPEN = """
+INSERT INTO conversations (channel_id, kind, guild_id, created_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (channel_id) DO UPDATE SET kind = excluded.kind, guild_id = excluded.guild_id
+RETURNING id"""
+_INSERT_QUESTION = """
+INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
+VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
+_INSERT_RESET = """
+INSERT INTO resets (conversation_id, by_user_id, reset_at, num_messages) VALUES (?, ?, ?, ?)"""
+
+
+class Conversations:
+    """All that was said, over one database."""
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._now = now
+
+    async def open(self, ref: ConversationRef) -> int:
+        """Return the id of the conversation in this place, which is made if there is none yet."""
+        row = await self._database.fetch_one(
+            "SELECT id FROM conversations WHERE channel_id = ? AND kind = ? AND guild_id IS ?",
+            (ref.channel_id, ref.kind, ref.guild_id),
+        )
+        if row is not None:
+            return int(row["id"])
+        async with self._database.transaction() as transaction:
+            params = (ref.channel_id, ref.kind, ref.guild_id, self._milliseconds())
+            (row,) = await transaction.fetch_all(_OPEN, params)
+            return int(row["id"])
+
+    async def begin_turn(
+        self,
+        conversation_id: int,
+        *,
+        discord_id: int,
+        author_id: int,
+        author_name: str,
+        content: str,
+        created_at: datetime,
+    ) -> Turn:
+        """Store a question and its empty answer.
+
+        Raises `DuplicateMessageError` if the Discord message is known, `NotFoundError` if the conversation
+        is not.
+        """
+        at = to_milliseconds(created_at)
+        async with self._database.transaction() as transaction:
+            await parts.refuse_known(transaction, discord_id)
+            params = (conversation_id, author_id, storable(author_name), storable(content), at, at)
+            (row,) = await transaction.fetch_all(_INSERT_QUESTION, params)
+            question = to_message(row)
+            await parts.attach(transaction, question.id, discord_id, 0)
+            answer = await answers.insert_pending(
+                transaction,
+                conversation_id=conversation_id,
+                question_id=question.id,
+                at=self._milliseconds(),
+            )
+            return Turn(question, answer)
+
+    async def begin_regeneration(self, answer_id: int) -> Message:
+        """Store a new empty answer in the place of this one; its Discord messages now show the new one.
+
+        The old answer is kept, out of sight, until the new one ended. Raises `NotFoundError` if it is gone,
+        `AnswerPendingError` or `NotNewestAnswerError` if it cannot be regenerated.
+        """
+        async with self._database.transaction() as transaction:
+            return await answers.supersede(transaction, answer_id, at=self._milliseconds())
+
+    async def attach_part(self, message_id: int, discord_id: int, position: int) -> bool:
+        """Record that a Discord message shows part of a message, in the place of any other at `position`.
+
+        Returns False if the message was deleted meanwhile. Raises `DuplicateMessageError` if the Discord
+        message belongs to another one.
+        """
+        try:
+            async with self._database.transaction() as transaction:
+                await parts.attach(transaction, message_id, discord_id, position)
+        except NotFoundError:
+            return False
+        return True
+
+    async def detach_part(self, discord_id: int) -> None:
+        """Forget a deleted Discord message that showed part of an answer; the later parts move up."""
+        async with self._database.transaction() as transaction:
+            await parts.detach(transaction, discord_id)
+
+    async def parts(self, message_id: int) -> list[int]:
+        """Return the Discord ids of the messages that show a message, in order."""
+        rows = await self._database.fetch_all(parts.OF_MESSAGE, (message_id,))
+        return [row["discord_id"] for row in rows]
+
+    async def checkpoint(self, answer_id: int, content: str) -> bool:
+        """Store what was shown of a running answer so far; False if it is not running any more."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch_all(
+                "UPDATE messages SET content = ? WHERE id = ? AND state = 'pending' RETURNING id",
+                (storable(content), answer_id),
+            )
+            return bool(rows)
+
+    async def finish_answer(
+        self,
+        answer_id: int,
+        *,
+        content: str,
+        state: MessageState,
+        finish_reason: str | None,
+        num_prompt_tokens: int | None,
+        num_tokens: int | None,
+    ) -> Message | None:
+        """End a running answer; return the answer that stands now.
+
+        That is the ended one, or the one it was to replace if a regeneration broke off with nothing to
+        show. Returns None, and changes nothing, if the answer was deleted or had ended already.
+        """
+        at = self._milliseconds()
+        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens)
+        async with self._database.transaction() as transaction:
+            return await answers.end(transaction, ending)
+
+    async def history_before(self, answer_id: int, *, limit: int = 200) -> list[Message]:
+        """Return what the model may see for this answer: earlier messages, then its question, oldest first.
+
+        All questions, and answers that are complete, stopped or interrupted, have text and are not being
+        replaced; at most the newest `limit`. Raises `NotFoundError` if the answer is gone.
+        """
+        return await history.history_before(self._database, answer_id, limit)
+
+    async def recent(self, conversation_id: int, limit: int) -> list[Message]:
+        """Return the newest `limit` messages in any state, oldest first."""
+        return await history.recent(self._database, conversation_id, limit)
+
+    async def find_answer(self, answer_id: int) -> Message | None:
+        """Return the answer with this id."""
+        return _message_or_none(
+            await self._database.fetch_one(
+                "SELECT * FROM messages WHERE id = ? AND role = 'assistant'", (answer_id,)
+            )
+        )
+
+    async def find_by_discord_id(self, discord_id: int) -> Message | None:
+        """Return the question or answer that a Discord message shows."""
+        return _message_or_none(await self._database.fetch_one(parts.SHOWN_MESSAGE, (discord_id,)))
+
+    async def interrupt_pending(self) -> list[InterruptedAnswer]:
+        """End every answer that is still pending, with what was shown of it. Call once, at start."""
+        async with self._database.transaction() as transaction:
+            return await answers.interrupt(transaction, at=self._milliseconds())
+
+    async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> int:
+        """Delete all messages and record who did it; return how many there were."""
+        async with self._database.transaction() as transaction:
+            (row,) = await transaction.fetch_all(
+                "SELECT count(*) AS num FROM messages WHERE conversation_id = ?", (conversation_id,)
+            )
+            await transaction.fetch_all("DELETE FROM messages WHERE conversation_id = ?", (conversation_id,))
+            params = (conversation_id, by_user_id, to_milliseconds(at), row["num"])
+            await transaction.fetch_all(_INSERT_RESET, params)
+        await self._database.scrub()
+        return int(row["num"])
+
+    async def delete_question(self, discord_id: int) -> Deleted | None:
+        """Delete the question in this Discord message with its answers; None if there is none."""
+        async with self._database.transaction() as transaction:
+            row = await transaction.fetch_one(parts.SHOWN_MESSAGE, (discord_id,))
+            if row is None or row["role"] != Role.USER:
+                return None
+            found = await transaction.fetch_all(
+                "SELECT id FROM messages WHERE reply_to = ? ORDER BY id", (row["id"],)
+            )
+            await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (row["id"],))
+        await self._database.scrub()
+        return Deleted(row["conversation_id"], tuple(answer["id"] for answer in found))
+
+    def _milliseconds(self) -> int:
+        return to_milliseconds(self._now())
+
+
+def _message_or_none(row: Row | None) -> Message | None:
+    return None if row is None else to_message(row)

@@ -1,0 +1,173 @@
+"""The schema, as the steps that lead to it, and the rule by which they are applied.
+
+Step n brings a database from version n-1 to n (`PRAGMA user_version`). A step that was released is never
+edited: append another. Knows nothing of files, threads or who reads the tables.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.errors import CorruptDatabaseError, NewerDatabaseError
+
+APPLICATION_ID = 0x4C4C4D43
+"""'LLMC', written to the file's header, so that a database of another program is never migrated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema. Its statements and the new version are one transaction."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+# Times are UTC, in milliseconds since 1970. Ids named discord, channel, guild, author or user are Discord's.
+# AUTOINCREMENT: buttons on Discord carry ids of answers, so an id must never come back after a deletion.
+_CONVERSATIONS = """
+CREATE TABLE conversations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel_id INTEGER NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('channel', 'thread', 'direct')),
+    guild_id INTEGER,
+    created_at INTEGER NOT NULL
+) STRICT"""
+# superseded_by is set while a regeneration of this answer runs; it clears itself if that one is deleted.
+_MESSAGES = """
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    role TEXT NOT NULL CHECK (role IN ('user', 'assistant')),
+    state TEXT NOT NULL CHECK (state IN ('pending', 'complete', 'stopped', 'failed', 'interrupted')),
+    author_id INTEGER,
+    author_name TEXT NOT NULL,
+    content TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    ended_at INTEGER,
+    reply_to INTEGER REFERENCES messages (id) ON DELETE CASCADE,
+    superseded_by INTEGER REFERENCES messages (id) ON DELETE SET NULL,
+    num_prompt_tokens INTEGER,
+    num_tokens INTEGER,
+    finish_reason TEXT,
+    CHECK ((role = 'assistant') = (reply_to IS NOT NULL)),
+    CHECK ((role = 'user') = (author_id IS NOT NULL)),
+    CHECK ((state = 'pending') = (ended_at IS NULL))
+) STRICT"""
+# The Discord messages that show a message: one for a question, one or more for an answer.
+_DISCORD_MESSAGES = """
+CREATE TABLE discord_messages (
+    discord_id INTEGER PRIMARY KEY,
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL CHECK (position >= 0),
+    UNIQUE (message_id, position)
+) STRICT"""
+# value is a JSON scalar.
+_SETTINGS = """
+CREATE TABLE settings (
+    conversation_id INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    by_user_id INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    PRIMARY KEY (conversation_id, key)
+) STRICT, WITHOUT ROWID"""
+_RESETS = """
+CREATE TABLE resets (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    by_user_id INTEGER NOT NULL,
+    reset_at INTEGER NOT NULL,
+    num_messages INTEGER NOT NULL
+) STRICT"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "conversations, messages, settings and resets",
+        (
+            f"PRAGMA application_id = {APPLICATION_ID}",
+            _CONVERSATIONS,
+            _MESSAGES,
+            "CREATE INDEX messages_by_conversation ON messages (conversation_id, id)",
+            "CREATE INDEX messages_by_question ON messages (reply_to) WHERE reply_to IS NOT NULL",
+            "CREATE INDEX messages_superseded ON messages (superseded_by) WHERE superseded_by IS NOT NULL",
+            "CREATE INDEX messages_pending ON messages (state) WHERE state = 'pending'",
+            _DISCORD_MESSAGES,
+            _SETTINGS,
+            _RESETS,
+            "CREATE INDEX resets_by_conversation ON resets (conversation_id)",
+        ),
+    ),
+)
+
+
+def check_readable(connection: sqlite3.Connection, num_known: int) -> None:
+    """Refuse, before anything is written, a database that is not ours to migrate.
+
+    Raises `CorruptDatabaseError` for another program's database, `NewerDatabaseError` for a later schema.
+    """
+    application_id = _pragma(connection, "application_id")
+    is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    if application_id != APPLICATION_ID and not (application_id == 0 and is_empty):
+        raise CorruptDatabaseError(
+            "The file set as database belongs to another program. Set DATABASE to another file."
+        )
+    _check_version(_pragma(connection, "user_version"), num_known)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the schema to the newest version, one transaction a step; needs foreign keys switched off.
+
+    Writes once (and takes it back) even when nothing is to do, so that a database that cannot be written is
+    found here. Another process may migrate at the same time: the version is read under the lock.
+    """
+    while not _step(connection, migrations):
+        pass
+
+
+def _step(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bool:
+    """Apply the next step; return whether there was none left."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _pragma(connection, "user_version")
+        _check_version(version, len(migrations))
+        is_newest = version == len(migrations)
+        if is_newest:
+            # To begin succeeds on a file that is read-only, to write does not.
+            _set_version(connection, version)
+            connection.execute("ROLLBACK")
+        else:
+            _apply(connection, migrations[version], version + 1)
+            connection.execute("COMMIT")
+    except BaseException:
+        # A full disk rolls back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return is_newest
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration, version: int) -> None:
+    for statement in migration.statements:
+        connection.execute(statement)
+    if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+        raise CorruptDatabaseError("The database could not be updated: its records contradict each other.")
+    _set_version(connection, version)
+
+
+def _set_version(connection: sqlite3.Connection, version: int) -> None:
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _check_version(version: int, num_known: int) -> None:
+    if version > num_known:
+        raise NewerDatabaseError(
+            "The database was made by a newer version of Llamacord."
+            " Update Llamacord, or set DATABASE to another file."
+        )
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)

@@ -1,0 +1,212 @@
+"""What goes wrong on the simulated Discord: restarts, deletions, lost rights, API errors, a full disk."""
+
+from __future__ import annotations
+
+import logging
+
+import discord
+import pytest
+
+from storage.conversations import MessageState
+from tests.bot.e2e.world import TOKEN_S, World, labels
+from tests.fakes import Script
+
+
+async def ask(world: World, text: str = "hi") -> discord.Message:
+    return await world.anna.send(world.general, f"{world.me} {text}")
+
+
+async def states(world: World) -> list[MessageState]:
+    return [m.state for m in await world.stored(world.general)]
+
+
+async def test_a_crash_in_the_middle_of_an_answer_is_marked_at_the_next_start(world: World) -> None:
+    world.engine.scripts = [Script(("word ",), TOKEN_S, loops=True), Script(("whole",), TOKEN_S)]
+    await ask(world)
+    await world.run(2)
+    await world.env.restart_bot(await world.new_client())
+    answer = world.reply(world.general)
+    assert answer.content.startswith("word word")
+    assert answer.content.endswith("\n-# I was restarted before this answer was complete.")
+    assert labels(answer) == ["Regenerate"]
+    assert await states(world) == [MessageState.COMPLETE, MessageState.INTERRUPTED]
+    await world.anna.click(answer, label="Regenerate")
+    await world.run(2)
+    assert world.reply(world.general).content == "whole"
+
+
+async def test_a_crash_before_the_first_word_is_told_and_can_be_made_good(world: World) -> None:
+    world.answers("word")
+    await ask(world)
+    await world.env.restart_bot(await world.new_client())
+    answer = world.reply(world.general)
+    assert answer.content == "-# I was restarted before I could answer."
+    await world.anna.click(answer, label="Regenerate")
+    await world.run(2)
+    assert world.reply(world.general).content == "word"
+
+
+async def test_a_crash_in_the_middle_of_a_regeneration_brings_the_former_answer_back(world: World) -> None:
+    world.engine.scripts = [Script(("one",), TOKEN_S), Script(("two",), TOKEN_S)]
+    await ask(world)
+    await world.run(2)
+    await world.anna.click(world.reply(world.general), label="Regenerate")
+    await world.env.restart_bot(await world.new_client())
+    assert world.reply(world.general).content == "one"
+    assert labels(world.reply(world.general)) == ["Regenerate"]
+    assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
+
+
+async def test_a_shutdown_marks_what_runs_while_it_still_can(world: World) -> None:
+    world.answers("word ", loops=True)
+    await ask(world, "one")
+    await ask(world, "two")
+    await world.run(2)
+    await world.client.close()
+    for message in world.replies(world.general):
+        assert "I am being restarted" in message.content
+        assert labels(message) == ["Regenerate"]
+    assert (await states(world)).count(MessageState.INTERRUPTED) == 2
+    await world.client.close()
+    await world.env.restart_bot(await world.new_client())
+    assert sum("restarted" in m.content for m in world.replies(world.general)) == 2
+
+
+async def test_a_question_deleted_while_it_is_answered_is_forgotten(world: World) -> None:
+    world.answers("word ", loops=True)
+    question = await ask(world)
+    await world.run(2)
+    await world.anna.delete(question)
+    await world.run(1)
+    answer = world.reply(world.general)
+    assert answer.content.endswith("-# Stopped, because the message this answers was deleted.")
+    assert labels(answer) == []
+    assert world.engine.num_running == 0
+    assert await world.stored(world.general) == []
+
+
+async def test_a_question_deleted_before_the_first_word(world: World) -> None:
+    world.answers("word")
+    question = await ask(world)
+    await world.anna.delete(question)
+    await world.run(2)
+    assert "was deleted" in world.reply(world.general).content
+
+
+async def test_a_question_deleted_later_leaves_the_history(world: World) -> None:
+    world.answers("answer")
+    question = await ask(world, "secret")
+    await world.run(2)
+    await world.anna.delete(question)
+    await ask(world, "what did I say?")
+    await world.run(2)
+    assert [m.content for m in world.engine.dialogs[-1]][1:] == ["what did I say?"]
+
+
+async def test_an_answer_deleted_while_it_is_written_is_stopped_quietly(world: World) -> None:
+    world.answers("word ", loops=True)
+    await ask(world)
+    await world.run(2)
+    await world.mod.delete(world.reply(world.general))
+    await world.run(2)
+    assert world.replies(world.general) == []
+    assert world.engine.num_running == 0
+    assert await states(world) == [MessageState.COMPLETE, MessageState.STOPPED]
+
+
+async def test_a_channel_deleted_while_it_is_answered_in(world: World) -> None:
+    world.answers("word ", loops=True)
+    await ask(world)
+    await world.run(2)
+    world.env.backend.delete_channel(world.general.id)
+    await world.run(3)
+    assert world.engine.num_running == 0
+
+
+async def test_the_right_to_send_is_lost_in_the_middle(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.answers("word ", loops=True)
+    await ask(world, "secret question")
+    await world.run(2)
+    caplog.set_level(logging.INFO)
+    world.env.inject_error(
+        "PATCH", "/channels/*/messages/*", status=403, code=50013, message="Missing Permissions", times=None
+    )
+    await world.run(3)
+    assert world.engine.num_running == 0
+    assert await states(world) == [MessageState.COMPLETE, MessageState.STOPPED]
+    assert "out of sight" in caplog.text
+    assert "secret" not in caplog.text
+    assert "word word" not in caplog.text
+
+
+async def test_where_the_bot_may_not_write_it_does_not_begin(world: World) -> None:
+    bot = world.guild.me
+    assert bot is not None
+    closed = world.guild.create_text_channel(
+        "closed", overwrites={bot: discord.PermissionOverwrite(send_messages=False)}
+    )
+    await world.anna.send(closed, f"{world.me} hi")
+    await world.run(1)
+    assert world.engine.dialogs == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_api_errors_delay_the_answer_and_lose_nothing(world: World, status: int) -> None:
+    world.answers("one ", "two ", "three")
+    world.env.inject_error("POST", "/channels/*/messages", status=status, times=2)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=status, times=2)
+    await ask(world)
+    await world.run(4)
+    await world.env.advance_time(60)
+    assert world.reply(world.general).content == "one two three"
+    assert labels(world.reply(world.general)) == ["Regenerate"]
+    assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
+
+
+async def test_an_api_that_stays_down_costs_one_answer_and_not_the_bot(world: World) -> None:
+    world.answers("one")
+    world.env.inject_error("POST", "/channels/*/messages", status=500, times=None)
+    await ask(world)
+    await world.run(2)
+    for _ in range(20):
+        await world.env.advance_time(30)
+    assert world.replies(world.general) == []
+    assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
+    world.env.backend.faults.clear()
+    await ask(world, "again")
+    await world.run(2)
+    assert world.reply(world.general).content == "one"
+
+
+async def test_typing_that_fails_is_no_fault(world: World) -> None:
+    world.answers("one")
+    world.env.inject_error("POST", "/channels/*/typing", status=403, code=50013, times=None)
+    await ask(world)
+    await world.run(2)
+    assert world.reply(world.general).content == "one"
+
+
+async def test_a_full_disk_keeps_the_answer_on_screen_and_says_so(world: World) -> None:
+    pieces = [f"{letter * 900} " for letter in "abcdef"]
+    world.answers(*pieces)
+    await ask(world)
+    await world.run(1)
+    await world.fill_disk()
+    await world.run(7)
+    shown = [m.content for m in world.replies(world.general)]
+    assert [text[0] for text in " ".join(shown).split()][:6] == list("abcdef")
+    assert shown[-1].endswith("\n-# This answer could not be saved, so I will not remember it.")
+    assert [label for m in world.replies(world.general) for label in labels(m)] == []
+    await ask(world, "again")
+    assert "disk I keep conversations on is full" in world.replies(world.general)[-1].content
+
+
+async def test_the_same_event_twice_is_answered_once(world: World) -> None:
+    world.answers("one")
+    question = await ask(world)
+    world.client.dispatch("message", question)
+    await world.run(2)
+    assert world.reply(world.general).content == "one"
+    assert len(world.engine.dialogs) == 1

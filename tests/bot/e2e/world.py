@@ -1,0 +1,155 @@
+"""A simulated Discord with the whole bot in it: real client, service and database, a scripted engine.
+
+Time is simcord's: a token takes `TOKEN_S` seconds that pass only in `World.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import discord
+import simcord
+
+from bot.chat import ChatService
+from bot.client import LlamacordClient
+from bot.parameters import ChatParameters
+from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
+from storage.database import Database
+from storage.errors import StorageFullError
+from storage.settings import SettingsStore
+from tests.fakes import Script, ScriptedEngine
+
+TOKEN_S = 30.0
+EDIT_S = 6.0
+SETTLE_S = 3.0
+"""Shorter than every pause of the bot, so that no pause passes by itself while a test waits."""
+
+
+class World:
+    """One server with two channels, two members and a moderator, and the bot."""
+
+    def __init__(self, path: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.path = path
+        self.engine = ScriptedEngine()
+        self.env: simcord.Env
+        self.client: LlamacordClient
+        self.conversations: Conversations
+        self.database: Database
+        self._stack = stack
+        self._filler_ids = itertools.count(1)
+
+    async def start(self) -> None:
+        """Start the bot and furnish the server."""
+        self.env = simcord.Env(await self.new_client(), settle_timeout=SETTLE_S)
+        await self.env.start()
+        self._stack.push_async_callback(self.env.shutdown)
+        self.guild = self.env.create_guild("Server")
+        self.general = self.guild.create_text_channel("general")
+        self.random = self.guild.create_text_channel("random")
+        mods = self.guild.create_role("Mods", permissions=discord.Permissions(manage_messages=True))
+        self.anna = self.guild.add_member(self.env.create_user("anna", global_name="Anna"))
+        self.bob = self.guild.add_member(self.env.create_user("bob", global_name="Bob"))
+        self.mod = self.guild.add_member(self.env.create_user("max", global_name="Max"), roles=[mods])
+        await self.env.settle()
+
+    async def new_client(self) -> LlamacordClient:
+        """Return another bot on the same database file."""
+        self.database = await self._stack.enter_async_context(await Database.open(self.path))
+        self.conversations = Conversations(self.database)
+        defaults = ChatParameters(max_history_tokens=1024)
+        chat = ChatService(self.engine, self.conversations, SettingsStore(self.database), defaults)
+        self.client = LlamacordClient(chat, edit_interval_s=EDIT_S)
+        return self.client
+
+    @property
+    def me(self) -> str:
+        """The bot's mention."""
+        return f"<@{self.env.backend.bot_user.id}>"
+
+    async def fill_disk(self) -> None:
+        """Let the database grow no further, and fill what room it has left."""
+        filler = ConversationRef(1, ConversationKind.CHANNEL, None)
+        conversation_id = await self.conversations.open(filler)
+        await self.database.fetch_all("PRAGMA max_page_count = 1")
+        for num_characters in (3000, 300, 30, 1):
+            with contextlib.suppress(StorageFullError):
+                while True:
+                    await self.conversations.begin_turn(
+                        conversation_id,
+                        discord_id=next(self._filler_ids),
+                        author_id=1,
+                        author_name="",
+                        content="x" * num_characters,
+                        created_at=self.env.now(),
+                    )
+
+    def answers(self, *pieces: str, **script: Any) -> None:
+        """Let the engine answer so from now on, a token a piece."""
+        self.engine.scripts = [Script(pieces, delay_s=TOKEN_S, **script)]
+
+    async def run(self, num_tokens: int = 1) -> None:
+        """Let time pass for so many tokens, and for what is shown of the last one."""
+        for _ in range(num_tokens):
+            await self.env.advance_time(TOKEN_S)
+        await self.env.advance_time(EDIT_S)
+
+    def open_thread(self, channel: simcord.ChannelHandle) -> simcord.ChannelHandle:
+        """Return a new thread of Anna's."""
+        self.env.backend.create_thread(channel.id, "thread", self.anna.id)
+        return channel.threads[-1]
+
+    def replies(self, channel: simcord.ChannelHandle) -> list[discord.Message]:
+        """Return what the bot wrote in a channel, ephemeral answers left out."""
+        bot_id = self.env.backend.bot_user.id
+        return [m for m in channel.history() if m.author.id == bot_id and not m.flags.ephemeral]
+
+    def reply(self, channel: simcord.ChannelHandle) -> discord.Message:
+        """Return the bot's only message in a channel."""
+        (message,) = self.replies(channel)
+        return message
+
+    async def stored(self, channel: simcord.ChannelHandle) -> list[Message]:
+        """Return what the database holds of a channel."""
+        for conversation_id in range(1, 20):
+            messages = await self.conversations.recent(conversation_id, 100)
+            ids = {m.id for m in channel.history()}
+            for message in messages:
+                if set(await self.conversations.parts(message.id)) & ids:
+                    return messages
+        return []
+
+    def check_no_pings(self) -> None:
+        """Assert that no request could have pinged anybody."""
+        for request in self.env.http_requests:
+            body = request.json if isinstance(request.json, dict) else {}
+            message = body.get("data") if "/callback" in request.path else body
+            if isinstance(message, dict) and "content" in message:
+                assert message["allowed_mentions"]["parse"] == [], request.path
+                assert not message["allowed_mentions"].get("replied_user"), request.path
+
+
+def labels(message: discord.Message) -> list[str | None]:
+    """Return the labels of a message's buttons."""
+    return [
+        item.label
+        for row in message.components
+        if isinstance(row, discord.ActionRow)
+        for item in row.children
+        if isinstance(item, discord.Button)
+    ]
+
+
+@contextlib.asynccontextmanager
+async def open_world(path: Path) -> AsyncIterator[World]:
+    """Make a world, and at its end close the bot and look for pings."""
+    async with contextlib.AsyncExitStack() as stack:
+        world = World(path, stack)
+        await world.start()
+        yield world
+        world.check_no_pings()
+        await world.client.close()
+        world.env.raise_errors()

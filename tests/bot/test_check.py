@@ -1,0 +1,159 @@
+"""`check`: each thing that can be wrong is named with what to do, and nothing is left behind."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bot.check import Finding, run_checks
+from engine.architecture import DecoderConfig, Precision
+from engine.manifest import ChatSpec, Manifest, TokenizerSpec, describe_files
+
+TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
+
+
+class Place:
+    """A folder with everything in order, and the settings that point to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env_file = folder / ".env"
+        self.model = folder / "model"
+        self.environment = {
+            "MODEL": str(self.model),
+            "LLAMA_CACHE": str(folder / "cache"),
+            "DATABASE": str(folder / "data" / "test.sqlite3"),
+        }
+        write_model(self.model)
+
+    def check(self, **changes: str) -> dict[str, Finding]:
+        """Return the findings by subject, the last one of each."""
+        findings = list(run_checks({**self.environment, **changes}, self.env_file))
+        return {finding.subject: finding for finding in findings}
+
+    def problems(self, **changes: str) -> list[str]:
+        return [f"{f.subject}: {f.sentence}" for f in self.check(**changes).values() if not f.is_good]
+
+
+def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
+    """Write a folder that looks like a converted model to everything that does not load it."""
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(bytes(1000))
+    Manifest(
+        name="tiny",
+        precision=Precision.FP32,
+        decoder=DecoderConfig(1, 32, 64, 2, 1, 16, 100, 256, 1e4, 1e-5, tied_embeddings=True),
+        tokenizer=TokenizerSpec("bpe", "tokenizer.json"),
+        chat=ChatSpec(chat_format),
+        bos_id=1,
+        eos_id=2,
+        source={},
+        files=describe_files(folder, ["weights.bin"]),
+    ).save(folder)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place) -> None:
+    before = sorted(place.folder.rglob("*"))
+    findings = place.check()
+    assert list(findings) == ["Settings", "Token", "Model", "Provider", "Memory", "Database", "Cache"]
+    assert [f for f in findings.values() if not f.is_good] == []
+    assert sorted(place.folder.rglob("*")) == before
+    assert "playground" in findings["Token"].sentence
+    assert "tiny (fp32)" in findings["Model"].sentence
+
+
+def test_bad_settings_are_all_named_and_end_the_check(place: Place) -> None:
+    findings = place.check(TOP_K="x", TEMPERATURE="9")
+    assert list(findings) == ["Settings"]
+    assert not findings["Settings"].is_good
+    assert "TOP_K=x" in findings["Settings"].sentence
+    assert "TEMPERATURE=9" in findings["Settings"].sentence
+
+
+def test_a_misspelt_key_is_a_problem(place: Place) -> None:
+    place.env_file.write_text("THREAD=2\n", encoding="utf-8")
+    assert any("did you mean THREADS?" in problem for problem in place.problems())
+
+
+def test_a_token_is_judged_by_its_shape_and_never_shown(place: Place) -> None:
+    token = place.check(DISCORD_TOKEN=TOKEN)["Token"]
+    assert token.is_good
+    assert "123456789012345678" in token.sentence
+    assert "secret" not in token.sentence
+    (problem,) = place.problems(DISCORD_TOKEN="secret.secret.secret")
+    assert "three parts" in problem
+    assert "secret" not in problem
+
+
+def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> None:
+    weights = place.model / "weights.bin"
+    weights.write_bytes(b"\1" + bytes(999))
+    assert "checksum" in place.problems()[0]
+    weights.write_bytes(bytes(999))
+    assert "999 bytes" in place.problems()[0]
+    weights.unlink()
+    assert "missing" in place.problems()[0]
+    assert "no model folder" in place.problems(MODEL=str(place.folder / "none"))[0]
+
+
+def test_a_base_model_cannot_chat(place: Place) -> None:
+    write_model(place.folder / "base", chat_format=None)
+    assert "cannot chat" in place.problems(MODEL=str(place.folder / "base"))[0]
+
+
+def test_the_default_model_that_is_not_there_yet_is_not_downloaded(place: Place) -> None:
+    (problem,) = place.problems(MODEL="")
+    assert "`run` downloads it" in problem
+    assert not (place.folder / "cache").exists()
+
+
+def test_more_threads_than_processors_is_a_problem(place: Place) -> None:
+    assert "THREADS is 256" in place.problems(THREADS="256")[0]
+
+
+def test_too_little_memory_is_found(place: Place) -> None:
+    manifest = place.model / "manifest.json"
+    huge = manifest.read_text(encoding="utf-8").replace('"size": 1000', f'"size": {10**15}')
+    manifest.write_text(huge, encoding="utf-8")
+    memory = place.check()["Memory"]
+    assert not memory.is_good
+    assert "lower MAX_CONCURRENT" in memory.sentence
+
+
+def test_a_busy_database_is_found(place: Place) -> None:
+    path = Path(place.environment["DATABASE"])
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        (problem,) = place.problems()
+        assert problem.startswith("Database")
+        assert "Another program" in problem
+    finally:
+        other.close()
+
+
+def test_a_file_that_is_no_database_is_found(place: Place) -> None:
+    path = Path(place.environment["DATABASE"])
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    (problem,) = place.problems()
+    assert problem.startswith("Database")
+    assert path.read_bytes().startswith(b"not a database")
+
+
+@pytest.mark.parametrize(("key", "subject"), [("DATABASE", "Database"), ("LLAMA_CACHE", "Cache")])
+def test_a_place_that_cannot_be_written_is_found(place: Place, key: str, subject: str) -> None:
+    obstacle = place.folder / "file"
+    obstacle.touch()
+    (problem,) = place.problems(**{key: str(obstacle / "below" / "it")})
+    assert problem.startswith(subject)
+    assert key in problem

@@ -1,0 +1,215 @@
+"""Fakes that stand in for the engine: real interfaces, scripted behaviour, no randomness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from bot.jobs import Ending
+from engine.errors import (
+    EngineUnavailableError,
+    GenerationFailedError,
+    PromptTooLongError,
+    QueueFullError,
+    UnsafePromptError,
+)
+from engine.types import (
+    ChatMessage,
+    Completion,
+    FinishReason,
+    Generation,
+    Health,
+    ModelInfo,
+    Prompt,
+    SamplingParams,
+    Usage,
+)
+
+CONTROL_TAG = "<|im_start|>"
+TOKENS_PER_MESSAGE = 4
+"""What the fake chat format adds around each message."""
+
+
+@dataclass
+class Script:
+    """What one answer is: its pieces, the pause before each, and how it ends."""
+
+    pieces: Sequence[str] = ("Hello", " there", ".")
+    delay_s: float = 0.0
+    fails_after: int | None = None
+    """Pieces that come before a fault; None for no fault."""
+    loops: bool = False
+    """Repeat the pieces until cancelled."""
+    finish_reason: FinishReason = FinishReason.STOP
+
+
+class ScriptedGeneration:
+    """One scripted answer; ends early when cancelled, at a stop string or at the token limit."""
+
+    def __init__(self, script: Script, prompt: Prompt, params: SamplingParams) -> None:
+        self.script = script
+        self.params = params
+        self.is_cancelled = False
+        self._prompt = prompt
+        self._num_given = 0
+        self._sleep: asyncio.Task[None] | None = None
+        self._text = ""
+        self._completion: Completion | None = None
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._completion is not None:
+            raise StopAsyncIteration
+        await self._pause()
+        if self.is_cancelled:
+            self._end(FinishReason.CANCELLED)
+        if self.script.fails_after == self._num_given:
+            raise GenerationFailedError("The scripted engine failed.")
+        if self._num_given == self.params.max_new_tokens:
+            self._end(FinishReason.LENGTH)
+        if not self.script.loops and self._num_given == len(self.script.pieces):
+            self._end(self.script.finish_reason)
+        piece = self.script.pieces[self._num_given % len(self.script.pieces)]
+        self._num_given += 1
+        self._text += piece
+        self._stop_at_stop_string()
+        return piece
+
+    def cancel(self) -> None:
+        """End at once, as an engine does within one step."""
+        self.is_cancelled = True
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    async def _pause(self) -> None:
+        if not self.is_cancelled:
+            self._sleep = asyncio.ensure_future(asyncio.sleep(self.script.delay_s))
+            try:
+                await asyncio.wait({self._sleep})
+            finally:
+                self._sleep.cancel()
+
+    @property
+    def completion(self) -> Completion | None:
+        return self._completion
+
+    def _stop_at_stop_string(self) -> None:
+        found = [self._text.index(stop) for stop in self.params.stop if stop in self._text]
+        if found:
+            self._text = self._text[: min(found)]
+            self._end(FinishReason.STOP)
+
+    def _end(self, reason: FinishReason) -> None:
+        usage = Usage(len(self._prompt.ids), 0, self._num_given, 0.0, 0.0)
+        self._completion = Completion(self._text, reason, usage)
+        raise StopAsyncIteration
+
+
+@dataclass
+class ScriptedEngine:
+    """A `TextEngine` whose tokens are bytes and whose answers are scripted.
+
+    `scripts` are used one after the other, the last one for ever; `respond` instead makes an answer from the
+    dialog. Records every dialog and every set of parameters.
+    """
+
+    scripts: list[Script] = field(default_factory=lambda: [Script()])
+    respond: Callable[[Sequence[ChatMessage]], Script] | None = None
+    info: ModelInfo = field(
+        default_factory=lambda: ModelInfo("scripted", "fp32", "cpu", "bytes", 4096, "You are a test.")
+    )
+    health: Health = Health.READY
+    max_running: int = 64
+    dialogs: list[tuple[ChatMessage, ...]] = field(default_factory=list)
+    params: list[SamplingParams] = field(default_factory=list)
+    generations: list[ScriptedGeneration] = field(default_factory=list)
+    _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
+
+    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+        """Drop the oldest turns until the bytes fit."""
+        if any(CONTROL_TAG in message.content for message in dialog):
+            raise UnsafePromptError("A message contains control tags.")
+        system = [m for m in dialog if m.role == "system"]
+        turns = [m for m in dialog if m.role != "system"]
+        num_dropped = 0
+        while self._num_tokens([*system, *turns]) > max_prompt_tokens:
+            if len(turns) < 3:
+                raise PromptTooLongError(self._num_tokens([*system, *turns]), max_prompt_tokens)
+            turns, num_dropped = turns[2:], num_dropped + 2
+        kept = (*system, *turns)
+        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode())
+        self._fitted[ids] = kept
+        return Prompt(ids, num_dropped)
+
+    def count_tokens(self, text: str) -> int:
+        """Count bytes."""
+        return len(text.encode())
+
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Begin the next scripted answer."""
+        if self.health is not Health.READY:
+            raise EngineUnavailableError("The scripted engine is not ready.")
+        if self.num_running >= self.max_running:
+            raise QueueFullError("The scripted engine is full.")
+        dialog = self._fitted[prompt.ids]
+        self.dialogs.append(dialog)
+        self.params.append(params)
+        generation = ScriptedGeneration(self._next_script(dialog), prompt, params)
+        self.generations.append(generation)
+        return generation
+
+    @property
+    def num_running(self) -> int:
+        """Answers that have not ended."""
+        return sum(g.completion is None and not g.is_cancelled for g in self.generations)
+
+    def _next_script(self, dialog: Sequence[ChatMessage]) -> Script:
+        if self.respond is not None:
+            return self.respond(dialog)
+        return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+
+    def _num_tokens(self, dialog: Sequence[ChatMessage]) -> int:
+        return sum(self.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in dialog)
+
+
+class RecordingView:
+    """An `AnswerView` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.answer_id = 0
+        self.places: list[int] = []
+        self.updates: list[str] = []
+        self.endings: list[Ending] = []
+        self.is_working = False
+        self.is_lost = False
+        self.part_ids: Sequence[int] = ()
+        self.ended = asyncio.Event()
+        self.shown = asyncio.Event()
+
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
+        self.answer_id = answer_id
+        self.part_ids = parts
+
+    def waiting(self, place: int) -> None:
+        self.places.append(place)
+
+    def working(self) -> None:
+        self.is_working = True
+
+    def update(self, text: str) -> None:
+        self.updates.append(text)
+        self.shown.set()
+
+    async def finish(self, ending: Ending) -> None:
+        self.endings.append(ending)
+        self.ended.set()
+
+    async def ending(self) -> Ending:
+        """Wait for the one ending."""
+        async with asyncio.timeout(10):
+            await self.ended.wait()
+        assert len(self.endings) == 1
+        return self.endings[0]

@@ -1,0 +1,190 @@
+"""What may import what, and that documentation, Makefile and settings agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.cli import VERSION, build_parser
+from bot.config import KEYS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PACKAGES = ("bot", "engine", "storage")
+
+OWNERS: dict[str, set[str]] = {
+    "aiosqlite": {"storage/database.py"},
+    "dotenv": {"bot/config.py"},
+    "gguf": {"engine/convert/gguf_source.py"},
+    "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
+    "onnxruntime": {"engine/model.py"},
+    "platformdirs": {"bot/config.py"},
+    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "simcord": {"bot/live_simcord.py", "bot/playground.py", "bot/simulated_discord.py"},
+    "sqlite3": {
+        "storage/database.py",
+        "storage/migrations.py",
+        "storage/opening.py",
+        "storage/sqlite_errors.py",
+    },
+    "tokenizers": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+}
+"""Libraries, and the only files that import them."""
+
+IMPORT_NAMES = {"discord.py": "discord", "onnxruntime-gpu": "onnxruntime", "python-dotenv": "dotenv"}
+BESIDES = {"aiohttp", "simcord"}
+"""discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
+
+WITHOUT_DISCORD = {
+    "bot/answering.py", "bot/chat.py", "bot/config.py", "bot/delivery.py", "bot/dialog.py", "bot/errors.py",
+    "bot/jobs.py", "bot/mentions.py", "bot/outbox.py", "bot/parameters.py", "bot/permissions.py",
+    "bot/preferences.py", "bot/prompting.py", "bot/queues.py", "bot/render.py", "bot/terminal.py",
+}  # fmt: skip
+"""The bot's core: it works, and is tested, without Discord's library."""
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Give the full name of every module that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            yield node.module
+
+
+def top_level_imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def importers_of(library: str) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in sources() if library in top_level_imports(path)}
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("engine", {"bot", "storage", "discord", "aiosqlite"}),
+        ("storage", {"bot", "engine", "discord", "onnxruntime"}),
+    ],
+)
+def test_engine_and_storage_know_neither_each_other_nor_the_bot(package: str, forbidden: set[str]) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not top_level_imports(path) & forbidden, path
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_only_by_the_files_that_own_it(library: str) -> None:
+    assert importers_of(library) == OWNERS[library]
+
+
+def test_the_bots_core_does_not_know_discords_library() -> None:
+    assert {str(path.relative_to(ROOT)) for path in sources()} >= WITHOUT_DISCORD
+    assert not WITHOUT_DISCORD & importers_of("discord")
+
+
+def test_the_package_imports_nothing_but_what_it_declares() -> None:
+    declared = {IMPORT_NAMES.get(name, name) for name in _declared()} | BESIDES
+    for path in sources():
+        assert not top_level_imports(path) - declared - set(PACKAGES) - sys.stdlib_module_names, path
+
+
+def test_only_the_composition_root_builds_the_engine_and_opens_the_database() -> None:
+    assert {path.name for path in (ROOT / "bot").glob("*.py") if "engine.engine" in imports(path)} <= {
+        "app.py",
+        "check.py",
+    }
+
+
+def test_every_file_says_what_it_is() -> None:
+    for path in sources():
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_the_readme_names_only_settings_that_exist() -> None:
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)=", README.read_text(encoding="utf-8")))
+    assert "DISCORD_TOKEN" in named
+    assert named <= {key.name for key in KEYS} | {"PYTHON", "ARGS"}
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    readme = README.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE))
+    assert {"run", "test"} <= named <= targets
+    for command in re.findall(
+        r"(?:^|`)(?:\.venv/bin/)?(?:python3? -m bot|llamacord) ([^`\n#]+)", readme, re.MULTILINE
+    ):
+        options = build_parser().parse_args(shlex.split(command))
+        assert callable(options.act), command
+
+
+def test_the_makefile_starts_commands_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"python -m bot (\w+)", makefile)
+    assert set(commands) == {"run", "chat", "check"}
+    for command in commands:
+        assert callable(build_parser().parse_args([command]).act)
+
+
+def test_the_version_is_written_the_same_twice() -> None:
+    assert _project()["version"] == VERSION
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_the_lock_names_no_machine_and_pins_every_package_with_hashes(name: str) -> None:
+    lock = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"^-|://|file:|/opt/|/home/|/tmp/", lock, re.MULTILINE)
+    assert not re.search(r"^(torch|transformers|triton)==", lock, re.MULTILINE)
+    pinned = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
+    assert len(pinned) > 20
+    for package in pinned:
+        assert re.match(r"[a-z0-9.-]+==\S+", package), package[:80]
+        assert "--hash=sha256:" in package, package[:80]
+
+
+def test_the_lock_has_everything_that_is_declared() -> None:
+    lock = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    pinned = {name.replace("-", "_") for name in re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE)}
+    extras = _project()["optional-dependencies"]
+    names = {*_declared(), *(_name(entry) for group in ("playground", "dev") for entry in extras[group])}
+    assert {name.lower().replace("-", "_").replace(".", "_") for name in names} <= pinned
+
+
+def test_the_development_lock_has_the_same_versions_as_the_runtime_lock() -> None:
+    pins = [
+        set(re.findall(r"^[a-z0-9.-]+==[^\\\n]+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-dev.lock")
+    ]
+    assert pins[0] <= pins[1]
+
+
+def _project() -> dict[str, Any]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project: dict[str, Any] = tomllib.load(file)["project"]
+    return project
+
+
+def _declared() -> set[str]:
+    """Return the names of the packages that are needed at run time."""
+    return {_name(requirement) for requirement in _project()["dependencies"]}
+
+
+def _name(requirement: str) -> str:
+    """Return the name of the package that a requirement is for."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None, requirement
+    return match[0]
