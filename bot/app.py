@@ -6,6 +6,7 @@ Nothing else in the program constructs these. What it opens it closes, in the op
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,9 +31,8 @@ from storage.settings import SettingsStore
 _log = logging.getLogger(__name__)
 
 SCREENSHOT_SCRIPT = (
-    ("member", "@Llamacord What is the capital of France?"),
-    ("moderator", "@Llamacord Name three fruits as a list."),
     ("member", "@Llamacord Write hello world in Python."),
+    ("moderator", "@Llamacord Give me three tips for learning Python."),
 )
 """Who says what on the picture for the documentation."""
 
@@ -130,7 +130,11 @@ async def run_playground(
 
 
 async def take_screenshot(settings: Settings, model: Path, file: Path) -> None:
-    """Play a short conversation in the playground and save a picture of it. Raises `PlaygroundError`."""
+    """Play a short conversation in the playground and save a picture of it. Raises `PlaygroundError`.
+
+    Greedy, so that the same model gives the same picture.
+    """
+    settings = dataclasses.replace(settings, chat=dataclasses.replace(settings.chat, temperature=0.0))
     async with open_chat(settings, model) as chat:
         await playground.screenshot(lambda: LlamacordClient(chat), script=SCREENSHOT_SCRIPT, file=file)
 

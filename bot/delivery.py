@@ -62,7 +62,7 @@ class Delivery:
         *,
         answer_id: int,
         on_part: Callable[[int, int], Awaitable[None]],
-        min_interval_s: float = 1.2,
+        min_interval_s: float = 1.3,
         existing_parts: Sequence[int] = (),
         give_up_after_s: float = 90.0,
     ) -> None:

@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 
 TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
-EDIT_INTERVAL_S = 1.2
+EDIT_INTERVAL_S = 1.3
+"""Fewer than 5 edits in 5 seconds."""
 
 
 class DiscordAnswer:

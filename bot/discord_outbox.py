@@ -43,6 +43,7 @@ class DiscordOutbox:
 
     def __init__(self, channel: Channel, *, answer_id: int, trigger_id: int | None) -> None:
         self.answer_id = answer_id
+        self._nonce_base = answer_id
         self._channel = channel
         self._trigger_id = trigger_id
         self._num_sent = 0
@@ -51,7 +52,7 @@ class DiscordOutbox:
         """Send a message and return its id. A repeated attempt never makes a second message."""
         reference = self._reference()
         # Until the send succeeds the nonce stays the same, so that Discord recognises a repetition.
-        nonce = f"{self.answer_id}-{self._num_sent}"
+        nonce = f"{self._nonce_base}-{self._num_sent}"
         with _translated():
             try:
                 message = await self._send(content, buttons, nonce, reference)

@@ -34,11 +34,20 @@ class Fence:
     @property
     def closing(self) -> re.Pattern[str]:
         """Finds the marker that ends the block."""
-        return _closing(self.marker[0], len(self.marker))
+        line_start = r"^[ \t]*+" if self.marker[0] == "~" else ""
+        return _pattern(line_start + self._closing)
+
+    @property
+    def closing_at_start(self) -> re.Pattern[str]:
+        """Matches the marker that ends the block, where a part begins and so does its first line."""
+        return _pattern(r"[ \t]*+" + self._closing)
+
+    @property
+    def _closing(self) -> str:
+        run = rf"{{{len(self.marker)},{MAX_MARKER}}}"
+        return rf"~{run}[ \t\r]*+$" if self.marker[0] == "~" else rf"(?<!`)`{run}(?!`)"
 
 
 @cache
-def _closing(char: str, length: int) -> re.Pattern[str]:
-    if char == "~":
-        return re.compile(rf"^[ \t]*~{{{length},{MAX_MARKER}}}[ \t\r]*$", re.MULTILINE)
-    return re.compile(rf"(?<!`)`{{{length},{MAX_MARKER}}}(?!`)")
+def _pattern(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.MULTILINE)

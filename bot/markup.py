@@ -20,7 +20,7 @@ MAX_LANGUAGE = 32
 _MAX_INFO = 100
 _MAX_ANGLE = 120
 
-_TOKEN = re.compile(r"`+|^[ \t]*~{3,}|!?\[|<|https?://", re.MULTILINE | re.IGNORECASE)
+_TOKEN = re.compile(r"`+|~{3,}|!?\[|<|https?://", re.IGNORECASE)
 _NEWLINE = re.compile(r"\n")
 _LINE_PREFIX = re.compile(r"[ \t]*(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*)*")
 _LANGUAGE = re.compile(rf"[ \t]*([\w+#.-]{{1,{MAX_LANGUAGE}}})(?![\w+#.-])", re.ASCII)
@@ -130,7 +130,7 @@ class _Scanner:
         token = _TOKEN.search(self._text, pos, self._stop)
         if token is None:
             return None
-        match token.group().lstrip(" \t")[0]:
+        match token.group()[0]:
             case "`":
                 return self._backticks(token.start(), token.end())
             case "~":
@@ -164,8 +164,8 @@ class _Scanner:
         return self._inline_code(start, end)
 
     def _tildes(self, token: re.Match[str]) -> int | None:
-        marker = token.group().strip()
-        if len(marker) > MAX_MARKER:
+        marker = token.group()
+        if len(marker) > MAX_MARKER or not self._begins_line(token.start()):
             return token.end()
         if self._is_cut_off(token.end()):
             return self._hold(token.start())

@@ -39,7 +39,6 @@ _PLACES = (
 """Where a part may end, the best first, each from the share of a full part from which on it is taken."""
 _WHITESPACE = re.compile(r"\s*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r]*+\n)*+")
-_INDENT = re.compile(r"[ \t]*")
 _HEADING = re.compile(r"[ \t]*#{1,3} ")
 
 
@@ -148,7 +147,7 @@ def _resume(text: str, cut: int, fence: Fence | None) -> tuple[int, Fence | None
     """Return where the next part begins, and the block of code that it begins in."""
     if fence is not None:
         start = _skip(_BLANK_LINES, text, cut)
-        closing = fence.closing.match(text, start) or fence.closing.match(text, _skip(_INDENT, text, start))
+        closing = fence.closing_at_start.match(text, start)
         if closing is None:
             return start, fence
         cut = closing.end()

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from engine.errors import ModelFormatError
 
-
 _HEAD_DIM_UNIT = 16
 """ONNX Runtime's rotary attention refuses other head sizes, but only when it runs."""
 
@@ -47,7 +46,7 @@ class DecoderConfig:
             )
         if self.head_dim % _HEAD_DIM_UNIT:
             raise ModelFormatError(
-                f"Attention heads of {self.head_dim} values are not supported: not a multiple of {_HEAD_DIM_UNIT}."
+                f"Heads of {self.head_dim} values are not supported: no multiple of {_HEAD_DIM_UNIT}."
             )
         if not (0 < self.rope_theta < math.inf and 0 < self.rms_norm_eps < math.inf):
             raise ModelFormatError("The model's rope_theta and rms_norm_eps must be above 0.")

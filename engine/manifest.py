@@ -23,6 +23,7 @@ DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.bin"
 FORMAT_VERSION = 1
 
+_REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."
 _HASHED_AT_LOAD_BYTES = 64 * 2**20
 
 
@@ -86,18 +87,16 @@ def load_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path} is not valid JSON ({error}). Convert the model anew.") from error
+        raise ModelFormatError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:
-        raise ModelFormatError(
-            f"{path} has format version {version!r}, not {FORMAT_VERSION}. Convert the model anew."
-        )
+        raise ModelFormatError(f"{path} has format version {version!r}, not {FORMAT_VERSION}. {_REMEDY}")
     try:
         return _parse(raw)
     except KeyError as error:
-        raise ModelFormatError(f"{path} is damaged (it lacks {error}). Convert the model anew.") from error
+        raise ModelFormatError(f"{path} is damaged (it lacks {error}). {_REMEDY}") from error
     except (TypeError, ValueError) as error:
-        raise ModelFormatError(f"{path} is damaged ({error}). Convert the model anew.") from error
+        raise ModelFormatError(f"{path} is damaged ({error}). {_REMEDY}") from error
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
@@ -177,13 +176,11 @@ def verify_files(folder: Path, manifest: Manifest, *, full: bool = False) -> Non
             size = path.stat().st_size
             if size != entry.size:
                 raise ModelFormatError(
-                    f"{path} has {size} bytes instead of {entry.size}: truncated or changed. Convert anew."
+                    f"{path} has {size} bytes instead of {entry.size}: truncated or changed. {_REMEDY}"
                 )
             if (full or size <= _HASHED_AT_LOAD_BYTES) and sha256_of(path) != entry.sha256:
-                raise ModelFormatError(f"{path} does not match its checksum: it was changed. Convert anew.")
+                raise ModelFormatError(f"{path} does not match its checksum: it was changed. {_REMEDY}")
         except FileNotFoundError:
-            raise ModelFormatError(
-                f"{path} is missing from the model folder. Convert the model anew."
-            ) from None
+            raise ModelFormatError(f"{path} is missing from the model folder. {_REMEDY}") from None
         except OSError as error:
             raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error

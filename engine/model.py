@@ -208,7 +208,7 @@ def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) 
     caches = {value.name: value.shape for value in session.get_inputs() if value.name.startswith("past_")}
     shapes = {name: (shape[1], shape[3]) for name, shape in caches.items() if len(shape) == 4}
     if shapes != expected or session.get_outputs()[0].shape[-1:] != [config.vocab_size]:
-        raise ModelFormatError(f"{DECODER_FILE} does not fit the manifest beside it. Convert the model anew.")
+        raise ModelFormatError(f"{DECODER_FILE} does not fit its manifest. Convert the model anew.")
 
 
 def _first_line(error: Exception) -> str:

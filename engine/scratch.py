@@ -1,4 +1,4 @@
-"""Temporary folders beside what they will become: removed at the end, and so are those of killed processes."""
+"""Temporary folders beside what they will become: removed at the end, and later if the process was killed."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ class Worker:
         self._deltas: list[Delta] = []
         self._num_faults = 0
         self._closing = False
+        self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
         self._started: Callable[[Exception | None], None] = lambda _: None
         self.health = Health.RECOVERING
@@ -51,8 +52,11 @@ class Worker:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Any thread."""
-        self._commands.put(lambda: self._add(request))
+        """Queue a request. Any thread. Raises `EngineUnavailableError` when the thread has ended."""
+        with self._ending:
+            if self.health is Health.CLOSED:
+                raise EngineUnavailableError(_CLOSED)
+            self._commands.put(lambda: self._add(request))
 
     def cancel(self, request_id: int) -> None:
         """End a request before the next step. Any thread; ids that are gone already are ignored."""
@@ -71,7 +75,7 @@ class Worker:
         try:
             runner = self._load_runner()
         except Exception as error:  # noqa: BLE001 - the edge of the thread: reported to whoever started it
-            self.health = Health.CLOSED
+            self._end()
             self._started(error)
             return
         self.health = Health.READY
@@ -83,9 +87,14 @@ class Worker:
                 logger.exception("A step of the engine failed outside the model.")
                 self._recover(runner)
             self._flush()
+        self._end()
+
+    def _end(self) -> None:
+        """Take no more requests and end those that were taken."""
+        with self._ending:
+            self.health = Health.CLOSED
         self._fail_all(EngineUnavailableError(_CLOSED))
         self._flush()
-        self.health = Health.CLOSED
 
     def _turn(self, runner: Runner) -> None:
         """Take what was asked for, then run one step."""
@@ -97,14 +106,20 @@ class Worker:
         plan = self._scheduler.plan()
         if plan.is_empty:
             return
-        try:
-            result = runner.step(plan)
-        except Exception:  # whatever a native library raises
-            logger.exception("The model failed in a step of %d rows.", len(plan.decode) + plan.num_prefill)
+        result = self._step(runner, plan)
+        if result is None:
             self._recover(runner)
             return
         self._num_faults = 0
         self._commit(runner, plan, result)
+
+    def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
+        """Run the model; None after a fault, whose exception is let go since it may hold the model's memory."""
+        try:
+            return runner.step(plan)
+        except Exception:  # whatever a native library raises
+            logger.exception("The model failed in a step of %d rows.", len(plan.decode) + plan.num_prefill)
+            return None
 
     def _commit(self, runner: Runner, plan: StepPlan, result: StepResult) -> None:
         """Sample for each row that has logits and move every request on."""
@@ -117,9 +132,9 @@ class Worker:
             except Exception:  # one request's fault ends that request
                 logger.exception("Request %d failed.", request.request_id)
                 delta = request.fail(GenerationFailedError(_FAULT))
-            self._deltas.append(delta)
             if delta.is_final:
                 self._forget(runner, request, keep=delta.error is None)
+            self._deltas.append(delta)
         if plan.prefill is not None and plan.prefill.request_id in self._requests:
             self._scheduler.prefilled(plan.prefill)
 
@@ -134,7 +149,7 @@ class Worker:
             command()
 
     def _add(self, request: Request) -> None:
-        if self.health is not Health.READY:
+        if self.health is Health.UNHEALTHY:
             self._deltas.append(request.fail(EngineUnavailableError(_UNHEALTHY)))
             return
         self._requests[request.request_id] = request
@@ -149,8 +164,8 @@ class Worker:
 
     def _drop_cancelled(self, runner: Runner) -> None:
         for request in [request for request in self._requests.values() if request.cancelled]:
-            self._deltas.append(request.finish(FinishReason.CANCELLED))
             self._forget(runner, request, keep=True)
+            self._deltas.append(request.finish(FinishReason.CANCELLED))
 
     def _forget(self, runner: Runner, request: Request, *, keep: bool) -> None:
         runner.release(request, keep=keep)

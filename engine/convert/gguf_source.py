@@ -30,41 +30,56 @@ _TENSORS = {
     "down": "ffn_down.weight",
 }
 
+_OUTER_PARTS = {"embed", "final_norm", "head"}
+
 
 class GGUFSource:
     """A `ModelSource` over one GGUF file, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         """Raises `ModelFormatError` for a file that is truncated, no GGUF, or of another architecture."""
+        self._path = path
         try:
             self._reader = gguf.GGUFReader(path)
+        except OSError as error:
+            raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
         except Exception as error:
             raise ModelFormatError(f"{path} is not a readable GGUF file; it may be truncated.") from error
-        self._path = path
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        try:
+            self._read_description()
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ModelFormatError(f"{path} has a damaged description: {error}.") from error
+
+    def _read_description(self) -> None:
         architecture = self._field("general.architecture")
         if architecture != "llama":
             raise ModelFormatError(
-                f"{path} is a {architecture!r} model; this program runs the llama architecture."
+                f"{self._path} is a {architecture!r} model; this program runs the llama architecture."
             )
         self.config = self._read_config()
-        self.name = str(self._field("general.name", path.stem))
-        self.bos_id = int(self._field("tokenizer.ggml.bos_token_id", 1))
-        self.eos_id = int(self._field("tokenizer.ggml.eos_token_id", 2))
+        self._refuse_unknown_tensors()
+        self.name = str(self._field("general.name", self._path.stem))
+        self.bos_id = self._token_id("bos", 1)
+        self.eos_id = self._token_id("eos", 2)
         self.chat = detect_chat(str(self._field("tokenizer.chat_template", " ")))
         self.origin = {
             "format": "gguf",
-            "file": path.name,
+            "file": self._path.name,
             "license": str(self._field("general.license", "unknown")),
         }
 
     def tensor(self, name: str) -> FloatArray:
-        prefix, _, last = name.rpartition(".")
-        stored = (f"blk.{prefix.removeprefix('layers.')}." if prefix else "") + _TENSORS[last]
+        stored, last = _stored_name(name), name.rpartition(".")[2]
         if stored not in self._tensors:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
         tensor = self._tensors[stored]
-        values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        try:
+            values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except NotImplementedError as error:
+            raise ModelFormatError(
+                f"{self._path} stores weights as {tensor.tensor_type.name}, which is not supported."
+            ) from error
         if last in ("q", "k"):
             values = self._half_split(
                 values, self.config.num_heads if last == "q" else self.config.num_kv_heads
@@ -72,7 +87,15 @@ class GGUFSource:
         return values
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
-        return save_tokenizer(self._field, folder)
+        num_tokens, num_rows = len(set(self._field("tokenizer.ggml.tokens"))), self.config.vocab_size
+        if num_tokens != num_rows:
+            raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
+        try:
+            return save_tokenizer(self._field, folder)
+        except (ModelFormatError, OSError):
+            raise
+        except Exception as error:
+            raise ModelFormatError(f"{self._path} has a damaged tokenizer: {error}.") from error
 
     def _field(self, key: str, default: Any = None) -> Any:
         field = self._reader.fields.get(key)
@@ -85,9 +108,11 @@ class GGUFSource:
     def _read_config(self) -> DecoderConfig:
         hidden, heads = self._size("embedding_length"), self._size("attention.head_count")
         head_dim = self._size("attention.key_length", hidden // heads)
+        scales = [self._field(f"llama.rope.{key}", 1.0) for key in ("scaling.factor", "scale_linear")]
         if (
             self._size("rope.dimension_count", head_dim) != head_dim
             or self._field("llama.rope.scaling.type", "none") != "none"
+            or scales != [1.0, 1.0]
         ):
             raise ModelFormatError(f"{self._path} scales or limits rotary embedding, which is not supported.")
         embed = self._tensors.get(_TENSORS["embed"])
@@ -107,6 +132,21 @@ class GGUFSource:
             tied_embeddings=_TENSORS["head"] not in self._tensors,
         )
 
+    def _refuse_unknown_tensors(self) -> None:
+        """Biases, rotary factors, experts: leaving any of them out would change what the model says."""
+        layers = [f"layers.{layer}." for layer in range(self.config.num_layers)]
+        known = {_stored_name(part) for part in _OUTER_PARTS}
+        known |= {_stored_name(layer + part) for layer in layers for part in _TENSORS.keys() - _OUTER_PARTS}
+        unknown = sorted(self._tensors.keys() - known)
+        if unknown:
+            raise ModelFormatError(f"{self._path} has the tensor {unknown[0]}, which is not supported.")
+
+    def _token_id(self, kind: str, default: int) -> int:
+        token = int(self._field(f"tokenizer.ggml.{kind}_token_id", default))
+        if not 0 <= token < self.config.vocab_size:
+            raise ValueError(f"the {kind} token {token} is outside the vocabulary")
+        return token
+
     def _size(self, key: str, default: int | None = None) -> int:
         return int(self._field(f"llama.{key}", default))
 
@@ -115,3 +155,9 @@ class GGUFSource:
         """Undo GGUF's interleaved rotary order: (0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) within each head."""
         head_rows = rows.reshape(num_heads, -1, 2, rows.shape[1])
         return head_rows.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _stored_name(name: str) -> str:
+    """Return what GGUF calls a tensor: `layers.0.q` is `blk.0.attn_q.weight`."""
+    prefix, _, last = name.rpartition(".")
+    return (f"blk.{prefix.removeprefix('layers.')}." if prefix else "") + _TENSORS[last]

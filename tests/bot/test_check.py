@@ -9,7 +9,7 @@ import pytest
 
 from bot.check import Finding, run_checks
 from engine.architecture import DecoderConfig, Precision
-from engine.manifest import ChatSpec, Manifest, TokenizerSpec, describe_files
+from engine.manifest import DECODER_FILE, WEIGHTS_FILE, ChatSpec, Manifest, TokenizerSpec, describe_files
 
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
 
@@ -40,7 +40,9 @@ class Place:
 def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
     """Write a folder that looks like a converted model to everything that does not load it."""
     folder.mkdir()
-    (folder / "weights.bin").write_bytes(bytes(1000))
+    names = [DECODER_FILE, WEIGHTS_FILE, "tokenizer.json"]
+    for name in names:
+        (folder / name).write_bytes(bytes(1000))
     Manifest(
         name="tiny",
         precision=Precision.FP32,
@@ -50,7 +52,7 @@ def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
         bos_id=1,
         eos_id=2,
         source={},
-        files=describe_files(folder, ["weights.bin"]),
+        files=describe_files(folder, names),
     ).save(folder)
 
 

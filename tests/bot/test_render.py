@@ -179,11 +179,13 @@ def test_a_word_longer_than_a_part_is_cut_and_nothing_is_lost() -> None:
     assert "".join(parts[1:]) == "w" * 5000 + " end"
 
 
+@pytest.mark.parametrize("begin", ["a", "```\n", "```\na", "~~~\n", "~~~\na"])
 @pytest.mark.parametrize(
-    "unit", ["x", "😀", "`", "[", "`a ", "🇩🇪", "a\u0301", "~", "\u0301", "漢", "<a ", "```a", " \n"]
+    "unit",
+    ["x", "😀", "`", "[", "`a ", "🇩🇪", "a\u0301", "~", "\u0301", "漢", "<a ", "```a", " \n", " ", "~~~ "],
 )
-def test_one_endless_line_takes_time_in_proportion(unit: str) -> None:
-    text = "a" + unit * (100_000 // len(unit)) + "z"
+def test_one_endless_line_takes_time_in_proportion(begin: str, unit: str) -> None:
+    text = begin + unit * (100_000 // len(unit)) + "z"
     started = time.process_time()
     render(text, final=True)
     assert time.process_time() - started < 2

@@ -1,4 +1,4 @@
-"""Llama's forward pass as the paper has it: float64 numpy, no cache, no fusion. What the engine is held to."""
+"""Llama's forward pass as the paper has it, in float64 numpy: no cache, no fusion. The engine is held to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def reference_logits(
         return tensor(name).astype(np.float64)
 
     def norm(x: Float64Array, name: str) -> Float64Array:
-        return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + config.rms_norm_eps) * weight(name)
+        scaled: Float64Array = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + config.rms_norm_eps)
+        return scaled * weight(name)
 
     embed = weight("embed")
     hidden = embed[list(ids)]
@@ -49,7 +50,8 @@ def _attention(
     scores[:, np.triu(np.ones((num_tokens, num_tokens), bool), 1)] = -np.inf
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return (weights @ values).swapaxes(0, 1).reshape(num_tokens, -1)
+    attended: Float64Array = weights @ values
+    return attended.swapaxes(0, 1).reshape(num_tokens, -1)
 
 
 def _heads(rows: Float64Array, num_heads: int) -> Float64Array:
@@ -58,7 +60,7 @@ def _heads(rows: Float64Array, num_heads: int) -> Float64Array:
 
 
 def _rotate(config: DecoderConfig, heads: Float64Array) -> Float64Array:
-    """Rotate the pairs (i, i + head_dim / 2) of [heads, tokens, head_dim] by position * theta^(-2i / head_dim)."""
+    """Rotate the pairs (i, i + d/2) of [heads, tokens, d] by position * theta^(-2i / d)."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** -(np.arange(half) * 2 / config.head_dim)
     angles = np.arange(heads.shape[1])[:, None] * frequencies

@@ -1,7 +1,7 @@
 """A tiny random Llama with a real tokenizer, converted in milliseconds: what engine tests run on.
 
-    folder = make_tiny_model(tmp_path / "model")                          # fp32, 4 heads share 2 KV heads
-    folder = make_tiny_model(tmp_path / "model", Precision.INT8, num_kv_heads=4, tied=False)
+folder = make_tiny_model(tmp_path / "model")  # fp32; 4 heads share 2 KV heads
+folder = make_tiny_model(tmp_path / "model", Precision.INT8, num_kv_heads=4, tied=False)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
-from engine.convert.source import FloatArray
+from engine.convert.source import FloatArray, tensor_shape
 from engine.manifest import ChatSpec, TokenizerSpec
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -101,24 +101,6 @@ def tensor_names(config: DecoderConfig) -> list[str]:
     parts = ("attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down")
     layers = [f"layers.{layer}.{part}" for layer in range(config.num_layers) for part in parts]
     return ["embed", *layers, "final_norm", *([] if config.tied_embeddings else ["head"])]
-
-
-def tensor_shape(config: DecoderConfig, name: str) -> tuple[int, ...]:
-    """Return the shape of a tensor, matrices as [out, in]."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed": (config.vocab_size, hidden),
-        "head": (config.vocab_size, hidden),
-        "q": (queries, hidden),
-        "k": (keys, hidden),
-        "v": (keys, hidden),
-        "o": (hidden, queries),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }
-    return shapes.get(name.rpartition(".")[2], (hidden,))
 
 
 @functools.cache
