@@ -16,10 +16,10 @@ import aiohttp
 import discord
 from rich.console import Console
 
-from bot import playground
-from bot.chat import ChatService
-from bot.client import LlamacordClient
 from bot.config import Settings
+from bot.conversation.service import ChatService
+from bot.on_discord.client import LlamacordClient
+from bot.playground import serve as playground
 from bot.terminal import TerminalChat, line_source
 from engine.architecture import Precision
 from engine.default_model import Progress, ensure_default_model

@@ -24,7 +24,7 @@ from bot import app
 from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
 from bot.logs import configure_logging
-from bot.playground import PlaygroundError
+from bot.playground.serve import PlaygroundError
 from bot.progress import showing_progress
 from engine.errors import EngineError
 from storage.errors import StorageError

@@ -18,7 +18,7 @@ import platformdirs
 from dotenv.parser import parse_stream
 
 from bot import parsers
-from bot.parameters import HISTORY_RANGE, ChatParameters
+from bot.conversation.parameters import HISTORY_RANGE, ChatParameters
 from engine.types import RANGES
 
 _MAX_SHOWN_CHARACTERS = 60

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bot.chat import ChatService, Question
+from bot.conversation.jobs import Ending
+from bot.conversation.service import ChatService, Question
 from bot.errors import ChatError, is_expected, sentence_for
-from bot.jobs import Ending
 from storage.conversations import ConversationKind, ConversationRef
 
 HERE = ConversationRef(channel_id=-1, kind=ConversationKind.DIRECT, guild_id=None)
@@ -37,7 +37,7 @@ _USER_NAME = "You"
 
 
 class TerminalView:
-    """Shows one answer as it grows. Satisfies `bot.jobs.AnswerView`."""
+    """Shows one answer as it grows. Satisfies `bot.conversation.jobs.AnswerView`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

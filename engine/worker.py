@@ -114,7 +114,7 @@ class Worker:
         self._commit(runner, plan, result)
 
     def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
-        """Run the model; None after a fault, whose exception is let go since it may hold the model's memory."""
+        """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
         try:
             return runner.step(plan)
         except Exception:  # whatever a native library raises

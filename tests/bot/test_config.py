@@ -11,7 +11,7 @@ import pytest
 
 from bot import parsers
 from bot.config import KEYS, ConfigError, load_settings
-from bot.parameters import PARAMETERS, ChatParameters
+from bot.conversation.parameters import PARAMETERS, ChatParameters
 from engine.types import RANGES
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

@@ -29,9 +29,9 @@ def test_a_record_is_one_line_with_level_and_origin_even_with_a_traceback(output
     try:
         raise ValueError("first\nsecond")
     except ValueError:
-        logging.getLogger("bot.chat").exception("It broke\nbadly")
+        logging.getLogger("bot.conversation.service").exception("It broke\nbadly")
     (line,) = output.getvalue().splitlines()
-    assert "ERROR   bot.chat: It broke | badly | Traceback" in line
+    assert "ERROR   bot.conversation.service: It broke | badly | Traceback" in line
     assert line.endswith("ValueError: first | second")
     assert line[10] == "T"
 

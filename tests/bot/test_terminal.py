@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest_asyncio
 from rich.console import Console
 
-from bot.chat import ChatService
-from bot.jobs import Ending
-from bot.parameters import ChatParameters
+from bot.conversation.jobs import Ending
+from bot.conversation.parameters import ChatParameters
+from bot.conversation.service import ChatService
 from bot.terminal import HELP, HERE, TerminalChat, TerminalView, without_controls
 from storage.conversations import Conversations, MessageState, Role
 from storage.database import Database

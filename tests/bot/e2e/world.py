@@ -14,9 +14,9 @@ from typing import Any
 import discord
 import simcord
 
-from bot.chat import ChatService
-from bot.client import LlamacordClient
-from bot.parameters import ChatParameters
+from bot.conversation.parameters import ChatParameters
+from bot.conversation.service import ChatService
+from bot.on_discord.client import LlamacordClient
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError

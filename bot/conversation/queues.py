@@ -1,0 +1,161 @@
+"""The queues that answers stand in: one running answer a conversation, the others wait in order.
+
+Owns the tasks that make answers and the bound of each queue. Knows nothing of how an answer is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from bot.conversation.jobs import Job, StopReason
+from bot.errors import ConversationBusyError, ShuttingDownError
+
+_log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The queue of one conversation. `admission` makes the order of arrival the order in storage."""
+
+    admission: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_visitors: int = 0
+    running: Job | None = None
+    waiting: deque[Job] = field(default_factory=deque)
+
+    def jobs(self) -> list[Job]:
+        return ([] if self.running is None else [self.running]) + list(self.waiting)
+
+    @property
+    def num_taken(self) -> int:
+        return self.num_visitors + len(self.jobs())
+
+
+class AnswerQueues:
+    """Runs jobs, each conversation's in order."""
+
+    def __init__(self, run: Callable[[Job], Awaitable[object]], *, max_waiting: int) -> None:
+        self._run = run
+        self._max_waiting = max_waiting
+        self._lanes: dict[int, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_closed = False
+
+    @asynccontextmanager
+    async def place(self, channel_id: int) -> AsyncIterator[None]:
+        """Hold the conversation's entrance, first come first served, to store a question and `add` its job.
+
+        Raises `ConversationBusyError` or `ShuttingDownError` at once.
+        """
+        if self.is_closed:
+            raise ShuttingDownError
+        lane = self._lanes.get(channel_id)
+        if lane is not None and lane.num_taken > self._max_waiting:
+            raise ConversationBusyError(self._max_waiting)
+        async with self.entrance(channel_id):
+            yield
+
+    @asynccontextmanager
+    async def entrance(self, channel_id: int) -> AsyncIterator[None]:
+        """Hold the conversation's entrance without asking for a place: nobody comes in meanwhile."""
+        lane = self._lanes.setdefault(channel_id, _Lane())
+        lane.num_visitors += 1
+        try:
+            async with lane.admission:
+                yield
+        finally:
+            lane.num_visitors -= 1
+            self._drop_if_idle(channel_id, lane)
+
+    def add(self, channel_id: int, job: Job) -> None:
+        """Queue `job`. Call inside `place`."""
+        lane = self._lanes[channel_id]
+        if self.is_closed:
+            job.stop(StopReason.SHUTDOWN)
+        if lane.running is None:
+            self._start(channel_id, lane, job)
+        else:
+            lane.waiting.append(job)
+            job.view.waiting(len(lane.waiting))
+
+    def find(self, answer_id: int) -> Job | None:
+        """Return the running or waiting job of an answer."""
+        jobs = (job for lane in self._lanes.values() for job in lane.jobs())
+        return next((job for job in jobs if job.answer_id == answer_id), None)
+
+    def stop(self, answer_id: int, reason: StopReason) -> bool:
+        """End a running or waiting job; return whether there was one."""
+        for lane in self._lanes.values():
+            for job in lane.jobs():
+                if job.answer_id == answer_id:
+                    self._stop(lane, job, reason)
+                    return True
+        return False
+
+    def stop_conversation(self, channel_id: int, reason: StopReason) -> int:
+        """End all jobs of a conversation; return how many there were."""
+        lane = self._lanes.get(channel_id)
+        if lane is None:
+            return 0
+        jobs = lane.jobs()
+        for job in reversed(jobs):
+            self._stop(lane, job, reason)
+        return len(jobs)
+
+    async def close(self) -> None:
+        """Refuse further questions, end every job and wait for the endings, within limits."""
+        self.is_closed = True
+        for channel_id in list(self._lanes):
+            self.stop_conversation(channel_id, StopReason.SHUTDOWN)
+        pending = set(self._tasks)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_S)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    def _stop(self, lane: _Lane, job: Job, reason: StopReason) -> None:
+        job.stop(reason)
+        if job in lane.waiting:
+            lane.waiting.remove(job)
+            self._keep(self._end(job))
+            _tell_places(lane)
+
+    def _start(self, channel_id: int, lane: _Lane, job: Job) -> None:
+        lane.running = job
+        self._keep(self._serve(channel_id, lane, job))
+
+    async def _serve(self, channel_id: int, lane: _Lane, job: Job) -> None:
+        """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
+        await self._end(job)
+        lane.running = None
+        if lane.waiting:
+            self._start(channel_id, lane, lane.waiting.popleft())
+            _tell_places(lane)
+        self._drop_if_idle(channel_id, lane)
+
+    async def _end(self, job: Job) -> None:
+        try:
+            await self._run(job)
+        except Exception:  # noqa: BLE001 - the edge of a task: the queue goes on
+            _log.exception("Answer %d ended with a fault", job.answer_id)
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _drop_if_idle(self, channel_id: int, lane: _Lane) -> None:
+        if lane.num_taken == 0 and self._lanes.get(channel_id) is lane:
+            del self._lanes[channel_id]
+
+
+def _tell_places(lane: _Lane) -> None:
+    for place, job in enumerate(lane.waiting, start=1):
+        job.view.waiting(place)

@@ -1,0 +1,172 @@
+"""The conversation service: questions in, answers stored and shown; the same for Discord and the terminal.
+
+Owns what may enter and what must end, and stores before it queues. Knows nothing of Discord.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+
+from bot.conversation.answering import Answering
+from bot.conversation.jobs import AnswerView, Job, StopReason
+from bot.conversation.parameters import ChatParameters
+from bot.conversation.preferences import Preferences
+from bot.conversation.prompting import check_question
+from bot.conversation.queues import AnswerQueues
+from bot.errors import EmptyQuestionError
+from engine.errors import EngineUnavailableError
+from engine.types import Health, TextEngine
+from storage.conversations import ConversationRef, Conversations, InterruptedAnswer
+from storage.settings import SettingsStore
+
+MAX_WAITING = 8
+"""Questions that may wait in one conversation besides the one being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody asked, and where."""
+
+    conversation: ConversationRef
+    discord_id: int
+    author_id: int
+    author_name: str
+    content: str
+    created_at: datetime
+
+
+class ChatService:
+    """Answers questions, each conversation's in order. An async context manager; closing twice is fine."""
+
+    def __init__(
+        self,
+        engine: TextEngine,
+        conversations: Conversations,
+        settings: SettingsStore,
+        defaults: ChatParameters,
+        *,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        self.engine = engine
+        self.conversations = conversations
+        self.preferences = Preferences(engine, conversations, settings, defaults)
+        answering = Answering(engine, conversations, self.preferences)
+        self._queues = AnswerQueues(answering.run, max_waiting=max_waiting)
+
+    async def __aenter__(self) -> ChatService:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def ask(self, question: Question, view: AnswerView) -> int:
+        """Store the question, queue its answer and return the answer's id.
+
+        Raises, before anything is stored, what `bot.errors.sentence_for` has a sentence for;
+        `DuplicateMessageError` for a question that is known already.
+        """
+        channel_id = question.conversation.channel_id
+        async with self._queues.place(channel_id):
+            job = await self._accept(question, view)
+            self._queues.add(channel_id, job)
+        return job.answer_id
+
+    async def regenerate(self, channel_id: int, answer_id: int, view: AnswerView) -> int:
+        """Queue another answer to the question of the newest answer and return the new one's id.
+
+        Raises `NotFoundError` for an answer that is not the newest, gone or not ended yet.
+        """
+        async with self._queues.place(channel_id):
+            self._check_engine()
+            parts = await self.conversations.parts(answer_id)
+            asker_id = await self.asker_of(answer_id)
+            answer = await self.conversations.begin_regeneration(answer_id)
+            view.opened(answer.id, parts)
+            job = Job(answer.id, answer.conversation_id, asker_id, view)
+            self._queues.add(channel_id, job)
+        return answer.id
+
+    async def is_shown_by(self, answer_id: int, discord_id: int) -> bool:
+        """Tell whether a Discord message shows part of an answer."""
+        job = self._queues.find(answer_id)
+        if job is not None and discord_id in job.view.part_ids:
+            return True
+        return discord_id in await self.conversations.parts(answer_id)
+
+    async def asker_of(self, answer_id: int) -> int | None:
+        """Return who asked the question that `answer_id` answers, or None if that is not known."""
+        job = self._queues.find(answer_id)
+        if job is not None:
+            return job.asker_id
+        question = await self.conversations.history_before(answer_id, limit=1)
+        return question[-1].author_id if question else None
+
+    def stop(self, answer_id: int, reason: StopReason = StopReason.USER) -> bool:
+        """End a running or waiting answer; return whether there was one."""
+        return self._queues.stop(answer_id, reason)
+
+    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> int:
+        """Stop and forget everything said in a conversation; return how many messages were forgotten."""
+        async with self._queues.entrance(ref.channel_id):
+            self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
+            conversation_id = await self.conversations.open(ref)
+            return await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
+
+    async def message_deleted(self, channel_id: int, discord_id: int) -> None:
+        """Forget a deleted question with its answers; stop an answer that was deleted as it was written."""
+        async with self._queues.entrance(channel_id):
+            deleted = await self.conversations.delete_question(discord_id)
+            for answer_id in () if deleted is None else deleted.answer_ids:
+                self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
+            if deleted is None:
+                message = await self.conversations.find_by_discord_id(discord_id)
+                if message is not None:
+                    self._queues.stop(message.id, StopReason.NOT_SHOWABLE)
+                    await self.conversations.detach_part(discord_id)
+
+    async def interrupt_pending(self) -> list[InterruptedAnswer]:
+        """Mark what an earlier run left unfinished. Call once, before the first question."""
+        return await self.conversations.interrupt_pending()
+
+    async def close(self) -> None:
+        """Stop, store and mark every answer, and refuse further questions."""
+        await self._queues.close()
+
+    async def _accept(self, question: Question, view: AnswerView) -> Job:
+        """Check and store a question."""
+        content = question.content.strip()
+        if not content:
+            raise EmptyQuestionError
+        self._check_engine()
+        conversation_id = await self.conversations.open(question.conversation)
+        await self._check_prompt(conversation_id, content)
+        turn = await self.conversations.begin_turn(
+            conversation_id,
+            discord_id=question.discord_id,
+            author_id=question.author_id,
+            author_name=question.author_name,
+            content=content,
+            created_at=question.created_at,
+        )
+        view.opened(turn.answer.id, ())
+        return Job(turn.answer.id, conversation_id, question.author_id, view)
+
+    async def _check_prompt(self, conversation_id: int, content: str) -> None:
+        """Refuse what no history could make answerable."""
+        parameters = await self.preferences.parameters(conversation_id)
+        await asyncio.to_thread(
+            check_question,
+            self.engine,
+            content,
+            self.preferences.system_prompt_of(parameters),
+            parameters.prompt_budget(self.engine.info.context_length),
+        )
+
+    def _check_engine(self) -> None:
+        if self.engine.health is not Health.READY:
+            raise EngineUnavailableError("The engine is not ready.")

@@ -1,0 +1,123 @@
+"""What the Discord messages of one answer show, what they shall show, and what to ask for next.
+
+Pure bookkeeping for the delivery: times are values it is given. Knows nothing of tasks or of Discord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bot.delivery.outbox import Buttons
+
+PLACEHOLDER = "…"
+"""Shown where there is no text yet."""
+
+
+class Look(NamedTuple):
+    """What one message shows."""
+
+    content: str
+    buttons: Buttons
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One message of ours. `look` is None for one from before, until it is edited."""
+
+    discord_id: int
+    look: Look | None = None
+    editable_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one more message."""
+
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Edit a message, not before `due_s`."""
+
+    part: Part
+    look: Look
+    due_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a message that is not needed."""
+
+    part: Part
+
+
+Request = Send | Edit | Delete
+
+
+class Board:
+    """The messages of one answer, in order."""
+
+    def __init__(self, existing_parts: Sequence[int]) -> None:
+        self.removed: list[int] = []
+        """Ids of messages that show the answer no more."""
+        self._parts = [Part(discord_id) for discord_id in existing_parts]
+        self._wanted: list[Look] = []
+        self._is_final = False
+        self._unconfirmed: Look | None = None
+        self._next_position = len(existing_parts)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what is wanted is the complete answer."""
+        return self._is_final
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The Discord ids of the messages."""
+        return tuple(part.discord_id for part in self._parts)
+
+    def want(self, contents: Sequence[str], buttons: Buttons, *, final: bool) -> None:
+        """Set what shall be shown. Only the last message with text has buttons.
+
+        Messages beyond it wait for more text with a placeholder; once it is `final` they are deleted.
+        """
+        *full, last = contents or [PLACEHOLDER]
+        self._wanted = [*(Look(content, Buttons.NONE) for content in full), Look(last, buttons)]
+        if not final:
+            num_beyond = len(self._parts) - len(self._wanted)
+            self._wanted += [Look(PLACEHOLDER, Buttons.NONE)] * num_beyond
+        self._is_final = final
+
+    def next_request(self) -> Request | None:
+        """Return what to do next: edits first, the soonest allowed one, then more messages, then fewer.
+
+        A send is repeated as it was until it is known to have arrived, so that Discord can tell the
+        repetition from another message; what it lacks is an edit afterwards.
+        """
+        pairs = zip(self._parts, self._wanted, strict=False)
+        edits = [Edit(part, look, part.editable_at_s) for part, look in pairs if part.look != look]
+        if edits:
+            return min(edits, key=lambda edit: edit.due_s)
+        if len(self._parts) < len(self._wanted):
+            self._unconfirmed = self._unconfirmed or self._wanted[len(self._parts)]
+            return Send(self._unconfirmed)
+        return Delete(self._parts[-1]) if len(self._parts) > len(self._wanted) else None
+
+    def note_sent(self, discord_id: int, look: Look, editable_at_s: float) -> int:
+        """Add a message that was sent and return its position, which no other one had before."""
+        self._unconfirmed = None
+        self._parts.append(Part(discord_id, look, editable_at_s))
+        self._next_position += 1
+        return self._next_position - 1
+
+    def is_expendable(self, part: Part) -> bool:
+        """Tell whether the answer can do without `part`: it has shown nothing of it, and there are others."""
+        return part.look is None and len(self._parts) > 1
+
+    def remove(self, part: Part) -> None:
+        """Note that a message is gone."""
+        self._parts.remove(part)
+        self.removed.append(part.discord_id)

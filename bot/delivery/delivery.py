@@ -1,0 +1,217 @@
+"""Shows one growing answer in Discord messages, at a pace that Discord allows.
+
+Owns the one task that talks to the outbox for an answer: it does one request after another until Discord
+shows what the newest text asks for. Its clock is the event loop's. Knows nothing of models or storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from bot.delivery.board import Board, Delete, Edit, Look, Part, Request, Send
+from bot.delivery.outbox import Buttons, Outbox, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.delivery.render import render, with_note
+
+_log = logging.getLogger(__name__)
+
+EMPTY_ANSWER = "The answer is empty."
+"""The note below an answer that ended without any text."""
+REQUEST_TIMEOUT_S = 30.0
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 30.0
+
+
+class Outcome(Enum):
+    """How a delivery ended."""
+
+    SHOWN = auto()
+    """The complete answer is shown."""
+    GONE = auto()
+    """Somebody deleted the message or its channel."""
+    FORBIDDEN = auto()
+    """We may not write there any more."""
+    FAILED = auto()
+    """Discord did not take it in time, or something unexpected happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """What is on Discord now: ids of the messages that show the answer, and of those that do so no more."""
+
+    outcome: Outcome
+    parts: tuple[int, ...]
+    removed: tuple[int, ...] = ()
+
+
+class Delivery:
+    """The way of one answer to its readers. Use it on one event loop.
+
+    on_part: told position and Discord id of every message that is sent. min_interval_s: between two edits
+    of one message. existing_parts: messages to reuse, as when an answer is made anew; those not needed are
+    deleted at the end. give_up_after_s: how long `finish` may take.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        answer_id: int,
+        on_part: Callable[[int, int], Awaitable[None]],
+        min_interval_s: float = 1.3,
+        existing_parts: Sequence[int] = (),
+        give_up_after_s: float = 90.0,
+    ) -> None:
+        self.lost = asyncio.Event()
+        """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
+        self._outbox = outbox
+        self._answer_id = answer_id
+        self._on_part = on_part
+        self._min_interval_s = min_interval_s
+        self._give_up_after_s = give_up_after_s
+        self._board = Board(existing_parts)
+        self._newest: str | None = None
+        self._num_failures = 0
+        self._blocked_until_s = 0.0
+        self._worker: asyncio.Task[Outcome] | None = None
+        self._ending: asyncio.Task[DeliveryResult] | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the answer can no longer be shown."""
+        return self.lost.is_set()
+
+    def update(self, text: str) -> None:
+        """Show the whole text so far when it is time; a newer text takes its place. Blank: a placeholder."""
+        if self._ending is None and not self.is_lost:
+            self._newest = text
+            self._start()
+
+    async def finish(
+        self, text: str, *, note: str | None = None, buttons: Buttons = Buttons.REGENERATE
+    ) -> DeliveryResult:
+        """Show the complete text, `note` in small below it, and `buttons`; return how that went.
+
+        Goes on to the end even if the caller is cancelled. Called again it returns the first call's result.
+        """
+        if self._ending is None:
+            parts = render(text, final=True)
+            note = note or ("" if parts else EMPTY_ANSWER)
+            self._newest = None
+            self._board.want(with_note(parts, note) if note else parts, buttons, final=True)
+            self._ending = asyncio.create_task(self._end(), name=f"end of answer {self._answer_id}")
+        return await asyncio.shield(self._ending)
+
+    async def close(self) -> None:
+        """Give up whatever is still to be shown. Closing twice is fine."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+
+    def _start(self) -> asyncio.Task[Outcome]:
+        if self._worker is None or (self._worker.done() and not self.is_lost):
+            self._worker = asyncio.create_task(self._work(), name=f"delivery of answer {self._answer_id}")
+        return self._worker
+
+    async def _end(self) -> DeliveryResult:
+        worker = self._start()
+        done, _ = await asyncio.wait({worker}, timeout=self._give_up_after_s)
+        if not done:
+            _log.warning("Answer %d could not be shown completely in time.", self._answer_id)
+            worker.cancel()
+        outcome = worker.result() if done and not worker.cancelled() else Outcome.FAILED
+        return DeliveryResult(outcome, self._board.ids, tuple(self._board.removed))
+
+    async def _work(self) -> Outcome:
+        """Bring Discord to what is wanted until the end; whatever goes wrong ends here."""
+        try:
+            await self._show_all()
+        except OutboxGoneError:
+            return self._lose(Outcome.GONE)
+        except OutboxForbiddenError:
+            return self._lose(Outcome.FORBIDDEN)
+        except Exception:  # noqa: BLE001 - the edge of the task: the answer ends as one that failed
+            _log.exception("The delivery of answer %d failed.", self._answer_id)
+            return self._lose(Outcome.FAILED)
+        return Outcome.SHOWN
+
+    def _lose(self, outcome: Outcome) -> Outcome:
+        self.lost.set()
+        return outcome
+
+    async def _show_all(self) -> None:
+        """Do one request after another until nothing differs; the next text starts this anew."""
+        while True:
+            if self._newest is not None:
+                self._board.want(render(self._newest, final=False), Buttons.STOP, final=False)
+                self._newest = None
+            request = self._board.next_request()
+            if request is not None:
+                await self._do_when_due(request)
+            else:
+                return
+
+    async def _do_when_due(self, request: Request) -> None:
+        """Do `request`, or only wait for its time: by then a newer text may ask for something else."""
+        due_s = request.due_s if isinstance(request, Edit) else 0.0
+        wait_s = max(due_s, self._blocked_until_s) - _now_s()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+            return
+        try:
+            await self._do(request)
+        except (OutboxRetryError, TimeoutError) as error:
+            self._back_off(error.retry_after if isinstance(error, OutboxRetryError) else None)
+        else:
+            self._num_failures = 0
+
+    async def _do(self, request: Request) -> None:
+        match request:
+            case Send(look):
+                await self._send(look)
+            case Edit(part, look):
+                await self._edit(part, look)
+            case Delete(part):
+                await self._delete(part)
+
+    async def _send(self, look: Look) -> None:
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            discord_id = await self._outbox.send(look.content, buttons=look.buttons)
+        position = self._board.note_sent(discord_id, look, _now_s() + self._min_interval_s)
+        try:
+            await self._on_part(position, discord_id)
+        except Exception:  # noqa: BLE001 - the answer goes on, whatever its record says
+            _log.exception("A message of answer %d could not be recorded.", self._answer_id)
+
+    async def _edit(self, part: Part, look: Look) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self._outbox.edit(part.discord_id, look.content, buttons=look.buttons)
+        except OutboxGoneError:
+            if not self._board.is_expendable(part):
+                raise
+            self._board.remove(part)
+        else:
+            part.look = look
+            part.editable_at_s = _now_s() + self._min_interval_s
+
+    async def _delete(self, part: Part) -> None:
+        with contextlib.suppress(OutboxGoneError):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self._outbox.delete(part.discord_id)
+        self._board.remove(part)
+
+    def _back_off(self, retry_after_s: float | None) -> None:
+        backoff_s = min(FIRST_BACKOFF_S * 2**self._num_failures, LONGEST_BACKOFF_S)
+        wait_s = max(backoff_s, retry_after_s or 0.0, self._min_interval_s)
+        self._num_failures = min(self._num_failures + 1, 10)
+        self._blocked_until_s = _now_s() + wait_s
+        _log.info("Answer %d: Discord did not take a request; again in %.1f s.", self._answer_id, wait_s)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

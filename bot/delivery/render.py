@@ -1,0 +1,181 @@
+"""Turns an answer's text into the contents of the Discord messages that show it.
+
+Owns where a text is cut. A cut never falls inside a word, a link, a custom emoji, a mention, inline code,
+a fence marker or a grapheme cluster, unless that alone is longer than a message (inline code and links:
+than `markup.MAX_SPAN`); a block of code that is cut is closed and opened anew with its language. A place to
+cut is chosen from the message it ends and one character more, so parts are stable: while a text grows, no
+part but the last ever changes. Takes time in proportion to the text. Pure; knows nothing of sending.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+
+from bot.delivery.fence import MAX_MARKER, Fence
+from bot.delivery.graphemes import is_boundary
+from bot.delivery.markup import Scan, scan
+
+MAX_LENGTH = 2000
+"""Of a Discord message, in UTF-16 units: never fewer than code points, which Discord is said to count."""
+_ROOM = MAX_LENGTH - MAX_MARKER - 1
+"""Of a part before the marker that may have to close its code. Held free in every part, so that what comes
+later cannot move a cut."""
+_MAX_NOTE = 500
+
+_WIDE = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WIDE_ENDS = "\u3001\u3002\u300d\u300f\u3011\u300b\u3009\uff09\uff0c\uff01\uff1f\uff1a\uff1b"
+_WIDE_BEGINS = "\u300c\u300e\u3010\u300a\u3008\uff08"
+_WIDE_LEANS = "々ーゝゞヽヾぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ"
+"""Chinese and Japanese, written without spaces: a line may end almost anywhere, but no line begins with a
+mark that ends something or leans on the character before it, or ends with a mark that begins something."""
+
+_PLACES = (
+    (0.75, re.compile(r"\n[ \t\r]*\n")),
+    (0.5, re.compile(r"\n")),
+    (0.0, re.compile(rf"\s+|(?<=[{_WIDE}{_WIDE_ENDS}])(?![{_WIDE_LEANS}])(?=[{_WIDE}{_WIDE_BEGINS}])")),
+)
+"""Where a part may end, the best first, each from the share of a full part from which on it is taken."""
+_WHITESPACE = re.compile(r"\s*")
+_BLANK_LINES = re.compile(r"(?:[ \t\r]*+\n)*+")
+_HEADING = re.compile(r"[ \t]*#{1,3} ")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One part: `text[start:end]`, between what opens and what closes a block of code that is cut."""
+
+    start: int
+    end: int
+    head: str = ""
+    tail: str = ""
+
+    def show(self, text: str) -> str:
+        """Return the content of the message."""
+        return f"{self.head}{text[self.start : self.end]}{self.tail}"
+
+
+def render(text: str, *, final: bool) -> list[str]:
+    """Return the parts that show `text`; none for a blank text.
+
+    Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
+    the next characters are there (a run of backticks, an opening fence without code) is not shown yet.
+    """
+    return [piece.show(text) for piece in split(text, final=final)]
+
+
+def with_note(parts: list[str], note: str) -> list[str]:
+    """Return `parts` with `note` as a small line below, in a part of its own where the last has no room."""
+    line = "-# " + " ".join(note.split())[:_MAX_NOTE]
+    if parts and _num_units(parts[-1]) + 1 + _num_units(line) <= MAX_LENGTH:
+        return [*parts[:-1], f"{parts[-1]}\n{line}"]
+    return [*parts, line]
+
+
+def split(text: str, *, final: bool) -> list[Piece]:
+    """Cut `text` into pieces. Between two pieces lies whitespace, and maybe a fence marker that closes."""
+    pieces: list[Piece] = []
+    fence: Fence | None = None
+    end = len(text.rstrip())
+    start = _skip(_WHITESPACE, text, 0)
+    while start < end:
+        head = fence.head if fence else ""
+        stop = _full_at(text, start, end, _ROOM - len(head))
+        if stop == end:
+            pieces += _last_piece(text, start, end, fence, final=final)
+            break
+        first = _skip(_WHITESPACE, text, start)
+        if first - start > (stop - start) // 2:  # hardly more than whitespace in code: no part shows that
+            start = first
+            continue
+        found = scan(text, start, stop + 1, fence, complete=False)
+        cut = _choose_cut(text, start, first, stop, found)
+        fence = found.fence_at(cut)
+        piece_end = start + len(text[start:cut].rstrip())
+        pieces.append(Piece(start, piece_end, head, fence.tail if fence else ""))
+        start, fence = _resume(text, cut, fence)
+    return pieces
+
+
+def _full_at(text: str, start: int, end: int, room: int) -> int:
+    """Return where a part that begins at `start` and has `room` UTF-16 units must end at the latest."""
+    window = text[start : min(start + room, end)]
+    if window.isascii():
+        return start + len(window)
+    units = window.encode("utf-16-le", "replace")
+    return start + len(units[: 2 * room].decode("utf-16-le", "ignore"))
+
+
+def _choose_cut(text: str, start: int, first: int, stop: int, found: Scan) -> int:
+    """Return the best place after `text[first]`, and at `stop` at the latest, to end a part at."""
+    latest = stop
+    if found.held is not None and found.held > first:
+        latest = min(stop, found.held)
+    if found.opened_at is not None and found.opened_at - start > (stop - start) // 2:
+        latest = min(latest, found.opened_at)  # a block of code that begins late stays whole
+    kept = bytearray(stop + 2 - start)
+    for begin, end in found.atoms:
+        end = min(end, stop + 2)
+        kept[begin + 1 - start : end - start] = b"\1" * (end - begin - 1)
+
+    for share, place in _PLACES:
+        earliest = max(first + 1, start + int((stop - start) * share))
+        for match in reversed(list(place.finditer(text, earliest, latest + 1))):
+            cut = match.start()
+            if kept[cut - start] or not is_boundary(text, cut, start):
+                continue
+            if found.fence_at(cut) or not _is_after_heading(text, start, cut):
+                return cut
+    return _cut_anywhere(text, start, range(latest, first, -1), kept)
+
+
+def _cut_anywhere(text: str, start: int, places: range, kept: bytearray) -> int:
+    """Return the first place between two characters, if need be inside something too long for a part."""
+    whole = (cut for cut in places if not kept[cut - start] and is_boundary(text, cut, start))
+    broken = (cut for cut in places if is_boundary(text, cut, start))
+    return next(itertools.chain(whole, broken, places))
+
+
+def _is_after_heading(text: str, start: int, cut: int) -> bool:
+    """Tell whether the line that ends at `cut` is a heading, which belongs to what follows."""
+    before = text[start:cut].rstrip()
+    return "\n" in before and _HEADING.match(before, before.rindex("\n") + 1) is not None
+
+
+def _resume(text: str, cut: int, fence: Fence | None) -> tuple[int, Fence | None]:
+    """Return where the next part begins, and the block of code that it begins in."""
+    if fence is not None:
+        start = _skip(_BLANK_LINES, text, cut)
+        closing = fence.closing_at_start.match(text, start)
+        if closing is None:
+            return start, fence
+        cut = closing.end()
+    return _skip(_WHITESPACE, text, cut), None
+
+
+def _skip(blank: re.Pattern[str], text: str, start: int) -> int:
+    """Return where `blank` ends, one less where its last character carries a mark."""
+    match = blank.match(text, start)
+    end = match.end() if match else start
+    return end if end == start or is_boundary(text, end, end - 1) else end - 1
+
+
+def _last_piece(text: str, start: int, end: int, fence: Fence | None, *, final: bool) -> list[Piece]:
+    """Return the piece that shows the rest of `text`; none where nothing of it can be shown yet."""
+    head = fence.head if fence else ""
+    found = scan(text, start, end, fence, complete=True)
+    has_code = found.opened_at is None or bool(text[found.code_from : end].strip())
+    if not final:
+        if end == len(text) and not found.is_closed_at(end):
+            end = start + len(text[start:end].rstrip("`"))
+        if found.opened_at is not None and not has_code:
+            end = min(end, found.opened_at)
+        end = start + len(text[start:end].rstrip())
+    fence = found.fence_at(end)
+    tail = fence.tail if fence and has_code else ""
+    return [Piece(start, end, head, tail)] if end > start else []
+
+
+def _num_units(text: str) -> int:
+    return len(text.encode("utf-16-le", "replace")) // 2

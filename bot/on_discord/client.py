@@ -1,0 +1,142 @@
+"""The bot on Discord: events in, answers out.
+
+Owns the connection and the background work around it; asks for no privileged intent. What a message means
+is `mentions`, what happens with it `chat`. One event's fault never reaches another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import discord
+
+from bot.conversation.mentions import is_for_us, readable
+from bot.conversation.service import ChatService, Question
+from bot.errors import is_expected, sentence_for
+from bot.on_discord.buttons import RegenerateButton, StopButton
+from bot.on_discord.command_sync import sync_commands
+from bot.on_discord.commands import Commands
+from bot.on_discord.controls import AnswerControls
+from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
+from bot.on_discord.discord_outbox import SILENT, Channel
+from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
+from bot.on_discord.interactions import ref_of
+from bot.on_discord.interrupted import mark_interrupted
+from storage.errors import DuplicateMessageError, StorageError
+
+_log = logging.getLogger(__name__)
+
+
+class LlamacordClient(discord.Client):
+    """The bot. Closes `chat` when it is closed; closing twice is fine."""
+
+    def __init__(self, chat: ChatService, *, edit_interval_s: float = EDIT_INTERVAL_S) -> None:
+        super().__init__(
+            intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
+            allowed_mentions=SILENT,
+            max_messages=None,
+        )
+        self.chat = chat
+        self.tree = Commands(self, chat)
+        self.controls = AnswerControls(chat, self._answer_in)
+        self._edit_interval_s = edit_interval_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def setup_hook(self) -> None:
+        """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
+        self.add_dynamic_items(StopButton, RegenerateButton)
+        try:
+            interrupted = await self.chat.interrupt_pending()
+        except StorageError as error:
+            _log.error("Answers of the last run could not be looked up: %s", error)
+            interrupted = []
+        self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
+        self._keep(self._sync())
+
+    async def close(self) -> None:
+        """End every answer while it can still be shown, then the connection."""
+        await self.chat.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await super().close()
+
+    async def on_message(self, message: discord.Message) -> None:
+        """Answer what is meant for us."""
+        if self.user is None:
+            return
+        bot = bot_of(self.user, message.guild)
+        if not is_for_us(incoming_of(message), bot):
+            return
+        if not may_answer(message):
+            _log.info("A question was left alone: no permission to answer there")
+            return
+        question = Question(
+            conversation=ref_of(message.channel.id, message.channel, _guild_id(message)),
+            discord_id=message.id,
+            author_id=message.author.id,
+            author_name=message.author.display_name,
+            content=readable(message.content, bot, names_of(message)),
+            created_at=message.created_at,
+        )
+        await self._ask(message, question)
+
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        """Forget what people delete."""
+        await self._forget(payload.channel_id, payload.message_id)
+
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        """Forget what moderators clear."""
+        for message_id in sorted(payload.message_ids):
+            await self._forget(payload.channel_id, message_id)
+
+    async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Log a fault in an event; its arguments hold content and stay out of the log."""
+        _log.exception("The event %s failed", event_method)
+
+    async def _ask(self, message: discord.Message, question: Question) -> None:
+        try:
+            await self.chat.ask(question, self._answer_in(message.channel, message.id))
+        except DuplicateMessageError:
+            _log.info("A question arrived twice")
+        except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
+            if not is_expected(error):
+                _log.exception("A question could not be taken")
+            await self._refuse(message, sentence_for(error))
+
+    async def _refuse(self, message: discord.Message, sentence: str) -> None:
+        reference = message.to_reference(fail_if_not_exists=False)
+        try:
+            await message.channel.send(sentence, reference=reference, allowed_mentions=SILENT)
+        except (discord.DiscordException, OSError) as error:
+            _log.warning("A refusal could not be sent: %s", type(error).__name__)
+
+    async def _forget(self, channel_id: int, message_id: int) -> None:
+        try:
+            await self.chat.message_deleted(channel_id, message_id)
+        except StorageError as error:
+            _log.error("A deleted message could not be forgotten: %s", error)
+
+    def _answer_in(self, channel: Channel, trigger_id: int | None) -> DiscordAnswer:
+        return DiscordAnswer(
+            channel, trigger_id, self.chat.conversations, edit_interval_s=self._edit_interval_s
+        )
+
+    async def _sync(self) -> None:
+        await sync_commands(self.tree)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("Background work failed", exc_info=error)
+
+
+def _guild_id(message: discord.Message) -> int | None:
+    return None if message.guild is None else message.guild.id

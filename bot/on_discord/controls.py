@@ -1,0 +1,55 @@
+"""What the buttons below an answer do: who may press them, and on which answer.
+
+The id in a button is not trusted: it counts only if the message with the button shows that answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import discord
+
+from bot.conversation.permissions import may_steer
+from bot.conversation.service import ChatService
+from bot.errors import NotAllowedError, NotOfThisMessageError
+from bot.on_discord.discord_answer import DiscordAnswer
+from bot.on_discord.discord_outbox import Channel
+from bot.on_discord.interactions import Interaction, acknowledge, actor_of, reporting, say
+
+MakeAnswer = Callable[[Channel, int | None], DiscordAnswer]
+
+
+class AnswerControls:
+    """Carries out the presses of Stop and Regenerate."""
+
+    def __init__(self, chat: ChatService, make_answer: MakeAnswer) -> None:
+        self._chat = chat
+        self._make_answer = make_answer
+
+    async def stop(self, interaction: Interaction, answer_id: int) -> None:
+        """End a running or waiting answer."""
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            await self._check(interaction, answer_id)
+            if not self._chat.stop(answer_id):
+                await say(interaction, "This answer has ended already.")
+
+    async def regenerate(self, interaction: Interaction, answer_id: int) -> None:
+        """Make another answer in the same messages."""
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            message = await self._check(interaction, answer_id)
+            trigger_id = None if message.reference is None else message.reference.message_id
+            view = self._make_answer(message.channel, trigger_id)
+            await self._chat.regenerate(message.channel.id, answer_id, view)
+
+    async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
+        """Return the message with the button. Raises where the press does not count."""
+        message = interaction.message
+        if message is None or not await self._chat.is_shown_by(answer_id, message.id):
+            raise NotOfThisMessageError
+        if not may_steer(actor_of(interaction), await self._chat.asker_of(answer_id)):
+            raise NotAllowedError(
+                "Only the person who asked, or a moderator (Manage Messages), may use this button."
+            )
+        return message

@@ -1,0 +1,127 @@
+"""Shows one answer in a Discord channel: delivery, typing, and the record of which messages show it.
+
+An `AnswerView` of the conversation service. Knows nothing of how the answer is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import discord
+
+from bot.conversation.jobs import Ending
+from bot.delivery.delivery import Delivery
+from bot.delivery.outbox import Buttons
+from bot.on_discord.discord_outbox import Channel, DiscordOutbox
+from storage.conversations import Conversations
+from storage.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+TYPING_INTERVAL_S = 8.0
+"""Discord shows typing for 10 seconds."""
+EDIT_INTERVAL_S = 1.3
+"""Fewer than 5 edits in 5 seconds."""
+
+
+class DiscordAnswer:
+    """One answer on its way into a channel."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        trigger_id: int | None,
+        conversations: Conversations,
+        *,
+        edit_interval_s: float = EDIT_INTERVAL_S,
+    ) -> None:
+        self._channel = channel
+        self._trigger_id = trigger_id
+        self._conversations = conversations
+        self._edit_interval_s = edit_interval_s
+        self._answer_id = 0
+        self._part_ids: list[int] = []
+        self._outbox: DiscordOutbox | None = None
+        self._delivery: Delivery | None = None
+        self._typing: asyncio.Task[None] | None = None
+
+    @property
+    def part_ids(self) -> Sequence[int]:
+        """The messages that show the answer."""
+        return self._part_ids
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the answer can no longer be shown."""
+        return self._delivery is not None and self._delivery.is_lost
+
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
+        """Learn which answer is shown, and the messages that show it already."""
+        self._answer_id = answer_id
+        self._part_ids = list(parts)
+        self._outbox = DiscordOutbox(self._channel, answer_id=answer_id, trigger_id=self._trigger_id)
+        self._delivery = Delivery(
+            self._outbox,
+            answer_id=answer_id,
+            on_part=self._attach,
+            min_interval_s=self._edit_interval_s,
+            existing_parts=parts,
+        )
+
+    def waiting(self, place: int) -> None:
+        """Show the place in the queue."""
+        self.update(f"-# Waiting: place {place} in this conversation's queue.")
+
+    def working(self) -> None:
+        """Show typing until the end."""
+        self._typing = asyncio.create_task(self._keep_typing())
+        if self._part_ids:
+            self.update("")
+
+    def update(self, text: str) -> None:
+        """Show the text so far."""
+        if self._delivery is not None:
+            self._delivery.update(text)
+
+    async def finish(self, ending: Ending) -> None:
+        """Show the ending, unless nobody can see it."""
+        await self._stop_typing()
+        if self._delivery is None or self._outbox is None:
+            return
+        if self.is_lost:
+            _log.info("Answer %d ended out of sight: its messages are gone or closed to us", self._answer_id)
+        self._outbox.answer_id = ending.answer_id
+        buttons = Buttons.REGENERATE if ending.can_regenerate else Buttons.NONE
+        result = await self._delivery.finish(ending.text, note=ending.note, buttons=buttons)
+        for discord_id in result.removed:
+            await self._detach(discord_id)
+
+    async def _attach(self, position: int, discord_id: int) -> None:
+        """Record that a message shows a part; an answer goes on without the record."""
+        if discord_id not in self._part_ids:
+            self._part_ids.append(discord_id)
+        try:
+            await self._conversations.attach_part(self._answer_id, discord_id, position)
+        except StorageError as error:
+            _log.warning("Answer %d: part %d was not recorded: %s", self._answer_id, position, error)
+
+    async def _detach(self, discord_id: int) -> None:
+        try:
+            await self._conversations.detach_part(discord_id)
+        except StorageError as error:
+            _log.warning("Answer %d: a part that is gone was not forgotten: %s", self._answer_id, error)
+
+    async def _keep_typing(self) -> None:
+        try:
+            while True:
+                await self._channel.typing()
+                await asyncio.sleep(TYPING_INTERVAL_S)
+        except (discord.DiscordException, OSError) as error:
+            _log.debug("Typing could not be shown: %s", type(error).__name__)
+
+    async def _stop_typing(self) -> None:
+        if self._typing is not None:
+            self._typing.cancel()
+            await asyncio.gather(self._typing, return_exceptions=True)

@@ -1,0 +1,121 @@
+"""The `Outbox` on discord.py: replies, edits, buttons, and Discord's errors in our words.
+
+Mentions are switched off on every send and every edit, because an edit rebuilds them. Knows nothing of
+pacing and of what the texts mean.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import aiohttp
+import discord
+
+from bot.delivery.outbox import Buttons, OutboxError, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.on_discord.buttons import answer_view
+
+_log = logging.getLogger(__name__)
+
+SILENT = discord.AllowedMentions.none()
+Channel = (
+    discord.TextChannel
+    | discord.VoiceChannel
+    | discord.StageChannel
+    | discord.Thread
+    | discord.DMChannel
+    | discord.GroupChannel
+    | discord.PartialMessageable
+)
+"""Where a message can be, as discord.py has it."""
+
+_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD = 10003, 10008, 50083
+_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD}
+_NO_REPLY_WITHOUT_HISTORY = 160002
+
+
+class DiscordOutbox:
+    """Where one answer is written.
+
+    `answer_id` is what its buttons carry. `trigger_id` is the message that the first one sent replies to.
+    """
+
+    def __init__(self, channel: Channel, *, answer_id: int, trigger_id: int | None) -> None:
+        self.answer_id = answer_id
+        self._nonce_base = answer_id
+        self._channel = channel
+        self._trigger_id = trigger_id
+        self._num_sent = 0
+
+    async def send(self, content: str, *, buttons: Buttons) -> int:
+        """Send a message and return its id. A repeated attempt never makes a second message."""
+        reference = self._reference()
+        # Until the send succeeds the nonce stays the same, so that Discord recognises a repetition.
+        nonce = f"{self._nonce_base}-{self._num_sent}"
+        with _translated():
+            try:
+                message = await self._send(content, buttons, nonce, reference)
+            except discord.HTTPException as error:
+                if reference is None or error.code != _NO_REPLY_WITHOUT_HISTORY:
+                    raise
+                message = await self._send(content, buttons, nonce, None)
+        self._trigger_id = None
+        self._num_sent += 1
+        return message.id
+
+    async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
+        """Replace content and buttons of a message."""
+        view = answer_view(self.answer_id, buttons)
+        with _translated():
+            await self._message(discord_id).edit(content=content, view=view, allowed_mentions=SILENT)
+
+    async def delete(self, discord_id: int) -> None:
+        """Delete a message; one that is deleted already is what is wanted."""
+        with _translated(), suppress(discord.NotFound):
+            await self._message(discord_id).delete()
+
+    def _message(self, discord_id: int) -> discord.PartialMessage:
+        return discord.PartialMessage(channel=self._channel, id=discord_id)
+
+    def _reference(self) -> discord.MessageReference | None:
+        if self._trigger_id is None:
+            return None
+        return discord.MessageReference(
+            message_id=self._trigger_id, channel_id=self._channel.id, fail_if_not_exists=False
+        )
+
+    async def _send(
+        self, content: str, buttons: Buttons, nonce: str, reference: discord.MessageReference | None
+    ) -> discord.Message:
+        view = answer_view(self.answer_id, buttons) or discord.utils.MISSING
+        return await self._channel.send(
+            content,
+            view=view,
+            nonce=nonce,
+            reference=reference,  # type: ignore[arg-type]  # None is what leaves it out
+            allowed_mentions=SILENT,
+        )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn discord.py's errors into the outbox's."""
+    try:
+        yield
+    except discord.RateLimited as error:
+        raise OutboxRetryError(error.retry_after) from error
+    except discord.HTTPException as error:
+        raise _outbox_error(error) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise OutboxRetryError from error
+
+
+def _outbox_error(error: discord.HTTPException) -> OutboxError:
+    if error.code in _GONE or isinstance(error, discord.NotFound):
+        return OutboxGoneError("The message or its channel was deleted.")
+    if isinstance(error, discord.Forbidden):
+        return OutboxForbiddenError("The permission to write there was lost.")
+    if error.status != 429 and error.status < 500:
+        _log.error("Discord refused a message: status %d, code %d", error.status, error.code)
+    return OutboxRetryError()

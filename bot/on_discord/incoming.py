@@ -1,0 +1,49 @@
+"""Discord's message objects to the plain values that `mentions` decides on."""
+
+from __future__ import annotations
+
+import discord
+
+from bot.conversation.mentions import Bot, Incoming, Names
+
+
+def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:
+    """Return who we are in this server."""
+    role = None if guild is None else guild.self_role
+    name = user.display_name if guild is None else guild.me.display_name
+    return Bot(user.id, name, None if role is None else role.id)
+
+
+def incoming_of(message: discord.Message) -> Incoming:
+    """Return what decides whether a message is for us."""
+    replied = None if message.reference is None else message.reference.resolved
+    return Incoming(
+        author_id=message.author.id,
+        is_bot=message.author.bot,
+        is_webhook=message.webhook_id is not None,
+        is_ordinary=message.type in (discord.MessageType.default, discord.MessageType.reply),
+        is_direct=message.guild is None,
+        mentioned_user_ids=frozenset(user.id for user in message.mentions),
+        mentioned_role_ids=frozenset(role.id for role in message.role_mentions),
+        replied_author_id=replied.author.id if isinstance(replied, discord.Message) else None,
+    )
+
+
+def names_of(message: discord.Message) -> Names:
+    """Return what the ids in a message stand for."""
+    return Names(
+        users={user.id: user.display_name for user in message.mentions},
+        roles={role.id: role.name for role in message.role_mentions},
+        channels={channel.id: channel.name for channel in message.channel_mentions},
+    )
+
+
+def may_answer(message: discord.Message) -> bool:
+    """Tell whether we may write where the message is; unknown counts as yes, Discord will say."""
+    channel = message.channel
+    if message.guild is None or not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
+        return True
+    permissions = channel.permissions_for(message.guild.me)
+    if isinstance(channel, discord.Thread):
+        return permissions.view_channel and permissions.send_messages_in_threads
+    return permissions.view_channel and permissions.send_messages

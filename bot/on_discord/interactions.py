@@ -1,0 +1,79 @@
+"""Small helpers around a Discord interaction: who acts, where, and answering in time, always.
+
+Knows nothing of commands and buttons.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import discord
+
+from bot.conversation.permissions import Actor
+from bot.errors import is_expected, sentence_for
+from storage.conversations import ConversationKind, ConversationRef
+
+_log = logging.getLogger(__name__)
+
+Interaction = discord.Interaction[discord.Client]
+
+
+def actor_of(interaction: Interaction) -> Actor:
+    """Return who acts, with the permissions that Discord resolved for this channel."""
+    return Actor(
+        user_id=interaction.user.id,
+        is_direct=interaction.guild_id is None,
+        can_manage_messages=interaction.permissions.manage_messages,
+    )
+
+
+def conversation_of(interaction: Interaction) -> ConversationRef:
+    """Return the conversation that the interaction happened in."""
+    channel_id = interaction.channel_id or 0
+    return ref_of(channel_id, interaction.channel, interaction.guild_id)
+
+
+def ref_of(channel_id: int, channel: object, guild_id: int | None) -> ConversationRef:
+    """Return the conversation of a channel; a thread is one of its own."""
+    if guild_id is None:
+        return ConversationRef(channel_id, ConversationKind.DIRECT, None)
+    kind = ConversationKind.THREAD if isinstance(channel, discord.Thread) else ConversationKind.CHANNEL
+    return ConversationRef(channel_id, kind, guild_id)
+
+
+async def say(interaction: Interaction, text: str) -> None:
+    """Answer so that only the person who acts sees it. Never raises."""
+    silent = discord.AllowedMentions.none()
+    try:
+        if not interaction.response.is_done():
+            await interaction.response.send_message(text, ephemeral=True, allowed_mentions=silent)
+        elif interaction.type is discord.InteractionType.component:
+            await interaction.followup.send(text, ephemeral=True, allowed_mentions=silent)
+        else:
+            await interaction.edit_original_response(content=text, allowed_mentions=silent)
+    except discord.HTTPException as error:
+        _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
+
+
+async def acknowledge(interaction: Interaction) -> None:
+    """Tell Discord within its 3 seconds that an answer follows. Never raises."""
+    try:
+        if interaction.type is discord.InteractionType.component:
+            await interaction.response.defer()
+        else:
+            await interaction.response.defer(ephemeral=True)
+    except discord.HTTPException as error:
+        _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+
+@asynccontextmanager
+async def reporting(interaction: Interaction) -> AsyncIterator[None]:
+    """Turn any exception of the body into a sentence for the person who acts."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
+        if not is_expected(error):
+            _log.exception("An interaction failed")
+        await say(interaction, sentence_for(error))

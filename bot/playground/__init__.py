@@ -1,0 +1,1 @@
+"""The very same bot on a simulated Discord in the local browser."""

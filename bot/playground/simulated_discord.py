@@ -1,0 +1,128 @@
+"""The playground's Discord: a server with two channels, a member and a moderator, and the bot.
+
+Owns who and what is there, and the running bot. Knows nothing of how simcord is made to run live, nor of
+browsers. Import it only after `bot.playground.serve` found the right simcord.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from zoneinfo import available_timezones
+
+import discord
+import simcord
+
+from bot.playground.live_simcord import LiveEnv, LivePreview, Seat, cheap_pages
+
+BOT_NAME = "Llamacord"
+
+_READY_TIMEOUT_S = 10.0
+_QUIET_S = 2.0  # longer than the pause between two edits of a streaming answer
+
+
+class SimulatedDiscord:
+    """The people, the channels, and the page on which to meet the bot."""
+
+    def __init__(self, env: LiveEnv, *, port: int) -> None:
+        env.backend.bot_user.name = BOT_NAME
+        guild = env.create_guild("Playground")
+        topic = f"Write @{BOT_NAME} and a question, or / for its commands."
+        rooms = [guild.create_text_channel(name, topic=topic) for name in ("general", "random")]
+        mia, max_ = (env.create_user(name.lower(), global_name=name) for name in ("Mia", "Max"))
+        moderators = guild.create_role("Moderators", permissions=discord.Permissions(manage_messages=True))
+        self.room = rooms[0]
+        self.people = {
+            "member": guild.add_member(mia),
+            "moderator": guild.add_member(max_, roles=[moderators]),
+        }
+        self._mentions = _TypedMentions(
+            {BOT_NAME: f"<@{env.backend.bot_user.id}>", "Mia": mia.mention, "Max": max_.mention}
+        )
+        seats = [
+            *_seats("Mia (member)", self.people["member"], rooms),
+            *_seats("Max (moderator)", self.people["moderator"], rooms),
+        ]
+        self.page = LivePreview(
+            env,
+            seats,
+            title=BOT_NAME,
+            timezone=_local_timezone(),
+            read_typed=self._mentions.resolve,
+            port=port,
+        )
+
+    async def ask(self, who: str, text: str, *, timeout_s: float) -> None:
+        """Write as one of the people and wait until the bot's answer is complete.
+
+        An answer is complete when it has no Stop button and did not change for two seconds. Raises
+        TimeoutError where it is not by then.
+        """
+        question = await self.people[who].send(self.room, self._mentions.resolve(text))
+        async with asyncio.timeout(timeout_s):
+            seen: list[object] = []
+            quiet_s = 0.0
+            while quiet_s < _QUIET_S or not seen or self._is_streaming(question.id):
+                await asyncio.sleep(0.1)
+                now: list[object] = [(answer.id, answer.content) for answer in self._answers(question.id)]
+                quiet_s = quiet_s + 0.1 if now == seen else 0.0
+                seen = now
+
+    def _answers(self, question_id: int) -> list[discord.Message]:
+        return [message for message in self.room.history() if message.id > question_id and message.author.bot]
+
+    def _is_streaming(self, question_id: int) -> bool:
+        return any(
+            isinstance(button, discord.Button) and "stop" in (button.label or "").casefold()
+            for answer in self._answers(question_id)
+            for row in answer.components
+            if isinstance(row, discord.ActionRow)
+            for button in row.children
+        )
+
+
+@contextlib.asynccontextmanager
+async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[SimulatedDiscord]:
+    """Run a bot in a simulated Discord and serve its page on a loopback port (0 takes any free one)."""
+    env = LiveEnv(client)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        world = SimulatedDiscord(env, port=port)
+        await env.start()
+        stack.push_async_callback(env.shutdown)
+        stack.push_async_callback(client.close)  # before the shutdown: a closing bot may still have to speak
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await client.wait_until_ready()
+        stack.enter_context(cheap_pages())
+        await stack.enter_async_context(world.page)
+        publisher = asyncio.create_task(world.page.keep_fresh(), name="playground-publisher")
+        stack.callback(publisher.cancel)
+        yield world
+
+
+class _TypedMentions:
+    """Turns `@Name`, as people type it, into Discord's mention; a browser has no picker for it."""
+
+    def __init__(self, mentions: Mapping[str, str]) -> None:
+        self._mentions = {name.casefold(): mention for name, mention in mentions.items()}
+        names = "|".join(re.escape(name) for name in sorted(mentions, key=len, reverse=True))
+        self._pattern = re.compile(rf"(?<![\w<])@({names})(?!\w)", re.IGNORECASE)
+
+    def resolve(self, text: str) -> str:
+        """Return the text as Discord's own client would send it."""
+        return self._pattern.sub(lambda match: self._mentions[match[1].casefold()], text)
+
+
+def _seats(label: str, person: simcord.MemberActor, rooms: list[simcord.ChannelHandle]) -> list[Seat]:
+    seats = [Seat(f"{person.id}-{room.id}", f"{label} in #{room.name}", person, room) for room in rooms]
+    direct = person.user.dm_channel
+    return [*seats, Seat(f"{person.id}-{direct.id}", f"{label} in a direct message", person.user, direct)]
+
+
+def _local_timezone() -> str:
+    """Return the IANA name of this machine's time zone, or UTC where none can be told."""
+    place = os.environ.get("TZ", "").lstrip(":") or str(Path("/etc/localtime").resolve())
+    name = place.rpartition("zoneinfo/")[2]
+    return name if name in available_timezones() else "UTC"

@@ -1,0 +1,225 @@
+"""What every way of cutting must keep: lengths, completeness, stability, and whatever belongs together."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bot.delivery.markup import scan
+from bot.delivery.render import MAX_LENGTH, render, split, with_note
+
+CONSTRUCTS = [
+    "[the whole text](https://example.org/a_(b)?q=1)",
+    '![a b](https://example.org/x "with a title")',
+    "https://example.org/path/that/is?quite=long&indeed#yes",
+    "<https://example.org/漢字漢字漢字>",
+    "<:llama:123456789012345678>",
+    "<a:dance_9:123456789012345678>",
+    "<@123456789012345678>",
+    "<@!123456789012345678>",
+    "<#123456789012345678>",
+    "<@&123456789012345678>",
+    "<t:1618953630:R>",
+    "</settings show:123456789012345678>",
+    "`inline code with spaces`",
+    "``inline ` code``",
+    "```one line of code```",
+]
+CLUSTERS = [
+    "👩‍👩‍👧‍👦",
+    "👍🏽",
+    "🏳️‍🌈",
+    "🇩🇪",
+    "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
+    "1️⃣",
+    "e\u0301\u0323",
+    "각",
+    "नि",
+    "क्ष",
+    "กำ",
+    "x\u0308\u200d\u0308",
+]
+FRAGMENTS = [
+    *CONSTRUCTS,
+    *CLUSTERS,
+    *("word ", "another, ", "\n", "\n\n", "    ", "- item\n", "1. item\n", "# Heading\n", "| a | b |\n", "x"),
+    *(
+        "```",
+        "```py\n",
+        "\n```\n",
+        "````md\n",
+        "\n````\n",
+        "~~~\n",
+        "~~~sh\n",
+        "    ```js\n",
+        "text ```\n",
+        "> ```\n",
+    ),
+    *(
+        "`",
+        "``",
+        "`````````",
+        "[",
+        "](",
+        "<",
+        "<@1",
+        "http://",
+        "漢字。",
+        "「漢」",
+        "x" * 300,
+        "\r\n",
+        "\u00a0",
+    ),
+]
+
+fragments = st.sampled_from(FRAGMENTS) | st.text(max_size=12)
+runs = st.tuples(fragments, st.integers(1, 120)).map(lambda run: run[0] * run[1])
+markdown = st.lists(st.one_of(fragments, fragments, runs), max_size=40).map("".join)
+long_markdown = st.lists(st.one_of(fragments, runs), min_size=5, max_size=60).map("".join)
+many = settings(max_examples=300, deadline=None)
+
+
+def num_units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+@many
+@given(markdown | long_markdown, st.booleans())
+@example("x" * 100_000, True)
+@example("😀" * 3000, True)
+@example("`" * 5000, False)
+@example("~~~\n" + " " * 5000 + "x", True)
+@example("```\n" + "\n" * 1500 + "```\n" + "y " * 1000, False)
+def test_every_part_can_be_sent(text: str, final: bool) -> None:
+    for part in render(text, final=final):
+        assert part.strip()
+        assert num_units(part) <= MAX_LENGTH
+
+
+@many
+@given(markdown | long_markdown)
+def test_the_pieces_together_are_the_text(text: str) -> None:
+    pieces = split(text, final=True)
+    at = 0
+    for index, piece in enumerate(pieces):
+        gap = text[at : piece.start]
+        closed_by = pieces[index - 1].tail.strip()[:1] if index else ""
+        assert re.fullmatch(rf"\s*{closed_by or 'x'}{{0,8}}\s*", gap)
+        assert not gap.strip() or closed_by, "only the marker that closes an already closed block is left out"
+        at = piece.end
+        if index:
+            assert bool(piece.head) == bool(pieces[index - 1].tail and not gap.strip())
+        assert piece.show(text) == piece.head + text[piece.start : piece.end] + piece.tail
+    assert not text[at:].strip()
+    assert bool(pieces) == bool(text.strip())
+
+
+@many
+@given(long_markdown, st.lists(st.floats(0, 1), min_size=1, max_size=6), st.booleans())
+def test_no_part_but_the_last_ever_changes(text: str, shares: list[float], final: bool) -> None:
+    shown: list[str] = []
+    for length in [*sorted(int(share * len(text)) for share in shares), len(text)]:
+        parts = render(text[:length], final=final and length == len(text))
+        assert parts[: len(shown[:-1])] == shown[:-1]
+        assert len(parts) >= len(shown), "a message that was sent is never taken back"
+        shown = parts
+
+
+@pytest.mark.parametrize("unit", ["x", "word ", "`a b` [c d](e) ", "漢字", "x\n", "```py\ncode\n```\n", "🇩🇪"])
+def test_no_part_but_the_last_ever_changes_character_by_character(unit: str) -> None:
+    text = ("intro " * 300 + unit * 700)[:4200]
+    shown: list[str] = []
+    for length in range(1700, len(text)):
+        parts = render(text[:length], final=False)
+        assert parts[: len(shown) - 1] == shown[:-1]
+        assert len(parts) >= len(shown)
+        shown = parts
+
+
+@many
+@given(markdown | long_markdown)
+def test_no_part_leaves_a_block_of_code_open(text: str) -> None:
+    for part in render(text, final=False):
+        assert scan(part, 0, len(part), None, complete=True).fence is None
+
+
+@pytest.mark.parametrize("construct", CONSTRUCTS + CLUSTERS)
+@pytest.mark.parametrize("filler", ["word ", "x", "漢", "line of text\n", "😀"])
+@pytest.mark.parametrize("separator", ["", " "])
+def test_what_belongs_together_is_never_cut(construct: str, filler: str, separator: str) -> None:
+    for position in [*range(950, 1000, 3), *range(1920, 1996)]:
+        before = (filler * position)[:position] + separator
+        text = before + construct + separator + filler * 500
+        assert any(construct in part for part in render(text, final=True)), position
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text("abcdefghij", min_size=1, max_size=1900), min_size=20, max_size=60),
+    st.sampled_from(" \n"),
+)
+def test_words_stay_whole(words: list[str], separator: str) -> None:
+    parts = render(separator.join(words), final=True)
+    assert [word for part in parts for word in part.split()] == words
+
+
+def test_a_space_that_carries_a_mark_is_not_trimmed() -> None:
+    for length in range(1950, 2000):
+        parts = render("x" * length + "  \u0301" + "y" * 100, final=True)
+        assert any(" \u0301" in part for part in parts)
+
+
+def test_a_word_longer_than_a_part_is_cut_and_nothing_is_lost() -> None:
+    parts = render("short " + "w" * 5000 + " end", final=True)
+    assert parts[0] == "short"
+    assert "".join(parts[1:]) == "w" * 5000 + " end"
+
+
+@pytest.mark.parametrize("begin", ["a", "```\n", "```\na", "~~~\n", "~~~\na"])
+@pytest.mark.parametrize(
+    "unit",
+    ["x", "😀", "`", "[", "`a ", "🇩🇪", "a\u0301", "~", "\u0301", "漢", "<a ", "```a", " \n", " ", "~~~ "],
+)
+def test_one_endless_line_takes_time_in_proportion(begin: str, unit: str) -> None:
+    text = begin + unit * (100_000 // len(unit)) + "z"
+    started = time.process_time()
+    render(text, final=True)
+    assert time.process_time() - started < 2
+
+
+def test_a_paragraph_is_a_better_end_than_a_line_and_a_line_than_a_word() -> None:
+    first = "a" * 1600
+    assert render(f"{first}\n\n{'b ' * 100}\n{'c ' * 200}", final=True)[0] == first
+    assert render(f"{first}\n{'b ' * 400}", final=True)[0] == first
+    assert len(render(f"{'a' * 500}\n{'b ' * 1000}", final=True)[0]) > 1900
+
+
+def test_a_heading_stays_with_its_text() -> None:
+    parts = render("word " * 380 + "\n## Heading\n" + "text " * 100, final=True)
+    assert parts[1].startswith("## Heading\ntext")
+
+
+def test_chinese_is_cut_between_characters_but_not_before_a_full_stop() -> None:
+    for shift in range(5):
+        parts = render("a" * shift + "漢字漢。" * 700, final=True)
+        assert all(len(part) > 1900 for part in parts[:-1])
+        assert not any(part.startswith("。") for part in parts)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n\t", "\u00a0\u3000"])
+def test_a_blank_text_has_no_parts(text: str) -> None:
+    assert render(text, final=True) == render(text, final=False) == []
+
+
+def test_a_note_is_a_small_line_below_or_a_part_of_its_own() -> None:
+    assert with_note(["text"], "stopped\nby you") == ["text\n-# stopped by you"]
+    assert with_note([], "stopped") == ["-# stopped"]
+    full = "x" * MAX_LENGTH
+    assert with_note(["first", full], "stopped") == ["first", full, "-# stopped"]
+    for length in range(MAX_LENGTH - 15, MAX_LENGTH + 1):
+        assert max(map(len, with_note(["x" * length], "stopped"))) <= MAX_LENGTH
+    assert len(with_note([], "n" * 9000)[0]) <= MAX_LENGTH
