@@ -1,10 +1,10 @@
 """Compare the engine with llama.cpp on the default model: same file, same threads, same sampling, one run.
 
-    python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 5
+    python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 9
 
 The engine is driven through its public API, sampling and detokenizing included. llama.cpp is driven through
 its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens into
-text. Each measurement is its own process, ours and theirs by turns; the table shows medians.
+text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile.
 Needs `pip install llamacord[bench]`.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import json
+import itertools
 import statistics
 import subprocess
 import sys
@@ -30,27 +30,26 @@ PROMPT_TOKENS = 64
 NEW_TOKENS = 192
 PREFILL_TOKENS = 512
 NUM_CONVERSATIONS = 8
-Figures = dict[str, float]
-GOALS = {"decode, 1 conversation": 1.1, "prefill, 512 tokens": 2.5, "decode, 8 conversations": 1.8}
+DECODE_ONE, PREFILL, DECODE_MANY = "decode, 1 conversation", "prefill, 512 tokens", "decode, 8 conversations"
+GOALS = {DECODE_ONE: 1.1, PREFILL: 2.5, DECODE_MANY: 1.8}
 
 
 def _params(num_new: int) -> SamplingParams:
     return SamplingParams(max_new_tokens=num_new, seed=1)
 
 
-async def run_ours(threads: int) -> Figures:
-    """Measure the engine: tokens/s of each kind of work."""
+async def serve_ours(threads: int) -> None:
+    """Measure the engine as often as asked: tokens/s of each kind of work."""
     async with await Engine.open(default_model(), EngineOptions(num_threads=threads)) as engine:
+        seeds = itertools.count(1)
         await answer(engine, random_prompt(0, PROMPT_TOKENS), _params(32))
-        prefills = []
-        for seed in range(1, 6):
-            usage = (await answer(engine, random_prompt(seed, PREFILL_TOKENS), _params(1))).usage
-            prefills.append(PREFILL_TOKENS / usage.time_to_first_token_s)
-        return {
-            "decode, 1 conversation": await _decode_speed(engine, 1),
-            "prefill, 512 tokens": statistics.median(prefills),
-            "decode, 8 conversations": await _decode_speed(engine, NUM_CONVERSATIONS),
-        }
+        for work in sys.stdin:
+            if work.strip() == PREFILL:
+                usage = (await answer(engine, random_prompt(next(seeds), PREFILL_TOKENS), _params(1))).usage
+                figure = PREFILL_TOKENS / usage.time_to_first_token_s
+            else:
+                figure = await _decode_speed(engine, 1 if work.strip() == DECODE_ONE else NUM_CONVERSATIONS)
+            print(figure, flush=True)
 
 
 async def _decode_speed(engine: Engine, num: int) -> float:
@@ -147,53 +146,79 @@ class LlamaCpp:
         return num * (NEW_TOKENS - 1) / (time.perf_counter() - started)
 
 
-def run_theirs(threads: int) -> Figures:
-    """Measure llama.cpp: tokens/s of each kind of work."""
+def serve_theirs(threads: int) -> None:
+    """Measure llama.cpp as often as asked: tokens/s of each kind of work."""
     peer = LlamaCpp(fetch_gguf(cache_folder()), threads)
+    seeds = itertools.count(1)
     peer.prefill_seconds(0)
-    prefills = [PREFILL_TOKENS / peer.prefill_seconds(seed) for seed in range(1, 6)]
-    return {
-        "decode, 1 conversation": peer.decode_speed(1),
-        "prefill, 512 tokens": statistics.median(prefills),
-        "decode, 8 conversations": peer.decode_speed(NUM_CONVERSATIONS),
-    }
+    for work in sys.stdin:
+        if work.strip() == PREFILL:
+            figure = PREFILL_TOKENS / peer.prefill_seconds(next(seeds))
+        else:
+            figure = peer.decode_speed(1 if work.strip() == DECODE_ONE else NUM_CONVERSATIONS)
+        print(figure, flush=True)
 
 
-def _measure(who: str, threads: int) -> Figures:
-    """Run one side in its own process."""
-    command = [sys.executable, "-m", "benchmarks.cpu_vs_llamacpp", "--only", who, "--threads", str(threads)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
+class Side:
+    """One side in its own process, idle until it is asked."""
+
+    def __init__(self, who: str, threads: int) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.cpu_vs_llamacpp",
+            "--only",
+            who,
+            "--threads",
+            str(threads),
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, work: str) -> float:
+        """Return tokens/s."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("The process has no pipes.")
+        self._process.stdin.write(work + "\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
 def main() -> None:
-    """Print the comparison, or with --only one side's figures as JSON."""
+    """Print the comparison, or with --only serve one side's figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=("ours", "theirs"))
     arguments = parser.parse_args()
-    if arguments.only:
-        ours = arguments.only == "ours"
-        print(json.dumps(asyncio.run(run_ours(arguments.threads)) if ours else run_theirs(arguments.threads)))
-        return
+    if arguments.only == "ours":
+        asyncio.run(serve_ours(arguments.threads))
+    elif arguments.only == "theirs":
+        serve_theirs(arguments.threads)
+    else:
+        compare(arguments.threads, arguments.rounds)
+
+
+def compare(threads: int, rounds: int) -> None:
+    """Measure both sides by turns and print medians; the ratio is the median of the rounds' ratios."""
     default_model()
-    runs = [
-        (_measure("ours", arguments.threads), _measure("theirs", arguments.threads))
-        for _ in range(arguments.rounds)
-    ]
+    ours, theirs = Side("ours", threads), Side("theirs", threads)
     rows = []
-    for name, goal in GOALS.items():
-        ours = statistics.median(run[0][name] for run in runs)
-        theirs = statistics.median(run[1][name] for run in runs)
-        ratios = sorted(run[0][name] / run[1][name] for run in runs)
+    for work, goal in GOALS.items():
+        pairs = [(ours.measure(work), theirs.measure(work)) for _ in range(rounds)]
+        speeds = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
+        ratios = sorted(mine / other for mine, other in pairs)
         spread = f"{ratios[0]:.2f} - {ratios[-1]:.2f}"
-        rows.append([name, f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}x", spread, f"{goal}x"])
+        rows.append([work, *speeds, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])
+    ours.close()
+    theirs.close()
     columns = ["tokens/s", "Llamacord int8", "llama.cpp Q4_1", "ratio", "over the rounds", "goal"]
-    print_table(f"{arguments.threads} threads, medians of {arguments.rounds} rounds", columns, rows)
+    print_table(f"{threads} threads, medians of {rounds} rounds", columns, rows)
 
 
 if __name__ == "__main__":

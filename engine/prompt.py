@@ -117,7 +117,8 @@ def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], ma
     prompt = encode_without(0)
     if len(prompt.ids) <= max_tokens:
         return prompt
-    # Fewer turns never take more tokens: bisect for the fewest to drop.
+    # Fewer turns take fewer tokens: bisect for the fewest to drop. (White space that opens a message counts
+    # only in the turn that the system prompt is folded into: much of it may cost a turn too many.)
     low, high = 1, len(messages) // 2
     prompt = encode_without(high)
     if len(prompt.ids) > max_tokens:

@@ -1,7 +1,7 @@
 """The engine's thread: takes requests, runs step after step, hands out what each step brought.
 
 It alone touches the scheduler, the runner and the requests. Others speak to it through `submit`, `cancel`
-and `close`; it answers through one call of `deliver` per step. Every request that was submitted gets
+and `close`; it answers through at most one call of `deliver` per step. Every request that was submitted gets
 exactly one final delta.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError
@@ -24,6 +25,7 @@ Deliver = Callable[[list[Delta]], None]
 Command = Callable[[], None]
 
 _MAX_FAULTS_IN_A_ROW = 3
+_DELIVERY_INTERVAL_S = 0.025
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
@@ -39,6 +41,7 @@ class Worker:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._requests: dict[int, Request] = {}
         self._deltas: list[Delta] = []
+        self._delivered_at = 0.0
         self._num_faults = 0
         self._closing = False
         self._ending = threading.Lock()
@@ -86,7 +89,8 @@ class Worker:
             except Exception:  # the edge of the thread: it must outlive its own bugs
                 logger.exception("A step of the engine failed outside the model.")
                 self._recover(runner)
-            self._flush()
+            if self._is_delivery_due():
+                self._flush()
         self._end()
 
     def _end(self) -> None:
@@ -199,7 +203,13 @@ class Worker:
             self._scheduler.remove(request)
         self._requests.clear()
 
+    def _is_delivery_due(self) -> bool:
+        """Endings go out at once, mere text a few steps at a time: waking the loop costs the next step."""
+        waited_s = time.monotonic() - self._delivered_at
+        return waited_s >= _DELIVERY_INTERVAL_S or any(delta.is_final for delta in self._deltas)
+
     def _flush(self) -> None:
+        self._delivered_at = time.monotonic()
         deltas, self._deltas = self._deltas, []
         if not deltas:
             return

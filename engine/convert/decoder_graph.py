@@ -73,8 +73,9 @@ class DecoderGraph:
         )
         attended = self._linear(f"{prefix}o", attention, [f"{prefix}o"])
         normed, hidden = self._skip_norm(hidden, attended, f"{prefix}mlp_norm")
-        gate = self._linear(f"{prefix}gate", normed, [f"{prefix}gate"])
-        up = self._linear(f"{prefix}up", normed, [f"{prefix}up"])
+        both = self._linear(f"{prefix}gate_up", normed, [f"{prefix}gate", f"{prefix}up"])
+        gate, up = f"{prefix}gate.out", f"{prefix}up.out"
+        self._nodes.append(helper.make_node("Split", [both], [gate, up], axis=-1, num_outputs=2))
         # QuickGelu with alpha 1 is x * sigmoid(x): SiLU in one node.
         silu = self._op("QuickGelu", [gate], domain="com.microsoft", alpha=1.0)
         down = self._linear(f"{prefix}down", self._op("Mul", [silu, up]), [f"{prefix}down"])

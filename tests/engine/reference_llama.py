@@ -1,4 +1,4 @@
-"""Llama's forward pass as the paper has it, in float64 numpy: no cache, no fusion. A reference."""
+"""Llama's forward pass as the paper has it: float64 numpy, no cache, no fusion. The engine must equal it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,243 @@
+"""Stand-ins for the model and its surroundings: exact, fast, and unforgiving about a wrong cache."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.architecture import Precision
+from engine.detokenizer import StreamDecoder
+from engine.manifest import (
+    DECODER_FILE,
+    WEIGHTS_FILE,
+    ChatSpec,
+    FileEntry,
+    Manifest,
+    TokenizerSpec,
+)
+from engine.request import Delta, Request
+from engine.runner import SlotRunner, StepResult
+from engine.sampling import FloatArray, Sampler
+from engine.scheduler import Scheduler, StepPlan
+from engine.types import Prompt, SamplingParams
+from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
+
+VOCAB_SIZE = 64
+STOP_ID = 2
+TOKEN_BYTES = [b"", b"", b"", *(bytes([33 + token]) for token in range(3, VOCAB_SIZE))]
+NEVER_WRITTEN = -1
+_ROWS = np.random.default_rng(20).normal(0.0, 3.0, (1021, VOCAB_SIZE)).astype(np.float32)
+
+
+def history_logits(history: Sequence[int] | npt.NDArray[np.int64]) -> FloatArray:
+    """Return logits [VOCAB_SIZE] that depend on every token of `history` and its position."""
+    row: FloatArray = _ROWS[zlib.crc32(np.asarray(history, np.int64).tobytes()) % len(_ROWS)]
+    return row.copy()
+
+
+class HistoryMemory:
+    """A cache whose KV is the token ids themselves: `ids` [slots, positions]."""
+
+    def __init__(self, num_slots: int, max_len: int) -> None:
+        self.ids = np.full((num_slots, max_len), NEVER_WRITTEN, np.int64)
+        self.num_copies = self.num_swaps = self.num_given_back = 0
+
+    @property
+    def num_touched(self) -> int:
+        """Positions whose memory was written since it was last given back."""
+        return int((self.ids != NEVER_WRITTEN).sum())
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        self.ids[target, :num_tokens] = self.ids[source, :num_tokens]
+        self.num_copies += 1
+
+    def swap(self, first: int, second: int, num_tokens: int) -> None:
+        self.ids[[first, second], :num_tokens] = self.ids[[second, first], :num_tokens]
+        self.num_swaps += 1
+
+    def give_back(self, slot: int) -> None:
+        self.ids[slot] = NEVER_WRITTEN
+        self.num_given_back += 1
+
+
+class HistoryModel:
+    """A `SlotModel` whose logits come from the history that lies in its memory, and from nothing else."""
+
+    def __init__(self, num_slots: int, max_tokens: int) -> None:
+        self.kv = HistoryMemory(num_slots, max_tokens + 1)
+        self._max_tokens = max_tokens
+        self.chunks: list[int] = []
+        self.windows: list[int] = []
+        self.fault: Exception | None = None
+        """Raised by every run while it is set."""
+
+    def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        self._check(ids, [num_past + len(ids)])
+        self.chunks.append(len(ids))
+        self.kv.ids[slot, num_past : num_past + len(ids)] = ids
+        return history_logits(self.kv.ids[slot, : num_past + len(ids)])
+
+    def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray:
+        self._check(ids, [length + 1 for length in lengths], room=1)
+        self.windows.append(len(ids))
+        slots = range(first_slot, first_slot + len(ids))
+        self.kv.ids[list(slots), list(lengths)] = ids
+        histories = (self.kv.ids[slot, : length + 1] for slot, length in zip(slots, lengths, strict=True))
+        return np.stack([history_logits(history) for history in histories])
+
+    def _check(self, ids: Sequence[int], totals: Sequence[int], room: int = 0) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if not ids or max(totals) > self._max_tokens + room or not 0 <= min(ids) <= max(ids) < VOCAB_SIZE:
+            raise ValueError(f"Bad run: ids {list(ids)}, totals {list(totals)}.")
+
+
+def make_request(
+    request_id: int, ids: Sequence[int], params: SamplingParams, max_tokens: int = 256
+) -> Request:
+    """Return a request for a `HistoryModel`."""
+    return Request(
+        request_id=request_id,
+        prompt=Prompt(tuple(ids)),
+        params=params,
+        sampler=Sampler(params, ids, {STOP_ID}),
+        decoder=StreamDecoder(TOKEN_BYTES, params.stop),
+        stop_ids=frozenset({STOP_ID}),
+        max_tokens=max_tokens,
+    )
+
+
+def run_alone(ids: Sequence[int], params: SamplingParams, max_tokens: int = 256) -> list[int]:
+    """Return the ids that a request ends with when nothing else runs and nothing is cached."""
+    sampler = Sampler(params, ids, {STOP_ID})
+    history = list(ids)
+    while len(history) - len(ids) < params.max_new_tokens and len(history) < max_tokens:
+        history.append(sampler.sample(history_logits(history)))
+        if history[-1] == STOP_ID:
+            break
+    return history
+
+
+class Driver:
+    """Steps a scheduler and a `SlotRunner` without a thread, as the worker does."""
+
+    def __init__(self, num_slots: int, max_kv_tokens: int, max_running: int, max_tokens: int = 256) -> None:
+        self.models: list[HistoryModel] = []
+        self.max_kv_tokens = max_kv_tokens
+        self.scheduler = Scheduler(max_running)
+        self.runner = SlotRunner(lambda: self._load(num_slots, max_tokens), num_slots, max_kv_tokens)
+        self.finals: dict[int, Delta] = {}
+        self.plans: list[StepPlan] = []
+
+    @property
+    def model(self) -> HistoryModel:
+        return self.models[-1]
+
+    def step(self) -> StepPlan:
+        """Admit, plan, compute and sample once; chunks are sized for 160 tokens a second."""
+        self.scheduler.admit(self.runner.place)
+        plan = self.scheduler.plan()
+        self.plans.append(plan)
+        if plan.is_empty:
+            return plan
+        result = self.runner.step(plan)
+        self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
+        for request, logits in result.logits:
+            delta = request.accept(logits)
+            if delta.is_final:
+                self._end(request, delta)
+        if plan.prefill is not None and plan.prefill.request_id not in self.finals:
+            self.scheduler.prefilled(plan.prefill)
+        return plan
+
+    def end(self, request: Request, delta: Delta, *, keep: bool = True) -> None:
+        """End a request from outside, as a cancellation does."""
+        self._end(request, delta, keep=keep)
+
+    def run_until_idle(self, max_steps: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(max_steps):
+            if self.scheduler.is_idle:
+                return
+            self.step()
+        raise AssertionError("The requests do not end.")
+
+    def _end(self, request: Request, delta: Delta, *, keep: bool = True) -> None:
+        if request.request_id in self.finals:
+            raise AssertionError(f"Request {request.request_id} ended twice.")
+        self.finals[request.request_id] = delta
+        self.runner.release(request, keep=keep)
+        self.scheduler.remove(request)
+
+    def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
+        self.models.append(HistoryModel(num_slots, max_tokens))
+        return self.models[-1]
+
+
+Answer = Callable[[Request], int]
+"""Names the next token of a request's answer; may raise."""
+
+
+class ScriptedRunner:
+    """A `Runner` without a cache whose next tokens a function names."""
+
+    def __init__(self, answer: Answer, vocab_size: int, on_step: Callable[[StepPlan], None]) -> None:
+        self.answer = answer
+        self.num_reloads = 0
+        self.reload_error: Exception | None = None
+        self.placed: set[int] = set()
+        self._vocab_size = vocab_size
+        self._on_step = on_step
+
+    def place(self, request: Request) -> bool:
+        self.placed.add(request.request_id)
+        return True
+
+    def step(self, plan: StepPlan) -> StepResult:
+        self._on_step(plan)
+        rows = list(plan.decode)
+        if plan.prefill is not None:
+            plan.prefill.num_computed += plan.num_prefill
+            if plan.prefill.num_computed == plan.prefill.num_prompt:
+                rows.append(plan.prefill)
+        return StepResult(tuple((request, self._logits(request)) for request in rows), 0.001)
+
+    def release(self, request: Request, *, keep: bool) -> None:
+        self.placed.discard(request.request_id)
+
+    def reload(self) -> None:
+        self.num_reloads += 1
+        self.placed.clear()
+        if self.reload_error is not None:
+            raise self.reload_error
+
+    def _logits(self, request: Request) -> FloatArray:
+        token = self.answer(request)
+        logits = np.full(self._vocab_size, np.nan if token < 0 else -50.0, np.float32)
+        if token >= 0:
+            logits[token] = 50.0
+        return logits
+
+
+def make_model_folder(folder: Path, *, chat_format: str | None = "chatml", context_length: int = 512) -> Path:
+    """Write a manifest and a tiny tokenizer, and no weights: for engines whose runner is scripted."""
+    folder.mkdir(parents=True)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    spec = TokenizerSpec("bpe", "tokenizer.json", {piece: i for i, piece in enumerate(CONTROL_TOKENS)})
+    entry = FileEntry(0, "")
+    Manifest(
+        name="fake",
+        precision=Precision.FP32,
+        decoder=tiny_config(context_length=context_length),
+        tokenizer=spec,
+        chat=ChatSpec(chat_format, "You are a fake."),
+        bos_id=1,
+        eos_id=2,
+        source={},
+        files={DECODER_FILE: entry, WEIGHTS_FILE: entry, spec.file: entry},
+    ).save(folder)
+    return folder
