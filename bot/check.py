@@ -18,7 +18,7 @@ from bot.config import ConfigError, Settings, load_settings
 from bot.parsers import bot_id
 from engine import machine
 from engine.default_model import default_model_folder
-from engine.engine import DEFAULT_CONTEXT_TOKENS
+from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
 from engine.manifest import Manifest, load_manifest, verify_files
 from storage.database import Database
@@ -116,10 +116,9 @@ def memory_needed(settings: Settings, manifest: Manifest) -> int:
     """Estimate the bytes of the weights, of the copy ONNX Runtime rearranges for itself, and of the KV."""
     weights = sum(entry.size for entry in manifest.files.values())
     options = engine_options(settings)
-    context = min(manifest.decoder.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
-    budget = options.kv_cache_mb * 2**20 or min(2 * _GIB, machine.memory_bytes() // 4)
-    full = options.max_concurrent * context * manifest.decoder.kv_bytes_per_token()
-    return 2 * weights + min(full, budget)
+    in_use = options.max_concurrent * context_tokens(manifest, options)
+    num_tokens = min(in_use, max_kv_tokens(manifest, options))
+    return 2 * weights + num_tokens * manifest.decoder.kv_bytes_per_token()
 
 
 def _free_memory() -> int | None:

@@ -60,7 +60,7 @@ class Engine:
         self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
         self._token_bytes = self._tokenizer.token_bytes
         self._format = make_chat_format(self._manifest, self._tokenizer)
-        self._context = self._context_tokens()
+        self._context = context_tokens(self._manifest, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -155,10 +155,6 @@ class Engine:
             max_tokens=self._context,
         )
 
-    def _context_tokens(self) -> int:
-        own = self._manifest.decoder.context_length
-        return min(own, self._options.context_tokens or DEFAULT_CONTEXT_TOKENS)
-
     def _load_runner(self) -> Runner:
         manifest, options = self._manifest, self._options
         verify_files(self._folder, manifest)
@@ -170,7 +166,7 @@ class Engine:
         return SlotRunner(
             lambda: CpuModel(self._folder, manifest.decoder, model_options),
             model_options.num_slots,
-            _max_kv_tokens(manifest, options, self._context),
+            max_kv_tokens(manifest, options),
             num_warm_rows=options.max_concurrent,
         )
 
@@ -221,10 +217,15 @@ class _Stream:
         return delta.text or await self.__anext__()
 
 
-def _max_kv_tokens(manifest: Manifest, options: EngineOptions, context: int) -> int:
+def context_tokens(manifest: Manifest, options: EngineOptions) -> int:
+    """Return the longest prompt and answer together, in tokens."""
+    return min(manifest.decoder.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+
+
+def max_kv_tokens(manifest: Manifest, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
     megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context, megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
+    return max(context_tokens(manifest, options), megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

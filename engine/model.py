@@ -23,8 +23,8 @@ from engine.manifest import DECODER_FILE
 from engine.sampling import FloatArray
 
 _SPIN_MICROSECONDS = "1000"
-_PAGE_TOKENS = 16
-"""max_len is a multiple of this, so that each slot's memory is whole pages for common head sizes."""
+_PAGE_TOKENS = 64
+"""max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
 
 
 class KVBuffers:

@@ -41,6 +41,7 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
 
+    @np.errstate(over="ignore")  # the lowest float32, as masks have it, becomes -inf: just as impossible
     def sample(self, logits: FloatArray) -> int:
         """Choose a token id from `logits` [vocab], which is changed in place.
 
@@ -93,7 +94,7 @@ class Sampler:
         total = 0.0 if self._params.top_k else float(np.exp((logits - best) / np.float32(spread)).sum())
         tail = _FIRST_TAIL
         while True:
-            ids = np.flatnonzero(logits > np.float32(best - tail * spread))
+            ids = np.flatnonzero(logits >= np.float32(best - tail * spread))
             weights = np.exp((logits[ids] - best) / np.float32(spread))
             if tail >= _WHOLE_TAIL or self._suffices(weights, total):
                 break

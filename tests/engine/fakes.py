@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from engine.request import Delta, Request
 from engine.runner import SlotRunner, StepResult
 from engine.sampling import FloatArray, Sampler
 from engine.scheduler import Scheduler, StepPlan
+from engine.tokenizer import BpeTokenizer
 from engine.types import Prompt, SamplingParams
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
 
@@ -221,6 +224,15 @@ class ScriptedRunner:
         if token >= 0:
             logits[token] = 50.0
         return logits
+
+
+@functools.cache
+def tiny_bpe() -> BpeTokenizer:
+    """Return the tiny byte-level BPE as the engine has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        tiny_tokenizer().save(str(path))
+        return BpeTokenizer(path, {piece: index for index, piece in enumerate(CONTROL_TOKENS)})
 
 
 def make_model_folder(folder: Path, *, chat_format: str | None = "chatml", context_length: int = 512) -> Path:

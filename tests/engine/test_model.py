@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from engine.architecture import DecoderConfig, Precision
-from engine.errors import ModelFormatError
-from engine.manifest import DECODER_FILE, WEIGHTS_FILE, load_manifest
+from engine.architecture import Precision
+from engine.manifest import load_manifest
 from engine.model import CpuModel, ModelOptions
 from engine.sampling import FloatArray
 from tests.engine.reference_llama import Float64Array, reference_logits
@@ -191,103 +188,3 @@ def _log_softmax(logits: Float64Array) -> Float64Array:
     shifted = logits - logits.max(axis=-1, keepdims=True)
     result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
-
-
-class Untouchable:
-    """Stands where the session stands and fails the test when anything is run."""
-
-    def run_with_iobinding(self, binding: object) -> None:
-        pytest.fail("A bad argument reached ONNX Runtime.")
-
-
-@pytest.fixture
-def guarded(folders: Callable[[str, Precision], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[CpuModel]:
-    """A model whose session must not run."""
-    model = open_model(folders("gqa-tied", Precision.FP32), num_slots=2, max_tokens=64)
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", Untouchable.run_with_iobinding)
-    yield model
-
-
-BAD_PREFILLS: dict[str, tuple[int, Sequence[int], int]] = {
-    "no ids": (0, [], 0),
-    "too long": (0, [1] * 65, 0),
-    "too long after a past": (0, [1] * 10, 55),
-    "negative past": (0, [1], -1),
-    "negative id": (0, [1, -1], 0),
-    "id outside the vocabulary": (0, [1, VOCAB_SIZE], 0),
-    "huge id": (0, [2**70], 0),
-    "slot outside the cache": (2, [1], 0),
-    "negative slot": (-1, [1], 0),
-}
-
-
-@pytest.mark.parametrize("call", BAD_PREFILLS.values(), ids=BAD_PREFILLS)
-def test_bad_prefills_never_reach_onnx_runtime(
-    guarded: CpuModel, call: tuple[int, Sequence[int], int]
-) -> None:
-    for method in (guarded.prefill, guarded.score):
-        with pytest.raises(ValueError, match=r"\w"):
-            method(*call)
-
-
-BAD_DECODES: dict[str, tuple[int, Sequence[int], Sequence[int]]] = {
-    "no rows": (0, [], []),
-    "lengths of another number": (0, [1, 1], [3]),
-    "negative length": (0, [1], [-1]),
-    "too long": (0, [1, 1], [3, 65]),
-    "negative id": (0, [1, -1], [3, 3]),
-    "id outside the vocabulary": (0, [VOCAB_SIZE], [3]),
-    "more rows than slots": (0, [1, 1, 1], [3, 3, 3]),
-    "window past the end": (1, [1, 1], [3, 3]),
-    "negative slot": (-1, [1], [3]),
-}
-
-
-@pytest.mark.parametrize("call", BAD_DECODES.values(), ids=BAD_DECODES)
-def test_bad_decodes_never_reach_onnx_runtime(
-    guarded: CpuModel, call: tuple[int, Sequence[int], Sequence[int]]
-) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        guarded.decode(*call)
-
-
-def test_a_context_longer_than_the_models_is_refused(folders: Callable[[str, Precision], Path]) -> None:
-    with pytest.raises(ValueError, match="512 tokens at most"):
-        open_model(folders("gqa-tied", Precision.FP32), max_tokens=CONTEXT + 1)
-
-
-@pytest.fixture
-def copied(folders: Callable[[str, Precision], Path], tmp_path: Path) -> Path:
-    """A model folder that a test may damage."""
-    return Path(shutil.copytree(folders("gqa-tied", Precision.INT8), tmp_path / "model"))
-
-
-@pytest.mark.parametrize("content", [b"", b"not a graph", None], ids=["empty", "garbage", "truncated"])
-def test_a_damaged_graph_is_reported(copied: Path, content: bytes | None) -> None:
-    path = copied / DECODER_FILE
-    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(copied)
-
-
-def test_missing_files_are_reported(copied: Path) -> None:
-    (copied / WEIGHTS_FILE).unlink()
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(copied)
-    (copied / DECODER_FILE).unlink()
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(copied)
-
-
-def test_truncated_weights_are_reported(copied: Path) -> None:
-    path = copied / WEIGHTS_FILE
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(copied)
-
-
-def test_a_graph_of_another_shape_is_reported(copied: Path) -> None:
-    shapes: list[DecoderConfig] = [tiny_config(num_kv_heads=1), tiny_config(num_kv_heads=4)]
-    for config in shapes:
-        with pytest.raises(ModelFormatError, match="does not fit its manifest"):
-            CpuModel(copied, config, ModelOptions(1, 2, 64))

@@ -1,0 +1,119 @@
+"""How faithful is the engine to the model it was given?
+
+    python -m benchmarks.faithful
+
+Over a fixed text: the float32 model against logits that transformers recorded (`record_reference.py`), the
+8-bit model against the float32 one, and llama.cpp on the same file against the float32 one, where it is
+installed. KL is KL(fp32 || other) in nats a token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.common import cache_folder, default_model, print_table
+from engine.architecture import Precision
+from engine.default_model import fetch_gguf
+from engine.manifest import load_manifest
+from engine.model import CpuModel, ModelOptions
+
+REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "smollm2_reference.npz"
+GOAL_KL, GOAL_TOP1, GOAL_LOGITS = 0.02, 0.97, 1e-3
+_CHUNK = 128
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Mean KL in nats a token and the share of positions with the same most likely token."""
+
+    kl: float
+    top1: float
+
+
+def engine_logits(folder: Path, ids: list[int]) -> Logits:
+    """Return the logits [len(ids), vocab] of every position, computed in chunks."""
+    model = CpuModel(folder, load_manifest(folder).decoder, ModelOptions(2, 1, len(ids)))
+    chunks = [model.score(0, ids[at : at + _CHUNK], at).copy() for at in range(0, len(ids), _CHUNK)]
+    return np.concatenate(chunks)
+
+
+def agreement(reference: Logits, other: Logits) -> Agreement:
+    """Compare two models' logits [positions, vocab]."""
+    kl = [_kl(p, q) for p, q in zip(reference, other, strict=True)]
+    return Agreement(float(np.mean(kl)), float((reference.argmax(1) == other.argmax(1)).mean()))
+
+
+def largest_difference(logits: Logits, recorded: dict[str, npt.NDArray[Any]]) -> float:
+    """Return the largest difference to the recorded logits: top ones, fixed columns and logsumexp."""
+    rows = np.arange(len(logits))[:, None]
+    pairs = [
+        (logits[rows, recorded["top_ids"]], recorded["top_logits"]),
+        (logits[:, recorded["columns"]], recorded["column_logits"]),
+        (np.log(np.exp(logits.astype(np.float64)).sum(1)), recorded["logsumexp"]),
+    ]
+    return max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+
+
+def load_reference() -> dict[str, npt.NDArray[Any]]:
+    """Return what `record_reference.py` wrote."""
+    with np.load(REFERENCE_FILE) as file:
+        return dict(file)
+
+
+def llama_cpp_logits(path: Path, ids: list[int]) -> Logits | None:
+    """Return llama.cpp's logits for the same text, or None where it is not installed."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    silence = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silence, ctypes.c_void_p(0))
+    peer = llama_cpp.Llama(
+        str(path), n_ctx=len(ids), n_batch=len(ids), n_threads=2, logits_all=True, verbose=False
+    )
+    peer.eval(ids)
+    return np.array(peer.scores[: len(ids)], np.float32)
+
+
+def _kl(p_logits: Logits, q_logits: Logits) -> float:
+    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (p_logits, q_logits))
+    return float((np.exp(p) * (p - q)).sum())
+
+
+def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = logits - logits.max()
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def main() -> None:
+    """Print the table."""
+    recorded = load_reference()
+    ids = [int(token) for token in recorded["ids"]]
+    fp32 = engine_logits(default_model(Precision.FP32), ids)
+    others = {
+        "int8 (the default)": engine_logits(default_model(Precision.INT8), ids),
+        "llama.cpp, Q4_1 as shipped": llama_cpp_logits(fetch_gguf(cache_folder()), ids),
+    }
+    difference = largest_difference(fp32, recorded)
+    rows = [["fp32 against transformers", "", "", f"{difference:.1e}"]]
+    for name, logits in others.items():
+        if logits is None:
+            rows.append([name, "not installed", "", ""])
+        else:
+            figures = agreement(fp32, logits)
+            rows.append([name, f"{figures.kl:.4f}", f"{figures.top1:.1%}", ""])
+    rows.append(["goal", f"{GOAL_KL}", f"{GOAL_TOP1:.0%}", f"{GOAL_LOGITS:.0e}"])
+    columns = ["", "mean KL", "same top-1", "largest logit difference"]
+    print_table(f"Fidelity over {len(ids)} tokens", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
