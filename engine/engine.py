@@ -6,6 +6,7 @@ Loop and engine thread meet in two places: `Worker.submit`, and one `call_soon_t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -79,12 +80,12 @@ class Engine:
 
     async def start(self) -> None:
         """Start the engine thread and wait until the model is loaded."""
-        self._loop = asyncio.get_running_loop()
-        started: asyncio.Future[None] = self._loop.create_future()
+        self._loop = loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = loop.create_future()
 
         def on_started(error: Exception | None) -> None:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_resolve, started, error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, started, error)
 
         self._worker.start(on_started)
         await started

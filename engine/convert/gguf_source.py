@@ -87,10 +87,11 @@ class GGUFSource:
         return values
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
-        num_tokens, num_rows = len(set(self._field("tokenizer.ggml.tokens"))), self.config.vocab_size
-        if num_tokens != num_rows:
-            raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
+        num_rows = self.config.vocab_size
         try:
+            num_tokens = len(set(self._field("tokenizer.ggml.tokens")))
+            if num_tokens != num_rows:
+                raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
             return save_tokenizer(self._field, folder)
         except (ModelFormatError, OSError):
             raise

@@ -139,12 +139,10 @@ def test_another_version_is_said_so(folder: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["name", "precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files"]
+    "key", ["precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files"]
 )
-@pytest.mark.parametrize("value", [None, 3.5, [], ["x"], "x", {"x": 1}, -1, 10**9, True])
+@pytest.mark.parametrize("value", [None, 3.5, [], ["x"], "x", -1, 10**9, True])
 def test_wrong_types_are_refused(folder: Path, key: str, value: object) -> None:
-    if key == "name" or (key == "source" and isinstance(value, dict)):
-        pytest.skip("any name or source will do")
     change(folder, lambda raw: raw.update({key: value}))
     with pytest.raises(ModelFormatError, match="is damaged"):
         load_manifest(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ class TinySource:
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
         return TokenizerSpec("bpe", "tokenizer.json", {piece: i for i, piece in enumerate(CONTROL_TOKENS)})
+
+
+class ChangedSource(TinySource):
+    """A source whose tensors pass through `change` on their way."""
+
+    def __init__(self, change: Callable[[str, FloatArray], FloatArray]) -> None:
+        super().__init__()
+        self._change = change
+
+    def tensor(self, name: str) -> FloatArray:
+        return self._change(name, super().tensor(name))
 
 
 def make_tiny_model(

@@ -1,0 +1,116 @@
+"""A worker over a scripted runner, and the listener at its other end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from engine.errors import EngineError
+from engine.request import Delta, Request
+from engine.scheduler import StepPlan
+from engine.types import Completion, SamplingParams
+from engine.worker import Worker
+from tests.engine.fakes import VOCAB_SIZE, ScriptedRunner, make_request
+
+TIMEOUT_S = 20.0
+STEP_S = 0.0005
+NAN, OUTSIDE = -1, VOCAB_SIZE
+"""Scripted answers: unusable logits, and a token that the decoder's table lacks."""
+
+
+class Listener:
+    """The other end of `deliver`: keeps every delta and waits for endings."""
+
+    def __init__(self) -> None:
+        self.deltas: dict[int, list[Delta]] = defaultdict(list)
+        self.error: Exception | None = None
+        self.num_deliveries = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, deltas: list[Delta]) -> None:
+        if self.error is not None:
+            raise self.error
+        with self._changed:
+            self.num_deliveries += 1
+            for delta in deltas:
+                self.deltas[delta.request_id].append(delta)
+            self._changed.notify_all()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, TIMEOUT_S), "nothing came"
+
+    def final(self, request: Request) -> Delta:
+        """Wait for the ending of `request`; check that it is the only one and the last."""
+        deltas = self.deltas[request.request_id]
+        self.wait(lambda: bool(deltas) and deltas[-1].is_final)
+        assert [delta.is_final for delta in deltas].count(True) == 1
+        return deltas[-1]
+
+    def completion(self, request: Request) -> Completion:
+        """Wait for a good ending; what was streamed is the whole text."""
+        completion = self.final(request).completion
+        assert completion is not None
+        assert "".join(delta.text for delta in self.deltas[request.request_id]) == completion.text
+        return completion
+
+    def error_of(self, request: Request) -> EngineError:
+        error = self.final(request).error
+        assert error is not None
+        return error
+
+
+class Bench:
+    """A worker over a scripted runner whose steps can be held up and made to fail."""
+
+    def __init__(self, max_running: int = 4) -> None:
+        self.listener = Listener()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.in_step = threading.Event()
+        self.plans: list[StepPlan] = []
+        self.num_faults_due = 0
+        self.answers: dict[int, list[int]] = {}
+        self.runner = ScriptedRunner(self._answer, VOCAB_SIZE + 1, self._on_step)
+        self.worker = Worker(lambda: self.runner, max_running, self.listener)
+        self._ids = iter(range(1, 10_000))
+
+    def start(self) -> None:
+        started: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.worker.start(started.put)
+        assert started.get(timeout=TIMEOUT_S) is None
+
+    def submit(self, *answer: int, max_new_tokens: int = 32_768) -> Request:
+        """Submit a request that is answered with these tokens, the last one for ever."""
+        params = SamplingParams(temperature=0, repetition_penalty=1, max_new_tokens=max_new_tokens)
+        request = make_request(next(self._ids), [5, 6, 7], params, max_tokens=100_000)
+        self.answers[request.request_id] = list(answer)
+        self.worker.submit(request)
+        return request
+
+    def hold(self) -> None:
+        """Let the thread run into the next step and stay there."""
+        self.gate.clear()
+        self.in_step.clear()
+        assert self.in_step.wait(TIMEOUT_S)
+
+    def close(self) -> None:
+        self.gate.set()
+        self.worker.close()
+        self.worker.join()
+
+    def _answer(self, request: Request) -> int:
+        answer = self.answers[request.request_id]
+        return answer.pop(0) if len(answer) > 1 else answer[0]
+
+    def _on_step(self, plan: StepPlan) -> None:
+        self.plans.append(plan)
+        self.in_step.set()
+        assert self.gate.wait(TIMEOUT_S)
+        time.sleep(STEP_S)
+        if self.num_faults_due:
+            self.num_faults_due -= 1
+            raise RuntimeError("CUDA error 700")
