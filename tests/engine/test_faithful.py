@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import faithful
 from benchmarks.common import default_model
 from engine.architecture import Precision
 from engine.manifest import load_manifest
+from engine.model import CpuModel, ModelOptions
 from engine.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.model
@@ -43,3 +45,21 @@ def test_eight_bit_weights_change_little(ids: list[int], fp32: faithful.Logits) 
     assert 0 < figures.kl <= faithful.GOAL_KL
     # The goal is met on the machine the figures of the README are from; kernels round differently elsewhere.
     assert figures.top1 >= faithful.GOAL_TOP1 - 0.01
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_rows_depend_neither_on_the_batch_nor_on_the_chunks(ids: list[int], precision: Precision) -> None:
+    """The kernels are chosen by size: what holds for a tiny model need not hold for this one."""
+    folder = default_model(precision)
+    model = CpuModel(folder, load_manifest(folder).decoder, ModelOptions(2, 8, 512))
+    lengths = [3, 50, 7, 400, 11, 64, 9, 300]
+    for slot, length in enumerate(lengths):
+        model.prefill(slot, ids[:length], 0)
+    following = [ids[length] for length in lengths]
+    together = model.decode(0, following, lengths).copy()
+    for slot, length in enumerate(lengths):
+        np.testing.assert_array_equal(model.decode(slot, [following[slot]], [length])[0], together[slot])
+    whole = model.prefill(0, ids[:400], 0).copy()
+    for start in range(0, 400, 48):
+        chunked = model.prefill(1, ids[start : min(start + 48, 400)], start)
+    np.testing.assert_array_equal(chunked, whole)

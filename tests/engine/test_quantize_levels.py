@@ -1,4 +1,4 @@
-"""Weights from a 4-bit file keep nearly all of their precision in 8 bits; others lose nothing by the search."""
+"""Weights from a 4-bit file keep nearly all of their precision in 8 bits; others lose nothing."""
 
 import numpy as np
 import numpy.typing as npt

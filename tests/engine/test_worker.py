@@ -52,7 +52,7 @@ def test_cancelled_while_waiting_never_runs() -> None:
     running, waiting = bench.submit(40), bench.submit(41)
     bench.hold()
     bench.worker.cancel(waiting.request_id)
-    bench.gate.set()
+    bench.let_go()
     assert bench.listener.completion(waiting).finish_reason is FinishReason.CANCELLED
     assert all(plan.prefill is not waiting for plan in bench.plans)
     bench.worker.cancel(running.request_id)
@@ -67,7 +67,7 @@ def test_cancelled_while_running_ends_within_the_step_and_frees_its_place(starte
     num_steps, num_new = len(started.plans), request.num_new
     started.worker.cancel(request.request_id)
     started.worker.cancel(request.request_id)
-    started.gate.set()
+    started.let_go()
     completion = started.listener.completion(request)
     assert completion.finish_reason is FinishReason.CANCELLED
     assert completion.usage.num_new_tokens <= num_new + 1, "the step under way and no other"
@@ -94,7 +94,7 @@ def test_closing_ends_what_runs_and_what_waits_and_may_be_repeated() -> None:
     bench.hold()
     bench.worker.close()
     bench.worker.close()
-    bench.gate.set()
+    bench.let_go()
     bench.worker.join()
     bench.close()
     for request in requests:

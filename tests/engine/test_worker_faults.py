@@ -38,7 +38,7 @@ def test_a_fault_of_the_model_ends_what_ran_and_the_next_ones_work(
     bench.listener.wait(lambda: all(bench.listener.deltas[request.request_id] for request in running))
     bench.hold()
     bench.num_faults_due = 1
-    bench.gate.set()
+    bench.let_go()
     for request in running:
         assert "Try again" in str(bench.listener.error_of(request))
     assert bench.listener.completion(waiting).finish_reason is FinishReason.STOP
@@ -57,7 +57,7 @@ def test_three_faults_in_a_row_make_it_unhealthy(caplog: pytest.LogCaptureFixtur
     bench.hold()
     requests += [bench.submit(41) for _ in range(4)]
     bench.num_faults_due = 100
-    bench.gate.set()
+    bench.let_go()
     errors = [bench.listener.error_of(request) for request in requests]
     assert [type(error) for error in errors[:3]] == [GenerationFailedError] * 3
     assert all(isinstance(error, EngineUnavailableError) for error in errors[3:])

@@ -68,9 +68,8 @@ class Bench:
 
     def __init__(self, max_running: int = 4) -> None:
         self.listener = Listener()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.in_step = threading.Event()
+        self._gate = threading.Condition()
+        self._is_held = self._is_waiting = False
         self.plans: list[StepPlan] = []
         self.num_faults_due = 0
         self.answers: dict[int, list[int]] = {}
@@ -93,12 +92,18 @@ class Bench:
 
     def hold(self) -> None:
         """Let the thread run into the next step and stay there."""
-        self.gate.clear()
-        self.in_step.clear()
-        assert self.in_step.wait(TIMEOUT_S)
+        with self._gate:
+            self._is_held = True
+            assert self._gate.wait_for(lambda: self._is_waiting, TIMEOUT_S)
+
+    def let_go(self) -> None:
+        """End a `hold`."""
+        with self._gate:
+            self._is_held = False
+            self._gate.notify_all()
 
     def close(self) -> None:
-        self.gate.set()
+        self.let_go()
         self.worker.close()
         self.worker.join()
 
@@ -108,8 +113,11 @@ class Bench:
 
     def _on_step(self, plan: StepPlan) -> None:
         self.plans.append(plan)
-        self.in_step.set()
-        assert self.gate.wait(TIMEOUT_S)
+        with self._gate:
+            self._is_waiting = True
+            self._gate.notify_all()
+            assert self._gate.wait_for(lambda: not self._is_held, TIMEOUT_S)
+            self._is_waiting = False
         time.sleep(STEP_S)
         if self.num_faults_due:
             self.num_faults_due -= 1
