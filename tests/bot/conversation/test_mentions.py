@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bot.conversation.mentions import (
     FALLBACK_LABEL,
     MAX_LABEL_CHARS,
@@ -15,8 +18,6 @@ from bot.conversation.mentions import (
     label,
     readable,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 BOT = Bot(user_id=100, name="Llamacord", managed_role_id=200)
 PLAIN = Incoming(author_id=1, is_bot=False, is_webhook=False, is_ordinary=True, is_direct=False)
