@@ -91,9 +91,12 @@ def split(text: str, *, final: bool) -> list[Piece]:
             continue
         found = scan(text, start, stop + 1, fence, complete=False)
         cut = _choose_cut(text, start, first, stop, found)
-        fence = found.fence_at(cut)
         piece_end = start + len(text[start:cut].rstrip())
-        pieces.append(Piece(start, piece_end, head, fence.tail if fence else ""))
+        # What a line goes on with may be what keeps backticks from opening a block: the part ends without it.
+        seeming = scan(text, start, piece_end, fence, complete=True).fence_at(piece_end)
+        fence = found.fence_at(cut)
+        to_close = fence or seeming
+        pieces.append(Piece(start, piece_end, head, to_close.tail if to_close else ""))
         start, fence = _resume(text, cut, fence)
     return pieces
 

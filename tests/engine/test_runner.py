@@ -12,7 +12,8 @@ import pytest
 
 from engine.request import Request
 from engine.types import FinishReason, SamplingParams
-from tests.engine.fakes import NEVER_WRITTEN, STOP_ID, VOCAB_SIZE, Driver, make_request, run_alone
+from tests.engine.driver import Driver
+from tests.engine.fakes import NEVER_WRITTEN, STOP_ID, VOCAB_SIZE, make_request, run_alone
 
 MAX_TOKENS = 160
 SYSTEM_PROMPTS = ([5] * 12, list(range(10, 40)))

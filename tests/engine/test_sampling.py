@@ -188,6 +188,26 @@ def test_a_best_logit_that_dwarfs_the_temperature_is_still_found() -> None:
     assert draws(Sampler(SamplingParams(0.0002), []), [1e8, 0.0, 5.0], 3) == [0] * 3
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(1.0, 0.95, 0, 0.0, 1.0),
+        SamplingParams(1.0, 1.0, 1000, 0.0, 1.0),
+        SamplingParams(1.0, 1.0, 0, 1e-5, 1.0),
+    ],
+)
+def test_unlikely_tokens_count_when_they_are_many(params: SamplingParams) -> None:
+    """Nine nats below the best, 20,000 tokens have more than twice its weight together."""
+    logits = [0.0] + [-9.0] * 20_000
+    assert len(set(draws(Sampler(params, []), logits, 150))) > 5
+
+
+def test_an_impossible_token_does_not_come_even_by_the_smallest_number() -> None:
+    sampler = Sampler(OFF, [])
+    sampler._random = cast("np.random.Generator", FixedRandom(0.0))
+    assert draws(sampler, [-np.inf, 0.0], 1) == [1]
+
+
 @pytest.mark.parametrize("params", [OFF, SamplingParams(2.0, 0.99, 50, 0.0, 1.2), SamplingParams(0.0)])
 def test_an_impossible_token_never_comes(params: SamplingParams) -> None:
     sampler = Sampler(params, [0, 1])

@@ -85,6 +85,7 @@ def test_cancelling_what_is_gone_or_never_was_does_nothing(started: Bench) -> No
     again = started.submit(41, STOP_ID)
     assert started.listener.completion(again).finish_reason is FinishReason.STOP
     assert started.listener.completion(request).finish_reason is FinishReason.STOP
+    assert started.runner.num_reloads == 0
 
 
 def test_closing_ends_what_runs_and_what_waits_and_may_be_repeated() -> None:

@@ -140,6 +140,12 @@ def test_no_part_but_the_last_ever_changes_character_by_character(unit: str) -> 
         shown = parts
 
 
+def test_a_cut_behind_backticks_does_not_open_a_block_of_code() -> None:
+    code = "``inline ` code````inline ` code``"
+    for part in render(code + "0`" + 42 * "[the whole text](https://example.org/a_(b)?q=1)", final=False):
+        assert scan(part, 0, len(part), None, complete=True).fence is None
+
+
 @many
 @given(markdown | long_markdown)
 def test_no_part_leaves_a_block_of_code_open(text: str) -> None:

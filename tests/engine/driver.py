@@ -1,0 +1,64 @@
+"""Steps a scheduler and a `SlotRunner` over a fake model, without a thread."""
+
+from __future__ import annotations
+
+from engine.request import Delta, Request
+from engine.runner import SlotRunner
+from engine.scheduler import Scheduler, StepPlan
+from tests.engine.fakes import HistoryModel
+
+
+class Driver:
+    """Does what the worker does with requests, one step at a time."""
+
+    def __init__(self, num_slots: int, max_kv_tokens: int, max_running: int, max_tokens: int = 256) -> None:
+        self.models: list[HistoryModel] = []
+        self.max_kv_tokens = max_kv_tokens
+        self.scheduler = Scheduler(max_running)
+        self.runner = SlotRunner(lambda: self._load(num_slots, max_tokens), num_slots, max_kv_tokens)
+        self.finals: dict[int, Delta] = {}
+        self.plans: list[StepPlan] = []
+
+    @property
+    def model(self) -> HistoryModel:
+        return self.models[-1]
+
+    def step(self) -> StepPlan:
+        """Admit, plan, compute and sample once; chunks are sized for 160 tokens a second."""
+        self.scheduler.admit(self.runner.place)
+        plan = self.scheduler.plan()
+        self.plans.append(plan)
+        if plan.is_empty:
+            return plan
+        result = self.runner.step(plan)
+        self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
+        for request, logits in result.logits:
+            delta = request.accept(logits)
+            if delta.is_final:
+                self._end(request, delta)
+        if plan.prefill is not None and plan.prefill.request_id not in self.finals:
+            self.scheduler.prefilled(plan.prefill)
+        return plan
+
+    def end(self, request: Request, delta: Delta, *, keep: bool = True) -> None:
+        """End a request from outside, as a cancellation does."""
+        self._end(request, delta, keep=keep)
+
+    def run_until_idle(self, max_steps: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(max_steps):
+            if self.scheduler.is_idle:
+                return
+            self.step()
+        raise AssertionError("The requests do not end.")
+
+    def _end(self, request: Request, delta: Delta, *, keep: bool = True) -> None:
+        if request.request_id in self.finals:
+            raise AssertionError(f"Request {request.request_id} ended twice.")
+        self.finals[request.request_id] = delta
+        self.runner.release(request, keep=keep)
+        self.scheduler.remove(request)
+
+    def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
+        self.models.append(HistoryModel(num_slots, max_tokens))
+        return self.models[-1]

@@ -1,0 +1,66 @@
+"""The whole engine on a tiny real model: what is batched, cached or moved changes no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from engine.engine import Engine, EngineOptions
+from engine.types import ChatMessage, Completion, Prompt, SamplingParams
+from tests.engine.engine_stage import read
+from tests.engine.tiny_model import make_tiny_model
+
+OPTIONS = EngineOptions(num_threads=1, max_concurrent=4, kv_cache_mb=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+async def answer(engine: Engine, prompt: Prompt, seed: int) -> Completion:
+    params = SamplingParams(temperature=1.0, max_new_tokens=30, seed=seed)
+    return await read(engine.generate(prompt, params))
+
+
+async def prompts(engine: Engine) -> list[Prompt]:
+    """Return prompts of very different lengths that share their beginning, some of them twice."""
+    system = ChatMessage("system", "You are a tiny model. " * 4)
+    questions = [
+        "Hi",
+        "Why is the sea salty? " * 6,
+        "Hi",
+        "Tell me about water. " * 3,
+        "1+1?",
+        "Grüße! 🙂",
+    ] * 2
+    return [engine.fit_prompt([system, ChatMessage("user", question)], 400) for question in questions * 2]
+
+
+async def test_answers_made_together_are_those_made_alone(folder: Path) -> None:
+    async with await Engine.open(folder, OPTIONS) as engine:
+        asked = await prompts(engine)
+        together = await asyncio.gather(*(answer(engine, prompt, i) for i, prompt in enumerate(asked)))
+    alone = []
+    for seed, prompt in enumerate(asked):
+        async with await Engine.open(folder, OPTIONS) as engine:
+            alone.append(await answer(engine, prompt, seed))
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert all(one.usage.num_cached_tokens == 0 for one in alone)
+    assert sum(one.usage.num_cached_tokens for one in together) > 100
+
+
+async def test_the_next_turn_finds_its_history_and_answers_the_same(folder: Path) -> None:
+    first = [ChatMessage("user", "Hello there. " * 10)]
+    async with await Engine.open(folder, OPTIONS) as engine:
+        reply = await answer(engine, engine.fit_prompt(first, 400), 1)
+        dialog = [*first, ChatMessage("assistant", reply.text), ChatMessage("user", "And then?")]
+        prompt = engine.fit_prompt(dialog, 400)
+        warm = await answer(engine, prompt, 2)
+    async with await Engine.open(folder, OPTIONS) as engine:
+        cold = await answer(engine, prompt, 2)
+    assert warm.usage.num_cached_tokens >= len("Hello there. " * 10) // 4
+    assert cold.usage.num_cached_tokens == 0
+    assert warm.text == cold.text
