@@ -37,9 +37,9 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._exempt = frozenset(exempt_ids)
         self._seen: dict[int, None] = {}
-        self._seen_array = np.empty(0, np.int64)
         if params.repetition_penalty != 1.0:
             self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
+        self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
 
     @np.errstate(over="ignore")  # the lowest float32, as masks have it, becomes -inf: just as impossible
     def sample(self, logits: FloatArray) -> int:
@@ -53,17 +53,25 @@ class Sampler:
             raise GenerationFailedError("The model produced no valid probabilities. Try again.")
         token = best if self._params.temperature < _GREEDY_BELOW else self._draw(logits, logits[best])
         if self._params.repetition_penalty != 1.0 and token not in self._exempt:
-            self._seen[token] = None
+            self._see(token)
         return token
+
+    def _see(self, token: int) -> None:
+        """Remember a token, once; the array of ids grows by doubling."""
+        if token in self._seen:
+            return
+        if len(self._seen) == len(self._seen_ids):
+            self._seen_ids = np.concatenate([self._seen_ids, np.zeros(len(self._seen_ids) + 64, np.int64)])
+        self._seen_ids[len(self._seen)] = token
+        self._seen[token] = None
 
     def _penalise(self, logits: FloatArray) -> None:
         if not self._seen:
             return
-        if len(self._seen_array) != len(self._seen):
-            self._seen_array = np.fromiter(self._seen, np.int64, len(self._seen))
+        seen = self._seen_ids[: len(self._seen)]
         penalty = np.float32(self._params.repetition_penalty)
-        values = logits[self._seen_array]
-        logits[self._seen_array] = np.where(values > 0, values / penalty, values * penalty)
+        values = logits[seen]
+        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
 
     def _draw(self, logits: FloatArray, best: np.float32) -> int:
         params = self._params
