@@ -1,6 +1,6 @@
 """The engine's asyncio face: opens a model folder, takes dialogs, streams answers.
 
-Loop and engine thread meet in two places: `Worker.submit`, and one `call_soon_threadsafe` for each step.
+Loop and engine thread meet in two places: `Worker.submit`, and at most one `call_soon_threadsafe` a step.
 """
 
 from __future__ import annotations
