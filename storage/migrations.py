@@ -81,6 +81,16 @@ CREATE TABLE resets (
     reset_at INTEGER NOT NULL,
     num_messages INTEGER NOT NULL
 ) STRICT"""
+# value is JSON: a scalar or a list of scalars.
+_SERVER_SETTINGS = """
+CREATE TABLE server_settings (
+    guild_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    by_user_id INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    PRIMARY KEY (guild_id, key)
+) STRICT, WITHOUT ROWID"""
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -99,6 +109,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX resets_by_conversation ON resets (conversation_id)",
         ),
     ),
+    Migration("settings of servers", (_SERVER_SETTINGS,)),
 )
 
 

@@ -39,7 +39,13 @@ OWNERS: dict[str, set[str]] = {
 }
 """Libraries, and the only files that import them."""
 
-IMPORT_NAMES = {"discord.py": "discord", "onnxruntime-gpu": "onnxruntime", "python-dotenv": "dotenv"}
+IMPORT_NAMES = {
+    "charset-normalizer": "charset_normalizer",
+    "discord.py": "discord",
+    "onnxruntime-gpu": "onnxruntime",
+    "prometheus-client": "prometheus_client",
+    "python-dotenv": "dotenv",
+}
 BESIDES = {"aiohttp", "simcord"}
 """discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
 

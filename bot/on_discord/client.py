@@ -18,7 +18,7 @@ from bot.conversation.service import ChatService, Question
 from bot.errors import is_expected, sentence_for
 from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
-from bot.on_discord.commands import Commands
+from bot.on_discord.commands.tree import Commands
 from bot.on_discord.controls import AnswerControls
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel

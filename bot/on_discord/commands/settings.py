@@ -1,0 +1,53 @@
+"""`/settings`: how answers are made in this conversation. Knows nothing of how values are checked."""
+
+from __future__ import annotations
+
+from discord import app_commands
+
+from bot.conversation.parameters import PARAMETERS, find_parameter
+from bot.conversation.preferences import Preferences
+from bot.on_discord.commands.checks import check_moderator
+from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
+
+_NAMES = [app_commands.Choice(name=name, value=name) for name in PARAMETERS]
+
+
+class SettingsCommands(app_commands.Group):
+    """`/settings`: how answers are made in this conversation."""
+
+    def __init__(self, preferences: Preferences) -> None:
+        super().__init__(name="settings", description="How answers are made here")
+        self._preferences = preferences
+
+    @app_commands.command(name="show", description="Show all settings of this conversation")
+    async def show(self, interaction: Interaction) -> None:
+        """Show every parameter."""
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            lines = await self._preferences.describe(conversation_of(interaction))
+            await say(interaction, "\n".join(lines))
+
+    @app_commands.command(name="set", description="Change a setting of this conversation (moderators)")
+    @app_commands.describe(name="Which setting", value="Its new value, a number")
+    @app_commands.choices(name=_NAMES)
+    async def set(self, interaction: Interaction, name: str, value: app_commands.Range[str, 1, 32]) -> None:
+        """Change one parameter."""
+        async with reporting(interaction):
+            check_moderator(interaction)
+            await acknowledge(interaction)
+            ref = conversation_of(interaction)
+            name, new = await self._preferences.set(ref, name, value, by_user_id=interaction.user.id)
+            shown = find_parameter(name).format(new)
+            await say(interaction, f"**{name}** is `{shown}` in this conversation from now on.")
+
+    @app_commands.command(name="reset", description="Go back to the defaults (moderators)")
+    @app_commands.describe(name="Which setting; all of them if left out")
+    @app_commands.choices(name=_NAMES)
+    async def reset(self, interaction: Interaction, name: str | None = None) -> None:
+        """Go back to the default of one parameter, or of all."""
+        async with reporting(interaction):
+            check_moderator(interaction)
+            await acknowledge(interaction)
+            num_changed = await self._preferences.reset(conversation_of(interaction), name)
+            done = f"{num_changed} back to default." if num_changed else "Nothing had been changed."
+            await say(interaction, f"Settings: {done}")

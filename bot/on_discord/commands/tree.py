@@ -1,0 +1,39 @@
+"""All commands of the bot in one tree, and what is said where a command could not even be called."""
+
+from __future__ import annotations
+
+import logging
+
+import discord
+from discord import app_commands
+
+from bot.conversation.service import ChatService
+from bot.errors import sentence_for
+from bot.on_discord.commands.conversation import conversation_commands
+from bot.on_discord.commands.settings import SettingsCommands
+from bot.on_discord.commands.system import SystemCommands
+from bot.on_discord.interactions import Interaction, say
+
+_log = logging.getLogger(__name__)
+
+_CONTEXTS = app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=False)
+_INSTALLS = app_commands.AppInstallationType(guild=True, user=False)
+
+
+class Commands(app_commands.CommandTree[discord.Client]):
+    """All commands of the bot, global, in servers and direct messages."""
+
+    def __init__(self, client: discord.Client, chat: ChatService) -> None:
+        super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
+        self.add_command(SettingsCommands(chat.preferences))
+        self.add_command(SystemCommands(chat.preferences))
+        for command in conversation_commands(chat):
+            self.add_command(command)
+
+    async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:
+        """Answer even where a command could not be called."""
+        if isinstance(error, (app_commands.CommandNotFound, app_commands.CommandSignatureMismatch)):
+            await say(interaction, "This command has just changed. Please try again in a minute.")
+            return
+        _log.error("A command failed", exc_info=error)
+        await say(interaction, sentence_for(error))

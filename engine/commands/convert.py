@@ -1,0 +1,56 @@
+"""`python -m engine convert`: turns somebody's weights into a model folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from engine.architecture import Precision
+from engine.commands.subparsers import Subparsers
+from engine.convert.chat_detection import llama2_chat
+from engine.convert.converter import convert
+from engine.convert.sources import open_source
+from engine.manifest import ChatSpec
+
+_CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none": ChatSpec(None)}
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the command's arguments."""
+    command = commands.add_parser(
+        "convert", help="turn a GGUF file of the llama architecture into a model folder"
+    )
+    command.add_argument("source", type=Path, help="the GGUF file")
+    command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
+    command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
+    command.add_argument(
+        "--chat-format",
+        choices=["auto", *_CHAT_FORMATS],
+        default="auto",
+        help="how the model was trained to chat; auto reads it from the file",
+    )
+    command.set_defaults(act=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    model, destination = open_source(arguments.source), arguments.destination
+    precision = Precision(arguments.precision)
+    if arguments.chat_format != "auto":
+        model.chat = _CHAT_FORMATS[arguments.chat_format]
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"Converting {model.name} to {precision}", total=1.0)
+        convert(model, destination, precision, lambda share: progress.update(task, completed=share))
+    kind = _describe(model.chat.format)
+    console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
+    return 0
+
+
+def _describe(chat_format: str | None) -> str:
+    if chat_format is None:
+        return "no chat format found: a base model, or name it with --chat-format"
+    return f"chat format {chat_format}"

@@ -1,0 +1,49 @@
+"""What moderators set for their server. Knows neither which keys there are nor what they may hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from storage.database import Database
+from storage.rows import to_milliseconds
+
+ServerSetting = str | int | float | bool | Sequence[str | int]
+
+_SET = """
+INSERT INTO server_settings (guild_id, key, value, by_user_id, changed_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (guild_id, key) DO UPDATE
+SET value = excluded.value, by_user_id = excluded.by_user_id, changed_at = excluded.changed_at"""
+
+
+class ServerSettingsStore:
+    """Settings by server and key; values are JSON scalars or lists of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def all(self, guild_id: int) -> dict[str, ServerSetting]:
+        """Return what is set for a server, by key."""
+        rows = await self._database.fetch_all(
+            "SELECT key, value FROM server_settings WHERE guild_id = ? ORDER BY key", (guild_id,)
+        )
+        return {row["key"]: json.loads(row["value"]) for row in rows}
+
+    async def set(
+        self, guild_id: int, key: str, value: ServerSetting, *, by_user_id: int, at: datetime
+    ) -> None:
+        """Set one value and record who did it. Raises `ValueError` for a number that is not finite."""
+        # ASCII: a lone surrogate would otherwise be refused by SQLite.
+        params = (guild_id, key, json.dumps(value, allow_nan=False), by_user_id, to_milliseconds(at))
+        async with self._database.transaction() as transaction:
+            await transaction.fetch_all(_SET, params)
+
+    async def clear(self, guild_id: int, key: str | None) -> int:
+        """Remove one setting, or all of them with `key` None; return how many there were."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch_all(
+                "DELETE FROM server_settings WHERE guild_id = ?1 AND (?2 IS NULL OR key = ?2) RETURNING key",
+                (guild_id, key),
+            )
+        return len(rows)
