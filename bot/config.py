@@ -61,7 +61,12 @@ _CHAT_KEYS = (
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", parsers.token, "The bot's token. Empty: the playground, in the browser.", True),
-    Key("MODEL", "", parsers.path, "Folder of a converted model. Empty: the small default model."),
+    Key(
+        "MODEL",
+        "",
+        parsers.path,
+        "Folder of a model: converted, or a Llama-2-Onnx release. Empty: the default.",
+    ),
     Key("PRECISION", "auto", parsers.choice("auto", "fp32", "int8"), "Weights of the default model."),
     Key("PROVIDER", "auto", parsers.choice("auto", "cpu"), "What computes. auto: the best there is."),
     Key("LLAMA_CACHE", "", parsers.path, "Folder for models. Empty: llamacord in the user's cache folder."),

@@ -22,9 +22,15 @@ service, and nothing is used for training. Logs hold no text of messages.
 conversation is forgotten with `/reset`, which you can use yourself in a direct message."""
 
 
+_BASE_MODEL = """
+
+**The model here is a base model: it only continues text and cannot hold a conversation.** Whoever runs me \
+needs to choose a fine-tuned one."""
+
+
 def help_text(info: ModelInfo) -> str:
     """Return what `/help` says."""
-    return _HELP.format(model=info.name)
+    return _HELP.format(model=info.name) + (_BASE_MODEL if info.chat_format is None else "")
 
 
 def privacy_text() -> str:

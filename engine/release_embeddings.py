@@ -119,8 +119,8 @@ class _StateDictReader(pickle.Unpickler):
         if module == "torch" and name.endswith("Storage"):
             raise ModelFormatError(f"{self._path} stores {name}; float16 and float32 are supported.")
         raise ModelFormatError(
-            f"{self._path} is not safe: reading it would call {module}.{name}. Fetch the file again from where "
-            "the model was published."
+            f"{self._path} is not safe: reading it would call {module}.{name}. Fetch the file again "
+            "from where the model was published."
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -135,8 +135,8 @@ def _not_zip(path: Path) -> str:
         start = file.read(512)
     if start.startswith(_LEGACY_MAGIC):
         return (
-            f"{path} is in the old format of torch.save, which is not read here. Load it once with torch and save "
-            "it again with a current version."
+            f"{path} is in the old format of torch.save, which is not read here. Load it once with torch and "
+            "save it again with a current version."
         )
     if start[257:262] == b"ustar":
         return f"{path} is a tar archive, a format torch no longer writes. Fetch the file again."

@@ -51,7 +51,7 @@ class ReleaseModel:
         return len(self._embeddings)
 
     def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
-        """Compute `ids` after the first `num_past` tokens of the slot; return the last one's logits [vocab]."""
+        """Compute `ids` after the first `num_past` tokens; return the last one's logits [vocab]."""
         if not ids or slot or not 0 <= num_past <= self.num_held:
             raise ValueError(f"Cannot compute {len(ids)} tokens after {num_past} of {self.num_held}.")
         if num_past + len(ids) > self.contract.context_length:
@@ -99,7 +99,7 @@ class ReleaseModel:
         self.num_held += num_new
 
     def _rewind(self, num_tokens: int) -> None:
-        """Keep the first tokens' KV only. Copies it through the host, once for each turn of a conversation."""
+        """Keep the first tokens' KV only. Copies through the host, once a turn of a conversation."""
         if num_tokens == self.num_held and self._cache:
             return
         self.num_held = num_tokens
@@ -110,7 +110,7 @@ class ReleaseModel:
             empty = np.zeros(self.contract.cache_shape(0), self.contract.dtype)
             self._cache = {name: self._upload(empty) for name in _CACHES}
 
-    def _upload(self, values: np.ndarray) -> onnxruntime.OrtValue:  # type: ignore[type-arg]
+    def _upload(self, values: np.ndarray) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_numpy(values, self._device, 0)
 
 
@@ -121,13 +121,14 @@ class _OneSlot:
         self._model = model
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
-        raise ValueError(f"There are no slots {source} and {target}.")
+        raise ValueError(f"Cannot copy {num_tokens} tokens from slot {source} to {target}: there is one.")
 
     def swap(self, first: int, second: int, num_tokens: int) -> None:
-        raise ValueError(f"There are no slots {first} and {second}.")
+        raise ValueError(f"Cannot swap {num_tokens} tokens of the slots {first} and {second}: there is one.")
 
     def give_back(self, slot: int) -> None:
-        self._model.forget()
+        if slot == 0:
+            self._model.forget()
 
 
 def describe_release(files: ReleaseFiles) -> Contract:
@@ -144,7 +145,7 @@ def _check_memory(files: ReleaseFiles) -> None:
         )
 
 
-def _causal_mask(contract: Contract) -> np.ndarray:  # type: ignore[type-arg]
+def _causal_mask(contract: Contract) -> np.ndarray:
     """[context, context]: 0 up to the diagonal, -10000 above it."""
     size = contract.context_length
     return np.triu(np.full((size, size), _MASKED, contract.dtype), 1)

@@ -1,6 +1,6 @@
 """Makes the tiny Llama-2-Onnx releases beside this file, as Microsoft's were made: traced by torch.onnx.
 
-    python tests/data/releases/export_release.py        # needs torch, onnx and sentencepiece; nothing else here does
+    python tests/data/releases/export_release.py    # needs torch, onnx and sentencepiece
 
 The weights are random and the same at every run. Like the published models, the graph takes embeddings, a
 mask, the caches and a position, and gives the last position's logits and the new positions' keys and
