@@ -2,7 +2,7 @@
 
 An export writes the rotation as dozens of nodes, in whichever way its authors computed it. Rather than read
 them, the part from the product with the key matrix to the new keys is cut out and measured: which values
-of a head make a pair, and by how much each pair turns from one position to the next. Imports `onnxruntime`.
+of a head make a pair, and by how much each pair turns from one position to the next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from engine.convert.dataflow import Dataflow
@@ -53,7 +52,7 @@ class KeyProbe:
         tensors = [numpy_helper.from_array(read_tensor(flow.stored[name], path), name) for name in stored]
         graph = helper.make_graph(nodes, "keys", values, [output], tensors)
         cut = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-        self._session: onnxruntime.InferenceSession = open_session(cut.SerializeToString(), 1)
+        self._session = open_session(cut.SerializeToString(), 1)
 
     def run(self, head: FloatArray, position: int, num_tokens: int) -> FloatArray:
         """Rotate the same head [dim] at `num_tokens` positions; return [num_tokens, heads, dim]."""
