@@ -27,7 +27,11 @@ OWNERS: dict[str, set[str]] = {
     "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
-    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "sentencepiece": {
+        "engine/tokenizer.py",
+        "engine/convert/gguf_tokenizer.py",
+        "engine/convert/sentencepiece_file.py",
+    },
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",
