@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from bot.conversation.parameters import ChatParameters, Value, apply_overrides, describe, find_parameter
 from bot.conversation.prompting import check_question
-from bot.errors import SystemPromptError
-from engine.errors import InvalidParameterError
+from bot.errors import ParameterError, SystemPromptError
+from bot.language.phrases import Phrase, phrase
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
@@ -46,13 +46,13 @@ class Preferences:
             return self._engine.info.default_system_prompt
         return parameters.system_prompt
 
-    async def describe(self, ref: ConversationRef) -> list[str]:
+    async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""
         conversation_id = await self._conversations.open(ref)
         return describe(self.defaults, await self._settings.all(conversation_id))
 
     async def set(self, ref: ConversationRef, name: str, text: str, *, by_user_id: int) -> tuple[str, Value]:
-        """Set the parameter `name` to what `text` says. Raises `InvalidParameterError`."""
+        """Set the parameter `name` to what `text` says. Raises `ParameterError`."""
         parameter = find_parameter(name)
         value = parameter.parse(text)
         conversation_id = await self._conversations.open(ref)
@@ -60,10 +60,7 @@ class Preferences:
         changed = apply_overrides(self.defaults, overrides)
         num_tokens = await self._count(self.system_prompt_of(changed))
         if num_tokens > self._max_system_tokens(changed):
-            raise InvalidParameterError(
-                f"With this value the system prompt ({num_tokens} tokens) would leave too little room for "
-                "questions. Shorten the system prompt first, or choose another value."
-            )
+            raise ParameterError(phrase("settings.no_room", num_tokens=num_tokens))
         await self._settings.set(
             conversation_id, parameter.name, value, by_user_id=by_user_id, at=datetime.now(UTC)
         )
@@ -89,16 +86,20 @@ class Preferences:
         """Set the system prompt; return its tokens. Raises `SystemPromptError` or `UnsafePromptError`."""
         prompt = text.strip()
         if not prompt:
-            raise SystemPromptError("The system prompt must not be empty. Use /system clear for the default.")
+            raise SystemPromptError(phrase("system.empty"))
         if len(prompt) > MAX_SYSTEM_PROMPT_CHARS:
             raise SystemPromptError(
-                f"The system prompt has {len(prompt)} characters; {MAX_SYSTEM_PROMPT_CHARS} are allowed."
+                phrase(
+                    "system.too_many_characters",
+                    num_characters=len(prompt),
+                    allowed=MAX_SYSTEM_PROMPT_CHARS,
+                )
             )
         conversation_id = await self._conversations.open(ref)
         num_tokens = await self._count(prompt)
         allowed = self._max_system_tokens(await self.parameters(conversation_id))
         if num_tokens > allowed:
-            raise SystemPromptError(f"The system prompt takes {num_tokens} tokens; {allowed} are allowed.")
+            raise SystemPromptError(phrase("system.too_many_tokens", num_tokens=num_tokens, allowed=allowed))
         await asyncio.to_thread(check_question, self._engine, "?", prompt, self._engine.info.context_length)
         await self._settings.set(
             conversation_id, SYSTEM_PROMPT, prompt, by_user_id=by_user_id, at=datetime.now(UTC)

@@ -6,6 +6,7 @@ import discord
 from discord import app_commands
 
 from bot.conversation.preferences import MAX_SYSTEM_PROMPT_CHARS, Preferences
+from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
 
@@ -26,10 +27,9 @@ class SystemCommands(app_commands.Group):
         async with reporting(interaction):
             await acknowledge(interaction)
             prompt, is_own = await self._preferences.system_prompt(conversation_of(interaction))
-            origin = "set for this conversation" if is_own else "the default"
-            quoted = discord.utils.escape_markdown(prompt) if prompt.strip() else "*(empty)*"
+            quoted = discord.utils.escape_markdown(prompt) if prompt.strip() else phrase("system.none")
             shown = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
-            await say(interaction, f"System prompt ({origin}):\n{shown}")
+            await say(interaction, phrase("system.own") if is_own else phrase("system.default"), shown)
 
     @app_commands.command(name="set", description="Change the system prompt here (moderators)")
     @app_commands.describe(text="What the model should be told before every conversation")
@@ -42,7 +42,7 @@ class SystemCommands(app_commands.Group):
             await acknowledge(interaction)
             ref = conversation_of(interaction)
             num_tokens = await self._preferences.set_system_prompt(ref, text, by_user_id=interaction.user.id)
-            await say(interaction, f"The system prompt is changed; it takes {num_tokens} tokens.")
+            await say(interaction, phrase("system.changed", num=num_tokens))
 
     @app_commands.command(name="clear", description="Go back to the default system prompt (moderators)")
     async def clear(self, interaction: Interaction) -> None:
@@ -51,5 +51,4 @@ class SystemCommands(app_commands.Group):
             check_moderator(interaction)
             await acknowledge(interaction)
             was_own = await self._preferences.clear_system_prompt(conversation_of(interaction))
-            done = "The default system prompt is back." if was_own else "It was the default already."
-            await say(interaction, done)
+            await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
