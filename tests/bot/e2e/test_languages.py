@@ -178,7 +178,11 @@ async def test_translations_reach_discord_and_a_change_of_one_is_registered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def syncs() -> list[str]:
-        return [json.dumps(r.json) for r in world.env.http_requests if r.method == "PUT" and r.path.endswith("/commands")]
+        return [
+            json.dumps(r.json)
+            for r in world.env.http_requests
+            if r.method == "PUT" and r.path.endswith("/commands")
+        ]
 
     assert len(syncs()) == 1
     assert '"de": "einstellungen"' in syncs()[0]
