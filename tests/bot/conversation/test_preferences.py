@@ -11,7 +11,6 @@ from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences, SystemPrompt
 from bot.errors import ParameterError, SystemPromptError
-
 from engine.guidance import META_SYSTEM_PROMPT
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
