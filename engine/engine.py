@@ -142,7 +142,9 @@ class Engine:
         return stream
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        stop_ids = self._format.stop_ids if self._format else frozenset({self._manifest.eos_id})
+        manifest = self._manifest
+        ends = frozenset({manifest.eos_id, *manifest.stop_ids})
+        stop_ids = self._format.stop_ids if self._format else ends
         control = {*stop_ids, *self._tokenizer.special_ids.values()}
         return Request(
             request_id=next(self._request_ids),
