@@ -91,7 +91,8 @@ class ChatService:
     ) -> int:
         """Queue another answer to the question of the newest answer and return the new one's id.
 
-        Raises a `RefusalError` where whoever asks for it, `origin`, may not ask here now, `NotFoundError` for an answer that is not the newest, gone or not ended yet.
+        `origin` is whoever asks for it. Raises a `RefusalError` where they may not ask here now, and
+        `NotFoundError` for an answer that is not the newest, gone or not ended yet.
         """
         if self._gate is not None and origin is not None:
             await self._gate.admit(origin, "")

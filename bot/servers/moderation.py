@@ -1,4 +1,4 @@
-"""What moderators decide, put together: settings, blocks, the gate before questions, the screen before answers."""
+"""What moderators decide, put together: settings, blocks, a gate for questions, a screen for answers."""
 
 from __future__ import annotations
 
