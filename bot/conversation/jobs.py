@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from bot.servers.origin import Origin
 from engine.types import Generation
 from storage.conversations import MessageState
 
@@ -75,6 +76,7 @@ class Job:
     conversation_id: int
     asker_id: int | None
     view: AnswerView
+    origin: Origin | None = None
     text: str = ""
     stop_reason: StopReason | None = None
     generation: Generation | None = None

@@ -34,6 +34,12 @@ def phrase(key: str, /, **values: Value) -> Phrase:
     return Phrase(key, values)
 
 
+def together(*sentences: str) -> str:
+    """Return sentences one after the other, each of which can still be rendered; nothing for none."""
+    first, *rest = sentences or ("",)
+    return phrase("together", first=first, second=together(*rest)) if rest else first
+
+
 def render(text: str, locale: object) -> str:
     """Return `text` in the language of one of Discord's locales; what is no `Phrase` stays as it is."""
     if not isinstance(text, Phrase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -27,7 +28,11 @@ from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
 from bot.on_discord.interactions import ref_of
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.locales import locale_of
+from bot.on_discord.origins import origin_of_message
 from bot.on_discord.translator import CommandTranslator
+from bot.servers.moderation import Moderation
+from bot.servers.refusal_pace import RefusalPace
+from bot.servers.refusals import RefusalError
 from storage.errors import DuplicateMessageError, StorageError
 
 _log = logging.getLogger(__name__)
@@ -36,16 +41,20 @@ _log = logging.getLogger(__name__)
 class LlamacordClient(discord.Client):
     """The bot. Closes `chat` when it is closed; closing twice is fine."""
 
-    def __init__(self, chat: ChatService, *, edit_interval_s: float = EDIT_INTERVAL_S) -> None:
+    def __init__(
+        self, chat: ChatService, moderation: Moderation, *, edit_interval_s: float = EDIT_INTERVAL_S
+    ) -> None:
         super().__init__(
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
             allowed_mentions=SILENT,
             max_messages=None,
         )
         self.chat = chat
+        self.moderation = moderation
         self.tree = Commands(self, chat)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
+        self._refusal_pace = RefusalPace(time.monotonic)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def setup_hook(self) -> None:
@@ -83,6 +92,7 @@ class LlamacordClient(discord.Client):
             author_name=message.author.display_name,
             content=readable(message.content, bot, names_of(message)),
             created_at=message.created_at,
+            origin=origin_of_message(message),
         )
         await self._ask(message, question)
 
@@ -106,6 +116,9 @@ class LlamacordClient(discord.Client):
             )
         except DuplicateMessageError:
             _log.info("A question arrived twice")
+        except RefusalError as error:
+            if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
+                await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             if not is_expected(error):
                 _log.exception("A question could not be taken")

@@ -17,6 +17,7 @@ from bot.on_discord.discord_answer import DiscordAnswer
 from bot.on_discord.discord_outbox import Channel
 from bot.on_discord.interactions import Interaction, acknowledge, actor_of, reporting, say
 from bot.on_discord.locales import locale_of
+from bot.on_discord.origins import origin_of
 
 MakeAnswer = Callable[[Channel, int | None, str], DiscordAnswer]
 
@@ -43,7 +44,7 @@ class AnswerControls:
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
             view = self._make_answer(message.channel, trigger_id, locale_of(interaction.guild))
-            await self._chat.regenerate(message.channel.id, answer_id, view)
+            await self._chat.regenerate(message.channel.id, answer_id, view, origin_of(interaction))
 
     async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
         """Return the message with the button. Raises where the press does not count."""

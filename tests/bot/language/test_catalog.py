@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of
-from bot.language.phrases import Phrase, phrase, render
+from bot.language.phrases import Phrase, phrase, render, together
 from bot.language.plurals import plural_form
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +102,7 @@ def test_a_locale_has_its_language_and_english_stands_in_for_others(locale: str,
 
 
 def test_a_phrase_is_its_english_until_it_is_rendered_with_the_phrases_in_it() -> None:
-    made = phrase("answer.not_saved_either", note=phrase("answer.stopped"))
+    made = together(phrase("answer.stopped"), phrase("answer.not_saved"))
     assert made.startswith("Stopped. This answer")
     assert render(made, "de").startswith("Gestoppt. Diese Antwort")
     assert render("no phrase", "de") == "no phrase"
