@@ -53,7 +53,7 @@ class BpeTokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
-            raise ModelFormatError(f"{path} is not a readable tokenizer: {error}") from error
+            raise ModelFormatError(f"{path.name} is not a readable tokenizer: {error}.") from error
         # A file may declare control tokens; text that looks like one stays text.
         self._tokenizer.encode_special_tokens = True
         self.special_ids = dict(special_ids)
@@ -90,7 +90,7 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise ModelFormatError(f"{path} is not a readable SentencePiece model.") from error
+            raise ModelFormatError(f"{path.name} is not a readable SentencePiece model.") from error
         self.special_ids = dict(special_ids)
 
     @property

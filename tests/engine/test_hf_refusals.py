@@ -137,7 +137,7 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     ),
     "a control token that text becomes": (
         edit_tokenizer(lambda raw: raw["added_tokens"].append(added(raw["model"]["vocab"]["a"], "a"))),
-        "makes a control token of the plain text 'a'",
+        "makes a control token of the plain text",
     ),
     "a damaged model": (set_file("tokenizer.model", b"\xff\xff\xff"), "not a readable SentencePiece model"),
     "another model": (set_file("tokenizer.model", tiny_model_bytes()), "tokens for 384 embeddings"),
@@ -239,8 +239,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a name too long": (indexed(a="x" * 300), "cannot be read: File name too long"),
     "the same tensors twice": (
         lambda folder: (
-            (folder / INDEX).unlink(),
-            (folder / "z.safetensors").write_bytes((folder / SHARD).read_bytes()),
+            (folder / INDEX).rename(folder / "a.json")
+            and (folder / "z.safetensors").write_bytes((folder / SHARD).read_bytes())
         ),
         "twice",
     ),

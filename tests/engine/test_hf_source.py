@@ -127,15 +127,15 @@ def test_old_and_new_rope_keys_are_read(
 
 def test_every_way_to_name_the_ends_is_read(tmp_path: Path) -> None:
     model = TinyHuggingFace()
-    model.config["eos_token_id"] = [2, 7]
-    model.files["generation_config.json"] = json.dumps({"eos_token_id": [2, 9]}).encode()
+    model.config["eos_token_id"] = [2, 1]
+    model.files["generation_config.json"] = json.dumps({"eos_token_id": [2, 0]}).encode()
     model.files["tokenizer_config.json"] = json.dumps(
         {"bos_token": {"content": "<|endoftext|>"}, "eos_token": "<|im_end|>"}
     ).encode()
     source = open_source(model.save(tmp_path / "source"))
-    assert (source.bos_id, source.eos_id, source.stop_ids) == (0, 2, (7, 9))
+    assert (source.bos_id, source.eos_id, source.stop_ids) == (0, 2, (0, 1))
     convert(source, tmp_path / "model", Precision.FP32)
-    assert load_manifest(tmp_path / "model").stop_ids == (7, 9)
+    assert load_manifest(tmp_path / "model").stop_ids == (0, 1)
 
 
 def test_a_tied_model_may_bring_its_head_along_and_old_ones_what_follows_from_the_config(
