@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from engine.detokenizer import StreamDecoder
 from engine.errors import PromptTooLongError
-from engine.opening import ModelFolder, RunnerSize
+from engine.model_folder import ModelFolder, RunnerSize
 from engine.request import Request
 from engine.sampling import Sampler
 from engine.tokenizer import Tokenizer

@@ -16,7 +16,8 @@ from types import TracebackType
 from engine import machine
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
-from engine.opening import ModelFolder, RunnerSize, open_folder
+from engine.model_folder import ModelFolder, RunnerSize
+from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
 from engine.runner import Runner
@@ -58,6 +59,8 @@ class Engine:
         self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
         self._tokenizer = self._model.load_tokenizer()
         self._token_bytes = self._tokenizer.token_bytes
+        # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
+        self._token_bytes += [b""] * (self._model.vocab_size - len(self._token_bytes))
         self._format = make_chat_format(self._model, self._tokenizer)
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}

@@ -16,7 +16,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from engine.errors import ModelFormatError
-from engine.git_lfs import refuse_pointer
+from engine.release_files import require_file
 
 _INPUTS = {"x": 3, "attn_mask": 2, "k_cache": 5, "v_cache": 5, "pos": 0}
 _OUTPUTS = ("logits", "k_out", "v_out")
@@ -47,7 +47,7 @@ class Contract:
 
 def load_graph(path: Path) -> ModelProto:
     """Read a release's graph without its tensors, whose files are checked. Raises `ModelFormatError`."""
-    refuse_pointer(path)
+    require_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
@@ -116,7 +116,7 @@ def _locate(tensor: TensorProto, graph: Path) -> tuple[Path, int, int]:
         raise ModelFormatError(
             f"{graph} takes the tensor {tensor.name} from {location!r}, outside its folder. Do not use it."
         )
-    refuse_pointer(path)
+    require_file(path)
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     expected = int(np.prod(tensor.dims, dtype=np.int64)) * kind.itemsize
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError
-from engine.git_lfs import refuse_pointer
+from engine.release_files import require_file
 
 Embedding = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
@@ -46,7 +46,7 @@ class _Tensor:
 
 def read_embeddings(path: Path) -> Embedding:
     """Return the one tensor `weight` [vocab, hidden]. Raises `ModelFormatError`."""
-    refuse_pointer(path)
+    require_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path)

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.convert.git_lfs import refuse_pointer
 from engine.errors import ModelFormatError
-from engine.git_lfs import refuse_pointer
 
 _EMBEDDINGS, _TOKENIZER = "embeddings.pth", "tokenizer.model"
 
@@ -66,8 +66,19 @@ def find_release(path: Path) -> ReleaseFiles:
     around = [folder, folder.parent, folder.parent.parent]
     files = ReleaseFiles(graph, _first(_EMBEDDINGS, around[:2]), _first(_TOKENIZER, around))
     for file in (files.graph, files.embeddings, files.tokenizer):
-        refuse_pointer(file)
+        require_file(file)
     return files
+
+
+def require_file(path: Path) -> None:
+    """Raise `ModelFormatError` when `path` is missing, unreadable or a Git LFS pointer."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise ModelFormatError(f"The file {path} is missing. Fetch the model again.") from None
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
+    refuse_pointer(path)
 
 
 def _graphs(folder: Path) -> list[Path]:

@@ -24,10 +24,22 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
-    "onnxruntime": {"engine/model.py"},
+    "onnx": {
+        "engine/release_contract.py",
+        "engine/release_model.py",
+        *(
+            f"engine/convert/{name}.py"
+            for name in ("dataflow", "decoder_graph", "external_data", "release_graph", "rope_probe")
+        ),
+    },
+    "onnxruntime": {"engine/model.py", "engine/release_model.py"},
     "platformdirs": {"bot/config.py"},
-    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
+    "sentencepiece": {
+        "engine/tokenizer.py",
+        "engine/convert/gguf_tokenizer.py",
+        "engine/convert/sentencepiece_file.py",
+    },
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",
@@ -49,7 +61,10 @@ IMPORT_NAMES = {
 BESIDES = {"aiohttp", "simcord"}
 """discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
 
-WITHOUT_DISCORD = ("bot/conversation/", "bot/delivery/", "bot/config.py", "bot/errors.py", "bot/terminal.py")
+WITHOUT_DISCORD = (
+    "bot/conversation/", "bot/delivery/", "bot/limits/", "bot/safety/", "bot/servers/",
+    "bot/config.py", "bot/errors.py", "bot/terminal.py",
+)  # fmt: skip
 """The bot's core: it works, and is tested, without Discord's library."""
 
 
@@ -116,6 +131,7 @@ def test_only_the_composition_root_builds_the_engine_and_opens_the_database() ->
     assert {path.name for path in (ROOT / "bot").glob("*.py") if "engine.engine" in imports(path)} <= {
         "app.py",
         "check.py",
+        "model_check.py",
     }
 
 

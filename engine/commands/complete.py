@@ -12,10 +12,11 @@ from engine import machine
 from engine.commands.subparsers import Subparsers
 from engine.completion import stream_completion
 from engine.errors import ModelFormatError
-from engine.git_lfs import refuse_pointer
-from engine.opening import ModelFolder, ReleasedFolder, open_folder
+from engine.model_folder import ModelFolder
+from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
-from engine.release_files import ReleaseFiles
+from engine.release_files import ReleaseFiles, require_file
+from engine.released_folder import ReleasedFolder
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, SamplingParams
 
@@ -66,7 +67,7 @@ def _open(arguments: argparse.Namespace) -> ModelFolder:
         )
     if arguments.model is None:
         for path in paths:
-            refuse_pointer(path)
+            require_file(path)
         return ReleasedFolder(ReleaseFiles(*paths), arguments.device)
     folder = open_folder(arguments.model)
     return ReleasedFolder(folder.files, arguments.device) if isinstance(folder, ReleasedFolder) else folder

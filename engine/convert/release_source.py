@@ -16,10 +16,10 @@ from engine.convert.rope_probe import measure_rotation
 from engine.convert.source import FloatArray
 from engine.errors import ModelFormatError
 from engine.manifest import ChatSpec, TokenizerSpec
-from engine.opening import check_vocabulary, open_release_tokenizer, release_tokenizer_spec
 from engine.release_contract import load_graph, read_contract, read_tensor
 from engine.release_embeddings import read_embeddings
 from engine.release_files import find_release
+from engine.release_tokenizer import check_vocabulary, open_release_tokenizer, release_tokenizer_spec
 
 _NORMS = ("attn_norm", "mlp_norm")
 

@@ -51,7 +51,7 @@ def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
 
 
 class PublishedLoop:
-    """Generates greedily as the published example does: everything in and out through numpy, at every step."""
+    """Generates greedily as the published example does: all in and out through numpy, at every step."""
 
     def __init__(self, folder: Path, num_threads: int = 1) -> None:
         files = find_release(folder)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.release_author import state_dict_pickle, write_embeddings, write_tokenizer
+from benchmarks.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
 from engine import machine
 from engine.cli import main
 from engine.errors import ModelFormatError
@@ -93,7 +93,7 @@ def void(_: object) -> None:
     return
 
 
-PULL = r"is a Git LFS pointer, not the file itself\. Run `git lfs pull`"
+PULL = r'is a Git LFS pointer, not the file itself\. Run "git lfs pull"'
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "graph not pulled": (graph(POINTER), PULL),
     "tensor not pulled": (write(f"ONNX/{MATRIX}", POINTER), PULL),
@@ -117,7 +117,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         rename_input,
         "it does not take x, attn_mask, k_cache, v_cache, pos and give logits",
     ),
-    "embeddings of another model": (embeddings(values=np.ones((350, 64), np.float32)), "another model's|instead of"),
+    "embeddings of another model": (
+        embeddings(values=np.ones((350, 64), np.float32)),
+        "another model's|instead of",
+    ),
     "another vocabulary": (
         lambda folder: write_tokenizer(folder.parent / "tokenizer.model", 400),
         "has 400 tokens for 350 embeddings",
