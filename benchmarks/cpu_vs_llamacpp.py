@@ -35,7 +35,7 @@ GOALS = {DECODE_ONE: 1.1, PREFILL: 2.5, DECODE_MANY: 1.8}
 
 
 def _params(num_new: int) -> SamplingParams:
-    return SamplingParams(max_new_tokens=num_new, seed=1)
+    return SamplingParams(max_new_tokens=num_new)
 
 
 async def serve_ours(threads: int) -> None:

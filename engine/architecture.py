@@ -39,6 +39,8 @@ class DecoderConfig:
     rope_theta: float
     rms_norm_eps: float
     tied_embeddings: bool
+    rope_factor: float = 1.0
+    """Linear rope scaling: positions are divided by it."""
 
     def __post_init__(self) -> None:
         sizes = (self.num_layers, self.hidden_size, self.intermediate_size, self.num_heads, self.num_kv_heads)
@@ -52,8 +54,8 @@ class DecoderConfig:
             raise ModelFormatError(
                 f"Heads of {self.head_dim} values are not supported: no multiple of {_HEAD_DIM_UNIT}."
             )
-        if not (0 < self.rope_theta < math.inf and 0 < self.rms_norm_eps < math.inf):
-            raise ModelFormatError("The model's rope_theta and rms_norm_eps must be above 0.")
+        if not all(0 < x < math.inf for x in (self.rope_theta, self.rope_factor, self.rms_norm_eps)):
+            raise ModelFormatError("The model's rope_theta, rope factor and rms_norm_eps must be above 0.")
 
     @property
     def qkv_size(self) -> int:

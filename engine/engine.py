@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import machine
+from engine.architecture import Precision
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
 from engine.manifest import Manifest, load_manifest, verify_files
@@ -142,7 +143,9 @@ class Engine:
         return stream
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        stop_ids = self._format.stop_ids if self._format else frozenset({self._manifest.eos_id})
+        manifest = self._manifest
+        ends = frozenset({manifest.eos_id, *manifest.stop_ids})
+        stop_ids = self._format.stop_ids if self._format else ends
         control = {*stop_ids, *self._tokenizer.special_ids.values()}
         return Request(
             request_id=next(self._request_ids),
@@ -169,6 +172,7 @@ class Engine:
             model_options.num_slots,
             max_kv_tokens(manifest, options),
             num_warm_rows=options.max_concurrent,
+            min_exact_rows=2 if manifest.precision is Precision.INT4 else 1,
         )
 
     def _deliver(self, deltas: list[Delta]) -> None:

@@ -21,7 +21,7 @@ from engine.errors import ModelFormatError
 MANIFEST_FILE = "manifest.json"
 DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.bin"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."
 _HASHED_AT_LOAD_BYTES = 64 * 2**20
@@ -46,10 +46,14 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChatSpec:
-    """How dialogs become prompts: "chatml" or "llama-2"; None for a base model."""
+    """How dialogs become prompts: "chatml", "llama-2" or "jinja"; None for a base model.
+
+    `template` is the Jinja source of the format "jinja", written by whoever made the model: not trusted.
+    """
 
     format: str | None
     default_system_prompt: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Manifest:
     eos_id: int
     source: Mapping[str, str]
     files: Mapping[str, FileEntry]
+    stop_ids: tuple[int, ...] = ()
+    """What ends the model's turn beside `eos_id` and what the chat format names."""
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
@@ -111,7 +117,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
     missing = {DECODER_FILE, WEIGHTS_FILE, tokenizer.file} - files.keys()
     if missing:
         raise ValueError(f"it does not describe {', '.join(sorted(missing))}")
-    for token in (raw["bos_id"], raw["eos_id"], *tokenizer.special_ids.values()):
+    for token in (raw["bos_id"], raw["eos_id"], *raw["stop_ids"], *tokenizer.special_ids.values()):
         if type(token) is not int or not 0 <= token < decoder.vocab_size:
             raise ValueError(f"the control token {token!r} is outside the vocabulary")
     return Manifest(
@@ -122,6 +128,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         chat=ChatSpec(**_checked(ChatSpec, raw["chat"])),
         bos_id=raw["bos_id"],
         eos_id=raw["eos_id"],
+        stop_ids=tuple(raw["stop_ids"]),
         source={key: str(value) for key, value in _object("source", raw["source"]).items()},
         files=files,
     )

@@ -5,7 +5,7 @@ Pure apart from the tokenizer. Control tokens are placed here by id and never co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from engine.errors import (
@@ -33,14 +33,14 @@ class ChatFormat(Protocol):
 class ChatMLFormat:
     """`<|im_start|>role\\n…<|im_end|>\\n` for each message, as SmolLM2, Qwen and others are trained on."""
 
-    def __init__(self, tokenizer: Tokenizer, eos_id: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
         try:
             self._start = tokenizer.special_ids["<|im_start|>"]
             self._end = tokenizer.special_ids["<|im_end|>"]
         except KeyError as error:
             raise ModelFormatError(f"The tokenizer lacks {error}, which the chat format needs.") from None
-        self.stop_ids = frozenset({self._end, eos_id})
+        self.stop_ids = frozenset({self._end, *stop_ids})
         self._newline = tokenizer.encode("\n")
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
@@ -61,11 +61,13 @@ class Llama2Format:
 
     _TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
-    def __init__(self, tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._bos = bos_id
         self._eos = eos_id
-        self.stop_ids = frozenset({eos_id})
+        self.stop_ids = frozenset({eos_id, *stop_ids})
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         if any(tag in message.content for message in dialog for tag in self._TAGS):
@@ -92,9 +94,9 @@ def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | N
     if manifest.chat.format is None:
         return None
     if manifest.chat.format == "chatml":
-        return ChatMLFormat(tokenizer, manifest.eos_id)
+        return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
     if manifest.chat.format == "llama-2":
-        return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id)
+        return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
     raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
 
 

@@ -80,6 +80,7 @@ def _write(
         chat=source.chat,
         bos_id=source.bos_id,
         eos_id=source.eos_id,
+        stop_ids=source.stop_ids,
         source=source.origin,
         files=describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]),
     ).save(folder)

@@ -93,13 +93,14 @@ class DecoderGraph:
         return normed, total
 
     def _rope_tables(self) -> None:
-        """cos and sin [context + 1, head_dim / 2] of position / theta^(2i / head_dim).
+        """cos and sin [context + 1, head_dim / 2] of position / factor / theta^(2i / head_dim).
 
         The last position is for filler rows of a decode step whose slot is full; nobody reads their result.
         """
         config = self._config
         exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-        angles = np.outer(np.arange(config.context_length + 1), config.rope_theta**-exponents)
+        positions = np.arange(config.context_length + 1) / config.rope_factor
+        angles = np.outer(positions, config.rope_theta**-exponents)
         self._graph.constant("rope_cos", np.cos(angles).astype(np.float32))
         self._graph.constant("rope_sin", np.sin(angles).astype(np.float32))
 

@@ -69,6 +69,7 @@ class GGUFSource:
         self.name = str(self._field("general.name", self._path.stem))
         self.bos_id = self._token_id("bos", 1)
         self.eos_id = self._token_id("eos", 2)
+        self.stop_ids = tuple({self._token_id("eot", self.eos_id)} - {self.eos_id})
         self.chat = detect_chat(str(self._field("tokenizer.chat_template", " ")))
         self.origin = {
             "format": "gguf",
@@ -124,13 +125,8 @@ class GGUFSource:
     def _read_config(self) -> DecoderConfig:
         hidden, heads = self._size("embedding_length"), self._size("attention.head_count")
         head_dim = self._size("attention.key_length", hidden // heads)
-        scales = [self._field(f"llama.rope.{key}", 1.0) for key in ("scaling.factor", "scale_linear")]
-        if (
-            self._size("rope.dimension_count", head_dim) != head_dim
-            or self._field("llama.rope.scaling.type", "none") != "none"
-            or scales != [1.0, 1.0]
-        ):
-            raise ModelFormatError(f"{self._path} scales or limits rotary embedding, which is not supported.")
+        if self._size("rope.dimension_count", head_dim) != head_dim:
+            raise ModelFormatError(f"{self._path} rotates only a part of each head, which is not supported.")
         embed = self._tensors.get(_TENSORS["embed"])
         if embed is None:
             raise ModelFormatError(f"{self._path} has no token embeddings.")
@@ -146,7 +142,18 @@ class GGUFSource:
             rope_theta=float(self._field("llama.rope.freq_base", 10000.0)),
             rms_norm_eps=float(np.float32(self._field("llama.attention.layer_norm_rms_epsilon"))),
             tied_embeddings=_TENSORS["head"] not in self._tensors,
+            rope_factor=self._rope_factor(),
         )
+
+    def _rope_factor(self) -> float:
+        """Return by what positions are divided. Without a type a factor is linear; older files call it so."""
+        kind = self._field("llama.rope.scaling.type", "linear")
+        if kind not in ("linear", "none"):
+            raise ModelFormatError(
+                f"{self._path} uses rope scaling of the kind {kind!r}, not supported here."
+            )
+        factor = self._field("llama.rope.scaling.factor", self._field("llama.rope.scale_linear", 1.0))
+        return 1.0 if kind == "none" else float(factor) or 1.0
 
     def _refuse_unknown_tensors(self) -> None:
         """Biases, rotary factors, experts: leaving any of them out would change what the model says."""

@@ -46,6 +46,8 @@ class ModelSource(Protocol):
     chat: ChatSpec
     bos_id: int
     eos_id: int
+    stop_ids: tuple[int, ...]
+    """What ends the model's turn beside `eos_id`, often nothing."""
     origin: dict[str, str]
 
     def tensor(self, name: str) -> FloatArray:

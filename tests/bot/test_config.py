@@ -11,6 +11,7 @@ import pytest
 
 from bot import parsers
 from bot.config import KEYS, ConfigError, load_settings
+from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import PARAMETERS, ChatParameters
 from engine.types import RANGES
 
@@ -48,6 +49,14 @@ def test_the_environment_wins_over_the_file_and_an_empty_value_counts_as_none(en
     assert settings.threads == 0
 
 
+def test_guidance_is_the_operators_choice(env_file: Path) -> None:
+    assert load_settings({}, env_file).chat.guidance == Guidance(GuidanceChoice.AUTO, is_kept=True)
+    changed = load_settings({"GUIDANCE": "Safe", "GUIDANCE_JOIN": "OFF"}, env_file)
+    assert changed.chat.guidance == Guidance(GuidanceChoice.SAFE, is_kept=False)
+    assert "must be on or off" in problems(env_file, {"GUIDANCE_JOIN": "maybe"})
+    assert "must be auto, safe or none" in problems(env_file, {"GUIDANCE": "maybe"})
+
+
 def test_the_file_may_have_quotes_comments_exports_a_byte_order_mark_and_dollars(env_file: Path) -> None:
     env_file.write_text(
         "# comment\nexport PRECISION=FP32\nSYSTEM_PROMPT='You cost ${TOP_K} $5.\nBe brief.'  # two lines\n",
@@ -67,7 +76,7 @@ def test_every_bad_value_is_named_at_once_with_key_value_origin_and_what_is_allo
     assert f"TEMPERATURE=hot (from {env_file}) must be a number from 0 to 2." in report
     assert "TOP_K=-1" in report
     assert "PRECISION=int3" in report
-    assert "must be auto, fp32 or int8" in report
+    assert "must be auto, fp32, fp16, int8 or int4" in report
     assert "MAX_NEW_TOKENS=1.5" in report
     assert "PLAYGROUND_PORT=65536 (from environment) must be a whole number from 0 to 65535." in report
     assert "TOP_P=nan" in report

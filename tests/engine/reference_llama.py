@@ -60,10 +60,10 @@ def _heads(rows: Float64Array, num_heads: int) -> Float64Array:
 
 
 def _rotate(config: DecoderConfig, heads: Float64Array) -> Float64Array:
-    """Rotate the pairs (i, i + d/2) of [heads, tokens, d] by position * theta^(-2i / d)."""
+    """Rotate the pairs (i, i + d/2) of [heads, tokens, d] by position / factor * theta^(-2i / d)."""
     half = config.head_dim // 2
     frequencies = config.rope_theta ** -(np.arange(half) * 2 / config.head_dim)
-    angles = np.arange(heads.shape[1])[:, None] * frequencies
+    angles = np.arange(heads.shape[1])[:, None] / config.rope_factor * frequencies
     first, second = heads[..., :half], heads[..., half:]
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

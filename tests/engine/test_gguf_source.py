@@ -63,6 +63,32 @@ def test_the_description_is_read(tmp_path: Path) -> None:
     assert source.origin == {"format": "gguf", "file": "tiny.gguf", "license": "mit"}
 
 
+ROPE_FIELDS: dict[str, tuple[dict[str, object], float]] = {
+    "linear": ({"scaling.type": "linear", "scaling.factor": 4.0}, 4.0),
+    "no type": ({"scaling.factor": 2.0}, 2.0),
+    "none": ({"scaling.type": "none", "scaling.factor": 2.0}, 1.0),
+    "old": ({"scale_linear": 8.0}, 8.0),
+    "old and unset": ({"scale_linear": 0.0}, 1.0),
+}
+
+
+@pytest.mark.parametrize(("fields", "factor"), ROPE_FIELDS.values(), ids=ROPE_FIELDS)
+def test_linear_rope_scaling_is_followed(tmp_path: Path, fields: dict[str, object], factor: float) -> None:
+    file = TinyGGUF(dataclasses.replace(tiny_config(), rope_factor=factor))
+    file.fields.update({f"llama.rope.{key}": value for key, value in fields.items()})
+    logits = converted(file, tmp_path).score(0, IDS, 0)
+    assert load_manifest(tmp_path / "model").decoder.rope_factor == factor
+    assert np.abs(logits - reference_logits(file.config, file.tensor, IDS)).max() < 1e-4
+
+
+def test_a_second_end_token_is_kept(tmp_path: Path) -> None:
+    file = TinyGGUF()
+    assert GGUFSource(file.save(tmp_path / "one.gguf")).stop_ids == ()
+    file.fields["tokenizer.ggml.eot_token_id"] = 7
+    convert(GGUFSource(file.save(tmp_path / "two.gguf")), tmp_path / "model", Precision.FP32)
+    assert load_manifest(tmp_path / "model").stop_ids == (7,)
+
+
 def test_optional_fields_have_the_usual_values(tmp_path: Path) -> None:
     file = TinyGGUF(tiny_config(num_kv_heads=4))
     for key in ("attention.head_count_kv", "rope.freq_base", "rope.dimension_count"):
@@ -115,17 +141,16 @@ SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
     "a bias": (add_tensor("blk.0.attn_q.bias", 64), "tensor blk.0.attn_q.bias, which is not supported"),
     "rope factors": (add_tensor("rope_freqs.weight", 8), "tensor rope_freqs.weight, which is not supp"),
     "experts": (add_tensor("blk.0.ffn_gate_inp.weight", 8, 64), "ffn_gate_inp.weight, which is not supp"),
-    "rope scaling": (set_field("llama.rope.scaling.type", "linear"), "scales or limits rotary"),
-    "rope factor": (set_field("llama.rope.scaling.factor", 2.0), "scales or limits rotary"),
-    "old rope factor": (set_field("llama.rope.scale_linear", 4.0), "scales or limits rotary"),
-    "partial rope": (set_field("llama.rope.dimension_count", 8), "scales or limits rotary"),
+    "rope scaling": (set_field("llama.rope.scaling.type", "yarn"), "of the kind 'yarn', not supported"),
+    "a negative rope factor": (set_field("llama.rope.scaling.factor", -2.0), "rope factor .* above 0"),
+    "partial rope": (set_field("llama.rope.dimension_count", 8), "rotates only a part of each head"),
     "no heads": (set_field("llama.attention.head_count", 0), "damaged description"),
     "heads by layer": (set_field("llama.attention.head_count", [4, 4, 4]), "damaged description"),
     "more KV heads": (set_field("llama.attention.head_count_kv", 3), "cannot share 3 key/value heads"),
     "fewer KV heads": (set_field("llama.attention.head_count_kv", 1), "do not fit|has the shape"),
     "another width": (set_field("llama.feed_forward_length", 64), "has the shape"),
     "text for a number": (set_field("llama.block_count", "many"), "damaged description"),
-    "an odd head size": (set_field("llama.attention.key_length", 24), "Heads of 24|scales or limits"),
+    "an odd head size": (set_field("llama.attention.key_length", 24), "Heads of 24|rotates only a part"),
     "no epsilon": (set_field("llama.attention.layer_norm_rms_epsilon", 0.0), "must be above 0"),
     "end token outside": (set_field("tokenizer.ggml.eos_token_id", 384), "eos token 384 is outside"),
     "unknown splitting": (

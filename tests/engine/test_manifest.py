@@ -134,7 +134,7 @@ def test_a_manifest_that_is_a_folder_is_reported(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"format_version": 99}'])
 def test_another_version_is_said_so(folder: Path, content: str) -> None:
     (folder / MANIFEST_FILE).write_text(content)
-    with pytest.raises(ModelFormatError, match=r"has format version (None|99), not 1\. .*anew"):
+    with pytest.raises(ModelFormatError, match=r"has format version (None|99), not 2\. .*anew"):
         load_manifest(folder)
 
 
@@ -144,6 +144,13 @@ def test_another_version_is_said_so(folder: Path, content: str) -> None:
 @pytest.mark.parametrize("value", [None, 3.5, [], ["x"], "x", -1, 10**9, True])
 def test_wrong_types_are_refused(folder: Path, key: str, value: object) -> None:
     change(folder, lambda raw: raw.update({key: value}))
+    with pytest.raises(ModelFormatError, match="is damaged"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [VOCAB_SIZE], [-1], ["2"], [2.0], [True]])
+def test_ends_that_are_no_tokens_are_refused(folder: Path, value: object) -> None:
+    change(folder, lambda raw: raw.update(stop_ids=value))
     with pytest.raises(ModelFormatError, match="is damaged"):
         load_manifest(folder)
 
@@ -164,6 +171,8 @@ BAD_VALUES: dict[str, tuple[str, str, object]] = {
     "heads that do not share": ("decoder", "num_kv_heads", 3),
     "an odd head size": ("decoder", "head_dim", 17),
     "endless rotary base": ("decoder", "rope_theta", float("inf")),
+    "rope scaled to nothing": ("decoder", "rope_factor", 0.0),
+    "a template that is no text": ("chat", "template", ["{{ 1 }}"]),
     "no number": ("decoder", "rms_norm_eps", float("nan")),
     "unknown dimension": ("decoder", "num_experts", 8),
     "a kind that is a number": ("tokenizer", "kind", 1),

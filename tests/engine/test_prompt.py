@@ -84,7 +84,7 @@ def llama2_reference(
 
 def format_called(name: str) -> ChatFormat:
     if name == "chatml":
-        return ChatMLFormat(tiny_bpe(), eos_id=2)
+        return ChatMLFormat(tiny_bpe(), {2})
     return Llama2Format(tiny_sentencepiece() if name == "tiny" else llama2_tokenizer(), 1, 2)
 
 
@@ -235,10 +235,11 @@ def test_an_unknown_format_and_missing_control_tokens_are_said_so(tmp_path: Path
     with pytest.raises(ModelFormatError, match="'alpaca'"):
         make_chat_format(manifest, load_tokenizer(folder, manifest.tokenizer))
     with pytest.raises(ModelFormatError, match=r"<\|im_start\|>"):
-        ChatMLFormat(tiny_sentencepiece(), eos_id=2)
+        ChatMLFormat(tiny_sentencepiece(), {2})
 
 
 def test_the_end_of_a_turn_stops_the_answer() -> None:
     assert format_called("chatml").stop_ids == {2}
-    assert ChatMLFormat(tiny_bpe(), eos_id=0).stop_ids == {0, 2}
+    assert ChatMLFormat(tiny_bpe(), {0}).stop_ids == {0, 2}
+    assert Llama2Format(tiny_sentencepiece(), 1, 2, [7]).stop_ids == {2, 7}
     assert format_called("tiny").stop_ids == {2}

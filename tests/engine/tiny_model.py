@@ -59,6 +59,7 @@ class TinySource:
     name = "tiny"
     bos_id = BOS_ID
     eos_id = EOS_ID
+    stop_ids: tuple[int, ...] = ()
 
     def __init__(self, config: DecoderConfig | None = None, seed: int = 0) -> None:
         self.config = config or tiny_config()
