@@ -61,6 +61,8 @@ class Engine:
         self._options = options
         self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
         self._token_bytes = self._tokenizer.token_bytes
+        # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
+        self._token_bytes += [b""] * (self._manifest.decoder.vocab_size - len(self._token_bytes))
         self._format = make_chat_format(self._manifest, self._tokenizer)
         self._context = context_tokens(self._manifest, options)
         self._streams: dict[int, _Stream] = {}

@@ -28,7 +28,11 @@ OWNERS: dict[str, set[str]] = {
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
-    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "sentencepiece": {
+        "engine/tokenizer.py",
+        "engine/convert/gguf_tokenizer.py",
+        "engine/convert/sentencepiece_file.py",
+    },
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",

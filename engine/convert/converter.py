@@ -18,6 +18,7 @@ from engine.convert.source import ModelSource
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.scratch import scratch_folder
+from engine.tokenizer import load_tokenizer
 
 _BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.25, Precision.INT4: 0.75}
 """Scales and offsets included."""
@@ -65,6 +66,7 @@ def _write(
 ) -> None:
     num_layers = source.config.num_layers
     tokenizer = source.save_tokenizer(folder)
+    load_tokenizer(folder, tokenizer)  # refused now rather than after the weights
     try:
         with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
             graph = DecoderGraph(source, precision, writer)

@@ -36,7 +36,9 @@ _SENTENCES = (
 )
 
 
-def tiny_config(*, num_kv_heads: int = 2, tied: bool = True, context_length: int = 512) -> DecoderConfig:
+def tiny_config(
+    *, num_kv_heads: int = 2, tied: bool = True, context_length: int = 512, vocab_size: int = VOCAB_SIZE
+) -> DecoderConfig:
     """Return dimensions with 3 layers and 4 heads; `num_kv_heads` 4 is multi-head attention."""
     return DecoderConfig(
         num_layers=3,
@@ -45,7 +47,7 @@ def tiny_config(*, num_kv_heads: int = 2, tied: bool = True, context_length: int
         num_heads=4,
         num_kv_heads=num_kv_heads,
         head_dim=16,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         context_length=context_length,
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
