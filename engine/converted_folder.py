@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.architecture import Precision
 from engine.manifest import ChatSpec, Manifest, verify_files
 from engine.model import CpuModel, ModelOptions
 from engine.model_folder import RunnerSize
@@ -76,5 +77,9 @@ class ConvertedFolder:
         verify_files(self.folder, self.manifest)
         num_slots = 2 * size.num_answers
         return SlotRunner(
-            lambda: self.load_model(size), num_slots, size.max_kv_tokens, num_warm_rows=size.num_answers
+            lambda: self.load_model(size),
+            num_slots,
+            size.max_kv_tokens,
+            num_warm_rows=size.num_answers,
+            min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
         )

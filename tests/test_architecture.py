@@ -29,7 +29,14 @@ OWNERS: dict[str, set[str]] = {
         "engine/release_model.py",
         *(
             f"engine/convert/{name}.py"
-            for name in ("dataflow", "decoder_graph", "external_data", "release_graph", "rope_probe")
+            for name in (
+                "dataflow",
+                "decoder_graph",
+                "external_data",
+                "graph_builder",
+                "release_graph",
+                "rope_probe",
+            )
         ),
     },
     "onnxruntime": {"engine/model.py", "engine/release_model.py"},

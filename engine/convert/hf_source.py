@@ -64,6 +64,9 @@ class HuggingFaceSource:
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         return self._tensors.read(_stored_name(name))
 
+    def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
+        return None
+
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         written = {self.bos_id, self.eos_id, *self.stop_ids}
         return self._tokenizer.save(folder, self.config.vocab_size, written)
