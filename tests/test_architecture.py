@@ -27,17 +27,8 @@ OWNERS: dict[str, set[str]] = {
     "onnx": {
         "engine/release_contract.py",
         "engine/release_model.py",
-        *(
-            f"engine/convert/{name}.py"
-            for name in (
-                "dataflow",
-                "decoder_graph",
-                "external_data",
-                "graph_builder",
-                "release_graph",
-                "rope_probe",
-            )
-        ),
+        *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
+        *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
     },
     "onnxruntime": {"engine/model.py", "engine/release_model.py"},
     "platformdirs": {"bot/config.py"},

@@ -10,6 +10,7 @@ import numpy as np
 from engine.architecture import DecoderConfig
 from engine.convert.chat_detection import llama2_chat
 from engine.convert.dataflow import Dataflow
+from engine.convert.quantize import BlockQuantized
 from engine.convert.release_graph import PARTS, Layer, recognise
 from engine.convert.release_verification import verify_import
 from engine.convert.rope_probe import measure_rotation
@@ -80,6 +81,9 @@ class ReleaseSource:
         if part in ("q", "k") and self._rotation.interleaved:
             return self._half_split(matrix)
         return np.ascontiguousarray(matrix)
+
+    def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
+        return None
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         spec = release_tokenizer_spec(self._files)

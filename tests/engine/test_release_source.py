@@ -277,6 +277,7 @@ class WrongSource:
         self.stop_ids: tuple[int, ...] = ()
         self.config = change(self._source.config)
         self.verify, self.save_tokenizer = self._source.verify, self._source.save_tokenizer
+        self.blocks = self._source.blocks
 
     def tensor(self, name: str) -> FloatArray:
         return self._read(self._source, name)
