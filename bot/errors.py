@@ -3,6 +3,8 @@
     ChatError
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
+    ├── NothingHereError            nothing is running, or nothing was said
+    ├── NothingToContinueError      the newest answer is whole
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
     ├── NotOfThisMessageError       a button that does not belong to its message
@@ -40,6 +42,17 @@ class ConversationBusyError(ChatError):
         super().__init__(
             f"{num_waiting} questions are waiting here already. Please ask again when some are answered."
         )
+
+
+class NothingHereError(ChatError):
+    """Nothing is running, or nothing was said."""
+
+
+class NothingToContinueError(ChatError):
+    """The newest answer is whole."""
+
+    def __init__(self) -> None:
+        super().__init__("The newest answer is complete, so there is nothing to continue. Just ask on.")
 
 
 class SystemPromptError(ChatError):

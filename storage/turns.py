@@ -1,6 +1,7 @@
-"""What becomes of a turn after it began: asked on, edited, gone on with, shortened, undone, linked to a thread.
+"""What becomes of a turn after it began: asked on, edited, gone on with, shortened, undone.
 
-Each act is one transaction. Knows nothing of generation and of who may do what.
+Also links threads to the answer they go on from. Each act is one transaction. Knows nothing of generation
+and of who may do what.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ import logging
 from dataclasses import dataclass
 
 from bot.conversation.jobs import Ending, Job, StopReason
-from bot.conversation.parameters import ChatParameters
+from bot.conversation.parameters import ChatParameters, apply_overrides
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
 from bot.errors import is_expected, sentence_for
 from engine.types import Completion, FinishReason, Generation, TextEngine
-from storage.conversations import Conversations, MessageState
+from storage.conversations import Conversations, Message, MessageState
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ NOT_SAVED = "This answer could not be saved, so I will not remember it."
 _STOP_NOTES = {
     StopReason.USER: "Stopped.",
     StopReason.QUESTION_DELETED: "Stopped, because the message this answers was deleted.",
+    StopReason.ANSWER_DELETED: None,
+    StopReason.OUT_OF_TIME: "Stopped: Discord gives me a quarter of an hour here, and it is over.",
     StopReason.RESET: "Stopped, because this conversation was reset.",
     StopReason.SHUTDOWN: "Interrupted: I am being restarted. Regenerate makes a new answer.",
     StopReason.NOT_SHOWABLE: None,
@@ -102,10 +104,18 @@ class Answering:
                 _log.warning("Answer %d failed: %s", job.answer_id, error)
             else:
                 _log.exception("Answer %d failed", job.answer_id)
-            return _Outcome(MessageState.FAILED, job.text.strip(), sentence_for(error))
+            return _Outcome(MessageState.FAILED, (job.begun + job.text).strip(), sentence_for(error))
 
     async def _generate(self, job: Job) -> None:
-        parameters, fitted = await self._prompt(job)
+        """Make the text; anew if the question changes before anything of it is there."""
+        await self._generate_once(job)
+        while job.is_stale and job.stop_reason is None:
+            await self._generate_once(job)
+
+    async def _generate_once(self, job: Job) -> None:
+        async with job.changing:
+            job.is_stale = False
+            parameters, fitted = await self._prompt(job)
         if job.stop_reason is not None:
             return
         job.generation = self._engine.generate(fitted.prompt, parameters.sampling(fitted.stop))
@@ -118,13 +128,15 @@ class Answering:
 
     async def _prompt(self, job: Job) -> tuple[ChatParameters, FittedPrompt]:
         history = await self._conversations.history_before(job.answer_id)
-        parameters = await self._preferences.parameters(job.conversation_id)
+        parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
+        parameters = apply_overrides(parameters, job.overrides)
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
             history,
             self._preferences.system_prompt_of(parameters),
             parameters.prompt_budget(self._engine.info.context_length),
+            job.begun,
         )
         return parameters, fitted
 
@@ -146,14 +158,23 @@ class Answering:
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
         if standing is None or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
-        return Ending(standing.id, standing.state, standing.content, outcome.note)
+        return Ending(
+            standing.id,
+            standing.state,
+            standing.content,
+            outcome.note,
+            can_continue=can_go_on(standing),
+            is_outdated=job.is_outdated,
+        )
 
 
 async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer) -> None:
     """Take the text as it comes, and show and save it."""
     async for piece in generation:
+        if job.is_stale:
+            continue
         job.text += piece
-        text = job.text.lstrip()
+        text = (job.begun + job.text).lstrip()
         if job.view.is_lost:
             job.stop(StopReason.NOT_SHOWABLE)
         if text and job.stop_reason is None:
@@ -161,10 +182,18 @@ async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer) 
             checkpointer.offer(text)
 
 
+def can_go_on(answer: Message) -> bool:
+    """Tell whether there is more to come of an answer: it was cut short."""
+    is_cut = answer.state is not MessageState.COMPLETE or answer.finish_reason == FinishReason.LENGTH
+    return is_cut and answer.state is not MessageState.PENDING and bool(answer.content.strip())
+
+
 def _outcome_of(job: Job) -> _Outcome:
     completion = None if job.generation is None else job.generation.completion
-    text = (job.text if completion is None else completion.text).strip()
+    text = (job.begun + (job.text if completion is None else completion.text)).strip()
     finish = None if completion is None else completion.finish_reason
+    if job.stop_reason is StopReason.ANSWER_DELETED:
+        return _Outcome(MessageState.STOPPED, "")
     if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
         interrupted = job.stop_reason is StopReason.SHUTDOWN
         state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED
@@ -179,5 +208,5 @@ def _length_note(completion: Completion) -> str | None:
         return None
     return (
         f"This answer reached its limit after {completion.usage.num_new_tokens} tokens. "
-        "Ask me to go on, or have a moderator raise max_new_tokens with /settings set."
+        "`/continue` goes on, or have a moderator raise max_new_tokens with /settings set."
     )

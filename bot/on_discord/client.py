@@ -115,7 +115,7 @@ class LlamacordClient(discord.Client):
 
     async def _forget(self, channel_id: int, message_id: int) -> None:
         try:
-            await self.chat.message_deleted(channel_id, message_id)
+            await self.chat.upkeep.message_deleted(channel_id, message_id)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
