@@ -10,11 +10,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from bot.app import default_precision, engine_options
 from bot.config import ConfigError, Settings, load_settings
+from bot.finding import Finding
+from bot.model_check import check_system_prompt
 from bot.parsers import bot_id
 from engine import machine
 from engine.default_model import default_model_folder
@@ -27,15 +28,6 @@ from storage.errors import StorageError
 _GIB = 2**30
 _DEFAULT_MODEL_GIB = 1.0
 """Disk that download and conversion of the default model take at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    is_good: bool
-    subject: str
-    sentence: str
 
 
 def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Finding]:
@@ -55,6 +47,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Findi
     yield _check_provider(settings)
     if manifest is not None:
         yield _check_memory(settings, manifest)
+        yield check_system_prompt(settings, manifest)
     yield _check_database(settings.database)
     yield _check_cache(settings, needs_space=settings.model is None and manifest is None)
 

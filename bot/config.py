@@ -18,6 +18,7 @@ import platformdirs
 from dotenv.parser import parse_stream
 
 from bot import parsers
+from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import HISTORY_RANGE, ChatParameters
 from engine.types import RANGES
 
@@ -76,6 +77,18 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("MAX_QUEUE", "64", parsers.whole(1, 10_000), "How many answers may wait; more are refused."),
     Key("SYSTEM_PROMPT", "", parsers.text(4000), "What the model is told first. Empty: the model's own."),
+    Key(
+        "GUIDANCE",
+        "auto",
+        parsers.choice(*GuidanceChoice),
+        "Safety guidance before any system prompt. auto: Meta's (safe) for Llama 2, none for other models.",
+    ),
+    Key(
+        "GUIDANCE_JOIN",
+        "on",
+        parsers.choice("on", "off"),
+        "on: SYSTEM_PROMPT and /system follow the guidance. off: they take its place.",
+    ),
     *_CHAT_KEYS,
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
@@ -139,6 +152,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         max_queue=values["MAX_QUEUE"],
         chat=ChatParameters(
             system_prompt=values["SYSTEM_PROMPT"],
+            guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             **{key.name.lower(): values[key.name] for key in _CHAT_KEYS},
         ),
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],

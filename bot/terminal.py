@@ -27,7 +27,7 @@ PROMPT = "you> "
 HELP = """\
 /reset                    forget this conversation
 /settings                 show the parameters; /settings set NAME VALUE; /settings reset [NAME]
-/system                   show the system prompt; /system set TEXT; /system clear
+/system                   show the system prompt; /system set TEXT; /system preset NAME; /system clear
 /help                     show this list
 /quit                     leave, as Ctrl-D does
 Ctrl-C stops an answer."""
@@ -174,15 +174,18 @@ class TerminalChat:
         preferences = self._service.preferences
         match verb:
             case "" | "show":
-                prompt, _ = await preferences.system_prompt(HERE)
-                return prompt or "There is no system prompt."
+                prompt = await preferences.system_prompt(HERE)
+                return prompt.text or "There is no system prompt."
             case "set":
                 num_tokens = await preferences.set_system_prompt(HERE, text, by_user_id=_USER_ID)
                 return f"The system prompt is set; it takes {num_tokens} tokens."
+            case "preset":
+                num_tokens = await preferences.set_preset(HERE, text, by_user_id=_USER_ID)
+                return f"The preset {text} holds now; the model is told {num_tokens} tokens."
             case "clear":
                 await preferences.clear_system_prompt(HERE)
                 return "The default system prompt holds again."
-        raise ChatError("Use /system, /system set TEXT or /system clear.")
+        raise ChatError("Use /system, /system set TEXT, /system preset NAME or /system clear.")
 
     def _say(self, text: str) -> None:
         self._console.print(

@@ -116,6 +116,7 @@ def test_only_the_composition_root_builds_the_engine_and_opens_the_database() ->
     assert {path.name for path in (ROOT / "bot").glob("*.py") if "engine.engine" in imports(path)} <= {
         "app.py",
         "check.py",
+        "model_check.py",
     }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bot.conversation.guidance import Guidance
 from engine.errors import InvalidParameterError
 from engine.types import RANGES, Range, SamplingParams
 
@@ -82,6 +83,8 @@ class ChatParameters:
     max_new_tokens: int = 512
     max_history_tokens: int = 3072
     system_prompt: str | None = None
+    guidance: Guidance = field(default_factory=Guidance)
+    """The operator's alone: no conversation overrides it."""
 
     def __post_init__(self) -> None:
         self.sampling()

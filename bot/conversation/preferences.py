@@ -6,12 +6,15 @@ Owns their validation against the model. Knows nothing of Discord.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bot.conversation.parameters import ChatParameters, Value, apply_overrides, describe, find_parameter
 from bot.conversation.prompting import check_question
 from bot.errors import SystemPromptError
 from engine.errors import InvalidParameterError
+from engine.guidance import PRESETS, preset_name
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
@@ -19,6 +22,26 @@ from storage.settings import SettingsStore
 MAX_SYSTEM_PROMPT_CHARS = 1500
 """So that it can be shown in one Discord message."""
 SYSTEM_PROMPT = "system_prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """What the model is told first in a conversation, and how that came about."""
+
+    text: str
+    """All of it."""
+    own: str | None
+    """What the conversation set for itself, None for the default; empty for the preset `none`."""
+    is_guided: bool
+    """Whether the operator's guidance comes before the conversation's own text."""
+
+    @property
+    def origin(self) -> str:
+        """Say in a few words where the text comes from."""
+        if self.own is None:
+            return "the default"
+        preset = preset_name(self.own)
+        return f"the preset {preset}" if preset else "set for this conversation"
 
 
 class Preferences:
@@ -41,10 +64,11 @@ class Preferences:
         return apply_overrides(self.defaults, await self._settings.all(conversation_id))
 
     def system_prompt_of(self, parameters: ChatParameters) -> str:
-        """Return the system prompt in force: the conversation's, the operator's or the model's own."""
-        if parameters.system_prompt is None:
-            return self._engine.info.default_system_prompt
-        return parameters.system_prompt
+        """Return the whole system prompt in force.
+
+        That is the conversation's, the operator's or the model's own text, after the operator's guidance.
+        """
+        return parameters.guidance.system_prompt(parameters.system_prompt, self._engine.info)
 
     async def describe(self, ref: ConversationRef) -> list[str]:
         """Return a line for each parameter."""
@@ -78,15 +102,21 @@ class Preferences:
         changed = [key for key in overrides if key != SYSTEM_PROMPT]
         return sum([await self._settings.clear(conversation_id, key) for key in changed])
 
-    async def system_prompt(self, ref: ConversationRef) -> tuple[str, bool]:
-        """Return the system prompt in force, and whether the conversation set it itself."""
+    async def system_prompt(self, ref: ConversationRef) -> SystemPrompt:
+        """Return the system prompt in force."""
         conversation_id = await self._conversations.open(ref)
         overrides = await self._settings.all(conversation_id)
-        prompt = self.system_prompt_of(apply_overrides(self.defaults, overrides))
-        return prompt, isinstance(overrides.get(SYSTEM_PROMPT), str)
+        text = self.system_prompt_of(apply_overrides(self.defaults, overrides))
+        own = overrides.get(SYSTEM_PROMPT)
+        if not isinstance(own, str):
+            return SystemPrompt(text, None, is_guided=False)
+        return SystemPrompt(text, own, is_guided=text != own)
 
     async def set_system_prompt(self, ref: ConversationRef, text: str, *, by_user_id: int) -> int:
-        """Set the system prompt; return its tokens. Raises `SystemPromptError` or `UnsafePromptError`."""
+        """Set the conversation's text; return the tokens of the whole system prompt.
+
+        Raises `SystemPromptError` or `UnsafePromptError`.
+        """
         prompt = text.strip()
         if not prompt:
             raise SystemPromptError("The system prompt must not be empty. Use /system clear for the default.")
@@ -94,21 +124,38 @@ class Preferences:
             raise SystemPromptError(
                 f"The system prompt has {len(prompt)} characters; {MAX_SYSTEM_PROMPT_CHARS} are allowed."
             )
-        conversation_id = await self._conversations.open(ref)
-        num_tokens = await self._count(prompt)
-        allowed = self._max_system_tokens(await self.parameters(conversation_id))
-        if num_tokens > allowed:
-            raise SystemPromptError(f"The system prompt takes {num_tokens} tokens; {allowed} are allowed.")
-        await asyncio.to_thread(check_question, self._engine, "?", prompt, self._engine.info.context_length)
-        await self._settings.set(
-            conversation_id, SYSTEM_PROMPT, prompt, by_user_id=by_user_id, at=datetime.now(UTC)
-        )
-        return num_tokens
+        return await self._set_system_prompt(ref, prompt, by_user_id)
+
+    async def set_preset(self, ref: ConversationRef, name: str, *, by_user_id: int) -> int:
+        """Set the conversation's text to a named one; return the tokens of the whole system prompt.
+
+        Raises `SystemPromptError` for an unknown name or a preset that takes too much of the context.
+        """
+        preset = PRESETS.get(name.strip().lower())
+        if preset is None:
+            raise SystemPromptError(f"There is no such preset. There are: {', '.join(PRESETS)}.")
+        return await self._set_system_prompt(ref, preset, by_user_id)
 
     async def clear_system_prompt(self, ref: ConversationRef) -> bool:
         """Go back to the default; return whether there was another one."""
         conversation_id = await self._conversations.open(ref)
         return await self._settings.clear(conversation_id, SYSTEM_PROMPT) > 0
+
+    async def _set_system_prompt(self, ref: ConversationRef, own: str, by_user_id: int) -> int:
+        conversation_id = await self._conversations.open(ref)
+        changed = dataclasses.replace(await self.parameters(conversation_id), system_prompt=own)
+        whole = self.system_prompt_of(changed)
+        num_tokens, allowed = await self._count(whole), self._max_system_tokens(changed)
+        if num_tokens > allowed:
+            guided = ", the operator's guidance included" if whole != own else ""
+            raise SystemPromptError(
+                f"The system prompt takes {num_tokens} tokens{guided}; {allowed} are allowed."
+            )
+        await asyncio.to_thread(check_question, self._engine, "?", whole, self._engine.info.context_length)
+        await self._settings.set(
+            conversation_id, SYSTEM_PROMPT, own, by_user_id=by_user_id, at=datetime.now(UTC)
+        )
+        return num_tokens
 
     def _max_system_tokens(self, parameters: ChatParameters) -> int:
         """Half of the prompt: the rest is for what people say."""

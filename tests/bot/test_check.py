@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.check import Finding, run_checks
+from bot.check import run_checks
+from bot.finding import Finding
 from engine.architecture import DecoderConfig, Precision
+from engine.guidance import META_SYSTEM_PROMPT
 from engine.manifest import DECODER_FILE, WEIGHTS_FILE, ChatSpec, Manifest, TokenizerSpec, describe_files
+from tests.engine.tiny_model import tiny_tokenizer
 
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
 
@@ -38,17 +41,18 @@ class Place:
 
 
 def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
-    """Write a folder that looks like a converted model to everything that does not load it."""
+    """Write a folder that looks like a converted model to everything that does not load its weights."""
     folder.mkdir()
     names = [DECODER_FILE, WEIGHTS_FILE, "tokenizer.json"]
     for name in names:
         (folder / name).write_bytes(bytes(1000))
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
     Manifest(
         name="tiny",
         precision=Precision.FP32,
-        decoder=DecoderConfig(1, 32, 64, 2, 1, 16, 100, 256, 1e4, 1e-5, tied_embeddings=True),
+        decoder=DecoderConfig(1, 32, 64, 2, 1, 16, 384, 2048, 1e4, 1e-5, tied_embeddings=True),
         tokenizer=TokenizerSpec("bpe", "tokenizer.json"),
-        chat=ChatSpec(chat_format),
+        chat=ChatSpec(chat_format, META_SYSTEM_PROMPT if chat_format == "llama-2" else ""),
         bos_id=1,
         eos_id=2,
         source={},
@@ -64,7 +68,16 @@ def place(tmp_path: Path) -> Place:
 def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place) -> None:
     before = sorted(place.folder.rglob("*"))
     findings = place.check()
-    assert list(findings) == ["Settings", "Token", "Model", "Provider", "Memory", "Database", "Cache"]
+    assert list(findings) == [
+        "Settings",
+        "Token",
+        "Model",
+        "Provider",
+        "Memory",
+        "System prompt",
+        "Database",
+        "Cache",
+    ]
     assert [f for f in findings.values() if not f.is_good] == []
     assert sorted(place.folder.rglob("*")) == before
     assert "playground" in findings["Token"].sentence
@@ -159,3 +172,29 @@ def test_a_place_that_cannot_be_written_is_found(place: Place, key: str, subject
     (problem,) = place.problems(**{key: str(obstacle / "below" / "it")})
     assert problem.startswith(subject)
     assert key in problem
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "changes", "preset"),
+    [
+        ("chatml", {}, "none"),
+        ("chatml", {"GUIDANCE": "safe"}, "safe"),
+        ("llama-2", {}, "safe"),
+        ("llama-2", {"SYSTEM_PROMPT": "Rhyme."}, "safe"),
+        ("llama-2", {"SYSTEM_PROMPT": "Rhyme.", "GUIDANCE_JOIN": "off"}, "none"),
+        ("llama-2", {"GUIDANCE": "none"}, "none"),
+    ],
+)
+def test_the_guidance_in_force_is_told(
+    place: Place, chat_format: str, changes: dict[str, str], preset: str
+) -> None:
+    write_model(place.folder / "chat", chat_format)
+    finding = place.check(MODEL=str(place.folder / "chat"), **changes)["System prompt"]
+    assert finding.is_good
+    assert finding.sentence.startswith(f"guidance {preset}; the system prompt takes ")
+
+
+def test_a_system_prompt_that_leaves_no_room_is_a_problem(place: Place) -> None:
+    (problem,) = place.problems(GUIDANCE="safe", CONTEXT_TOKENS="256")
+    assert problem.startswith("System prompt: guidance safe")
+    assert "GUIDANCE=none" in problem

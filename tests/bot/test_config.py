@@ -11,6 +11,7 @@ import pytest
 
 from bot import parsers
 from bot.config import KEYS, ConfigError, load_settings
+from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import PARAMETERS, ChatParameters
 from engine.types import RANGES
 
@@ -46,6 +47,14 @@ def test_the_environment_wins_over_the_file_and_an_empty_value_counts_as_none(en
     assert settings.chat.top_k == 7
     assert settings.chat.temperature == 0.3
     assert settings.threads == 0
+
+
+def test_guidance_is_the_operators_choice(env_file: Path) -> None:
+    assert load_settings({}, env_file).chat.guidance == Guidance(GuidanceChoice.AUTO, is_kept=True)
+    changed = load_settings({"GUIDANCE": "Safe", "GUIDANCE_JOIN": "OFF"}, env_file)
+    assert changed.chat.guidance == Guidance(GuidanceChoice.SAFE, is_kept=False)
+    assert "must be on or off" in problems(env_file, {"GUIDANCE_JOIN": "maybe"})
+    assert "must be auto, safe or none" in problems(env_file, {"GUIDANCE": "maybe"})
 
 
 def test_the_file_may_have_quotes_comments_exports_a_byte_order_mark_and_dollars(env_file: Path) -> None:

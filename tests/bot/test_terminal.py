@@ -16,6 +16,7 @@ from bot.conversation.jobs import Ending
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.terminal import HELP, HERE, TerminalChat, TerminalView, without_controls
+from engine.guidance import META_SYSTEM_PROMPT
 from storage.conversations import Conversations, MessageState, Role
 from storage.database import Database
 from storage.settings import SettingsStore
@@ -135,6 +136,14 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
     assert "temperature = 0.25 (default 0.7" in output
     assert "Set back to the default: 1." in output
     assert output.endswith("You are a test.\n")
+
+
+async def test_a_preset_holds_until_it_is_cleared(terminal: Terminal) -> None:
+    output = await terminal.run("/system preset safe", "/system preset wild", "Hi", "/system clear", "Hi")
+    assert "The preset safe holds now" in output
+    assert "There are: safe, none." in output
+    prompts = [dialog[0].content for dialog in terminal.engine.dialogs]
+    assert prompts == [META_SYSTEM_PROMPT, "You are a test."]
 
 
 async def test_quit_leaves_and_what_follows_is_not_asked(terminal: Terminal) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import discord
 from discord import app_commands
 
-from bot.conversation.preferences import MAX_SYSTEM_PROMPT_CHARS, Preferences
+from bot.conversation.preferences import MAX_SYSTEM_PROMPT_CHARS, Preferences, SystemPrompt
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
+from engine.guidance import PRESETS
 
-_MAX_SHOWN = 1900
+_PRESETS = [app_commands.Choice(name=name, value=name) for name in PRESETS]
+_MAX_SHOWN = 1850
 """Characters of a system prompt, so that they fit in one message."""
 
 
@@ -25,11 +27,8 @@ class SystemCommands(app_commands.Group):
         """Show the prompt in force and where it comes from."""
         async with reporting(interaction):
             await acknowledge(interaction)
-            prompt, is_own = await self._preferences.system_prompt(conversation_of(interaction))
-            origin = "set for this conversation" if is_own else "the default"
-            quoted = discord.utils.escape_markdown(prompt) if prompt.strip() else "*(empty)*"
-            shown = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
-            await say(interaction, f"System prompt ({origin}):\n{shown}")
+            prompt = await self._preferences.system_prompt(conversation_of(interaction))
+            await say(interaction, _shown(prompt))
 
     @app_commands.command(name="set", description="Change the system prompt here (moderators)")
     @app_commands.describe(text="What the model should be told before every conversation")
@@ -44,6 +43,18 @@ class SystemCommands(app_commands.Group):
             num_tokens = await self._preferences.set_system_prompt(ref, text, by_user_id=interaction.user.id)
             await say(interaction, f"The system prompt is changed; it takes {num_tokens} tokens.")
 
+    @app_commands.command(name="preset", description="Use a system prompt with a name here (moderators)")
+    @app_commands.describe(name="safe: Meta's safety guidance; none: no text")
+    @app_commands.choices(name=_PRESETS)
+    async def preset(self, interaction: Interaction, name: str) -> None:
+        """Change the prompt to a preset."""
+        async with reporting(interaction):
+            check_moderator(interaction)
+            await acknowledge(interaction)
+            ref = conversation_of(interaction)
+            num_tokens = await self._preferences.set_preset(ref, name, by_user_id=interaction.user.id)
+            await say(interaction, f"The preset {name} holds here; the model is told {num_tokens} tokens.")
+
     @app_commands.command(name="clear", description="Go back to the default system prompt (moderators)")
     async def clear(self, interaction: Interaction) -> None:
         """Go back to the default."""
@@ -53,3 +64,12 @@ class SystemCommands(app_commands.Group):
             was_own = await self._preferences.clear_system_prompt(conversation_of(interaction))
             done = "The default system prompt is back." if was_own else "It was the default already."
             await say(interaction, done)
+
+
+def _shown(prompt: SystemPrompt) -> str:
+    """Return what `/system show` says: where the prompt comes from, and the text that can be changed here."""
+    text = prompt.text if prompt.own is None else prompt.own
+    quoted = discord.utils.escape_markdown(text) if text.strip() else "*(empty)*"
+    cut = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
+    guided = ", after the safety guidance that whoever runs me has set" if prompt.is_guided else ""
+    return f"System prompt ({prompt.origin}{guided}):\n{cut}"

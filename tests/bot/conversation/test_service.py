@@ -14,6 +14,7 @@ import pytest
 from bot.conversation.answering import NOT_SAVED
 from bot.conversation.jobs import StopReason
 from bot.conversation.parameters import ChatParameters
+from bot.conversation.preferences import SystemPrompt
 from bot.conversation.service import ChatService, Question
 from bot.errors import (
     GENERAL,
@@ -478,13 +479,13 @@ async def test_system_prompt_own_then_operators_then_models(setup: Setup) -> Non
     assert await preferences.set_system_prompt(GENERAL_CHANNEL, " Rhyme. ", by_user_id=1) == 6
     await (await setup.ask("Hi")).ending()
     assert setup.engine.dialogs[-1][0].content == "Rhyme."
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == ("Rhyme.", True)
+    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("Rhyme.", "Rhyme.", False)
     assert await preferences.reset(GENERAL_CHANNEL, None) == 0
     assert await preferences.clear_system_prompt(GENERAL_CHANNEL)
     assert not await preferences.clear_system_prompt(GENERAL_CHANNEL)
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == ("Be kind.", False)
+    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("Be kind.", None, False)
     preferences.defaults = ChatParameters()
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == ("You are a test.", False)
+    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("You are a test.", None, False)
 
 
 @pytest.mark.parametrize("text", ["", " ", "x" * 1501])

@@ -35,6 +35,7 @@ class World:
     def __init__(self, path: Path, stack: contextlib.AsyncExitStack) -> None:
         self.path = path
         self.engine = ScriptedEngine()
+        self.defaults = ChatParameters(max_history_tokens=1024)
         self.env: simcord.Env
         self.client: LlamacordClient
         self.conversations: Conversations
@@ -60,8 +61,7 @@ class World:
         """Return another bot on the same database file."""
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
-        defaults = ChatParameters(max_history_tokens=1024)
-        chat = ChatService(self.engine, self.conversations, SettingsStore(self.database), defaults)
+        chat = ChatService(self.engine, self.conversations, SettingsStore(self.database), self.defaults)
         self.client = LlamacordClient(chat, edit_interval_s=EDIT_S)
         return self.client
 

@@ -1,0 +1,73 @@
+"""The system prompt of a conversation under the operator's guidance: shown, set, bounded, kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bot.conversation.guidance import Guidance, GuidanceChoice
+from bot.conversation.parameters import ChatParameters
+from bot.conversation.preferences import Preferences, SystemPrompt
+from bot.errors import SystemPromptError
+from engine.errors import InvalidParameterError
+from engine.guidance import META_SYSTEM_PROMPT
+from storage.conversations import ConversationKind, ConversationRef, Conversations
+from storage.database import Database
+from storage.settings import SettingsStore
+from tests.fakes import ScriptedEngine
+
+HERE = ConversationRef(1, ConversationKind.CHANNEL, 2)
+SAFE = ChatParameters(guidance=Guidance(GuidanceChoice.SAFE))
+REPLACEABLE = ChatParameters(guidance=Guidance(GuidanceChoice.SAFE, is_kept=False))
+META_TOKENS = len(META_SYSTEM_PROMPT)
+
+
+@pytest.fixture
+async def preferences(tmp_path: Path) -> AsyncIterator[Preferences]:
+    async with await Database.open(tmp_path / "test.sqlite3") as database:
+        yield Preferences(ScriptedEngine(), Conversations(database), SettingsStore(database), SAFE)
+
+
+async def test_a_conversations_text_follows_the_guidance_and_is_counted_with_it(
+    preferences: Preferences,
+) -> None:
+    assert await preferences.set_system_prompt(HERE, "Rhyme.", by_user_id=1) == META_TOKENS + len(
+        "\n\nRhyme."
+    )
+    told = await preferences.system_prompt(HERE)
+    assert told == SystemPrompt(f"{META_SYSTEM_PROMPT}\n\nRhyme.", "Rhyme.", is_guided=True)
+    assert told.origin == "set for this conversation"
+    preferences.defaults = REPLACEABLE
+    assert await preferences.system_prompt(HERE) == SystemPrompt("Rhyme.", "Rhyme.", is_guided=False)
+
+
+async def test_presets(preferences: Preferences) -> None:
+    assert await preferences.set_preset(HERE, " None ", by_user_id=1) == META_TOKENS
+    none = await preferences.system_prompt(HERE)
+    assert none == SystemPrompt(META_SYSTEM_PROMPT, "", is_guided=True)
+    assert none.origin == "the preset none"
+    preferences.defaults = REPLACEABLE
+    assert (await preferences.system_prompt(HERE)).text == ""
+    assert await preferences.set_preset(HERE, "safe", by_user_id=1) == META_TOKENS
+    safe = await preferences.system_prompt(HERE)
+    assert (safe.text, safe.origin, safe.is_guided) == (META_SYSTEM_PROMPT, "the preset safe", False)
+    assert await preferences.clear_system_prompt(HERE)
+    assert (await preferences.system_prompt(HERE)).origin == "the default"
+
+
+async def test_an_unknown_preset_is_answered_with_those_there_are(preferences: Preferences) -> None:
+    with pytest.raises(SystemPromptError, match="safe, none"):
+        await preferences.set_preset(HERE, "wild", by_user_id=1)
+    assert (await preferences.system_prompt(HERE)).own is None
+
+
+async def test_the_guidance_counts_where_room_is_short(preferences: Preferences) -> None:
+    await preferences.set(HERE, "max_history_tokens", str(2 * META_TOKENS + 40), by_user_id=1)
+    with pytest.raises(SystemPromptError, match="the operator's guidance included"):
+        await preferences.set_system_prompt(HERE, "This is a long prompt.", by_user_id=1)
+    with pytest.raises(InvalidParameterError, match="too little room"):
+        await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)
+    preferences.defaults = REPLACEABLE
+    await preferences.set_system_prompt(HERE, "This is a long prompt.", by_user_id=1)
