@@ -23,7 +23,7 @@ JOIN messages AS seen ON seen.conversation_id = answer.conversation_id
     AND coalesce(seen.reply_to, seen.id) <= answer.reply_to
 {_WITH_QUOTES}
 WHERE answer.id = ? AND answer.role = 'assistant' AND seen.id <> answer.id AND {_COUNTS}
-{_NEWEST_FIRST}"""
+{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
 VISIBLE_BEFORE_THREAD = f"""
 {_SEEN} FROM messages AS answer
 JOIN conversations ON conversations.id = answer.conversation_id
@@ -33,11 +33,12 @@ JOIN messages AS seen
     AND coalesce(seen.reply_to, seen.id) <= start.reply_to
 {_WITH_QUOTES}
 WHERE answer.id = ? AND {_COUNTS}
-{_NEWEST_FIRST}"""
+AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
+{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
 NEWEST = f"""
 {_SEEN} FROM messages AS seen {_WITH_QUOTES}
 WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
-{_NEWEST_FIRST}"""
+{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
 
 
 async def history_before(database: Database, answer_id: int, limit: int) -> list[Message]:

@@ -27,6 +27,7 @@ OWNERS: dict[str, set[str]] = {
     "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
+    "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
@@ -49,7 +50,10 @@ IMPORT_NAMES = {
 BESIDES = {"aiohttp", "simcord"}
 """discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
 
-WITHOUT_DISCORD = ("bot/conversation/", "bot/delivery/", "bot/config.py", "bot/errors.py", "bot/terminal.py")
+WITHOUT_DISCORD = (
+    "bot/conversation/", "bot/delivery/", "bot/limits/", "bot/safety/", "bot/servers/",
+    "bot/config.py", "bot/errors.py", "bot/terminal.py",
+)  # fmt: skip
 """The bot's core: it works, and is tested, without Discord's library."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
+from bot.servers.origin import Origin
 from engine.types import Generation
 from storage.conversations import MessageState
 
@@ -37,7 +38,7 @@ class Ending:
     """How an answer ended: what is shown below it, and whether it can be asked for again.
 
     `answer_id` and `text` are of the answer that stands now: after a regeneration that broke off with nothing
-    to show, that is the one it was to replace.
+    to show, that is the one it was to replace. `note` is a phrase, to be rendered where it is shown.
     """
 
     answer_id: int
@@ -85,11 +86,12 @@ class Job:
     conversation_id: int
     asker_id: int | None
     view: AnswerView
-    server_id: int | None = None
+    origin: Origin | None = None
     settings_id: int = 0
     """The conversation whose settings hold; 0 for its own."""
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
     begun: str = ""
     """The text of an answer that is gone on with."""
     is_again: bool = False
@@ -102,6 +104,11 @@ class Job:
     is_outdated: bool = False
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed."""
+
+    @property
+    def whole_text(self) -> str:
+        """The answer so far, with what was there of it before."""
+        return self.begun + self.text
 
     def takes(self, author_id: int) -> bool:
         """Tell whether one more message of `author_id` may join the question: nothing was said yet."""

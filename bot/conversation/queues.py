@@ -126,7 +126,7 @@ class AnswerQueues:
         if self.is_closed:
             job.stop(StopReason.SHUTDOWN)
         lane.waiting.append(job)
-        lane.claims.append(Claim(channel_id, job.asker_id, job.server_id, next(self._arrivals)))
+        lane.claims.append(_claim_of(channel_id, job, next(self._arrivals)))
         self._fill()
         if job in lane.waiting:
             job.view.waiting(self._place_of(lane) + len(lane.waiting) - 1)
@@ -242,3 +242,8 @@ class AnswerQueues:
         if lane.waiting:
             for place, job in enumerate(lane.waiting, start=self._place_of(lane)):
                 job.view.waiting(place)
+
+
+def _claim_of(channel_id: int, job: Job, arrival: int) -> Claim:
+    server_id = None if job.origin is None else job.origin.guild_id
+    return Claim(channel_id, job.asker_id, server_id, arrival)

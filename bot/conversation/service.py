@@ -18,9 +18,12 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
 from bot.conversation.queues import AnswerQueues
+from bot.conversation.screening import Screening
 from bot.conversation.steering import Steering
 from bot.conversation.upkeep import Upkeep
 from bot.errors import EmptyQuestionError, NothingToContinueError
+from bot.servers.gate import Gate
+from bot.servers.origin import Origin
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from storage.conversations import (
@@ -56,6 +59,10 @@ class Question:
     """The conversation whose settings hold, if not this one's."""
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    """Phrases that are said below the answer."""
+    origin: Origin | None = None
+    """What a server's rules look at; None is a person without roles, directly in this conversation."""
 
 
 class ChatService:
@@ -68,6 +75,8 @@ class ChatService:
         settings: SettingsStore,
         defaults: ChatParameters,
         *,
+        gate: Gate | None = None,
+        screening: Screening | None = None,
         max_waiting: int = MAX_WAITING,
         max_running: int = 64,
         max_total: int = 10_000,
@@ -75,7 +84,8 @@ class ChatService:
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults)
-        answering = Answering(engine, conversations, self.preferences)
+        self._gate = gate
+        answering = Answering(engine, conversations, self.preferences, screening)
         self._queues = AnswerQueues(
             answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
         )
@@ -97,6 +107,8 @@ class ChatService:
         `DuplicateMessageError` for a question that is known already.
         """
         channel_id = question.conversation.channel_id
+        if self._gate is not None:
+            await self._gate.admit(_origin_of(question), with_quote(question.content, question.quote))
         async with self._queues.place(channel_id):
             content, conversation_id = await self._check(question)
             last = self._queues.last(channel_id)
@@ -107,13 +119,22 @@ class ChatService:
         return job.answer_id
 
     async def regenerate(
-        self, channel_id: int, answer_id: int, view: AnswerView, *, go_on: bool = False
+        self,
+        channel_id: int,
+        answer_id: int,
+        view: AnswerView,
+        origin: Origin | None = None,
+        *,
+        go_on: bool = False,
     ) -> int:
         """Queue another answer to the question of the newest answer and return the new one's id.
 
-        With `go_on` it begins with the text of the old one. Raises `NotFoundError` for an answer that is not
-        the newest, gone or not ended yet, and `NothingToContinueError` for one that is whole.
+        `origin` is whoever asks for it. With `go_on` the answer begins with the text of the old one. Raises a
+        `RefusalError` where they may not ask here now, `NotFoundError` for an answer that is not the newest,
+        gone or not ended yet, and `NothingToContinueError` for one that is whole.
         """
+        if self._gate is not None and origin is not None:
+            await self._gate.admit(origin, "")
         async with self._queues.place(channel_id):
             self._check_engine()
             parts = await self.conversations.parts(answer_id)
@@ -124,9 +145,15 @@ class ChatService:
             else:
                 answer = await self.conversations.begin_regeneration(answer_id)
             view.opened(answer.id, parts)
-            job = Job(answer.id, answer.conversation_id, asker_id, view, begun=answer.content, is_again=True)
+            job = Job(answer.id, answer.conversation_id, asker_id, view, origin)
+            job.begun, job.is_again = answer.content, True
             self._queues.add(channel_id, job)
         return answer.id
+
+    async def check_text(self, origin: Origin, text: str) -> None:
+        """Raise the `RefusalError` of a text that the server does not allow."""
+        if self._gate is not None:
+            await self._gate.check_text(origin, text)
 
     async def is_shown_by(self, answer_id: int, discord_id: int) -> bool:
         """Tell whether a Discord message shows part of an answer."""
@@ -207,9 +234,10 @@ class ChatService:
             conversation_id,
             question.author_id,
             view,
-            server_id=question.conversation.guild_id,
+            _origin_of(question),
             settings_id=0 if settings_of is None else await self.conversations.open(settings_of),
             overrides=question.overrides,
+            notes=question.notes,
         )
 
     async def _check_continuable(self, answer_id: int) -> None:
@@ -242,3 +270,8 @@ def _stored(question: Question, content: str) -> NewQuestion:
         question.created_at,
         question.quote,
     )
+
+
+def _origin_of(question: Question) -> Origin:
+    ref = question.conversation
+    return question.origin or Origin(question.author_id, ref.channel_id, ref.guild_id)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bot.conversation.jobs import StopReason
 from bot.conversation.queues import AnswerQueues
 from bot.errors import NotAllowedError, NothingHereError
+from bot.language.phrases import phrase
 from storage.conversations import ConversationRef, Conversations
 from storage.turns import NewestTurn
 
@@ -31,14 +32,12 @@ class Steering:
         """
         jobs = self._queues.jobs(channel_id)
         if not jobs:
-            raise NothingHereError("No answer is being written here.")
+            raise NothingHereError(phrase("errors.nothing_runs"))
         for job in jobs:
             if may(job.asker_id):
                 self._queues.stop(job.answer_id, StopReason.USER)
                 return job.answer_id
-        raise NotAllowedError(
-            "Only the person who asked, or a moderator (Manage Messages), may stop an answer."
-        )
+        raise NotAllowedError(phrase("errors.not_the_asker"))
 
     async def undo(self, ref: ConversationRef, may: MaySteer) -> NewestTurn:
         """Forget the newest answer and what it answered; return it, with the messages that show it.
@@ -50,13 +49,16 @@ class Steering:
             await self._conversations.turns.undo(turn.answer.id)
         return turn
 
+    async def is_newest(self, ref: ConversationRef, discord_id: int) -> bool:
+        """Tell whether a Discord message shows the newest answer of a conversation."""
+        turn = await self._conversations.turns.newest(await self._conversations.open(ref))
+        return turn is not None and discord_id in turn.part_ids
+
     async def newest(self, ref: ConversationRef, may: MaySteer) -> NewestTurn:
         """Return the newest turn. Raises `NothingHereError` or `NotAllowedError`."""
         turn = await self._conversations.turns.newest(await self._conversations.open(ref))
         if turn is None:
-            raise NothingHereError("Nothing has been said here yet.")
+            raise NothingHereError(phrase("errors.nothing_said"))
         if not may(turn.asker_id):
-            raise NotAllowedError(
-                "Only the person who asked last, or a moderator (Manage Messages), may do that here."
-            )
+            raise NotAllowedError(phrase("errors.not_the_asker"))
         return turn

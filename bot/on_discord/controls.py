@@ -12,15 +12,18 @@ import discord
 from bot.conversation.permissions import may_steer
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError, NotOfThisMessageError
+from bot.language.phrases import phrase
 from bot.on_discord.discord_answer import DiscordAnswer
 from bot.on_discord.discord_outbox import Channel
 from bot.on_discord.interactions import Interaction, acknowledge, actor_of, reporting, say
+from bot.on_discord.locales import locale_of
+from bot.on_discord.origins import origin_of
 
-MakeAnswer = Callable[[Channel, int | None], DiscordAnswer]
+MakeAnswer = Callable[[Channel, int | None, str], DiscordAnswer]
 
 
 class AnswerControls:
-    """Carries out the presses of Stop and Regenerate."""
+    """Carries out the presses of Stop, Regenerate and Continue."""
 
     def __init__(self, chat: ChatService, make_answer: MakeAnswer) -> None:
         self._chat = chat
@@ -32,16 +35,24 @@ class AnswerControls:
             await acknowledge(interaction)
             await self._check(interaction, answer_id)
             if not self._chat.stop(answer_id):
-                await say(interaction, "This answer has ended already.")
+                await say(interaction, phrase("answer.ended_already"))
 
     async def regenerate(self, interaction: Interaction, answer_id: int) -> None:
         """Make another answer in the same messages."""
+        await self._again(interaction, answer_id, go_on=False)
+
+    async def continue_(self, interaction: Interaction, answer_id: int) -> None:
+        """Go on with an answer in the same messages."""
+        await self._again(interaction, answer_id, go_on=True)
+
+    async def _again(self, interaction: Interaction, answer_id: int, *, go_on: bool) -> None:
         async with reporting(interaction):
             await acknowledge(interaction)
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
-            view = self._make_answer(message.channel, trigger_id)
-            await self._chat.regenerate(message.channel.id, answer_id, view)
+            view = self._make_answer(message.channel, trigger_id, locale_of(interaction.guild))
+            origin = origin_of(interaction)
+            await self._chat.regenerate(message.channel.id, answer_id, view, origin, go_on=go_on)
 
     async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
         """Return the message with the button. Raises where the press does not count."""
@@ -49,7 +60,5 @@ class AnswerControls:
         if message is None or not await self._chat.is_shown_by(answer_id, message.id):
             raise NotOfThisMessageError
         if not may_steer(actor_of(interaction), await self._chat.asker_of(answer_id)):
-            raise NotAllowedError(
-                "Only the person who asked, or a moderator (Manage Messages), may use this button."
-            )
+            raise NotAllowedError(phrase("errors.not_the_asker"))
         return message

@@ -9,9 +9,12 @@ from discord import app_commands
 
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
+from bot.language.phrases import phrase
 from bot.on_discord.commands.conversation import conversation_commands
 from bot.on_discord.commands.settings import SettingsCommands
+from bot.on_discord.commands.steering import steering_commands
 from bot.on_discord.commands.system import SystemCommands
+from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.interactions import Interaction, say
 
 _log = logging.getLogger(__name__)
@@ -23,17 +26,17 @@ _INSTALLS = app_commands.AppInstallationType(guild=True, user=False)
 class Commands(app_commands.CommandTree[discord.Client]):
     """All commands of the bot, global, in servers and direct messages."""
 
-    def __init__(self, client: discord.Client, chat: ChatService) -> None:
+    def __init__(self, client: discord.Client, chat: ChatService, make_answer: MakeAnswer) -> None:
         super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
         self.add_command(SettingsCommands(chat.preferences))
         self.add_command(SystemCommands(chat.preferences))
-        for command in conversation_commands(chat):
+        for command in (*conversation_commands(chat), *steering_commands(chat, make_answer)):
             self.add_command(command)
 
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:
         """Answer even where a command could not be called."""
         if isinstance(error, (app_commands.CommandNotFound, app_commands.CommandSignatureMismatch)):
-            await say(interaction, "This command has just changed. Please try again in a minute.")
+            await say(interaction, phrase("errors.command_changed"))
             return
         _log.error("A command failed", exc_info=error)
         await say(interaction, sentence_for(error))

@@ -136,7 +136,9 @@ def test_a_request_that_hangs_is_given_up_and_done_again() -> None:
 
 def test_an_outbox_that_does_not_let_go_cannot_hold_the_caller() -> None:
     class Stubborn(FakeDiscord):
-        async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
+        async def edit(
+            self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = ""
+        ) -> None:
             release = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(500, release.set_result, None)
             while not release.done():
