@@ -6,6 +6,7 @@
     ├── AttachmentError             a file that cannot be read
     ├── NothingHereError            nothing is running, or nothing was said
     ├── NothingToContinueError      the newest answer is whole
+    ├── TooManyWaitingError         too many answers wait in all conversations
     ├── ParameterError              a parameter's value or name that is not allowed
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
@@ -44,6 +45,13 @@ class ConversationBusyError(ChatError):
 
     def __init__(self, num_waiting: int) -> None:
         super().__init__(phrase("errors.busy", num=num_waiting))
+
+
+class TooManyWaitingError(ChatError):
+    """Too many answers wait in all conversations together."""
+
+    def __init__(self) -> None:
+        super().__init__(phrase("errors.queue_full"))
 
 
 class ParameterError(ChatError):

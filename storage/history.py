@@ -23,7 +23,7 @@ JOIN messages AS seen ON seen.conversation_id = answer.conversation_id
     AND coalesce(seen.reply_to, seen.id) <= answer.reply_to
 {_WITH_QUOTES}
 WHERE answer.id = ? AND answer.role = 'assistant' AND seen.id <> answer.id AND {_COUNTS}
-{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
+{_NEWEST_FIRST}"""
 VISIBLE_BEFORE_THREAD = f"""
 {_SEEN} FROM messages AS answer
 JOIN conversations ON conversations.id = answer.conversation_id
@@ -38,7 +38,7 @@ AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
 NEWEST = f"""
 {_SEEN} FROM messages AS seen {_WITH_QUOTES}
 WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
-{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
+{_NEWEST_FIRST}"""
 
 
 async def history_before(database: Database, answer_id: int, limit: int) -> list[Message]:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 
 from bot.conversation.fairness import Claim, FairOrder
 from bot.conversation.jobs import Job, StopReason
-from bot.errors import ConversationBusyError, ShuttingDownError
-from engine.errors import QueueFullError
+from bot.errors import ConversationBusyError, ShuttingDownError, TooManyWaitingError
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class AnswerQueues:
     async def place(self, channel_id: int) -> AsyncIterator[None]:
         """Hold the conversation's entrance, first come first served, to store a question and `add` its job.
 
-        Raises `ConversationBusyError`, `QueueFullError` or `ShuttingDownError` at once.
+        Raises `ConversationBusyError`, `TooManyWaitingError` or `ShuttingDownError` at once.
         """
         if self.is_closed:
             raise ShuttingDownError
@@ -104,7 +103,7 @@ class AnswerQueues:
         if lane is not None and lane.num_taken > self._max_waiting:
             raise ConversationBusyError(self._max_waiting)
         if self.num_waiting >= self._max_total:
-            raise QueueFullError("Too many answers are waiting.")
+            raise TooManyWaitingError
         async with self.entrance(channel_id):
             yield
 

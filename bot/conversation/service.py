@@ -204,7 +204,8 @@ class ChatService:
         if question.overrides or not job.takes(question.author_id):
             return False
         async with job.changing:
-            if not job.takes(question.author_id):
+            is_known = await self.conversations.find_by_discord_id(question.discord_id) is not None
+            if is_known or not job.takes(question.author_id):
                 return False
             job.begin_anew()
             try:

@@ -12,8 +12,7 @@ from bot.conversation.fairness import MAX_REMEMBERED, Claim, FairOrder
 from bot.conversation.jobs import MAX_BURST
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService, Question
-from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError
-from engine.errors import QueueFullError
+from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError, TooManyWaitingError
 from engine.types import ChatMessage, FinishReason
 from storage.conversations import ConversationKind, ConversationRef, MessageState, Quote
 from storage.database import Database
@@ -129,7 +128,7 @@ async def test_an_answer_that_was_cut_short_is_gone_on_with(setup: Setup, cut: s
     again = RecordingView()
     await setup.chat.regenerate(10, view.answer_id, again, go_on=True)
     ending = await again.ending()
-    assert again.updates[0] == f"{begun} three"
+    assert again.updates[:2] == [begun, f"{begun} three"]
     assert (ending.text, ending.can_continue) == (f"{begun} three.", False)
     assert setup.seen() == ["Count!", begun]
     assert [text for *_, text in await setup.stored()] == ["Count!", f"{begun} three."]
@@ -273,7 +272,7 @@ async def test_no_more_run_at_once_than_the_engine_takes_and_the_queue_is_bounde
     await asyncio.gather(views[0].shown.wait(), views[1].shown.wait())
     assert setup.engine.num_running == 2
     assert [view.places[-1] for view in views[2:6]] == [1, 2, 3, 4]
-    with pytest.raises(QueueFullError):
+    with pytest.raises(TooManyWaitingError):
         await setup.ask("Hi", ref=RANDOM_CHANNEL, author=person(50))
     setup.chat.stop(views[0].answer_id)
     await views[2].shown.wait()

@@ -84,7 +84,7 @@ async def test_what_everybody_reads_is_in_the_servers_language(world: World) -> 
     await world.anna.send(world.general, f"{world.me}")
     assert world.reply(world.general).content.startswith("Nie widzę tekstu")
     await world.anna.send(world.general, f"{world.me} one")
-    await world.anna.send(world.general, f"{world.me} two")
+    await world.bob.send(world.general, f"{world.me} two")
     await world.run(1)
     running, waiting = sorted(world.replies(world.general)[1:], key=lambda m: "Oczekuje" in m.content)
     assert [labels(running), labels(waiting)] == [["Zatrzymaj"], ["Zatrzymaj"]]
@@ -93,7 +93,7 @@ async def test_what_everybody_reads_is_in_the_servers_language(world: World) -> 
     await world.run(1)
     (stopped,) = [m for m in world.replies(world.general) if m.id == running.id]
     assert stopped.content.endswith("-# Zatrzymano.")
-    assert labels(stopped) == ["Odpowiedz ponownie"]
+    assert labels(stopped) == ["Odpowiedz ponownie", "Kontynuuj"]
 
 
 async def test_one_persons_language_does_not_change_what_others_read(
