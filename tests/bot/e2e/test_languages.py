@@ -119,7 +119,7 @@ async def test_after_a_restart_interrupted_answers_are_marked_in_the_servers_lan
         await world.env.restart_bot(await world.new_client())
         await world.env.settle()
         assert world.reply(world.general).content.endswith(render(phrase("answer.cut_short"), "de"))
-        assert labels(world.reply(world.general)) == ["Neu antworten"]
+        assert labels(world.reply(world.general)) == ["Neu antworten", "Weiter"]
 
 
 # Names and descriptions of commands
