@@ -37,6 +37,7 @@ class Notice:
     about_user_id: int | None = None
     channel_id: int | None = None
     detail: str = ""
+    reset_id: int | None = None
 
 
 class Notices:
