@@ -17,6 +17,7 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
 from bot.conversation.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.errors import is_expected, sentence_for
+from bot.language.phrases import Phrase, phrase, together
 from engine.types import Completion, FinishReason, Generation, TextEngine
 from storage.conversations import Conversations, Message, MessageState
 from storage.errors import StorageError
@@ -24,15 +25,13 @@ from storage.errors import StorageError
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_INTERVAL_S = 2.0
-EMPTY_ANSWER = "The model had nothing to say. Try Regenerate, or ask in other words."
-NOT_SAVED = "This answer could not be saved, so I will not remember it."
 _STOP_NOTES = {
-    StopReason.USER: "Stopped.",
-    StopReason.QUESTION_DELETED: "Stopped, because the message this answers was deleted.",
-    StopReason.RESET: "Stopped, because this conversation was reset.",
-    StopReason.SHUTDOWN: "Interrupted: I am being restarted. Regenerate makes a new answer.",
-    StopReason.NOT_SHOWABLE: None,
+    StopReason.USER: "answer.stopped",
+    StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
+    StopReason.RESET: "answer.stopped_reset",
+    StopReason.SHUTDOWN: "answer.interrupted",
 }
+"""Why an answer was stopped, said below it; not where nobody can see it."""
 _FORGOTTEN = {StopReason.QUESTION_DELETED, StopReason.RESET}
 """The answer is deleted, or about to be."""
 
@@ -156,7 +155,7 @@ class Answering:
             )
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
             _log.warning("Answer %d could not be saved: %s", job.answer_id, error)
-            note = NOT_SAVED if outcome.note is None else f"{outcome.note} {NOT_SAVED}"
+            note = together(*filter(None, (outcome.note, phrase("answer.not_saved"))))
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
         if standing is None or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
@@ -180,7 +179,7 @@ async def _screened(outcome: _Outcome, screen: Screen) -> _Outcome:
     """Return `outcome` with the text that may be shown. Raises `WithheldError`."""
     text = (await screen.finished(outcome.text)).strip() if outcome.text else ""
     notes = [note for note in (outcome.note, screen.label if text else None) if note]
-    return dataclasses.replace(outcome, text=text, note=" ".join(notes) or None)
+    return dataclasses.replace(outcome, text=text, note=together(*notes) or None)
 
 
 async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
@@ -199,16 +198,14 @@ def _outcome_of(job: Job) -> _Outcome:
     if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
         interrupted = job.stop_reason is StopReason.SHUTDOWN
         state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED
-        return _Outcome(state, text, _STOP_NOTES[job.stop_reason], completion)
+        key = _STOP_NOTES.get(job.stop_reason)
+        return _Outcome(state, text, None if key is None else phrase(key), completion)
     if completion is None or finish is FinishReason.CANCELLED or not text:
-        return _Outcome(MessageState.FAILED, text, EMPTY_ANSWER, completion)
+        return _Outcome(MessageState.FAILED, text, phrase("answer.empty"), completion)
     return _Outcome(MessageState.COMPLETE, text, _length_note(completion), completion)
 
 
-def _length_note(completion: Completion) -> str | None:
+def _length_note(completion: Completion) -> Phrase | None:
     if completion.finish_reason is not FinishReason.LENGTH:
         return None
-    return (
-        f"This answer reached its limit after {completion.usage.num_new_tokens} tokens. "
-        "Ask me to go on, or have a moderator raise max_new_tokens with /settings set."
-    )
+    return phrase("answer.length", num=completion.usage.num_new_tokens)

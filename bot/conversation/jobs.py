@@ -31,7 +31,7 @@ class Ending:
     """How an answer ended: what is shown below it, and whether it can be asked for again.
 
     `answer_id` and `text` are of the answer that stands now: after a regeneration that broke off with nothing
-    to show, that is the one it was to replace.
+    to show, that is the one it was to replace. `note` is a phrase, to be rendered where it is shown.
     """
 
     answer_id: int

@@ -17,6 +17,7 @@ import discord
 from bot.conversation.mentions import is_for_us, readable
 from bot.conversation.service import ChatService, Question
 from bot.errors import is_expected, sentence_for
+from bot.language.phrases import render
 from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
@@ -26,7 +27,9 @@ from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
 from bot.on_discord.interactions import ref_of
 from bot.on_discord.interrupted import mark_interrupted
+from bot.on_discord.locales import locale_of
 from bot.on_discord.origins import origin_of_message
+from bot.on_discord.translator import CommandTranslator
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import RefusalError
@@ -108,12 +111,14 @@ class LlamacordClient(discord.Client):
 
     async def _ask(self, message: discord.Message, question: Question) -> None:
         try:
-            await self.chat.ask(question, self._answer_in(message.channel, message.id))
+            await self.chat.ask(
+                question, self._answer_in(message.channel, message.id, locale_of(message.guild))
+            )
         except DuplicateMessageError:
             _log.info("A question arrived twice")
         except RefusalError as error:
             if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
-                await self._refuse(message, str(error))
+                await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             if not is_expected(error):
                 _log.exception("A question could not be taken")
@@ -122,7 +127,8 @@ class LlamacordClient(discord.Client):
     async def _refuse(self, message: discord.Message, sentence: str) -> None:
         reference = message.to_reference(fail_if_not_exists=False)
         try:
-            await message.channel.send(sentence, reference=reference, allowed_mentions=SILENT)
+            text = render(sentence, locale_of(message.guild))
+            await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
         except (discord.DiscordException, OSError) as error:
             _log.warning("A refusal could not be sent: %s", type(error).__name__)
 
@@ -132,12 +138,17 @@ class LlamacordClient(discord.Client):
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
-    def _answer_in(self, channel: Channel, trigger_id: int | None) -> DiscordAnswer:
+    def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
         return DiscordAnswer(
-            channel, trigger_id, self.chat.conversations, edit_interval_s=self._edit_interval_s
+            channel,
+            trigger_id,
+            self.chat.conversations,
+            locale=locale,
+            edit_interval_s=self._edit_interval_s,
         )
 
     async def _sync(self) -> None:
+        await self.tree.set_translator(CommandTranslator())
         await sync_commands(self.tree)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
