@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 
 import discord
 
@@ -32,33 +33,45 @@ _KEYS = {
     NoticeKind.UNBLOCKED: "log.unblocked",
     NoticeKind.CONFIG_CHANGED: "log.config_changed",
     NoticeKind.QUESTION_REFUSED: "log.question_refused",
+    NoticeKind.QUESTION_UNCHECKED: "log.question_timeout",
+    NoticeKind.QUESTION_UNSAFE: "log.question_unsafe",
     NoticeKind.ANSWER_WITHHELD: "log.answer_withheld",
     NoticeKind.REPORTED: "log.reported",
 }
 
 
 class ModLog:
-    """Writes notices into log channels. `run` it as one task."""
+    """Writes notices into log channels. `close` it before its event loop ends."""
 
     def __init__(self, client: discord.Client, servers: Servers) -> None:
         self._client = client
         self._servers = servers
-        self._waiting: asyncio.Queue[Notice] = asyncio.Queue(MAX_WAITING)
+        self._waiting: deque[Notice] = deque()
+        self._worker: asyncio.Task[None] | None = None
         self._buckets = Buckets(time.monotonic)
 
     def post(self, notice: Notice) -> None:
         """Queue a notice; one too many is left out."""
         rate = Rate(notice.guild_id, LINES_PER_MINUTE)
-        if self._buckets.wait_s(rate) > 0 or self._waiting.full():
+        if self._buckets.wait_s(rate) > 0 or len(self._waiting) >= MAX_WAITING:
             _log.warning("Server %d: a line of the moderators' log was left out", notice.guild_id)
             return
         self._buckets.take([rate])
-        self._waiting.put_nowait(notice)
+        self._waiting.append(notice)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work(), name="moderators' log")
 
-    async def run(self) -> None:
-        """Write what is queued, for ever. What cannot be written is left out."""
-        while True:
-            notice = await self._waiting.get()
+    async def close(self) -> None:
+        """Write no more."""
+        self._waiting.clear()
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+
+    async def _work(self) -> None:
+        """Write what is queued. What cannot be written is left out."""
+        while self._waiting:
+            notice = self._waiting.popleft()
             try:
                 await self._write(notice)
             except (discord.DiscordException, StorageError, OSError) as error:
@@ -89,17 +102,16 @@ class ModLog:
     def _view_of(notice: Notice, locale: discord.Locale) -> discord.ui.View | None:
         if notice.kind is not NoticeKind.RESET or notice.reset_id is None:
             return None
-        return undo_view(notice.reset_id, render(phrase("buttons.undo"), locale))
+        return undo_view(notice.reset_id, locale)
 
 
 def line_of(notice: Notice) -> str:
     """Return the line for a notice, a phrase."""
-    detail: str | int = int(notice.detail) if notice.detail.isdecimal() else notice.detail
     return phrase(
         _KEYS[notice.kind],
         by=f"<@{notice.by_user_id}>",
         about=f"<@{notice.about_user_id}>" if notice.about_user_id is not None else "?",
         channel=f"<#{notice.channel_id}>",
-        num=detail if isinstance(detail, int) else 0,
-        detail=detail,
+        count=notice.num,
+        detail=notice.detail,
     )

@@ -10,6 +10,9 @@ from typing import Protocol, Self, cast
 
 import discord
 
+from bot.language.catalog import ENGLISH
+from bot.language.phrases import phrase, render
+
 Interaction = discord.Interaction[discord.Client]
 
 
@@ -37,11 +40,11 @@ class ReportButton(
 ):
     """Tells the moderators of the answer above it."""
 
-    def __init__(self, answer_id: int, label: str = "Report") -> None:
+    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
         self.answer_id = answer_id
         super().__init__(
             discord.ui.Button(
-                label=label,
+                label=render(phrase("moderation.report"), locale),
                 style=discord.ButtonStyle.secondary,
                 custom_id=f"llamacord:report:{answer_id}",
             )
@@ -64,17 +67,17 @@ class ReportButton(
 
 class UndoResetButton(
     discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:undo-reset:(?P<reset_id>[0-9]{1,18})",
+    template=r"llamacord:undo:(?P<reset_id>[0-9]{1,18})",
 ):
     """Brings back what a reset put aside."""
 
-    def __init__(self, reset_id: int, label: str = "Undo") -> None:
+    def __init__(self, reset_id: int, locale: object = ENGLISH) -> None:
         self.reset_id = reset_id
         super().__init__(
             discord.ui.Button(
-                label=label,
+                label=render(phrase("moderation.undo"), locale),
                 style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:undo-reset:{reset_id}",
+                custom_id=f"llamacord:undo:{reset_id}",
             )
         )
 
@@ -93,8 +96,8 @@ class UndoResetButton(
         await _controls(interaction).undo_reset(interaction, self.reset_id)
 
 
-def undo_view(reset_id: int, label: str) -> discord.ui.View:
+def undo_view(reset_id: int, locale: object) -> discord.ui.View:
     """Return the button below a reset."""
     view = discord.ui.View(timeout=None)
-    view.add_item(UndoResetButton(reset_id, label))
+    view.add_item(UndoResetButton(reset_id, locale))
     return view

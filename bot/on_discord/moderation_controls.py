@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 import discord
 
 from bot.conversation.service import ChatService
-from bot.errors import NotAllowedError, NotOfThisMessageError
+from bot.errors import ChatError, NotAllowedError, NotOfThisMessageError
 from bot.language.phrases import phrase
 from bot.limits.buckets import Buckets, Rate
 from bot.on_discord.interactions import Interaction, acknowledge, reporting, say
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
+from storage.errors import NotFoundError
 from storage.resets import Reset
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class ModerationButtons:
             reset = await self._chat.conversations.find_reset(reset_id)
             if not _may_undo(interaction, reset):
                 raise NotAllowedError(phrase("errors.not_a_moderator"))
-            await undo(interaction, self._chat, self._moderation, reset)
+            await bring_back(interaction, self._chat, self._moderation, reset)
 
     async def _tell(self, interaction: Interaction, message: discord.Message, answer_id: int) -> str:
         """Pass a report on; return the key of what its author is told."""
@@ -82,10 +83,15 @@ class ModerationButtons:
         return "report.done"
 
 
-async def undo(interaction: Interaction, chat: ChatService, moderation: Moderation, reset: Reset) -> None:
-    """Undo a reset and say so. Raises `NotFoundError` where it is too late."""
+async def bring_back(
+    interaction: Interaction, chat: ChatService, moderation: Moderation, reset: Reset
+) -> None:
+    """Undo a reset and say so, or that it is too late."""
     by_user_id = interaction.user.id
-    done = await chat.undo_reset(reset, by_user_id=by_user_id, at=datetime.now(UTC))
+    try:
+        done = await chat.undo_reset(reset, by_user_id=by_user_id, at=datetime.now(UTC))
+    except NotFoundError:
+        raise ChatError(phrase("moderation.too_late")) from None
     if done.guild_id is not None:
         moderation.notices.post(
             Notice(
@@ -93,10 +99,10 @@ async def undo(interaction: Interaction, chat: ChatService, moderation: Moderati
                 NoticeKind.RESET_UNDONE,
                 by_user_id=by_user_id,
                 channel_id=done.channel_id,
-                detail=str(done.num_messages),
+                num=done.num_messages,
             )
         )
-    await say(interaction, phrase("reset.undone", num=done.num_messages))
+    await say(interaction, phrase("moderation.undone", count=done.num_messages))
 
 
 def _may_undo(interaction: Interaction, reset: Reset) -> bool:

@@ -70,9 +70,7 @@ def block_commands(moderation: Moderation) -> list[app_commands.Command[Any, ...
 
     def _post(interaction: Interaction, kind: NoticeKind, user: Person) -> None:
         moderation.notices.post(
-            Notice(
-                _guild_of(interaction), kind, by_user_id=interaction.user.id, about_user_id=user.id
-            )
+            Notice(_guild_of(interaction), kind, by_user_id=interaction.user.id, about_user_id=user.id)
         )
 
     return [block, unblock, blocked]
@@ -82,7 +80,7 @@ def _guild_of(interaction: Interaction) -> int:
     """Return the server. Raises `NotAllowedError` outside of one, or for who does not moderate."""
     check_moderator(interaction)
     if interaction.guild_id is None:
-        raise NotAllowedError(phrase("errors.only_in_servers"))
+        raise NotAllowedError(phrase("moderation.only_in_servers"))
     return interaction.guild_id
 
 

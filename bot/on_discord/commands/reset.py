@@ -8,12 +8,12 @@ from typing import Any
 from discord import app_commands
 
 from bot.conversation.service import ChatService
-from bot.errors import NotAllowedError, NotOfThisMessageError
-from bot.language.phrases import phrase, render
+from bot.errors import ChatError, NotAllowedError
+from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
 from bot.on_discord.moderation_buttons import undo_view
-from bot.on_discord.moderation_controls import undo
+from bot.on_discord.moderation_controls import bring_back
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
 from storage.conversations import ConversationKind, ConversationRef
@@ -30,25 +30,29 @@ def reset_command(chat: ChatService, moderation: Moderation) -> app_commands.Com
         channel="Which conversation; this one if left out",
         undo="Bring back what was forgotten last, within 10 minutes",
     )
-    @app_commands.rename(is_undo="undo")
     @app_commands.default_permissions(manage_messages=True)
-    async def reset(interaction: Interaction, channel: Place | None = None, is_undo: bool = False) -> None:
+    async def reset(interaction: Interaction, channel: Place | None = None, undo: bool = False) -> None:
         async with reporting(interaction):
             ref = moderated_place(interaction, channel)
             await acknowledge(interaction)
-            if is_undo:
+            if undo:
                 await _undo_newest(interaction, ref)
                 return
             done = await chat.reset(ref, by_user_id=interaction.user.id, at=datetime.now(UTC))
             _post(interaction, done)
-            view = undo_view(done.id, render(phrase("buttons.undo"), interaction.locale))
-            await say(interaction, phrase("reset.done", num=done.num_messages), view=view)
+            view = undo_view(done.id, interaction.locale)
+            await say(
+                interaction,
+                phrase("reset.done", num=done.num_messages),
+                phrase("moderation.undo_hint"),
+                view=view,
+            )
 
     async def _undo_newest(interaction: Interaction, ref: ConversationRef) -> None:
         newest = await chat.conversations.newest_reset(await chat.conversations.open(ref))
         if newest is None:
-            raise NotOfThisMessageError(phrase("reset.nothing_to_undo"))
-        await undo(interaction, chat, moderation, newest)
+            raise ChatError(phrase("moderation.nothing_to_undo"))
+        await bring_back(interaction, chat, moderation, newest)
 
     def _post(interaction: Interaction, done: Reset) -> None:
         if done.guild_id is not None:
@@ -58,7 +62,7 @@ def reset_command(chat: ChatService, moderation: Moderation) -> app_commands.Com
                     NoticeKind.RESET,
                     by_user_id=interaction.user.id,
                     channel_id=done.channel_id,
-                    detail=str(done.num_messages),
+                    num=done.num_messages,
                     reset_id=done.id,
                 )
             )

@@ -126,7 +126,9 @@ class World:
 
     async def stored(self, channel: simcord.ChannelHandle) -> list[Message]:
         """Return what the database holds of a channel."""
-        rows = await self.database.fetch_all("SELECT id FROM conversations WHERE channel_id = ?", (channel.id,))
+        rows = await self.database.fetch_all(
+            "SELECT id FROM conversations WHERE channel_id = ?", (channel.id,)
+        )
         return [m for row in rows for m in await self.conversations.recent(row["id"], 100)]
 
     def check_no_pings(self) -> None:
@@ -140,13 +142,13 @@ class World:
 
 
 def labels(message: discord.Message) -> list[str | None]:
-    """Return the labels of a message's buttons."""
+    """Return the labels of a message's buttons, but for Report, which every ended answer has."""
     return [
         item.label
         for row in message.components
         if isinstance(row, discord.ActionRow)
         for item in row.children
-        if isinstance(item, discord.Button)
+        if isinstance(item, discord.Button) and ":report:" not in (item.custom_id or "")
     ]
 
 
