@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import machine
+from engine.architecture import Precision
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
 from engine.manifest import Manifest, load_manifest, verify_files
@@ -173,6 +174,7 @@ class Engine:
             model_options.num_slots,
             max_kv_tokens(manifest, options),
             num_warm_rows=options.max_concurrent,
+            min_exact_rows=2 if manifest.precision is Precision.INT4 else 1,
         )
 
     def _deliver(self, deltas: list[Delta]) -> None:

@@ -25,7 +25,7 @@ OWNERS: dict[str, set[str]] = {
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
+    "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")},
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},

@@ -22,6 +22,8 @@ from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
 
+_BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.25, Precision.INT4: 0.75}
+"""Scales and offsets included."""
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -53,8 +55,7 @@ def convert(
 
 
 def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
-    bytes_per_weight = 4.0 if precision is Precision.FP32 else 1.125
-    needed = int(num_parameters * bytes_per_weight) + _SPARE_BYTES
+    needed = int(num_parameters * _BYTES_PER_WEIGHT[precision]) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(

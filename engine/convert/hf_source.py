@@ -12,6 +12,7 @@ from engine.convert.chat_detection import detect_chat
 from engine.convert.hf_config import read_decoder_config, read_token_ids
 from engine.convert.hf_tokenizer import HuggingFaceTokenizer
 from engine.convert.json_file import read_json, read_optional_json
+from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors_folder import SafetensorsFolder
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
@@ -63,6 +64,9 @@ class HuggingFaceSource:
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         return self._tensors.read(_stored_name(name))
+
+    def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
+        return None
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         written = {self.bos_id, self.eos_id, *self.stop_ids}

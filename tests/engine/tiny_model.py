@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
+from engine.convert.quantize import BlockQuantized
 from engine.convert.source import FloatArray, tensor_shape
 from engine.manifest import ChatSpec, TokenizerSpec
 
@@ -79,6 +80,9 @@ class TinySource:
         else:
             values /= np.sqrt(shape[1])
         return values.astype(np.float32)
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        return None
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
