@@ -6,9 +6,14 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import asyncio
+<<<<<<< HEAD
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+=======
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+>>>>>>> main
 from types import TracebackType
 
 from bot.conversation.answering import Answering, can_go_on
@@ -26,6 +31,7 @@ from bot.servers.gate import Gate
 from bot.servers.origin import Origin
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
+<<<<<<< HEAD
 from storage.conversations import (
     ConversationRef,
     Conversations,
@@ -34,9 +40,15 @@ from storage.conversations import (
     Quote,
 )
 from storage.errors import NotFoundError
+=======
+from storage.conversations import ConversationRef, Conversations, InterruptedAnswer
+from storage.resets import Reset
+>>>>>>> main
 from storage.settings import SettingsStore
 from storage.turns import NewQuestion
 
+UNDO_TIME = timedelta(minutes=10)
+"""How long a reset can be undone."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -174,13 +186,35 @@ class ChatService:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
 
-    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> int:
-        """Stop and forget everything said in a conversation; return how many messages were forgotten."""
+    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
+        """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
             return await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
 
+<<<<<<< HEAD
+=======
+    async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
+        """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
+        async with self._queues.entrance(reset.channel_id):
+            return await self.conversations.undo_reset(
+                reset.id, by_user_id=by_user_id, at=at, not_before=at - UNDO_TIME
+            )
+
+    async def message_deleted(self, channel_id: int, discord_id: int) -> None:
+        """Forget a deleted question with its answers; stop an answer that was deleted as it was written."""
+        async with self._queues.entrance(channel_id):
+            deleted = await self.conversations.delete_question(discord_id)
+            for answer_id in () if deleted is None else deleted.answer_ids:
+                self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
+            if deleted is None:
+                message = await self.conversations.find_by_discord_id(discord_id)
+                if message is not None:
+                    self._queues.stop(message.id, StopReason.NOT_SHOWABLE)
+                    await self.conversations.detach_part(discord_id)
+
+>>>>>>> main
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
         """Mark what an earlier run left unfinished. Call once, before the first question."""
         return await self.conversations.interrupt_pending()

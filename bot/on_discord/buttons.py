@@ -13,6 +13,7 @@ import discord
 from bot.delivery.outbox import Buttons
 from bot.language.catalog import ENGLISH
 from bot.language.phrases import phrase, render
+from bot.on_discord.moderation_buttons import ReportButton
 
 Interaction = discord.Interaction[discord.Client]
 
@@ -139,6 +140,7 @@ def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.Vie
     if buttons is Buttons.NONE:
         return None
     view = discord.ui.View(timeout=None)
+<<<<<<< HEAD
     match buttons:
         case Buttons.STOP:
             view.add_item(StopButton(answer_id, locale))
@@ -148,4 +150,10 @@ def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.Vie
             view.add_item(RegenerateButton(answer_id, locale))
     if buttons is Buttons.CONTINUE:
         view.add_item(ContinueButton(answer_id, locale))
+=======
+    button = StopButton if buttons is Buttons.STOP else RegenerateButton
+    view.add_item(button(answer_id, locale))
+    if buttons is Buttons.REGENERATE:
+        view.add_item(ReportButton(answer_id, locale))
+>>>>>>> main
     return view
