@@ -15,13 +15,8 @@ from bot.on_discord.commands.config import config_command
 from bot.on_discord.commands.conversation import conversation_commands
 from bot.on_discord.commands.reset import reset_command
 from bot.on_discord.commands.settings import SettingsCommands
-from bot.on_discord.commands.steering import steering_commands
 from bot.on_discord.commands.system import SystemCommands
-<<<<<<< HEAD
-from bot.on_discord.controls import MakeAnswer
-=======
 from bot.on_discord.config_controls import ConfigPanel
->>>>>>> main
 from bot.on_discord.interactions import Interaction, say
 from bot.servers.moderation import Moderation
 
@@ -34,13 +29,6 @@ _INSTALLS = app_commands.AppInstallationType(guild=True, user=False)
 class Commands(app_commands.CommandTree[discord.Client]):
     """All commands of the bot, global, in servers and direct messages."""
 
-<<<<<<< HEAD
-    def __init__(self, client: discord.Client, chat: ChatService, make_answer: MakeAnswer) -> None:
-        super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
-        self.add_command(SettingsCommands(chat.preferences))
-        self.add_command(SystemCommands(chat.preferences))
-        for command in (*conversation_commands(chat), *steering_commands(chat, make_answer)):
-=======
     def __init__(
         self, client: discord.Client, chat: ChatService, moderation: Moderation, panel: ConfigPanel
     ) -> None:
@@ -53,7 +41,6 @@ class Commands(app_commands.CommandTree[discord.Client]):
             *block_commands(moderation),
             config_command(panel),
         ):
->>>>>>> main
             self.add_command(command)
 
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:
