@@ -15,6 +15,7 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
+from engine.jinja_format import JinjaFormat
 from engine.manifest import ChatSpec
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt
@@ -113,6 +114,9 @@ def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer) -> ChatFormat | 
         return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
     if manifest.chat.format == "llama-2":
         return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
+    if manifest.chat.format == "jinja":
+        template, stop_ids = manifest.chat.template, manifest.stop_ids
+        return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
     raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
 
 
