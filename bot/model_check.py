@@ -1,15 +1,20 @@
-"""The part of `check` that looks at how the model will be used: what it is told first."""
+"""The part of `check` that looks at how the model will run: processor, memory, precision, system prompt."""
 
 from __future__ import annotations
 
 from bot.app import default_precision, engine_options
 from bot.config import Settings
 from bot.finding import Finding
+from engine import machine
+from engine.advice import Load, advise
 from engine.default_model import default_model_folder
-from engine.engine import context_tokens
+from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
+from engine.footprint import PROCESS_BYTES, running_weight_bytes
 from engine.guidance import preset_name
 from engine.manifest import Manifest
+from engine.processor import read_processor
+from engine.text_size import size
 from engine.tokenizer import load_tokenizer
 from engine.types import ModelInfo
 
@@ -37,3 +42,60 @@ def check_system_prompt(settings: Settings, manifest: Manifest) -> Finding:
             "or raise CONTEXT_TOKENS or MAX_HISTORY_TOKENS.",
         )
     return Finding(True, "System prompt", f"{sentence}.")
+
+
+def check_provider(settings: Settings) -> Finding:
+    """Say what computes, and whether there are too many threads for it."""
+    num_threads = settings.threads or machine.num_physical_cores()
+    num_processors = machine.num_processors()
+    if num_threads > num_processors:
+        return Finding(
+            False,
+            "Provider",
+            f"THREADS is {num_threads}, but there are {num_processors} processors. Set 0 or less.",
+        )
+    named = read_processor().describe()
+    return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_processors} processors; {named}.")
+
+
+def check_memory(settings: Settings, manifest: Manifest) -> Finding:
+    """Compare what the model needs with what is free."""
+    needed, free = memory_needed(settings, manifest), machine.free_memory_bytes()
+    sentence = f"the model and {settings.max_concurrent} answers at once need up to {size(needed)}"
+    if free is None:
+        return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
+    if free < needed:
+        return Finding(
+            False,
+            "Memory",
+            f"{sentence}, and {size(free)} are free. Close other programs, lower MAX_CONCURRENT or "
+            "CONTEXT_TOKENS, or choose a smaller model.",
+        )
+    return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
+
+
+def memory_needed(settings: Settings, manifest: Manifest) -> int:
+    """Estimate the bytes of weights, KV and process."""
+    on_disk = sum(entry.size for entry in manifest.files.values())
+    weights = max(on_disk, running_weight_bytes(manifest.decoder, manifest.precision))
+    chosen = engine_options(settings)
+    in_use = chosen.max_concurrent * context_tokens(manifest, chosen)
+    num_tokens = min(in_use, max_kv_tokens(manifest, chosen))
+    return weights + num_tokens * manifest.decoder.kv_bytes_per_token() + PROCESS_BYTES
+
+
+def check_precision(settings: Settings, manifest: Manifest) -> Finding:
+    """Say which precision suits this machine. Another one that works is no problem."""
+    load = Load(settings.max_concurrent, context_tokens(manifest, engine_options(settings)))
+    advice = advise(manifest.decoder, machine.resources(), load, {})
+    if advice.chosen is None:
+        return Finding(False, "Precision", advice.sentences[0])
+    if advice.chosen.precision is manifest.precision:
+        return Finding(True, "Precision", f"{manifest.precision} suits this machine.")
+    other = advice.chosen
+    return Finding(
+        True,
+        "Precision",
+        f"{manifest.precision}; {other.precision} suits this machine better, with {size(other.memory.total)} "
+        "of memory. `python -m engine inspect` with --measure tells how fast each is.",
+    )

@@ -16,6 +16,7 @@ from types import TracebackType
 from engine import machine
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.footprint import kv_token_bound
 from engine.manifest import Manifest, load_manifest, verify_files
 from engine.model import CpuModel, ModelOptions
 from engine.prompt import fit_prompt, make_chat_format
@@ -227,8 +228,12 @@ def context_tokens(manifest: Manifest, options: EngineOptions) -> int:
 
 def max_kv_tokens(manifest: Manifest, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
-    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(manifest, options), megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
+    return kv_token_bound(
+        manifest.decoder,
+        context=context_tokens(manifest, options),
+        memory_bytes=machine.memory_bytes(),
+        kv_cache_mb=options.kv_cache_mb,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

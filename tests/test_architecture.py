@@ -24,7 +24,7 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
+    "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_contents")},
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
     "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},

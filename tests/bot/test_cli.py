@@ -147,12 +147,12 @@ def test_check_ends_with_0_or_1_and_one_line_each(
     monkeypatch.setenv("MODEL", "model")
     assert cli.main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.startswith("✔ ") for line in lines)
 
     (folder / "model" / "weights.bin").unlink()
     assert cli.main(["check"]) == 1
-    assert [line[0] for line in capsys.readouterr().out.splitlines()] == list("✔✔✘✔✔✔✔✔")
+    assert [line[0] for line in capsys.readouterr().out.splitlines()] == list("✔✔✘✔✔✔✔✔✔")
 
 
 def test_the_version_and_the_help_name_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
