@@ -20,9 +20,10 @@ from bot.config import Settings
 from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.playground import serve as playground
+from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.architecture import Precision
-from engine.default_model import Progress, ensure_default_model
+from engine.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
@@ -43,7 +44,7 @@ class StartError(Exception):
 
 def default_precision(settings: Settings) -> Precision:
     """Return the precision of the default model."""
-    return Precision.INT8 if settings.precision == "auto" else Precision(settings.precision)
+    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -67,16 +68,42 @@ def find_model(settings: Settings, on_progress: Progress) -> Path:
 
 
 @asynccontextmanager
+async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
+    """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
+    async with _open_parts(settings, model) as (database, engine):
+        conversations = Conversations(database)
+        moderation = Moderation.over(database, conversations, settings.allowance)
+        chat = ChatService(
+            engine,
+            conversations,
+            SettingsStore(database),
+            settings.chat,
+            gate=moderation.gate,
+            screening=moderation.screening,
+        )
+        async with chat:
+            yield LlamacordClient(chat, moderation)
+
+
+@asynccontextmanager
 async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatService]:
-    """Open storage, engine and service. Raises `StorageError` or `ModelError`."""
+    """Open storage, engine and service without a front end. Raises `StorageError` or `ModelError`."""
+    async with (
+        _open_parts(settings, model) as (database, engine),
+        ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
+    ):
+        yield chat
+
+
+@asynccontextmanager
+async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
         await Database.open(settings.database) as database,
         await Engine.open(model, engine_options(settings)) as engine,
-        ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         info = engine.info
         _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)
-        yield chat
+        yield database, engine
 
 
 async def run_on_discord(
@@ -88,8 +115,8 @@ async def run_on_discord(
     """
     if settings.discord_token is None:
         raise StartError("DISCORD_TOKEN is not set.")
-    async with open_chat(settings, model) as chat:
-        await connect(LlamacordClient(chat), settings.discord_token, stop=stop, on_ready=on_ready)
+    async with open_client(settings, model) as client:
+        await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
 
 
 async def connect(
@@ -123,10 +150,8 @@ async def run_playground(
 
     Raises `PlaygroundError`.
     """
-    async with open_chat(settings, model) as chat:
-        await playground.serve(
-            lambda: LlamacordClient(chat), port=settings.playground_port, on_ready=on_ready, stop=stop
-        )
+    async with open_client(settings, model) as client:
+        await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
 
 async def take_screenshot(settings: Settings, model: Path, file: Path) -> None:
@@ -135,8 +160,8 @@ async def take_screenshot(settings: Settings, model: Path, file: Path) -> None:
     Greedy, so that the same model gives the same picture.
     """
     settings = dataclasses.replace(settings, chat=dataclasses.replace(settings.chat, temperature=0.0))
-    async with open_chat(settings, model) as chat:
-        await playground.screenshot(lambda: LlamacordClient(chat), script=SCREENSHOT_SCRIPT, file=file)
+    async with open_client(settings, model) as client:
+        await playground.screenshot(lambda: client, script=SCREENSHOT_SCRIPT, file=file)
 
 
 async def run_in_terminal(settings: Settings, model: Path, console: Console) -> None:

@@ -20,6 +20,7 @@ from dotenv.parser import parse_stream
 from bot import parsers
 from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import HISTORY_RANGE, ChatParameters
+from bot.limits.rates import Allowance
 from engine.types import RANGES
 
 _MAX_SHOWN_CHARACTERS = 60
@@ -63,7 +64,12 @@ _CHAT_KEYS = (
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", parsers.token, "The bot's token. Empty: the playground, in the browser.", True),
     Key("MODEL", "", parsers.path, "Folder of a converted model. Empty: the small default model."),
-    Key("PRECISION", "auto", parsers.choice("auto", "fp32", "int8"), "Weights of the default model."),
+    Key(
+        "PRECISION",
+        "auto",
+        parsers.choice("auto", "fp32", "fp16", "int8", "int4"),
+        "Weights of the default model.",
+    ),
     Key("PROVIDER", "auto", parsers.choice("auto", "cpu"), "What computes. auto: the best there is."),
     Key("LLAMA_CACHE", "", parsers.path, "Folder for models. Empty: llamacord in the user's cache folder."),
     Key("DATABASE", "data/llamacord.sqlite3", parsers.path, "File for conversations and their settings."),
@@ -90,6 +96,10 @@ KEYS: tuple[Key, ...] = (
         "on: SYSTEM_PROMPT and /system follow the guidance. off: they take its place.",
     ),
     *_CHAT_KEYS,
+    Key(
+        "USER_PER_MINUTE", "10", parsers.whole(0, 1000), "Questions a person may ask a minute. 0: any number."
+    ),
+    Key("SERVER_PER_MINUTE", "120", parsers.whole(0, 10_000), "Questions a server may ask a minute."),
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )
@@ -111,6 +121,7 @@ class Settings:
     context_tokens: int
     max_queue: int
     chat: ChatParameters
+    allowance: Allowance
     log_level: int
     playground_port: int
     hints: tuple[str, ...] = ()
@@ -155,6 +166,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             **{key.name.lower(): values[key.name] for key in _CHAT_KEYS},
         ),
+        allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
         playground_port=values["PLAYGROUND_PORT"],
         hints=hints,

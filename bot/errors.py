@@ -3,43 +3,47 @@
     ChatError
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
+    ├── ParameterError              a parameter's value or name that is not allowed
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
     ├── NotOfThisMessageError       a button that does not belong to its message
     └── ShuttingDownError           the bot is about to stop
 
-No class name and no path reaches a user: what the table does not know becomes one general sentence.
+The sentences are phrases of `bot.language`: whoever shows one renders it in the reader's language. No class
+name and no path reaches a user: what the table does not know becomes one general sentence.
 """
 
 from __future__ import annotations
 
+from bot.language.phrases import Phrase, phrase
 from engine import errors as engine_errors
 from storage import errors as storage_errors
-
-GENERAL = "Something went wrong here. Please try again; if it happens again, tell whoever runs me."
 
 
 class ChatError(Exception):
     """Base of everything the bot refuses on purpose; its text is a sentence for the user."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
 
 
 class EmptyQuestionError(ChatError):
     """There is nothing to answer."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "I can see no text to answer. Write your question in the same message as the mention; "
-            "when you reply to me, leave the ping on."
-        )
+        super().__init__(phrase("errors.empty_question"))
 
 
 class ConversationBusyError(ChatError):
     """Too many questions wait in this conversation."""
 
     def __init__(self, num_waiting: int) -> None:
-        super().__init__(
-            f"{num_waiting} questions are waiting here already. Please ask again when some are answered."
-        )
+        super().__init__(phrase("errors.busy", num=num_waiting))
+
+
+class ParameterError(ChatError):
+    """A parameter's value or name that is not allowed."""
 
 
 class SystemPromptError(ChatError):
@@ -54,63 +58,47 @@ class NotOfThisMessageError(ChatError):
     """A button that does not belong to its message."""
 
     def __init__(self) -> None:
-        super().__init__("That answer is not known here any more, so there is nothing to do.")
+        super().__init__(phrase("errors.not_of_this_message"))
 
 
 class ShuttingDownError(ChatError):
     """The bot is about to stop."""
 
     def __init__(self) -> None:
-        super().__init__("I am being restarted. Please ask again in a minute.")
+        super().__init__(phrase("errors.shutting_down"))
 
 
-_SENTENCES: tuple[tuple[type[BaseException], str | None], ...] = (
-    (ChatError, None),
-    (engine_errors.InvalidParameterError, None),
-    (engine_errors.PromptTooLongError, None),
-    (
-        engine_errors.UnsafePromptError,
-        "This text contains control tags of the model's chat format, which I do not accept. "
-        "Please write it without them.",
-    ),
-    (
-        engine_errors.NoChatFormatError,
-        "The loaded model cannot chat. Whoever runs me must choose a chat model.",
-    ),
-    (engine_errors.QueueFullError, "Too many people are asking right now. Please try again in a minute."),
-    (
-        engine_errors.EngineUnavailableError,
-        "The model is not available right now. Please try again in a few minutes.",
-    ),
-    (
-        engine_errors.GenerationFailedError,
-        "The model failed while it was answering. Please try again.",
-    ),
-    (
-        storage_errors.StorageFullError,
-        "The disk I keep conversations on is full, so nothing can be saved. Please tell whoever runs me.",
-    ),
-    (storage_errors.NotFoundError, None),
-    (
-        storage_errors.DatabaseUnavailableError,
-        "The conversations cannot be read or saved right now. Please try again in a minute.",
-    ),
-    (
-        storage_errors.StorageError,
-        "The conversations cannot be read or saved. Please tell whoever runs me.",
-    ),
+_KEYS: tuple[tuple[type[BaseException], str], ...] = (
+    (engine_errors.InvalidParameterError, "errors.parameter"),
+    (engine_errors.PromptTooLongError, "errors.prompt_too_long"),
+    (engine_errors.UnsafePromptError, "errors.unsafe_prompt"),
+    (engine_errors.NoChatFormatError, "errors.no_chat_format"),
+    (engine_errors.QueueFullError, "errors.queue_full"),
+    (engine_errors.EngineUnavailableError, "errors.engine_unavailable"),
+    (engine_errors.GenerationFailedError, "errors.generation_failed"),
+    (storage_errors.StorageFullError, "errors.storage_full"),
+    (storage_errors.AnswerPendingError, "errors.answer_pending"),
+    (storage_errors.NotNewestAnswerError, "errors.not_newest_answer"),
+    (storage_errors.NotFoundError, "errors.not_found"),
+    (storage_errors.DatabaseUnavailableError, "errors.storage_unavailable"),
+    (storage_errors.StorageError, "errors.storage"),
 )
-"""Exception to sentence, the first match counts; None means the exception's own text is that sentence."""
+"""Exceptions of the other packages and their sentences, the first match counts.
+
+A sentence's placeholders are filled in with the exception's attributes.
+"""
 
 
 def sentence_for(error: BaseException) -> str:
-    """Return what a user is told about `error`."""
-    for kind, sentence in _SENTENCES:
+    """Return what a user is told about `error`: a phrase, to be rendered in the user's language."""
+    if isinstance(error, ChatError):
+        return error.sentence
+    for kind, key in _KEYS:
         if isinstance(error, kind):
-            return str(error) if sentence is None else sentence
-    return GENERAL
+            return Phrase(key, vars(error))
+    return phrase("errors.general")
 
 
 def is_expected(error: BaseException) -> bool:
     """Tell whether `error` is one that the table knows: worth a line in the log, not a traceback."""
-    return any(isinstance(error, kind) for kind, _ in _SENTENCES)
+    return isinstance(error, (ChatError, *(kind for kind, _ in _KEYS)))

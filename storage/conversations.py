@@ -68,6 +68,15 @@ class Conversations:
             (row,) = await transaction.fetch_all(_OPEN, params)
             return int(row["id"])
 
+    async def ref_of(self, conversation_id: int) -> ConversationRef:
+        """Return the place of a conversation. Raises `NotFoundError` if it is gone."""
+        row = await self._database.fetch_one(
+            "SELECT channel_id, kind, guild_id FROM conversations WHERE id = ?", (conversation_id,)
+        )
+        if row is None:
+            raise NotFoundError
+        return ConversationRef(row["channel_id"], ConversationKind(row["kind"]), row["guild_id"])
+
     async def begin_turn(
         self,
         conversation_id: int,

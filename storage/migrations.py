@@ -91,6 +91,22 @@ CREATE TABLE server_settings (
     changed_at INTEGER NOT NULL,
     PRIMARY KEY (guild_id, key)
 ) STRICT, WITHOUT ROWID"""
+_BLOCKS = """
+CREATE TABLE blocks (
+    guild_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    by_user_id INTEGER NOT NULL,
+    blocked_at INTEGER NOT NULL,
+    PRIMARY KEY (guild_id, user_id)
+) STRICT, WITHOUT ROWID"""
+# One report a person and answer. The answer may be gone by now.
+_REPORTS = """
+CREATE TABLE reports (
+    answer_id INTEGER NOT NULL,
+    by_user_id INTEGER NOT NULL,
+    reported_at INTEGER NOT NULL,
+    PRIMARY KEY (answer_id, by_user_id)
+) STRICT, WITHOUT ROWID"""
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -110,6 +126,19 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration("settings of servers", (_SERVER_SETTINGS,)),
+    Migration(
+        "blocked people, reports, and resets that can be undone",
+        (
+            _BLOCKS,
+            _REPORTS,
+            # Where the messages of a reset lie until it can no longer be undone: a conversation of their own,
+            # so that nothing that reads the real one ever sees them.
+            "ALTER TABLE resets ADD COLUMN shelf_id INTEGER REFERENCES conversations (id) ON DELETE SET NULL",
+            "ALTER TABLE resets ADD COLUMN undone_at INTEGER",
+            "ALTER TABLE resets ADD COLUMN undone_by_user_id INTEGER",
+            "CREATE UNIQUE INDEX resets_by_shelf ON resets (shelf_id) WHERE shelf_id IS NOT NULL",
+        ),
+    ),
 )
 
 

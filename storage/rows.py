@@ -21,7 +21,7 @@ def to_message(row: Row) -> Message:
         author_id=row["author_id"],
         author_name=row["author_name"],
         content=row["content"],
-        created_at=_EPOCH + row["created_at"] * _MILLISECOND,
+        created_at=from_milliseconds(row["created_at"]),
         reply_to=row["reply_to"],
         num_tokens=row["num_tokens"],
         finish_reason=row["finish_reason"],
@@ -33,6 +33,11 @@ def to_milliseconds(at: datetime) -> int:
     if at.tzinfo is None:
         raise ValueError("A time without a time zone cannot be stored.")
     return (at - _EPOCH) // _MILLISECOND
+
+
+def from_milliseconds(milliseconds: int) -> datetime:
+    """Return the time in UTC that is so many milliseconds after 1970."""
+    return _EPOCH + milliseconds * _MILLISECOND
 
 
 def utc_now() -> datetime:

@@ -24,10 +24,18 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_contents")},
+    "onnx": {
+        f"engine/convert/{name}.py"
+        for name in ("decoder_graph", "external_data", "graph_builder", "graph_contents")
+    },
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
-    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
+    "sentencepiece": {
+        "engine/tokenizer.py",
+        "engine/convert/gguf_tokenizer.py",
+        "engine/convert/sentencepiece_file.py",
+    },
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",
@@ -49,7 +57,10 @@ IMPORT_NAMES = {
 BESIDES = {"aiohttp", "simcord"}
 """discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
 
-WITHOUT_DISCORD = ("bot/conversation/", "bot/delivery/", "bot/config.py", "bot/errors.py", "bot/terminal.py")
+WITHOUT_DISCORD = (
+    "bot/conversation/", "bot/delivery/", "bot/limits/", "bot/safety/", "bot/servers/",
+    "bot/config.py", "bot/errors.py", "bot/terminal.py",
+)  # fmt: skip
 """The bot's core: it works, and is tested, without Discord's library."""
 
 

@@ -6,30 +6,32 @@ Knows nothing of queues and of Discord.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
+from bot.conversation.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.errors import is_expected, sentence_for
+from bot.language.phrases import Phrase, phrase, together
 from engine.types import Completion, FinishReason, Generation, TextEngine
-from storage.conversations import Conversations, MessageState
+from storage.conversations import Conversations, Message, MessageState
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_INTERVAL_S = 2.0
-EMPTY_ANSWER = "The model had nothing to say. Try Regenerate, or ask in other words."
-NOT_SAVED = "This answer could not be saved, so I will not remember it."
 _STOP_NOTES = {
-    StopReason.USER: "Stopped.",
-    StopReason.QUESTION_DELETED: "Stopped, because the message this answers was deleted.",
-    StopReason.RESET: "Stopped, because this conversation was reset.",
-    StopReason.SHUTDOWN: "Interrupted: I am being restarted. Regenerate makes a new answer.",
-    StopReason.NOT_SHOWABLE: None,
+    StopReason.USER: "answer.stopped",
+    StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
+    StopReason.RESET: "answer.stopped_reset",
+    StopReason.SHUTDOWN: "answer.interrupted",
 }
+"""Why an answer was stopped, said below it; not where nobody can see it."""
 _FORGOTTEN = {StopReason.QUESTION_DELETED, StopReason.RESET}
 """The answer is deleted, or about to be."""
 
@@ -76,10 +78,17 @@ class Checkpointer:
 class Answering:
     """Makes answers with one engine and one store."""
 
-    def __init__(self, engine: TextEngine, conversations: Conversations, preferences: Preferences) -> None:
+    def __init__(
+        self,
+        engine: TextEngine,
+        conversations: Conversations,
+        preferences: Preferences,
+        screening: Screening | None = None,
+    ) -> None:
         self._engine = engine
         self._conversations = conversations
         self._preferences = preferences
+        self._screening = screening or NoScreening()
 
     async def run(self, job: Job) -> Ending:
         """Make, store and show the answer of `job`. Raises only `CancelledError`."""
@@ -92,32 +101,36 @@ class Answering:
         return ending
 
     async def _make(self, job: Job) -> _Outcome:
+        screen: Screen | None = None
         try:
+            screen = await self._screening.open(job)
             if job.stop_reason is None:
                 job.view.working()
-                await self._generate(job)
-            return _outcome_of(job)
+                await self._generate(job, screen)
+            return await _screened(_outcome_of(job), screen)
         except Exception as error:  # noqa: BLE001 - any fault ends this answer and no other
             if is_expected(error):
                 _log.warning("Answer %d failed: %s", job.answer_id, error)
             else:
                 _log.exception("Answer %d failed", job.answer_id)
-            return _Outcome(MessageState.FAILED, job.text.strip(), sentence_for(error))
+            text = "" if screen is None or isinstance(error, WithheldError) else job.text.strip()
+            return await _failed(text, sentence_for(error), screen)
 
-    async def _generate(self, job: Job) -> None:
-        parameters, fitted = await self._prompt(job)
+    async def _generate(self, job: Job, screen: Screen) -> None:
+        history = await self._conversations.history_before(job.answer_id)
+        await screen.check_question(history[-1].content)
+        parameters, fitted = await self._prompt(job, history)
         if job.stop_reason is not None:
             return
         job.generation = self._engine.generate(fitted.prompt, parameters.sampling(fitted.stop))
         checkpointer = Checkpointer(self._conversations, job.answer_id)
         try:
-            await _follow(job, job.generation, checkpointer)
+            await _follow(job, job.generation, checkpointer, screen)
         finally:
             job.generation.cancel()
             await checkpointer.wait()
 
-    async def _prompt(self, job: Job) -> tuple[ChatParameters, FittedPrompt]:
-        history = await self._conversations.history_before(job.answer_id)
+    async def _prompt(self, job: Job, history: Sequence[Message]) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.conversation_id)
         fitted = await asyncio.to_thread(
             fit_history,
@@ -142,23 +155,40 @@ class Answering:
             )
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
             _log.warning("Answer %d could not be saved: %s", job.answer_id, error)
-            note = NOT_SAVED if outcome.note is None else f"{outcome.note} {NOT_SAVED}"
+            note = together(*filter(None, (outcome.note, phrase("answer.not_saved"))))
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
         if standing is None or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
         return Ending(standing.id, standing.state, standing.content, outcome.note)
 
 
-async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer) -> None:
-    """Take the text as it comes, and show and save it."""
+async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer, screen: Screen) -> None:
+    """Take the text as it comes, and show and save what of it may be shown."""
     async for piece in generation:
         job.text += piece
-        text = job.text.lstrip()
         if job.view.is_lost:
             job.stop(StopReason.NOT_SHOWABLE)
-        if text and job.stop_reason is None:
-            job.view.update(text)
-            checkpointer.offer(text)
+        if job.stop_reason is None:
+            text = await screen.shown(job.text.lstrip())
+            if text and job.stop_reason is None:
+                job.view.update(text)
+                checkpointer.offer(text)
+
+
+async def _screened(outcome: _Outcome, screen: Screen) -> _Outcome:
+    """Return `outcome` with the text that may be shown. Raises `WithheldError`."""
+    text = (await screen.finished(outcome.text)).strip() if outcome.text else ""
+    notes = [note for note in (outcome.note, screen.label if text else None) if note]
+    return dataclasses.replace(outcome, text=text, note=together(*notes) or None)
+
+
+async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
+    """Return the outcome of a fault, with what was there before it if that may be shown."""
+    try:
+        return await _screened(_Outcome(MessageState.FAILED, text, sentence), screen or OpenScreen())
+    except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
+        _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
+        return _Outcome(MessageState.FAILED, "", sentence)
 
 
 def _outcome_of(job: Job) -> _Outcome:
@@ -168,16 +198,14 @@ def _outcome_of(job: Job) -> _Outcome:
     if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
         interrupted = job.stop_reason is StopReason.SHUTDOWN
         state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED
-        return _Outcome(state, text, _STOP_NOTES[job.stop_reason], completion)
+        key = _STOP_NOTES.get(job.stop_reason)
+        return _Outcome(state, text, None if key is None else phrase(key), completion)
     if completion is None or finish is FinishReason.CANCELLED or not text:
-        return _Outcome(MessageState.FAILED, text, EMPTY_ANSWER, completion)
+        return _Outcome(MessageState.FAILED, text, phrase("answer.empty"), completion)
     return _Outcome(MessageState.COMPLETE, text, _length_note(completion), completion)
 
 
-def _length_note(completion: Completion) -> str | None:
+def _length_note(completion: Completion) -> Phrase | None:
     if completion.finish_reason is not FinishReason.LENGTH:
         return None
-    return (
-        f"This answer reached its limit after {completion.usage.num_new_tokens} tokens. "
-        "Ask me to go on, or have a moderator raise max_new_tokens with /settings set."
-    )
+    return phrase("answer.length", num=completion.usage.num_new_tokens)

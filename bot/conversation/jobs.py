@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from bot.servers.origin import Origin
 from engine.types import Generation
 from storage.conversations import MessageState
 
@@ -30,7 +31,7 @@ class Ending:
     """How an answer ended: what is shown below it, and whether it can be asked for again.
 
     `answer_id` and `text` are of the answer that stands now: after a regeneration that broke off with nothing
-    to show, that is the one it was to replace.
+    to show, that is the one it was to replace. `note` is a phrase, to be rendered where it is shown.
     """
 
     answer_id: int
@@ -75,6 +76,7 @@ class Job:
     conversation_id: int
     asker_id: int | None
     view: AnswerView
+    origin: Origin | None = None
     text: str = ""
     stop_reason: StopReason | None = None
     generation: Generation | None = None

@@ -17,6 +17,7 @@ _TOKEN = re.compile(
     r"<(?:@!?(?P<user>[0-9]{1,20})|@&(?P<role>[0-9]{1,20})|#(?P<channel>[0-9]{1,20})"
     r"|a?:(?P<emoji>[A-Za-z0-9_]{2,32}):[0-9]{1,20}|/(?P<command>[\w -]{1,100}):[0-9]{1,20})>"
 )
+_QUOTED = re.compile(r"```.*?(?:```|\Z)|^>>> .*|^> [^\n]*", re.DOTALL | re.MULTILINE)
 _LABEL_FORBIDDEN = frozenset("<>[]|:")
 
 
@@ -54,6 +55,11 @@ class Incoming:
     mentioned_user_ids: frozenset[int] = frozenset()
     mentioned_role_ids: frozenset[int] = frozenset()
     replied_author_id: int | None = None
+
+
+def outside_quotes(content: str) -> str:
+    """Return `content` without quoted lines and code: who quotes a mention of us does not speak to us."""
+    return _QUOTED.sub(" ", content)
 
 
 def is_for_us(incoming: Incoming, bot: Bot) -> bool:

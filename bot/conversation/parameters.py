@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bot.conversation.guidance import Guidance
-from engine.errors import InvalidParameterError
+from bot.errors import ParameterError
+from bot.language.phrases import Phrase, phrase
 from engine.types import RANGES, Range, SamplingParams
 
 Value = int | float
@@ -28,20 +29,17 @@ class Parameter:
     name: str
     allowed: Range
     is_whole: bool
-    meaning: str
 
     def parse(self, text: str) -> Value:
-        """Return the value that `text` stands for. Raises `InvalidParameterError` with what is allowed."""
+        """Return the value that `text` stands for. Raises `ParameterError` with what is allowed."""
         written = text.strip()
         if _NUMBER.fullmatch(written) and (not self.is_whole or written.lstrip("+-").isdigit()):
             value = int(written) if self.is_whole else float(written.replace(",", "."))
             if self.accepts(value):
                 return value
-        kind = "a whole number" if self.is_whole else "a number"
-        raise InvalidParameterError(
-            f"{self.name} must be {kind} between {self.format(self.allowed.low)} and "
-            f"{self.format(self.allowed.high)}."
-        )
+        low, high = self.format(self.allowed.low), self.format(self.allowed.high)
+        key = "settings.not_whole" if self.is_whole else "settings.not_a_number"
+        raise ParameterError(phrase(key, name=self.name, low=low, high=high))
 
     def accepts(self, value: object) -> bool:
         """Tell whether a stored `value` may be used."""
@@ -53,16 +51,21 @@ class Parameter:
         """Return `value` as people write it."""
         return str(int(value)) if self.is_whole else f"{value:g}"
 
+    @property
+    def meaning(self) -> Phrase:
+        """What it does, in a few words."""
+        return phrase(f"parameters.{self.name}")
+
 
 PARAMETERS: dict[str, Parameter] = {
     parameter.name: parameter
     for parameter in (
-        Parameter("temperature", RANGES["temperature"], False, "how adventurous; 0 takes the likeliest"),
-        Parameter("top_p", RANGES["top_p"], False, "share of probability to choose from; 1 is all"),
-        Parameter("top_k", RANGES["top_k"], True, "how many words to choose from; 0 is all"),
-        Parameter("repetition_penalty", RANGES["repetition_penalty"], False, "above 1 repeats less"),
-        Parameter("max_new_tokens", RANGES["max_new_tokens"], True, "longest answer"),
-        Parameter("max_history_tokens", HISTORY_RANGE, True, "how much of the conversation is remembered"),
+        Parameter("temperature", RANGES["temperature"], False),
+        Parameter("top_p", RANGES["top_p"], False),
+        Parameter("top_k", RANGES["top_k"], True),
+        Parameter("repetition_penalty", RANGES["repetition_penalty"], False),
+        Parameter("max_new_tokens", RANGES["max_new_tokens"], True),
+        Parameter("max_history_tokens", HISTORY_RANGE, True),
     )
 }
 """What `/settings` offers, in the order shown."""
@@ -118,10 +121,10 @@ class ChatParameters:
 
 
 def find_parameter(name: str) -> Parameter:
-    """Return the parameter called `name`. Raises `InvalidParameterError` naming those there are."""
+    """Return the parameter called `name`. Raises `ParameterError` naming those there are."""
     parameter = PARAMETERS.get(name.strip().lower())
     if parameter is None:
-        raise InvalidParameterError(f"There is no such setting. There are: {', '.join(PARAMETERS)}.")
+        raise ParameterError(phrase("settings.unknown", names=", ".join(PARAMETERS)))
     return parameter
 
 
@@ -137,15 +140,23 @@ def apply_overrides(defaults: ChatParameters, overrides: Mapping[str, object]) -
     return changed
 
 
-def describe(defaults: ChatParameters, overrides: Mapping[str, object]) -> list[str]:
+def describe(defaults: ChatParameters, overrides: Mapping[str, object]) -> list[Phrase]:
     """Return one line a parameter: its value here, its default, its range, its meaning."""
     current = apply_overrides(defaults, overrides)
     lines = []
     for name, parameter in PARAMETERS.items():
         value, default = current.value(name), defaults.value(name)
-        origin = "default" if value == default else f"default {parameter.format(default)}"
-        low, high = parameter.format(parameter.allowed.low), parameter.format(parameter.allowed.high)
         lines.append(
-            f"**{name}** = `{parameter.format(value)}` ({origin}, {low} to {high}): {parameter.meaning}"
+            phrase(
+                "settings.line",
+                name=name,
+                value=parameter.format(value),
+                origin=phrase("settings.is_default")
+                if value == default
+                else phrase("settings.default_is", value=parameter.format(default)),
+                low=parameter.format(parameter.allowed.low),
+                high=parameter.format(parameter.allowed.high),
+                meaning=parameter.meaning,
+            )
         )
     return lines

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from bot.conversation.parameters import ChatParameters, Value, apply_overrides, describe, find_parameter
 from bot.conversation.prompting import check_question
-from bot.errors import SystemPromptError
-from engine.errors import InvalidParameterError
+from bot.errors import ParameterError, SystemPromptError
+from bot.language.phrases import Phrase, phrase
 from engine.guidance import PRESETS, preset_name
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
@@ -36,12 +36,12 @@ class SystemPrompt:
     """Whether the operator's guidance comes before the conversation's own text."""
 
     @property
-    def origin(self) -> str:
+    def origin(self) -> Phrase:
         """Say in a few words where the text comes from."""
         if self.own is None:
-            return "the default"
+            return phrase("system.origin_default")
         preset = preset_name(self.own)
-        return f"the preset {preset}" if preset else "set for this conversation"
+        return phrase("system.origin_preset", name=preset) if preset else phrase("system.origin_own")
 
 
 class Preferences:
@@ -70,13 +70,13 @@ class Preferences:
         """
         return parameters.guidance.system_prompt(parameters.system_prompt, self._engine.info)
 
-    async def describe(self, ref: ConversationRef) -> list[str]:
+    async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""
         conversation_id = await self._conversations.open(ref)
         return describe(self.defaults, await self._settings.all(conversation_id))
 
     async def set(self, ref: ConversationRef, name: str, text: str, *, by_user_id: int) -> tuple[str, Value]:
-        """Set the parameter `name` to what `text` says. Raises `InvalidParameterError`."""
+        """Set the parameter `name` to what `text` says. Raises `ParameterError`."""
         parameter = find_parameter(name)
         value = parameter.parse(text)
         conversation_id = await self._conversations.open(ref)
@@ -84,10 +84,7 @@ class Preferences:
         changed = apply_overrides(self.defaults, overrides)
         num_tokens = await self._count(self.system_prompt_of(changed))
         if num_tokens > self._max_system_tokens(changed):
-            raise InvalidParameterError(
-                f"With this value the system prompt ({num_tokens} tokens) would leave too little room for "
-                "questions. Shorten the system prompt first, or choose another value."
-            )
+            raise ParameterError(phrase("settings.no_room", num_tokens=num_tokens))
         await self._settings.set(
             conversation_id, parameter.name, value, by_user_id=by_user_id, at=datetime.now(UTC)
         )
@@ -119,10 +116,14 @@ class Preferences:
         """
         prompt = text.strip()
         if not prompt:
-            raise SystemPromptError("The system prompt must not be empty. Use /system clear for the default.")
+            raise SystemPromptError(phrase("system.empty"))
         if len(prompt) > MAX_SYSTEM_PROMPT_CHARS:
             raise SystemPromptError(
-                f"The system prompt has {len(prompt)} characters; {MAX_SYSTEM_PROMPT_CHARS} are allowed."
+                phrase(
+                    "system.too_many_characters",
+                    num_characters=len(prompt),
+                    allowed=MAX_SYSTEM_PROMPT_CHARS,
+                )
             )
         return await self._set_system_prompt(ref, prompt, by_user_id)
 
@@ -133,7 +134,7 @@ class Preferences:
         """
         preset = PRESETS.get(name.strip().lower())
         if preset is None:
-            raise SystemPromptError(f"There is no such preset. There are: {', '.join(PRESETS)}.")
+            raise SystemPromptError(phrase("system.unknown_preset", names=", ".join(PRESETS)))
         return await self._set_system_prompt(ref, preset, by_user_id)
 
     async def clear_system_prompt(self, ref: ConversationRef) -> bool:
@@ -147,10 +148,8 @@ class Preferences:
         whole = self.system_prompt_of(changed)
         num_tokens, allowed = await self._count(whole), self._max_system_tokens(changed)
         if num_tokens > allowed:
-            guided = ", the operator's guidance included" if whole != own else ""
-            raise SystemPromptError(
-                f"The system prompt takes {num_tokens} tokens{guided}; {allowed} are allowed."
-            )
+            key = "system.too_many_tokens" if whole == own else "system.too_many_tokens_guided"
+            raise SystemPromptError(phrase(key, num_tokens=num_tokens, allowed=allowed))
         await asyncio.to_thread(check_question, self._engine, "?", whole, self._engine.info.context_length)
         await self._settings.set(
             conversation_id, SYSTEM_PROMPT, own, by_user_id=by_user_id, at=datetime.now(UTC)

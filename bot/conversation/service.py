@@ -16,7 +16,10 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
 from bot.conversation.queues import AnswerQueues
+from bot.conversation.screening import Screening
 from bot.errors import EmptyQuestionError
+from bot.servers.gate import Gate
+from bot.servers.origin import Origin
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from storage.conversations import ConversationRef, Conversations, InterruptedAnswer
@@ -36,6 +39,8 @@ class Question:
     author_name: str
     content: str
     created_at: datetime
+    origin: Origin | None = None
+    """What a server's rules look at; None is a person without roles, directly in this conversation."""
 
 
 class ChatService:
@@ -48,12 +53,15 @@ class ChatService:
         settings: SettingsStore,
         defaults: ChatParameters,
         *,
+        gate: Gate | None = None,
+        screening: Screening | None = None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults)
-        answering = Answering(engine, conversations, self.preferences)
+        self._gate = gate
+        answering = Answering(engine, conversations, self.preferences, screening)
         self._queues = AnswerQueues(answering.run, max_waiting=max_waiting)
 
     async def __aenter__(self) -> ChatService:
@@ -71,23 +79,30 @@ class ChatService:
         `DuplicateMessageError` for a question that is known already.
         """
         channel_id = question.conversation.channel_id
+        if self._gate is not None:
+            await self._gate.admit(_origin_of(question), question.content)
         async with self._queues.place(channel_id):
             job = await self._accept(question, view)
             self._queues.add(channel_id, job)
         return job.answer_id
 
-    async def regenerate(self, channel_id: int, answer_id: int, view: AnswerView) -> int:
+    async def regenerate(
+        self, channel_id: int, answer_id: int, view: AnswerView, origin: Origin | None = None
+    ) -> int:
         """Queue another answer to the question of the newest answer and return the new one's id.
 
-        Raises `NotFoundError` for an answer that is not the newest, gone or not ended yet.
+        `origin` is whoever asks for it. Raises a `RefusalError` where they may not ask here now, and
+        `NotFoundError` for an answer that is not the newest, gone or not ended yet.
         """
+        if self._gate is not None and origin is not None:
+            await self._gate.admit(origin, "")
         async with self._queues.place(channel_id):
             self._check_engine()
             parts = await self.conversations.parts(answer_id)
             asker_id = await self.asker_of(answer_id)
             answer = await self.conversations.begin_regeneration(answer_id)
             view.opened(answer.id, parts)
-            job = Job(answer.id, answer.conversation_id, asker_id, view)
+            job = Job(answer.id, answer.conversation_id, asker_id, view, origin)
             self._queues.add(channel_id, job)
         return answer.id
 
@@ -154,7 +169,7 @@ class ChatService:
             created_at=question.created_at,
         )
         view.opened(turn.answer.id, ())
-        return Job(turn.answer.id, conversation_id, question.author_id, view)
+        return Job(turn.answer.id, conversation_id, question.author_id, view, _origin_of(question))
 
     async def _check_prompt(self, conversation_id: int, content: str) -> None:
         """Refuse what no history could make answerable."""
@@ -170,3 +185,8 @@ class ChatService:
     def _check_engine(self) -> None:
         if self.engine.health is not Health.READY:
             raise EngineUnavailableError("The engine is not ready.")
+
+
+def _origin_of(question: Question) -> Origin:
+    ref = question.conversation
+    return question.origin or Origin(question.author_id, ref.channel_id, ref.guild_id)

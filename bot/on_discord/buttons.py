@@ -11,6 +11,8 @@ from typing import Protocol, Self, cast
 import discord
 
 from bot.delivery.outbox import Buttons
+from bot.language.catalog import ENGLISH
+from bot.language.phrases import phrase, render
 
 Interaction = discord.Interaction[discord.Client]
 
@@ -39,11 +41,13 @@ class StopButton(
 ):
     """Ends the answer above it."""
 
-    def __init__(self, answer_id: int) -> None:
+    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
         self.answer_id = answer_id
         super().__init__(
             discord.ui.Button(
-                label="Stop", style=discord.ButtonStyle.secondary, custom_id=f"llamacord:stop:{answer_id}"
+                label=render(phrase("buttons.stop"), locale),
+                style=discord.ButtonStyle.secondary,
+                custom_id=f"llamacord:stop:{answer_id}",
             )
         )
 
@@ -68,11 +72,11 @@ class RegenerateButton(
 ):
     """Makes another answer in the place of the one above it."""
 
-    def __init__(self, answer_id: int) -> None:
+    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
         self.answer_id = answer_id
         super().__init__(
             discord.ui.Button(
-                label="Regenerate",
+                label=render(phrase("buttons.regenerate"), locale),
                 style=discord.ButtonStyle.secondary,
                 custom_id=f"llamacord:regenerate:{answer_id}",
             )
@@ -93,10 +97,11 @@ class RegenerateButton(
         await _controls(interaction).regenerate(interaction, self.answer_id)
 
 
-def answer_view(answer_id: int, buttons: Buttons) -> discord.ui.View | None:
-    """Return the buttons below an answer, None for none."""
+def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.View | None:
+    """Return the buttons below an answer, labelled for the readers there; None for none."""
     if buttons is Buttons.NONE:
         return None
     view = discord.ui.View(timeout=None)
-    view.add_item(StopButton(answer_id) if buttons is Buttons.STOP else RegenerateButton(answer_id))
+    button = StopButton if buttons is Buttons.STOP else RegenerateButton
+    view.add_item(button(answer_id, locale))
     return view

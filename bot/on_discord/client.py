@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -16,6 +17,7 @@ import discord
 from bot.conversation.mentions import is_for_us, readable
 from bot.conversation.service import ChatService, Question
 from bot.errors import is_expected, sentence_for
+from bot.language.phrases import render
 from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
@@ -25,6 +27,12 @@ from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
 from bot.on_discord.interactions import ref_of
 from bot.on_discord.interrupted import mark_interrupted
+from bot.on_discord.locales import locale_of
+from bot.on_discord.origins import origin_of_message
+from bot.on_discord.translator import CommandTranslator
+from bot.servers.moderation import Moderation
+from bot.servers.refusal_pace import RefusalPace
+from bot.servers.refusals import RefusalError
 from storage.errors import DuplicateMessageError, StorageError
 
 _log = logging.getLogger(__name__)
@@ -33,16 +41,20 @@ _log = logging.getLogger(__name__)
 class LlamacordClient(discord.Client):
     """The bot. Closes `chat` when it is closed; closing twice is fine."""
 
-    def __init__(self, chat: ChatService, *, edit_interval_s: float = EDIT_INTERVAL_S) -> None:
+    def __init__(
+        self, chat: ChatService, moderation: Moderation, *, edit_interval_s: float = EDIT_INTERVAL_S
+    ) -> None:
         super().__init__(
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
             allowed_mentions=SILENT,
             max_messages=None,
         )
         self.chat = chat
+        self.moderation = moderation
         self.tree = Commands(self, chat)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
+        self._refusal_pace = RefusalPace(time.monotonic)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def setup_hook(self) -> None:
@@ -80,6 +92,7 @@ class LlamacordClient(discord.Client):
             author_name=message.author.display_name,
             content=readable(message.content, bot, names_of(message)),
             created_at=message.created_at,
+            origin=origin_of_message(message),
         )
         await self._ask(message, question)
 
@@ -98,9 +111,14 @@ class LlamacordClient(discord.Client):
 
     async def _ask(self, message: discord.Message, question: Question) -> None:
         try:
-            await self.chat.ask(question, self._answer_in(message.channel, message.id))
+            await self.chat.ask(
+                question, self._answer_in(message.channel, message.id, locale_of(message.guild))
+            )
         except DuplicateMessageError:
             _log.info("A question arrived twice")
+        except RefusalError as error:
+            if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
+                await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             if not is_expected(error):
                 _log.exception("A question could not be taken")
@@ -109,7 +127,8 @@ class LlamacordClient(discord.Client):
     async def _refuse(self, message: discord.Message, sentence: str) -> None:
         reference = message.to_reference(fail_if_not_exists=False)
         try:
-            await message.channel.send(sentence, reference=reference, allowed_mentions=SILENT)
+            text = render(sentence, locale_of(message.guild))
+            await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
         except (discord.DiscordException, OSError) as error:
             _log.warning("A refusal could not be sent: %s", type(error).__name__)
 
@@ -119,12 +138,17 @@ class LlamacordClient(discord.Client):
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
-    def _answer_in(self, channel: Channel, trigger_id: int | None) -> DiscordAnswer:
+    def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
         return DiscordAnswer(
-            channel, trigger_id, self.chat.conversations, edit_interval_s=self._edit_interval_s
+            channel,
+            trigger_id,
+            self.chat.conversations,
+            locale=locale,
+            edit_interval_s=self._edit_interval_s,
         )
 
     async def _sync(self) -> None:
+        await self.tree.set_translator(CommandTranslator())
         await sync_commands(self.tree)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:

@@ -12,11 +12,14 @@ import discord
 from bot.conversation.permissions import may_steer
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError, NotOfThisMessageError
+from bot.language.phrases import phrase
 from bot.on_discord.discord_answer import DiscordAnswer
 from bot.on_discord.discord_outbox import Channel
 from bot.on_discord.interactions import Interaction, acknowledge, actor_of, reporting, say
+from bot.on_discord.locales import locale_of
+from bot.on_discord.origins import origin_of
 
-MakeAnswer = Callable[[Channel, int | None], DiscordAnswer]
+MakeAnswer = Callable[[Channel, int | None, str], DiscordAnswer]
 
 
 class AnswerControls:
@@ -32,7 +35,7 @@ class AnswerControls:
             await acknowledge(interaction)
             await self._check(interaction, answer_id)
             if not self._chat.stop(answer_id):
-                await say(interaction, "This answer has ended already.")
+                await say(interaction, phrase("answer.ended_already"))
 
     async def regenerate(self, interaction: Interaction, answer_id: int) -> None:
         """Make another answer in the same messages."""
@@ -40,8 +43,8 @@ class AnswerControls:
             await acknowledge(interaction)
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
-            view = self._make_answer(message.channel, trigger_id)
-            await self._chat.regenerate(message.channel.id, answer_id, view)
+            view = self._make_answer(message.channel, trigger_id, locale_of(interaction.guild))
+            await self._chat.regenerate(message.channel.id, answer_id, view, origin_of(interaction))
 
     async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
         """Return the message with the button. Raises where the press does not count."""
@@ -49,7 +52,5 @@ class AnswerControls:
         if message is None or not await self._chat.is_shown_by(answer_id, message.id):
             raise NotOfThisMessageError
         if not may_steer(actor_of(interaction), await self._chat.asker_of(answer_id)):
-            raise NotAllowedError(
-                "Only the person who asked, or a moderator (Manage Messages), may use this button."
-            )
+            raise NotAllowedError(phrase("errors.not_the_asker"))
         return message

@@ -14,6 +14,7 @@ import discord
 from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons
+from bot.language.phrases import phrase, render
 from bot.on_discord.discord_outbox import Channel, DiscordOutbox
 from storage.conversations import Conversations
 from storage.errors import StorageError
@@ -35,11 +36,14 @@ class DiscordAnswer:
         trigger_id: int | None,
         conversations: Conversations,
         *,
+        locale: str,
         edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
+        """`locale`: of the readers."""
         self._channel = channel
         self._trigger_id = trigger_id
         self._conversations = conversations
+        self._locale = locale
         self._edit_interval_s = edit_interval_s
         self._answer_id = 0
         self._part_ids: list[int] = []
@@ -61,7 +65,9 @@ class DiscordAnswer:
         """Learn which answer is shown, and the messages that show it already."""
         self._answer_id = answer_id
         self._part_ids = list(parts)
-        self._outbox = DiscordOutbox(self._channel, answer_id=answer_id, trigger_id=self._trigger_id)
+        self._outbox = DiscordOutbox(
+            self._channel, answer_id=answer_id, trigger_id=self._trigger_id, locale=self._locale
+        )
         self._delivery = Delivery(
             self._outbox,
             answer_id=answer_id,
@@ -72,7 +78,7 @@ class DiscordAnswer:
 
     def waiting(self, place: int) -> None:
         """Show the place in the queue."""
-        self.update(f"-# Waiting: place {place} in this conversation's queue.")
+        self.update(f"-# {render(phrase('answer.waiting', place=place), self._locale)}")
 
     def working(self) -> None:
         """Show typing until the end."""
@@ -94,7 +100,9 @@ class DiscordAnswer:
             _log.info("Answer %d ended out of sight: its messages are gone or closed to us", self._answer_id)
         self._outbox.answer_id = ending.answer_id
         buttons = Buttons.REGENERATE if ending.can_regenerate else Buttons.NONE
-        result = await self._delivery.finish(ending.text, note=ending.note, buttons=buttons)
+        note = ending.note or (None if ending.text.strip() else phrase("answer.nothing"))
+        shown_note = None if note is None else render(note, self._locale)
+        result = await self._delivery.finish(ending.text, note=shown_note, buttons=buttons)
         for discord_id in result.removed:
             await self._detach(discord_id)
 

@@ -39,10 +39,12 @@ class DiscordOutbox:
     """Where one answer is written.
 
     `answer_id` is what its buttons carry. `trigger_id` is the message that the first one sent replies to.
+    `locale`: of the readers.
     """
 
-    def __init__(self, channel: Channel, *, answer_id: int, trigger_id: int | None) -> None:
+    def __init__(self, channel: Channel, *, answer_id: int, trigger_id: int | None, locale: str) -> None:
         self.answer_id = answer_id
+        self._locale = locale
         self._nonce_base = answer_id
         self._channel = channel
         self._trigger_id = trigger_id
@@ -66,7 +68,7 @@ class DiscordOutbox:
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
         """Replace content and buttons of a message."""
-        view = answer_view(self.answer_id, buttons)
+        view = answer_view(self.answer_id, buttons, self._locale)
         with _translated():
             await self._message(discord_id).edit(content=content, view=view, allowed_mentions=SILENT)
 
@@ -88,7 +90,7 @@ class DiscordOutbox:
     async def _send(
         self, content: str, buttons: Buttons, nonce: str, reference: discord.MessageReference | None
     ) -> discord.Message:
-        view = answer_view(self.answer_id, buttons) or discord.utils.MISSING
+        view = answer_view(self.answer_id, buttons, self._locale) or discord.utils.MISSING
         return await self._channel.send(
             content,
             view=view,

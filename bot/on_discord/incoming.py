@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import discord
 
-from bot.conversation.mentions import Bot, Incoming, Names
+from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
 
 
 def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:
@@ -16,6 +18,7 @@ def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:
 
 def incoming_of(message: discord.Message) -> Incoming:
     """Return what decides whether a message is for us."""
+    spoken = outside_quotes(message.content)
     replied = None if message.reference is None else message.reference.resolved
     return Incoming(
         author_id=message.author.id,
@@ -23,8 +26,10 @@ def incoming_of(message: discord.Message) -> Incoming:
         is_webhook=message.webhook_id is not None,
         is_ordinary=message.type in (discord.MessageType.default, discord.MessageType.reply),
         is_direct=message.guild is None,
-        mentioned_user_ids=frozenset(user.id for user in message.mentions),
-        mentioned_role_ids=frozenset(role.id for role in message.role_mentions),
+        mentioned_user_ids=frozenset(
+            user.id for user in message.mentions if re.search(rf"<@!?{user.id}>", spoken)
+        ),
+        mentioned_role_ids=frozenset(role.id for role in message.role_mentions if role.mention in spoken),
         replied_author_id=replied.author.id if isinstance(replied, discord.Message) else None,
     )
 

@@ -13,6 +13,7 @@ import discord
 
 from bot.conversation.permissions import Actor
 from bot.errors import is_expected, sentence_for
+from bot.language.phrases import render
 from storage.conversations import ConversationKind, ConversationRef
 
 _log = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
     return ConversationRef(channel_id, kind, guild_id)
 
 
-async def say(interaction: Interaction, text: str) -> None:
-    """Answer so that only the person who acts sees it. Never raises."""
+async def say(interaction: Interaction, *lines: str) -> None:
+    """Answer in the language of the person who acts, so that only they see it. Never raises."""
+    text = "\n".join(render(line, interaction.locale) for line in lines)
     silent = discord.AllowedMentions.none()
     try:
         if not interaction.response.is_done():

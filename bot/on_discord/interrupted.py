@@ -13,55 +13,63 @@ import discord
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons, OutboxError
 from bot.delivery.render import with_note
+from bot.language.phrases import phrase, render
 from bot.on_discord.discord_outbox import DiscordOutbox
+from bot.on_discord.locales import locale_of
 from storage.conversations import Conversations, InterruptedAnswer, MessageState
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
-CUT_SHORT = "I was restarted before this answer was complete."
-NEVER_BEGUN = "I was restarted before I could answer."
-
 
 async def mark_interrupted(
     client: discord.Client, conversations: Conversations, interrupted: Sequence[InterruptedAnswer]
 ) -> None:
-    """Mark them one after the other. Only the last one of a channel can still be regenerated."""
+    """Mark them one after the other, once it is known which language is spoken where they are.
+
+    Only the last one of a channel can still be regenerated.
+    """
+    if interrupted:
+        await client.wait_until_ready()
     newest = {one.channel_id: one.answer.id for one in interrupted}
     for one in interrupted:
         buttons = Buttons.REGENERATE if newest[one.channel_id] == one.answer.id else Buttons.NONE
         try:
-            await _mark(client.get_partial_messageable(one.channel_id), conversations, one, buttons)
+            await _mark(client, conversations, one, buttons)
         except (OutboxError, StorageError, discord.DiscordException, OSError) as error:
             _log.warning("Interrupted answer %d was not marked: %s", one.answer.id, type(error).__name__)
 
 
 async def _mark(
-    channel: discord.PartialMessageable,
+    client: discord.Client,
     conversations: Conversations,
     one: InterruptedAnswer,
     buttons: Buttons,
 ) -> None:
     answer = one.answer
-    outbox = DiscordOutbox(channel, answer_id=answer.id, trigger_id=one.question_discord_id)
+    channel = client.get_partial_messageable(one.channel_id)
+    locale = locale_of(getattr(client.get_channel(one.channel_id), "guild", None))
+    outbox = DiscordOutbox(channel, answer_id=answer.id, trigger_id=one.question_discord_id, locale=locale)
     if answer.state is MessageState.INTERRUPTED and answer.content and one.part_ids:
-        await _add_note(channel, outbox, one.part_ids[-1], buttons)
+        cut_short = render(phrase("answer.cut_short"), locale)
+        await _add_note(channel, outbox, one.part_ids[-1], cut_short, buttons)
         return
 
     async def attach(position: int, discord_id: int) -> None:
         await conversations.attach_part(answer.id, discord_id, position)
 
-    note = NEVER_BEGUN if answer.state is MessageState.INTERRUPTED else None
+    never_begun = answer.state is MessageState.INTERRUPTED
+    note = render(phrase("answer.never_begun"), locale) if never_begun else None
     delivery = Delivery(outbox, answer_id=answer.id, on_part=attach, existing_parts=one.part_ids)
     await delivery.finish(answer.content, note=note, buttons=buttons)
 
 
 async def _add_note(
-    channel: discord.PartialMessageable, outbox: DiscordOutbox, last_id: int, buttons: Buttons
+    channel: discord.PartialMessageable, outbox: DiscordOutbox, last_id: int, note: str, buttons: Buttons
 ) -> None:
     """Add to what is shown, which may be a little more than what was stored."""
     shown = await channel.fetch_message(last_id)
-    parts = with_note([shown.content], CUT_SHORT)
+    parts = with_note([shown.content], note)
     await outbox.edit(last_id, parts[0], buttons=buttons)
     if len(parts) > 1:
         await outbox.send(parts[1], buttons=Buttons.NONE)

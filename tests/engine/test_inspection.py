@@ -16,6 +16,7 @@ from engine.convert.gguf_source import GGUFSource
 from engine.inspection import inspect
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
+from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import make_tiny_model
 
 
@@ -53,6 +54,22 @@ def test_a_gguf_file_is_explained(gguf_file: Path) -> None:
     assert found.description.tokenizer is not None
     assert found.description.tokenizer.kind == "bpe"
     assert found.description.origin["license"] == "mit"
+
+
+def test_a_hugging_face_folder_is_explained(tmp_path: Path) -> None:
+    found = inspect(TinyHuggingFace().save(tmp_path / "hf"), verify=True)
+    assert (found.kind, found.problems) == ("huggingface weights, not converted yet", [])
+    assert found.description is not None
+    assert sum(group.count for group in found.description.tensors) == 29
+    assert found.description.num_tokens == 384
+
+
+def test_a_shard_that_is_missing_is_told(tmp_path: Path) -> None:
+    folder = TinyHuggingFace().save(tmp_path / "hf")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (problem,) = inspect(folder).problems
+    assert "safetensors" in problem
 
 
 def _truncate(path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bot.conversation.permissions import may_moderate
 from bot.errors import NotAllowedError
+from bot.language.phrases import phrase
 from bot.on_discord.interactions import Interaction, actor_of
 
 
 def check_moderator(interaction: Interaction) -> None:
     """Raise `NotAllowedError` unless the person who acts may moderate here."""
     if not may_moderate(actor_of(interaction)):
-        raise NotAllowedError("Only moderators (Manage Messages) may do that here.")
+        raise NotAllowedError(phrase("errors.not_a_moderator"))

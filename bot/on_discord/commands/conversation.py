@@ -8,9 +8,9 @@ from typing import Any
 from discord import app_commands
 
 from bot.conversation.service import ChatService
+from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
-from bot.texts import help_text, privacy_text
 
 
 def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, ..., None]]:
@@ -25,14 +25,14 @@ def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, .
             num_messages = await chat.reset(
                 conversation_of(interaction), by_user_id=interaction.user.id, at=datetime.now(UTC)
             )
-            await say(interaction, f"Forgotten: {num_messages} messages. This conversation starts anew.")
+            await say(interaction, phrase("reset.done", num=num_messages))
 
     @app_commands.command(name="help", description="What I can do")
     async def help_(interaction: Interaction) -> None:
-        await say(interaction, help_text(chat.engine.info))
+        await say(interaction, phrase("help", model=chat.engine.info.name))
 
     @app_commands.command(name="privacy", description="What I keep, where and how long")
     async def privacy(interaction: Interaction) -> None:
-        await say(interaction, privacy_text())
+        await say(interaction, phrase("privacy"))
 
     return [reset, help_, privacy]

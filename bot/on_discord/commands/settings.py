@@ -6,6 +6,7 @@ from discord import app_commands
 
 from bot.conversation.parameters import PARAMETERS, find_parameter
 from bot.conversation.preferences import Preferences
+from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
 
@@ -25,7 +26,7 @@ class SettingsCommands(app_commands.Group):
         async with reporting(interaction):
             await acknowledge(interaction)
             lines = await self._preferences.describe(conversation_of(interaction))
-            await say(interaction, "\n".join(lines))
+            await say(interaction, *lines)
 
     @app_commands.command(name="set", description="Change a setting of this conversation (moderators)")
     @app_commands.describe(name="Which setting", value="Its new value, a number")
@@ -38,7 +39,7 @@ class SettingsCommands(app_commands.Group):
             ref = conversation_of(interaction)
             name, new = await self._preferences.set(ref, name, value, by_user_id=interaction.user.id)
             shown = find_parameter(name).format(new)
-            await say(interaction, f"**{name}** is `{shown}` in this conversation from now on.")
+            await say(interaction, phrase("settings.changed", name=name, value=shown))
 
     @app_commands.command(name="reset", description="Go back to the defaults (moderators)")
     @app_commands.describe(name="Which setting; all of them if left out")
@@ -49,5 +50,5 @@ class SettingsCommands(app_commands.Group):
             check_moderator(interaction)
             await acknowledge(interaction)
             num_changed = await self._preferences.reset(conversation_of(interaction), name)
-            done = f"{num_changed} back to default." if num_changed else "Nothing had been changed."
-            await say(interaction, f"Settings: {done}")
+            nothing = phrase("settings.nothing_changed")
+            await say(interaction, phrase("settings.back", num=num_changed) if num_changed else nothing)

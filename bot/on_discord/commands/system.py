@@ -6,6 +6,7 @@ import discord
 from discord import app_commands
 
 from bot.conversation.preferences import MAX_SYSTEM_PROMPT_CHARS, Preferences, SystemPrompt
+from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
 from engine.guidance import PRESETS
@@ -28,7 +29,7 @@ class SystemCommands(app_commands.Group):
         async with reporting(interaction):
             await acknowledge(interaction)
             prompt = await self._preferences.system_prompt(conversation_of(interaction))
-            await say(interaction, _shown(prompt))
+            await say(interaction, *_shown(prompt))
 
     @app_commands.command(name="set", description="Change the system prompt here (moderators)")
     @app_commands.describe(text="What the model should be told before every conversation")
@@ -41,7 +42,7 @@ class SystemCommands(app_commands.Group):
             await acknowledge(interaction)
             ref = conversation_of(interaction)
             num_tokens = await self._preferences.set_system_prompt(ref, text, by_user_id=interaction.user.id)
-            await say(interaction, f"The system prompt is changed; it takes {num_tokens} tokens.")
+            await say(interaction, phrase("system.changed", num=num_tokens))
 
     @app_commands.command(name="preset", description="Use a system prompt with a name here (moderators)")
     @app_commands.describe(name="safe: Meta's safety guidance; none: no text")
@@ -53,7 +54,7 @@ class SystemCommands(app_commands.Group):
             await acknowledge(interaction)
             ref = conversation_of(interaction)
             num_tokens = await self._preferences.set_preset(ref, name, by_user_id=interaction.user.id)
-            await say(interaction, f"The preset {name} holds here; the model is told {num_tokens} tokens.")
+            await say(interaction, phrase("system.preset_holds", name=name, num=num_tokens))
 
     @app_commands.command(name="clear", description="Go back to the default system prompt (moderators)")
     async def clear(self, interaction: Interaction) -> None:
@@ -62,14 +63,14 @@ class SystemCommands(app_commands.Group):
             check_moderator(interaction)
             await acknowledge(interaction)
             was_own = await self._preferences.clear_system_prompt(conversation_of(interaction))
-            done = "The default system prompt is back." if was_own else "It was the default already."
-            await say(interaction, done)
+            await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
 
 
-def _shown(prompt: SystemPrompt) -> str:
+def _shown(prompt: SystemPrompt) -> tuple[str, str]:
     """Return what `/system show` says: where the prompt comes from, and the text that can be changed here."""
     text = prompt.text if prompt.own is None else prompt.own
-    quoted = discord.utils.escape_markdown(text) if text.strip() else "*(empty)*"
+    quoted = discord.utils.escape_markdown(text) if text.strip() else phrase("system.none")
     cut = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
-    guided = ", after the safety guidance that whoever runs me has set" if prompt.is_guided else ""
-    return f"System prompt ({prompt.origin}{guided}):\n{cut}"
+    if prompt.is_guided:
+        return phrase("system.shown_guided", origin=prompt.origin), cut
+    return phrase("system.shown", origin=prompt.origin), cut

@@ -9,6 +9,7 @@ from discord import app_commands
 
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
+from bot.language.phrases import phrase
 from bot.on_discord.commands.conversation import conversation_commands
 from bot.on_discord.commands.settings import SettingsCommands
 from bot.on_discord.commands.system import SystemCommands
@@ -33,7 +34,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:
         """Answer even where a command could not be called."""
         if isinstance(error, (app_commands.CommandNotFound, app_commands.CommandSignatureMismatch)):
-            await say(interaction, "This command has just changed. Please try again in a minute.")
+            await say(interaction, phrase("errors.command_changed"))
             return
         _log.error("A command failed", exc_info=error)
         await say(interaction, sentence_for(error))

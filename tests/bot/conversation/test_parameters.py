@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.conversation.parameters import PARAMETERS, ChatParameters, apply_overrides, describe, find_parameter
+from bot.errors import ParameterError
 from engine.errors import InvalidParameterError
 
 DEFAULTS = ChatParameters()
@@ -51,12 +52,12 @@ def test_values_are_read(name: str, text: str, value: float) -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, text: str) -> None:
-    with pytest.raises(InvalidParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
+    with pytest.raises(ParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
         find_parameter(name).parse(text)
 
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
-    with pytest.raises(InvalidParameterError, match="temperature, top_p"):
+    with pytest.raises(ParameterError, match="temperature, top_p"):
         find_parameter("speed")
 
 
@@ -65,7 +66,7 @@ def test_reading_never_fails_otherwise(text: str) -> None:
     for parameter in PARAMETERS.values():
         try:
             value = parameter.parse(text)
-        except InvalidParameterError:
+        except ParameterError:
             continue
         assert math.isfinite(value)
         assert parameter.accepts(value)

@@ -10,8 +10,7 @@ import pytest
 from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences, SystemPrompt
-from bot.errors import SystemPromptError
-from engine.errors import InvalidParameterError
+from bot.errors import ParameterError, SystemPromptError
 from engine.guidance import META_SYSTEM_PROMPT
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
@@ -67,7 +66,7 @@ async def test_the_guidance_counts_where_room_is_short(preferences: Preferences)
     await preferences.set(HERE, "max_history_tokens", str(2 * META_TOKENS + 40), by_user_id=1)
     with pytest.raises(SystemPromptError, match="the operator's guidance included"):
         await preferences.set_system_prompt(HERE, "This is a long prompt.", by_user_id=1)
-    with pytest.raises(InvalidParameterError, match="too little room"):
+    with pytest.raises(ParameterError, match="too little room"):
         await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)
     preferences.defaults = REPLACEABLE
     await preferences.set_system_prompt(HERE, "This is a long prompt.", by_user_id=1)

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.answering import NOT_SAVED
 from bot.conversation.jobs import StopReason
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import SystemPrompt
 from bot.conversation.service import ChatService, Question
 from bot.errors import (
-    GENERAL,
     ConversationBusyError,
     EmptyQuestionError,
+    ParameterError,
     ShuttingDownError,
     SystemPromptError,
     sentence_for,
 )
+from bot.language.phrases import phrase
 from engine.errors import (
     EngineUnavailableError,
-    InvalidParameterError,
     PromptTooLongError,
     UnsafePromptError,
 )
@@ -265,7 +264,7 @@ async def test_an_unknown_fault_is_told_without_its_details(setup: Setup) -> Non
 
     setup.engine.respond = explode
     ending = await (await setup.ask("Hi")).ending()
-    assert (ending.state, ending.note) == (MessageState.FAILED, GENERAL)
+    assert (ending.state, ending.note) == (MessageState.FAILED, phrase("errors.general"))
 
 
 async def test_an_empty_answer_is_a_failure_with_a_way_out(setup: Setup) -> None:
@@ -411,7 +410,7 @@ async def test_a_full_disk_costs_the_record_and_not_the_answer(setup: Setup) -> 
     setup.conversations.is_full = True
     ending = await view.ending()
     assert ending.text == "Hello there."
-    assert ending.note == NOT_SAVED
+    assert ending.note == phrase("answer.not_saved")
     assert not ending.can_regenerate
 
 
@@ -490,7 +489,7 @@ async def test_a_system_prompt_must_leave_room_and_be_safe(setup: Setup) -> None
         await preferences.set_system_prompt(GENERAL_CHANNEL, CONTROL_TAG, by_user_id=1)
     await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "512", by_user_id=1)
     await preferences.set_system_prompt(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
-    with pytest.raises(InvalidParameterError, match="system prompt"):
+    with pytest.raises(ParameterError, match="system prompt"):
         await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "128", by_user_id=1)
 
 

@@ -155,7 +155,7 @@ async def test_an_answer_never_pings(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} ping them")
     await world.run(4)
     answer = world.reply(world.general)
-    assert answer.content.startswith("@everyone")
+    assert answer.content.startswith("@\u200beveryone")
     assert not answer.mention_everyone
     world.check_no_pings()
 

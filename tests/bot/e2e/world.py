@@ -16,7 +16,9 @@ import simcord
 
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
+from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
+from bot.servers.moderation import Moderation
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -40,6 +42,8 @@ class World:
         self.client: LlamacordClient
         self.conversations: Conversations
         self.database: Database
+        self.moderation: Moderation
+        self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
 
@@ -61,8 +65,16 @@ class World:
         """Return another bot on the same database file."""
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
-        chat = ChatService(self.engine, self.conversations, SettingsStore(self.database), self.defaults)
-        self.client = LlamacordClient(chat, edit_interval_s=EDIT_S)
+        self.moderation = Moderation.over(self.database, self.conversations, self.allowance)
+        chat = ChatService(
+            self.engine,
+            self.conversations,
+            SettingsStore(self.database),
+            self.defaults,
+            gate=self.moderation.gate,
+            screening=self.moderation.screening,
+        )
+        self.client = LlamacordClient(chat, self.moderation, edit_interval_s=EDIT_S)
         return self.client
 
     @property

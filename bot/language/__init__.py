@@ -1,0 +1,1 @@
+"""What the bot says to people, in every language it speaks. Knows nothing of Discord."""

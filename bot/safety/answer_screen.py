@@ -1,0 +1,68 @@
+"""The screen of one answer: the output filter, the server's lists and the moderation model, in this order.
+
+While an answer grows the lists look at it from time to time, off the event loop, and only what they looked at
+is shown. Knows nothing of Discord and of how answers are made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bot.conversation.screening import WithheldError
+from bot.safety.lists import TextLists
+from bot.safety.output_filter import FilterStream, OutputFilter
+from bot.safety.patterns import Finding
+
+LOOK_INTERVAL_S = 0.5
+WITHHELD = "This answer is not shown: the rules of this server do not allow what it says."
+_LAST_WORD = re.compile(r"\S{1,64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for the answers of one server, in one place."""
+
+    filter: OutputFilter
+    lists: TextLists
+    refuses_unchecked: bool = True
+    label: str | None = None
+
+
+class AnswerScreen:
+    """Satisfies `bot.conversation.screening.Screen`."""
+
+    def __init__(self, rules: Rules, clock: Callable[[], float], on_withheld: Callable[[], None]) -> None:
+        self.label = rules.label
+        self._rules = rules
+        self._stream = FilterStream(rules.filter)
+        self._clock = clock
+        self._on_withheld = on_withheld
+        self._looked_at = ""
+        self._due_s = 0.0
+
+    async def check_question(self, text: str) -> None:
+        """Let it be answered: the gate looked at it."""
+
+    async def shown(self, text: str) -> str:
+        """Return what may be shown of the text so far. Raises `WithheldError`."""
+        filtered = self._stream.feed(text, final=False)
+        if self._rules.lists.is_empty:
+            return filtered
+        if self._clock() >= self._due_s:
+            self._due_s = self._clock() + LOOK_INTERVAL_S
+            # The last word may not be whole yet: it waits for the next look.
+            self._looked_at = await self._look(_LAST_WORD.sub("", filtered))
+        return self._looked_at
+
+    async def finished(self, text: str) -> str:
+        """Return what may be shown of the whole text. Raises `WithheldError`."""
+        return await self._look(self._stream.feed(text, final=True))
+
+    async def _look(self, text: str) -> str:
+        finding = await self._rules.lists.look(text)
+        if finding is Finding.FORBIDDEN or (finding is Finding.UNDECIDED and self._rules.refuses_unchecked):
+            self._on_withheld()
+            raise WithheldError(WITHHELD)
+        return text

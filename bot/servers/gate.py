@@ -1,0 +1,88 @@
+"""The gate: whether a question may be asked at all, before anything of it is stored.
+
+Asks in this order: is the person blocked, may one ask here, is it a loop, was too much asked, and do the
+server's lists allow the text. Knows nothing of Discord: who asks and where comes as an `Origin`.
+"""
+
+from __future__ import annotations
+
+from bot.limits.rates import RateLimits
+from bot.limits.repetitions import Repetitions
+from bot.safety.lists import TextLists
+from bot.safety.patterns import Finding
+from bot.servers.notices import Notice, NoticeKind, Notices
+from bot.servers.origin import Origin
+from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, RepeatedError
+from bot.servers.server_config import AgeRestricted, ServerConfig
+from bot.servers.servers import Servers
+from storage.blocks import Blocks
+
+
+class Gate:
+    """Lets questions in, or says why not."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        blocks: Blocks,
+        rates: RateLimits,
+        repetitions: Repetitions,
+        notices: Notices,
+    ) -> None:
+        self._servers = servers
+        self._blocks = blocks
+        self._rates = rates
+        self._repetitions = repetitions
+        self._notices = notices
+
+    async def admit(self, origin: Origin, text: str) -> None:
+        """Let a question in and count it. Raises a `RefusalError`, or `StorageError`.
+
+        `text` is empty where nothing new is written, as when an answer is made again.
+        """
+        config = await self._servers.config(origin.guild_id)
+        if origin.guild_id is not None:
+            if await self._blocks.is_blocked(origin.guild_id, origin.user_id):
+                raise BlockedError
+            check_place(origin, config)
+        if text and self._repetitions.is_loop(origin.user_id, origin.channel_id, text):
+            raise RepeatedError
+        self._rates.admit(origin.user_id, origin.guild_id, config)
+        await self._check_text(origin, config, text)
+
+    async def check_text(self, origin: Origin, text: str) -> None:
+        """Check only what is written. Raises `ForbiddenTextError`, or `StorageError`."""
+        await self._check_text(origin, await self._servers.config(origin.guild_id), text)
+
+    async def _check_text(self, origin: Origin, config: ServerConfig, text: str) -> None:
+        if origin.guild_id is None or (origin.is_age_restricted and not config.lists_everywhere):
+            return
+        lists = TextLists(config.question_words, config.question_patterns)
+        finding = await lists.look(text)
+        if finding is Finding.CLEAN or (finding is Finding.UNDECIDED and not config.refuses_unchecked):
+            return
+        self._notices.post(
+            Notice(
+                origin.guild_id,
+                NoticeKind.QUESTION_REFUSED,
+                about_user_id=origin.user_id,
+                channel_id=origin.channel_id,
+                detail="list" if finding is Finding.FORBIDDEN else "time",
+            )
+        )
+        raise ForbiddenTextError
+
+
+def check_place(origin: Origin, config: ServerConfig) -> None:
+    """Raise `NotHereError` unless the server lets this person ask in this place. Pure."""
+    if config.allowed_channels and not config.allowed_channels & (origin.place_ids | {origin.channel_id}):
+        places = ", ".join(f"<#{channel_id}>" for channel_id in sorted(config.allowed_channels)[:5])
+        raise NotHereError(f"On this server I answer only in {places}.")
+    if config.age_restricted is AgeRestricted.NEVER and origin.is_age_restricted:
+        raise NotHereError("On this server I do not answer in age-restricted channels.")
+    if config.age_restricted is AgeRestricted.ONLY and not origin.is_age_restricted:
+        raise NotHereError("On this server I answer only in age-restricted channels.")
+    if config.allowed_roles and not origin.is_moderator and not config.allowed_roles & origin.role_ids:
+        raise NotHereError(
+            "On this server I answer only people with certain roles. Moderators can give you one."
+        )

@@ -1,0 +1,43 @@
+"""What moderators decide, put together: settings, blocks, a gate for questions, a screen for answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bot.limits.rates import Allowance, RateLimits
+from bot.limits.repetitions import Repetitions
+from bot.safety.server_screening import ServerScreening
+from bot.servers.gate import Gate
+from bot.servers.notices import Notices
+from bot.servers.servers import Servers
+from storage.blocks import Blocks
+from storage.conversations import Conversations
+from storage.database import Database
+from storage.server_settings import ServerSettingsStore
+
+
+@dataclass(frozen=True, slots=True)
+class Moderation:
+    """The parts, each of which knows its own business."""
+
+    servers: Servers
+    blocks: Blocks
+    notices: Notices
+    gate: Gate
+    screening: ServerScreening
+
+    @classmethod
+    def over(
+        cls,
+        database: Database,
+        conversations: Conversations,
+        allowance: Allowance,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Moderation:
+        """Return the parts over one database. `clock` counts seconds."""
+        servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
+        gate = Gate(servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices)
+        return cls(servers, blocks, notices, gate, ServerScreening(servers, conversations, notices, clock))

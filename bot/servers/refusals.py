@@ -1,0 +1,65 @@
+"""Why a question is not taken: each refusal with its sentence, and how often it is worth saying.
+
+ChatError
+└── RefusalError
+    ├── BlockedError         moderators blocked this person here
+    ├── NotHereError         not in this channel, or not for this person
+    ├── RateLimitedError     asked too much; says when to ask again
+    ├── RepeatedError        the same text again and again: a loop
+    └── ForbiddenTextError   the server's lists do not allow the text
+"""
+
+from __future__ import annotations
+
+import math
+
+from bot.errors import ChatError
+
+
+class RefusalError(ChatError):
+    """A question is not taken. `quiet_s`: for so long the same person is not told the same in public."""
+
+    quiet_s = 10.0
+
+
+class BlockedError(RefusalError):
+    """Moderators blocked this person here."""
+
+    quiet_s = 3600.0
+
+    def __init__(self) -> None:
+        super().__init__("The moderators of this server have decided that I do not answer you here.")
+
+
+class NotHereError(RefusalError):
+    """Not in this channel, or not for this person."""
+
+    quiet_s = 60.0
+
+
+class RateLimitedError(RefusalError):
+    """Asked too much."""
+
+    def __init__(self, wait_s: float, *, is_server: bool) -> None:
+        self.wait_s = wait_s
+        self.quiet_s = min(wait_s, 30.0)
+        seconds = max(1, math.ceil(wait_s))
+        whom = "This server has" if is_server else "You have"
+        when = f"{seconds} second{'s' if seconds > 1 else ''}"
+        super().__init__(f"{whom} asked a lot in the last minute. Please ask again in {when}.")
+
+
+class RepeatedError(RefusalError):
+    """The same text again and again."""
+
+    quiet_s = 600.0
+
+    def __init__(self) -> None:
+        super().__init__("I have been sent this text several times now. Please ask something else.")
+
+
+class ForbiddenTextError(RefusalError):
+    """The server's lists do not allow the text."""
+
+    def __init__(self) -> None:
+        super().__init__("The rules of this server do not allow this text, so I cannot answer it.")

@@ -1,0 +1,82 @@
+"""The settings of all servers: read once, kept, and in force as soon as they are changed.
+
+Owns the cache over the store and tells whoever asked for it what changed. Knows nothing of Discord.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from bot.servers.server_config import ServerConfig, read_config
+from storage.server_settings import ServerSettingsStore
+
+_log = logging.getLogger(__name__)
+
+MAX_KEPT = 10_000
+"""Servers whose settings are kept in memory."""
+
+Listener = Callable[[int, str], None]
+"""Told the server and the name of a setting that changed."""
+
+
+class Servers:
+    """Reads and changes what servers set."""
+
+    def __init__(self, store: ServerSettingsStore, *, max_kept: int = MAX_KEPT) -> None:
+        self._store = store
+        self._max_kept = max_kept
+        self._kept: OrderedDict[int, ServerConfig] = OrderedDict()
+        # So that what is read before a change is never kept after it.
+        self._lock = asyncio.Lock()
+        self._listeners: list[Listener] = []
+
+    def on_change(self, listener: Listener) -> None:
+        """Call `listener` after every change from now on."""
+        self._listeners.append(listener)
+
+    async def config(self, guild_id: int | None) -> ServerConfig:
+        """Return a server's settings; a direct message (None) has the defaults. Raises `StorageError`."""
+        if guild_id is None:
+            return ServerConfig()
+        kept = self._kept.get(guild_id)
+        if kept is not None:
+            self._kept.move_to_end(guild_id)
+            return kept
+        async with self._lock:
+            return await self._read(guild_id)
+
+    async def set(self, guild_id: int, name: str, value: object, *, by_user_id: int) -> ServerConfig:
+        """Change one setting and return them all. Raises `ValueError` with a sentence, or `StorageError`."""
+        async with self._lock:
+            config = (await self._read(guild_id)).with_value(name, value)
+            stored = config.stored(name)
+            if stored is None:
+                await self._store.clear(guild_id, name)
+            else:
+                await self._store.set(guild_id, name, stored, by_user_id=by_user_id, at=datetime.now(UTC))
+            self._kept[guild_id] = config
+        _log.info("Server %d: %s was changed by %d", guild_id, name, by_user_id)
+        self._tell(guild_id, name)
+        return config
+
+    def forget(self, guild_id: int) -> None:
+        """Read a server's settings anew when they are next asked for: they were deleted."""
+        self._kept.pop(guild_id, None)
+
+    async def _read(self, guild_id: int) -> ServerConfig:
+        if guild_id not in self._kept:
+            self._kept[guild_id] = read_config(await self._store.all(guild_id))
+            if len(self._kept) > self._max_kept:
+                self._kept.popitem(last=False)
+        return self._kept[guild_id]
+
+    def _tell(self, guild_id: int, name: str) -> None:
+        for listener in self._listeners:
+            try:
+                listener(guild_id, name)
+            except Exception:  # noqa: BLE001 - the setting is changed, whatever a listener makes of it
+                _log.exception("A change of %s was not taken up", name)

@@ -1,0 +1,62 @@
+"""Whom moderators blocked on their server, by whom and when. Knows nothing of what a block does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from storage.database import Database
+from storage.rows import from_milliseconds, to_milliseconds
+
+_INSERT = """
+INSERT INTO blocks (guild_id, user_id, by_user_id, blocked_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (guild_id, user_id) DO NOTHING RETURNING user_id"""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One person who is blocked on one server."""
+
+    user_id: int
+    by_user_id: int
+    blocked_at: datetime
+
+
+class Blocks:
+    """Blocked people, by server."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def is_blocked(self, guild_id: int, user_id: int) -> bool:
+        """Tell whether a person is blocked."""
+        row = await self._database.fetch_one(
+            "SELECT 1 FROM blocks WHERE guild_id = ? AND user_id = ?", (guild_id, user_id)
+        )
+        return row is not None
+
+    async def add(self, guild_id: int, user_id: int, *, by_user_id: int, at: datetime) -> bool:
+        """Block a person; return False if somebody had done so already, which then stays recorded."""
+        params = (guild_id, user_id, by_user_id, to_milliseconds(at))
+        async with self._database.transaction() as transaction:
+            return bool(await transaction.fetch_all(_INSERT, params))
+
+    async def remove(self, guild_id: int, user_id: int) -> bool:
+        """Let a person ask again; return whether they were blocked."""
+        async with self._database.transaction() as transaction:
+            return bool(
+                await transaction.fetch_all(
+                    "DELETE FROM blocks WHERE guild_id = ? AND user_id = ? RETURNING user_id",
+                    (guild_id, user_id),
+                )
+            )
+
+    async def newest(self, guild_id: int, limit: int) -> list[Block]:
+        """Return the people of a server blocked last, the newest first."""
+        rows = await self._database.fetch_all(
+            "SELECT * FROM blocks WHERE guild_id = ? ORDER BY blocked_at DESC, user_id LIMIT ?",
+            (guild_id, limit),
+        )
+        return [
+            Block(row["user_id"], row["by_user_id"], from_milliseconds(row["blocked_at"])) for row in rows
+        ]
