@@ -7,6 +7,7 @@ from bot.config import Settings
 from bot.finding import Finding
 from engine import machine
 from engine.advice import Load, advise
+from engine.architecture import Precision
 from engine.default_model import default_model_folder
 from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
@@ -87,7 +88,9 @@ def memory_needed(settings: Settings, manifest: Manifest) -> int:
 def check_precision(settings: Settings, manifest: Manifest) -> Finding:
     """Say which precision suits this machine. Another one that works is no problem."""
     load = Load(settings.max_concurrent, context_tokens(manifest, engine_options(settings)))
-    advice = advise(manifest.decoder, machine.resources(), load, {})
+    advice = advise(
+        manifest.decoder, machine.resources(), load, {}, has_4_bits=manifest.precision is Precision.INT4
+    )
     if advice.chosen is None:
         return Finding(False, "Precision", advice.sentences[0])
     if advice.chosen.precision is manifest.precision:

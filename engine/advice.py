@@ -69,13 +69,28 @@ class Advice:
 
 
 def advise(
-    config: DecoderConfig, resources: Resources, load: Load, speeds: Mapping[Precision, Speed]
+    config: DecoderConfig,
+    resources: Resources,
+    load: Load,
+    speeds: Mapping[Precision, Speed],
+    *,
+    has_4_bits: bool = False,
 ) -> Advice:
-    """Advise on a model of these dimensions; `speeds` are those that were measured."""
+    """Advise on a model of these dimensions; `speeds` are those that were measured.
+
+    `has_4_bits` says that its weights have no more than 4 bits already, so that int4 loses nothing.
+    """
     load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
     candidates = _options(config, resources, load, speeds)
-    chosen = _choose(candidates, config)
+    bears_4_bits = has_4_bits or config.num_parameters >= _BEARS_4_BITS
+    chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if has_4_bits else "int8")
     told = tuple(_sentences(candidates, chosen, config, resources, load))
+    if has_4_bits:
+        told += ("Its weights have 4 bits already: int4 takes them over as they are.",)
+    elif not bears_4_bits:
+        told += (
+            "int4 costs a model of this size much of what it knows; take it only where memory is short.",
+        )
     return Advice(load, tuple(candidates), chosen, told)
 
 
@@ -98,21 +113,20 @@ def _options(
     return made
 
 
-def _choose(candidates: list[Option], config: DecoderConfig) -> Option | None:
+def _choose(candidates: list[Option], *, bears_4_bits: bool, usual: str) -> Option | None:
     """Return the option to recommend, None where nothing fits.
 
     Among those that keep the model's quality: the fastest for all conversations together where that was
-    measured, else 8 bits, which are close to float32 and the safe choice everywhere.
+    measured, else the `usual` one; 8 bits are close to float32 and a safe choice everywhere.
     """
     fitting = [option for option in candidates if option.fit is not Fit.NO and option.precision != "fp16"]
-    bears_4_bits = config.num_parameters >= _BEARS_4_BITS
     pool = [option for option in fitting if bears_4_bits or option.precision != "int4"] or fitting
     if not pool:
         return None
     measured = [(option.speed.together, option) for option in pool if option.speed is not None]
     if measured:
         return max(measured, key=lambda entry: entry[0])[1]
-    safe = [option for option in pool if option.precision is Precision.INT8]
+    safe = [option for option in pool if option.precision == usual]
     return safe[0] if safe else min(pool, key=lambda option: option.memory.total)
 
 
@@ -137,8 +151,6 @@ def _sentences(
             + (f", although this one has {native}" if native else ", and this one has no native fp16")
             + ". It only saves disk."
         )
-    if any(o.precision == "int4" for o in candidates) and config.num_parameters < _BEARS_4_BITS:
-        yield "int4 costs a model of this size much of what it knows; take it only where memory is short."
     if resources.processor.flags and resources.processor.int8 is None:
         yield "This processor has no 8-bit dot product: with it, 8-bit weights would be about twice as fast."
     wanted = load.num_conversations * load.num_tokens

@@ -30,6 +30,9 @@ from engine.manifest import (
 from engine.prompt import make_chat_format
 from engine.tokenizer import load_tokenizer
 
+_4_BIT_KINDS = {"Q4_0", "Q4_1"}
+"""GGUF's types that mean the same as our 4-bit blocks."""
+
 OnProgress = Callable[[float], None]
 
 
@@ -55,6 +58,12 @@ class Description:
     tokenizer: TokenizerSpec | None = None
     num_tokens: int | None = None
     """Of the tokenizer."""
+
+    @property
+    def has_4_bits(self) -> bool:
+        """Whether the layers' weights have no more than 4 bits already."""
+        largest = self.tensors[0].kind if self.tensors else ""
+        return self.precision == "int4" or (self.precision is None and largest in _4_BIT_KINDS)
 
 
 @dataclass(slots=True)

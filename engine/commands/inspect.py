@@ -54,7 +54,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
             measured = _measure(found, machine, load, progress)
     advice = None
     if found.description is not None:
-        advice = advise(found.description.config, machine, load, measured.speeds)
+        description = found.description
+        advice = advise(
+            description.config, machine, load, measured.speeds, has_4_bits=description.has_4_bits
+        )
     report = Report(found, machine, advice, measured)
     if arguments.json:
         print(json.dumps(as_json(report), ensure_ascii=False, indent=1, default=str))

@@ -13,9 +13,11 @@ from engine.manifest import ChatSpec, TokenizerSpec
 _PATTERN_SIZE = 2**20
 """Random numbers that are repeated: making billions would take longer than measuring."""
 
+_NO_TOKENS = '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
+
 
 class SyntheticSource:
-    """A `ModelSource` whose words mean nothing. Its tokenizer's file is empty: it is for computing only."""
+    """A `ModelSource` whose words mean nothing. Its tokenizer knows no tokens: it is for computing only."""
 
     name = "synthetic"
     bos_id = 0
@@ -38,5 +40,5 @@ class SyntheticSource:
         """There is nothing quantised here."""
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
-        (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+        (folder / "tokenizer.json").write_text(_NO_TOKENS, encoding="utf-8")
         return TokenizerSpec("bpe", "tokenizer.json")

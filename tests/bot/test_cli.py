@@ -209,7 +209,7 @@ def test_the_default_model_talks_in_a_pipe_and_passes_the_check(tmp_path: Path) 
     assert len(talk.stdout) > len("Forgotten: 2 messages.\n")
     check = run("check")
     assert check.returncode == 0, check.stdout
-    assert "SmolLM2-135M-Instruct (int8)" in check.stdout
+    assert "SmolLM2-135M-Instruct (int4)" in check.stdout
 
 
 @asynccontextmanager

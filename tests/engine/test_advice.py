@@ -25,10 +25,11 @@ def advice(
     load: Load = SHORT,
     processor: Processor = VNNI,
     speeds: dict[Precision, Speed] | None = None,
+    has_4_bits: bool = False,
 ) -> Advice:
     free = None if free_gib is None else int(free_gib * GIB)
     machine = Resources(int(memory_gib * GIB), free, 2, processor)
-    return advise(config, machine, load, speeds or {})
+    return advise(config, machine, load, speeds or {}, has_4_bits=has_4_bits)
 
 
 def test_eight_bits_are_the_safe_choice() -> None:
@@ -37,6 +38,24 @@ def test_eight_bits_are_the_safe_choice() -> None:
         assert found.chosen is found.option(Precision.INT8)
         assert found.sentences[0].startswith("int8 suits this machine")
         assert {option.fit for option in found.candidates} == {Fit.YES}
+
+
+def test_a_small_model_keeps_8_bits_unless_its_weights_have_4_already() -> None:
+    fast = {Precision.INT8: Speed(1, 2, 1), Precision.INT4: Speed(2, 4, 1)}
+    for speeds in ({}, fast):
+        rounded, exact = (advice(SMALL, 64, speeds=speeds, has_4_bits=has) for has in (False, True))
+        assert rounded.chosen is rounded.option(Precision.INT8)
+        assert any("much of what it knows" in sentence for sentence in rounded.sentences)
+        assert exact.chosen is exact.option(Precision.INT4)
+        assert any("takes them over as they are" in sentence for sentence in exact.sentences)
+    big = advice(BIG, 64, speeds=fast)
+    assert big.chosen is big.option(Precision.INT4)
+
+
+def test_half_precision_is_never_recommended() -> None:
+    found = advice(SMALL, 64, speeds={Precision.FP16: Speed(9, 9, 9)})
+    assert found.chosen is not found.option(Precision.FP16)
+    assert any("fp16 is no faster" in sentence for sentence in found.sentences)
 
 
 def test_the_fastest_measured_is_chosen() -> None:
