@@ -18,7 +18,8 @@ from bot.model_check import check_memory, check_precision, check_provider, check
 from bot.parsers import bot_id
 from engine.default_model import default_model_folder
 from engine.errors import ModelError
-from engine.manifest import Manifest, load_manifest, verify_files
+from engine.model_folder import ModelFolder
+from engine.opening import open_folder
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -39,15 +40,17 @@ def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Findi
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield _check_token(settings)
-    manifest, finding = _check_model(settings)
+    model, finding = _check_model(settings)
     yield finding
+    if model is not None and model.notice:
+        yield Finding(True, "Model", model.notice)
     yield check_provider(settings)
-    if manifest is not None:
-        yield check_memory(settings, manifest)
-        yield check_system_prompt(settings, manifest)
-        yield check_precision(settings, manifest)
+    if model is not None:
+        yield check_memory(settings, model)
+        yield check_system_prompt(settings, model)
+        yield check_precision(settings, model)
     yield _check_database(settings.database)
-    yield _check_cache(settings, needs_space=settings.model is None and manifest is None)
+    yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
 
 def _check_token(settings: Settings) -> Finding:
@@ -56,23 +59,25 @@ def _check_token(settings: Settings) -> Finding:
     return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
 
 
-def _check_model(settings: Settings) -> tuple[Manifest | None, Finding]:
+def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     """Read every byte of the model and compare checksums."""
     default = default_model_folder(settings.cache, default_precision(settings))
     if settings.model is None and not default.exists():
         return None, Finding(False, "Model", "the default model is not here yet; `run` downloads it (93 MB).")
     folder = settings.model or default
     try:
-        manifest = load_manifest(folder)
+        model = open_folder(folder)
     except ModelError as error:
         return None, Finding(False, "Model", str(error))
     try:
-        verify_files(folder, manifest, full=True)
+        model.verify()
     except ModelError as error:
-        return manifest, Finding(False, "Model", str(error))
-    if manifest.chat.format is None:
-        return manifest, Finding(False, "Model", f"{manifest.name} cannot chat: choose a chat model.")
-    return manifest, Finding(True, "Model", f"{manifest.name} ({manifest.precision}) in {folder} is whole.")
+        return model, Finding(False, "Model", str(error))
+    if model.chat.format is None:
+        return model, Finding(
+            False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
+        )
+    return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
 
 
 def _check_database(path: Path) -> Finding:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from bot.app import default_precision, engine_options
+from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
 from engine import machine
 from engine.advice import Load, advise
 from engine.architecture import Precision
-from engine.default_model import default_model_folder
+from engine.converted_folder import ConvertedFolder
 from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
-from engine.footprint import PROCESS_BYTES, running_weight_bytes
+from engine.footprint import PROCESS_BYTES, running_bytes
 from engine.guidance import preset_name
-from engine.manifest import Manifest
+from engine.model_folder import ModelFolder
 from engine.processor import read_processor
 from engine.text_size import size
-from engine.tokenizer import load_tokenizer
 from engine.types import ModelInfo
 
 
-def check_system_prompt(settings: Settings, manifest: Manifest) -> Finding:
+def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:
     """Say what the model is told first, and whether that leaves room for questions."""
-    folder = settings.model or default_model_folder(settings.cache, default_precision(settings))
-    context = context_tokens(manifest, engine_options(settings))
+    context = context_tokens(model, engine_options(settings))
     chat = settings.chat
-    info = ModelInfo("", "", "", manifest.chat.format, context, manifest.chat.default_system_prompt)
+    info = ModelInfo("", "", "", model.chat.format, context, model.chat.default_system_prompt)
     text = chat.guidance.system_prompt(chat.system_prompt, info)
-    guidance = chat.guidance.text_for(manifest.chat.format)
+    guidance = chat.guidance.text_for(model.chat.format)
     preset = (preset_name(guidance) or "none") if text.startswith(guidance) else "none"
     try:
-        num_tokens = len(load_tokenizer(folder, manifest.tokenizer).encode(text))
+        num_tokens = len(model.load_tokenizer().encode(text))
     except ModelError as error:
         return Finding(False, "System prompt", str(error))
     allowed = chat.prompt_budget(context) // 2
@@ -59,9 +57,9 @@ def check_provider(settings: Settings) -> Finding:
     return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_processors} processors; {named}.")
 
 
-def check_memory(settings: Settings, manifest: Manifest) -> Finding:
+def check_memory(settings: Settings, model: ModelFolder) -> Finding:
     """Compare what the model needs with what is free."""
-    needed, free = memory_needed(settings, manifest), machine.free_memory_bytes()
+    needed, free = memory_needed(settings, model), machine.free_memory_bytes()
     sentence = f"the model and {settings.max_concurrent} answers at once need up to {size(needed)}"
     if free is None:
         return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
@@ -75,30 +73,33 @@ def check_memory(settings: Settings, manifest: Manifest) -> Finding:
     return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
 
 
-def memory_needed(settings: Settings, manifest: Manifest) -> int:
+def memory_needed(settings: Settings, model: ModelFolder) -> int:
     """Estimate the bytes of weights, KV and process."""
-    on_disk = sum(entry.size for entry in manifest.files.values())
-    weights = max(on_disk, running_weight_bytes(manifest.decoder, manifest.precision))
-    chosen = engine_options(settings)
-    in_use = chosen.max_concurrent * context_tokens(manifest, chosen)
-    num_tokens = min(in_use, max_kv_tokens(manifest, chosen))
-    return weights + num_tokens * manifest.decoder.kv_bytes_per_token() + PROCESS_BYTES
-
-
-def check_precision(settings: Settings, manifest: Manifest) -> Finding:
-    """Say which precision suits this machine. Another one that works is no problem."""
-    load = Load(settings.max_concurrent, context_tokens(manifest, engine_options(settings)))
-    advice = advise(
-        manifest.decoder, machine.resources(), load, {}, has_4_bits=manifest.precision is Precision.INT4
+    options = engine_options(settings)
+    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
+    num_tokens = min(in_use, max_kv_tokens(model, options))
+    return (
+        running_bytes(model.num_bytes, model.precision)
+        + num_tokens * model.kv_bytes_per_token
+        + PROCESS_BYTES
     )
-    if advice.chosen is None:
+
+
+def check_precision(settings: Settings, model: ModelFolder) -> Finding:
+    """Say which precision suits this machine. Another one that works is no problem."""
+    if not isinstance(model, ConvertedFolder):
+        return Finding(True, "Precision", f"{model.precision}, as it was released.")
+    load = Load(settings.max_concurrent, context_tokens(model, engine_options(settings)))
+    has_4_bits = model.manifest.precision is Precision.INT4
+    advice = advise(model.manifest.decoder, machine.resources(), load, {}, has_4_bits=has_4_bits)
+    best = advice.chosen
+    if best is None:
         return Finding(False, "Precision", advice.sentences[0])
-    if advice.chosen.precision is manifest.precision:
-        return Finding(True, "Precision", f"{manifest.precision} suits this machine.")
-    other = advice.chosen
+    if best.precision is model.manifest.precision:
+        return Finding(True, "Precision", f"{best.precision} suits this machine.")
     return Finding(
         True,
         "Precision",
-        f"{manifest.precision}; {other.precision} suits this machine better, with {size(other.memory.total)} "
-        "of memory. `python -m engine inspect` with --measure tells how fast each is.",
+        f"{model.precision}; {best.precision} suits this machine better, with {size(best.memory.total)} of "
+        f"memory. `python -m engine inspect {model.folder} --measure` tells how fast each is.",
     )

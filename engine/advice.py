@@ -96,7 +96,8 @@ def advise(
 
 def _kv_tokens(config: DecoderConfig, resources: Resources, load: Load) -> int:
     """Return how many tokens' KV the engine comes to hold: others wait rather than take more."""
-    bound = kv_token_bound(config, context=load.num_tokens, memory_bytes=resources.memory_bytes)
+    per_token = config.kv_bytes_per_token()
+    bound = kv_token_bound(per_token, context=load.num_tokens, memory_bytes=resources.memory_bytes)
     return min(bound, load.num_conversations * load.num_tokens)
 
 

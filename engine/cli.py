@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from engine.commands import convert, inspect
+from engine.commands import complete, convert, inspect
 from engine.errors import EngineError
 
-_COMMANDS = (convert, inspect)
+_COMMANDS = (complete, convert, inspect)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -55,13 +55,18 @@ def footprint(config: DecoderConfig, precision: Precision, *, num_kv_tokens: int
     return Footprint(running_weight_bytes(config, precision), num_kv_tokens * config.kv_bytes_per_token())
 
 
-def kv_token_bound(config: DecoderConfig, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:
+def running_bytes(bytes_on_disk: int, precision: str) -> int:
+    """Return the bytes that weights of this size take in memory on the CPU, which widens half precision."""
+    return 2 * bytes_on_disk if precision in ("fp16", "float16") else bytes_on_disk
+
+
+def kv_token_bound(kv_bytes_per_token: int, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:
     """Return how many tokens' KV the engine holds at most; one whole context always fits.
 
     `kv_cache_mb` is the setting, 0 for a quarter of the memory and at most 2 GiB.
     """
     megabytes = kv_cache_mb or min(2048, memory_bytes // 2**22)
-    return max(context, megabytes * 2**20 // config.kv_bytes_per_token())
+    return max(context, megabytes * 2**20 // kv_bytes_per_token)
 
 
 def step_bytes(

@@ -57,7 +57,8 @@ def test_a_step_reads_each_weight_once_but_of_a_separate_embedding_next_to_nothi
     [(64 * 2**30, 0, 2048), (4 * 2**30, 0, 1024), (2**30, 0, 512), (64 * 2**30, 3000, 3000)],
 )
 def test_kv_is_bounded_and_one_context_always_fits(memory: int, megabytes: int, expected: int) -> None:
-    assert kv_token_bound(LLAMA_2_7B, context=512, memory_bytes=memory, kv_cache_mb=megabytes) == expected
+    per_token = LLAMA_2_7B.kv_bytes_per_token()
+    assert kv_token_bound(per_token, context=512, memory_bytes=memory, kv_cache_mb=megabytes) == expected
 
 
 @pytest.mark.parametrize(
