@@ -22,14 +22,18 @@ from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
 from bot.on_discord.controls import AnswerControls
+from bot.on_discord.departures import Departures
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
+from bot.on_discord.forget_button import ForgetButton
+from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
 from bot.on_discord.interactions import ref_of
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.locales import locale_of
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.translator import CommandTranslator
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import RefusalError
@@ -42,7 +46,12 @@ class LlamacordClient(discord.Client):
     """The bot. Closes `chat` when it is closed; closing twice is fine."""
 
     def __init__(
-        self, chat: ChatService, moderation: Moderation, *, edit_interval_s: float = EDIT_INTERVAL_S
+        self,
+        chat: ChatService,
+        moderation: Moderation,
+        privacy: Privacy,
+        *,
+        edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         super().__init__(
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
@@ -51,7 +60,10 @@ class LlamacordClient(discord.Client):
         )
         self.chat = chat
         self.moderation = moderation
-        self.tree = Commands(self, chat)
+        self.privacy = privacy
+        self.forgetting = PersonForgetting(chat, privacy.people)
+        self.departures = Departures(privacy.retention)
+        self.tree = Commands(self, chat, privacy)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(time.monotonic)
@@ -59,7 +71,7 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(StopButton, RegenerateButton)
+        self.add_dynamic_items(StopButton, RegenerateButton, ForgetButton)
         try:
             interrupted = await self.chat.interrupt_pending()
         except StorageError as error:
@@ -67,6 +79,7 @@ class LlamacordClient(discord.Client):
             interrupted = []
         self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
         self._keep(self._sync())
+        self._keep(self.privacy.sweeper.run())
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
@@ -104,6 +117,26 @@ class LlamacordClient(discord.Client):
         """Forget what moderators clear."""
         for message_id in sorted(payload.message_ids):
             await self._forget(payload.channel_id, message_id)
+
+    async def on_ready(self) -> None:
+        """Look which servers we are in."""
+        await self.departures.compare(self.guilds)
+
+    async def on_guild_join(self, guild: discord.Guild) -> None:
+        """Keep what there is of a server that we are in again."""
+        await self.departures.joined(guild)
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """Let what there is of a server go after a while."""
+        await self.departures.removed(guild)
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        """Let what there is of a channel go after a while."""
+        await self.departures.channel_deleted(channel)
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """Let what there is of a thread go after a while."""
+        await self.departures.thread_deleted(payload.thread_id)
 
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""

@@ -44,17 +44,29 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
     return ConversationRef(channel_id, kind, guild_id)
 
 
-async def say(interaction: Interaction, *lines: str) -> None:
+async def say(
+    interaction: Interaction,
+    *lines: str,
+    view: discord.ui.View = discord.utils.MISSING,
+    file: discord.File = discord.utils.MISSING,
+) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     silent = discord.AllowedMentions.none()
     try:
         if not interaction.response.is_done():
-            await interaction.response.send_message(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.response.send_message(
+                text, ephemeral=True, allowed_mentions=silent, view=view, file=file
+            )
         elif interaction.type is discord.InteractionType.component:
-            await interaction.followup.send(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.followup.send(
+                text, ephemeral=True, allowed_mentions=silent, view=view, file=file
+            )
         else:
-            await interaction.edit_original_response(content=text, allowed_mentions=silent)
+            files = [] if file is discord.utils.MISSING else [file]
+            await interaction.edit_original_response(
+                content=text, allowed_mentions=silent, view=view, attachments=files
+            )
     except discord.HTTPException as error:
         _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
 

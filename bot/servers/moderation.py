@@ -15,6 +15,7 @@ from bot.servers.servers import Servers
 from storage.blocks import Blocks
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.people import People
 from storage.server_settings import ServerSettingsStore
 
 
@@ -39,5 +40,7 @@ class Moderation:
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
-        gate = Gate(servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices)
+        gate = Gate(
+            servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
+        )
         return cls(servers, blocks, notices, gate, ServerScreening(servers, conversations, notices, clock))

@@ -1,4 +1,4 @@
-"""`/reset`, `/help` and `/privacy`."""
+"""`/reset` and `/help`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot.on_discord.interactions import Interaction, acknowledge, conversation_o
 
 
 def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, ..., None]]:
-    """Return `/reset`, `/help` and `/privacy`."""
+    """Return `/reset` and `/help`."""
 
     @app_commands.command(name="reset", description="Forget this conversation (moderators)")
     @app_commands.default_permissions(manage_messages=True)
@@ -31,8 +31,4 @@ def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, .
     async def help_(interaction: Interaction) -> None:
         await say(interaction, phrase("help", model=chat.engine.info.name))
 
-    @app_commands.command(name="privacy", description="What I keep, where and how long")
-    async def privacy(interaction: Interaction) -> None:
-        await say(interaction, phrase("privacy"))
-
-    return [reset, help_, privacy]
+    return [reset, help_]
