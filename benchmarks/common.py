@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.architecture import Precision
-from engine.default_model import ensure_default_model
+from engine.default_model import DEFAULT_PRECISION, ensure_default_model
 from engine.types import Prompt, SamplingParams, TextEngine, Usage
 
 FIRST_TEXT_ID = 300
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LLAMA_CACHE") or platformdirs.user_cache_dir("llamacord"))
 
 
-def default_model(precision: Precision = Precision.INT8) -> Path:
+def default_model(precision: Precision = DEFAULT_PRECISION) -> Path:
     """Return the converted default model, fetched first where needed."""
     return ensure_default_model(cache_folder(), precision)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.faithful
 
 Over a fixed text: the float32 model against logits that transformers recorded (`record_reference.py`), the
-8-bit model against the float32 one, and llama.cpp on the same file against the float32 one, where it is
+other precisions against the float32 one, and llama.cpp on the same file against the float32 one, where it is
 installed. KL is KL(fp32 || other) in nats a token.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from benchmarks.common import cache_folder, default_model, print_table
 from engine.architecture import Precision
-from engine.default_model import fetch_gguf
+from engine.default_model import DEFAULT_PRECISION, fetch_gguf
 from engine.manifest import load_manifest
 from engine.model import CpuModel, ModelOptions
 
@@ -101,10 +101,11 @@ def main() -> None:
     recorded = load_reference()
     ids = [int(token) for token in recorded["ids"]]
     fp32 = engine_logits(default_model(Precision.FP32), ids)
-    others = {
-        "int8 (the default)": engine_logits(default_model(Precision.INT8), ids),
-        "llama.cpp, Q4_1 as shipped": llama_cpp_logits(fetch_gguf(cache_folder()), ids),
-    }
+    others: dict[str, Logits | None] = {}
+    for precision in (Precision.FP16, Precision.INT8, Precision.INT4):
+        default = " (the default)" if precision is DEFAULT_PRECISION else ""
+        others[f"{precision}{default}"] = engine_logits(default_model(precision), ids)
+    others["llama.cpp, Q4_1 as shipped"] = llama_cpp_logits(fetch_gguf(cache_folder()), ids)
     difference = largest_difference(fp32, recorded)
     rows = [["fp32 against transformers", "", "", f"{difference:.1e}"]]
     for name, logits in others.items():

@@ -24,7 +24,7 @@ from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.architecture import Precision
-from engine.default_model import Progress, ensure_default_model
+from engine.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
@@ -45,7 +45,7 @@ class StartError(Exception):
 
 def default_precision(settings: Settings) -> Precision:
     """Return the precision of the default model."""
-    return Precision.INT8 if settings.precision == "auto" else Precision(settings.precision)
+    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
 
 
 def engine_options(settings: Settings) -> EngineOptions:

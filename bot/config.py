@@ -65,7 +65,12 @@ _CHAT_KEYS = (
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", parsers.token, "The bot's token. Empty: the playground, in the browser.", True),
     Key("MODEL", "", parsers.path, "Folder of a converted model. Empty: the small default model."),
-    Key("PRECISION", "auto", parsers.choice("auto", "fp32", "int8"), "Weights of the default model."),
+    Key(
+        "PRECISION",
+        "auto",
+        parsers.choice("auto", "fp32", "fp16", "int8", "int4"),
+        "Weights of the default model.",
+    ),
     Key("PROVIDER", "auto", parsers.choice("auto", "cpu"), "What computes. auto: the best there is."),
     Key("LLAMA_CACHE", "", parsers.path, "Folder for models. Empty: llamacord in the user's cache folder."),
     Key("DATABASE", "data/llamacord.sqlite3", parsers.path, "File for conversations and their settings."),

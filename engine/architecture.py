@@ -16,8 +16,12 @@ class Precision(StrEnum):
     """How the weights of the linear layers are stored and multiplied."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    """Half the disk; the CPU, which computes in float32, widens them when the model is loaded."""
     INT8 = "int8"
     """8-bit weights in blocks of 32 with one float scale each; activations are quantised on the fly."""
+    INT4 = "int4"
+    """4-bit weights likewise; embedding, head and what a source holds in 5 bits or more have 8."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import machine
+from engine.architecture import Precision
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
 from engine.manifest import Manifest, load_manifest, verify_files
@@ -60,6 +61,8 @@ class Engine:
         self._options = options
         self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
         self._token_bytes = self._tokenizer.token_bytes
+        # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
+        self._token_bytes += [b""] * (self._manifest.decoder.vocab_size - len(self._token_bytes))
         self._format = make_chat_format(self._manifest, self._tokenizer)
         self._context = context_tokens(self._manifest, options)
         self._streams: dict[int, _Stream] = {}
@@ -171,6 +174,7 @@ class Engine:
             model_options.num_slots,
             max_kv_tokens(manifest, options),
             num_warm_rows=options.max_concurrent,
+            min_exact_rows=2 if manifest.precision is Precision.INT4 else 1,
         )
 
     def _deliver(self, deltas: list[Delta]) -> None:

@@ -37,7 +37,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """Which tokenizer reads the text. `kind` is "bpe" (byte-level) or "sentencepiece"."""
+    """Which tokenizer reads the text. `kind` is "bpe" (byte-level), "bpe-metaspace" or "sentencepiece"."""
 
     kind: str
     file: str

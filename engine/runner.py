@@ -7,7 +7,7 @@ slots, one prefill run over a single slot.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,13 +66,23 @@ class SlotRunner:
     """A `Runner` over a `SlotModel`."""
 
     def __init__(
-        self, load: Callable[[], SlotModel], num_slots: int, max_kv_tokens: int, num_warm_rows: int = 1
+        self,
+        load: Callable[[], SlotModel],
+        num_slots: int,
+        max_kv_tokens: int,
+        *,
+        num_warm_rows: int = 1,
+        min_exact_rows: int = 1,
     ) -> None:
-        """Load the model and warm it up with decode steps of up to `num_warm_rows` rows."""
+        """Load the model and warm it up with decode steps of up to `num_warm_rows` rows.
+
+        From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step.
+        """
         self._load = load
         self._slots = KVSlots(num_slots, max_kv_tokens)
         self._max_kv_tokens = max_kv_tokens
         self._num_warm_rows = num_warm_rows
+        self._min_exact_rows = min(min_exact_rows, num_slots)
         self._placed: list[Request] = []
         self._model = load()
         self._warm_up()
@@ -132,15 +142,22 @@ class SlotRunner:
     def _decode(self, requests: Sequence[Request]) -> list[tuple[Request, FloatArray]]:
         self._compact(requests)
         by_slot = {_slot_of(request): request for request in requests}
-        first, last = min(by_slot), max(by_slot)
-        window = range(first, last + 1)
+        window = self._window(by_slot)
         # Slots of nobody here ride along: they write behind what they hold, which is never read.
         ids = [by_slot[slot].ids[-1] if slot in by_slot else 0 for slot in window]
-        logits = self._model.decode(first, ids, [len(self._slots[slot].ids) for slot in window])
+        logits = self._model.decode(window[0], ids, [len(self._slots[slot].ids) for slot in window])
         for slot, request in by_slot.items():
             self._slots.extend(slot, request.ids[-1:])
             request.num_computed += 1
-        return [(request, logits[slot - first]) for slot, request in by_slot.items()]
+        return [(request, logits[slot - window[0]]) for slot, request in by_slot.items()]
+
+    def _window(self, by_slot: Mapping[int, Request]) -> range:
+        """Return the slots to run over: all that decode, and a filler for an answer that is reproducible."""
+        first, end = min(by_slot), max(by_slot) + 1
+        if any(request.params.is_reproducible for request in by_slot.values()):
+            end = min(len(self._slots), max(end, first + self._min_exact_rows))
+            first = min(first, end - self._min_exact_rows)
+        return range(first, end)
 
     def _compact(self, requests: Sequence[Request]) -> None:
         pair = self._slots.compaction([_slot_of(request) for request in requests])

@@ -7,7 +7,8 @@ spread over several tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,9 @@ import tokenizers
 
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
+
+Speller = Callable[[str], bytes]
+_BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer(Protocol):
@@ -42,22 +46,27 @@ class Tokenizer(Protocol):
 
 
 class BpeTokenizer:
-    """Byte-level BPE from a `tokenizer.json`."""
+    """BPE from a `tokenizer.json`: byte-level, or in SentencePiece's manner with U+2581 for spaces."""
 
-    strips_first_space = False
-
-    def __init__(self, path: Path, special_ids: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, special_ids: Mapping[str, int], spell: Speller | None = None) -> None:
+        """`spell` gives the bytes of a trained token; without it they are byte-level."""
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
-            raise ModelFormatError(f"{path} is not a readable tokenizer: {error}") from error
+            raise ModelFormatError(f"{path.name} is not a readable tokenizer: {error}.") from error
         # A file may declare control tokens; text that looks like one stays text.
         self._tokenizer.encode_special_tokens = True
         self.special_ids = dict(special_ids)
+        self._spell = spell or _byte_level_speller()
+        self._vocabulary: dict[str, int] = self._tokenizer.get_vocab()
 
     @property
     def vocab_size(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
+        return max(self._vocabulary.values(), default=-1) + 1
+
+    @cached_property
+    def strips_first_space(self) -> bool:
+        return b"".join(self.token_bytes[token] for token in self.encode("a")).startswith(b" ")
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(_valid_unicode(text), add_special_tokens=False).ids)
@@ -65,12 +74,11 @@ class BpeTokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         table = [b""] * self.vocab_size
-        byte_of = _byte_of_character()
+        added = self._tokenizer.get_added_tokens_decoder()
+        for piece, index in self._vocabulary.items():
+            table[index] = piece.encode() if index in added else self._spell(piece)
         control = set(self.special_ids.values())
-        for piece, index in self._tokenizer.get_vocab().items():
-            if index not in control:
-                table[index] = bytes(byte_of[character] for character in piece if character in byte_of)
-        return table
+        return [b"" if index in control else data for index, data in enumerate(table)]
 
 
 class SentencePieceTokenizer:
@@ -82,7 +90,7 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise ModelFormatError(f"{path} is not a readable SentencePiece model.") from error
+            raise ModelFormatError(f"{path.name} is not a readable SentencePiece model.") from error
         self.special_ids = dict(special_ids)
 
     @property
@@ -98,7 +106,7 @@ class SentencePieceTokenizer:
 
     def _bytes_of(self, index: int) -> bytes:
         processor = self._processor
-        if processor.is_control(index) or processor.is_unknown(index):
+        if processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index):
             return b""
         piece: str = processor.id_to_piece(index)
         if processor.is_byte(index):
@@ -110,15 +118,41 @@ def load_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:
     """Open the tokenizer that a manifest names. Raises `ModelFormatError`."""
     path = folder / spec.file
     if spec.kind == "bpe":
-        return BpeTokenizer(path, spec.special_ids)
-    if spec.kind == "sentencepiece":
-        return SentencePieceTokenizer(path, spec.special_ids)
-    raise ModelFormatError(f"This program knows no tokenizer of the kind {spec.kind!r}.")
+        tokenizer: Tokenizer = BpeTokenizer(path, spec.special_ids)
+    elif spec.kind == "bpe-metaspace":
+        tokenizer = BpeTokenizer(path, spec.special_ids, _spell_metaspace)
+    elif spec.kind == "sentencepiece":
+        tokenizer = SentencePieceTokenizer(path, spec.special_ids)
+    else:
+        raise ModelFormatError(f"This program knows no tokenizer of the kind {spec.kind!r}.")
+    _refuse_control_from_text(tokenizer)
+    return tokenizer
+
+
+def _refuse_control_from_text(tokenizer: Tokenizer) -> None:
+    """Raise `ModelFormatError` if typing a control token makes it one: people could play the system."""
+    control = set(tokenizer.special_ids.values())
+    for written in tokenizer.special_ids:
+        for text in (written, f" {written} ", f"a{written}b"):
+            if not control.isdisjoint(tokenizer.encode(text)):
+                raise ModelFormatError(f"The tokenizer makes a control token of the plain text {written!r}.")
 
 
 def _valid_unicode(text: str) -> str:
     """Replace lone surrogates, which no tokenizer can encode."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _spell_metaspace(piece: str) -> bytes:
+    """Return the bytes of a token: `<0x0A>` is one byte, U+2581 a space."""
+    if _BYTE_PIECE.fullmatch(piece):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_level_speller() -> Speller:
+    byte_of = _byte_of_character()
+    return lambda piece: bytes(byte_of[character] for character in piece if character in byte_of)
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -79,6 +79,11 @@ class SamplingParams:
         if not all(self.stop):
             raise InvalidParameterError("A stop string must not be empty.")
 
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether the same prompt must give the same answer again: a seed is given, or chance has no part."""
+        return self.seed is not None or self.temperature == 0.0
+
 
 class FinishReason(StrEnum):
     """Why an answer ended."""

@@ -24,11 +24,15 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {"engine/convert/decoder_graph.py", "engine/convert/external_data.py"},
+    "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")},
     "onnxruntime": {"engine/model.py"},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
-    "sentencepiece": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "sentencepiece": {
+        "engine/tokenizer.py",
+        "engine/convert/gguf_tokenizer.py",
+        "engine/convert/sentencepiece_file.py",
+    },
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",

@@ -18,7 +18,10 @@ from engine.convert.source import ModelSource
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.scratch import scratch_folder
+from engine.tokenizer import load_tokenizer
 
+_BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.25, Precision.INT4: 0.75}
+"""Scales and offsets included."""
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -50,8 +53,7 @@ def convert(
 
 
 def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
-    bytes_per_weight = 4.0 if precision is Precision.FP32 else 1.125
-    needed = int(num_parameters * bytes_per_weight) + _SPARE_BYTES
+    needed = int(num_parameters * _BYTES_PER_WEIGHT[precision]) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -64,6 +66,7 @@ def _write(
 ) -> None:
     num_layers = source.config.num_layers
     tokenizer = source.save_tokenizer(folder)
+    load_tokenizer(folder, tokenizer)  # refused now rather than after the weights
     try:
         with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
             graph = DecoderGraph(source, precision, writer)

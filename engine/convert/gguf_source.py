@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 
 from engine.architecture import DecoderConfig
 from engine.convert.chat_detection import detect_chat
+from engine.convert.gguf_blocks import exact_blocks
 from engine.convert.gguf_tokenizer import save_tokenizer
+from engine.convert.quantize import BlockQuantized, quantize
 from engine.convert.source import FloatArray
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
@@ -31,6 +34,10 @@ _TENSORS = {
 }
 
 _OUTER_PARTS = {"embed", "final_norm", "head"}
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+Row = TypeVar("Row", bound=np.generic)
 
 
 class GGUFSource:
@@ -71,21 +78,29 @@ class GGUFSource:
         }
 
     def tensor(self, name: str) -> FloatArray:
-        stored, last = _stored_name(name), name.rpartition(".")[2]
-        if stored not in self._tensors:
-            raise ModelFormatError(f"{self._path} has no tensor {stored}.")
-        tensor = self._tensors[stored]
+        tensor = self._stored(name)
         try:
             values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except NotImplementedError as error:
             raise ModelFormatError(
                 f"{self._path} stores weights as {tensor.tensor_type.name}, which is not supported."
             ) from error
-        if last in ("q", "k"):
-            values = self._half_split(
-                values, self.config.num_heads if last == "q" else self.config.num_kv_heads
-            )
-        return values
+        return self._half_split(name, values)
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        tensor = self._stored(name)
+        if tensor.tensor_type.name in _FLOATS:
+            return None
+        blocks = exact_blocks(tensor.tensor_type.name, tensor.data)
+        if blocks is None:
+            return quantize(self.tensor(name), 8)
+        return blocks.rows(lambda rows: self._half_split(name, rows))
+
+    def _stored(self, name: str) -> gguf.ReaderTensor:
+        stored = _stored_name(name)
+        if stored not in self._tensors:
+            raise ModelFormatError(f"{self._path} has no tensor {stored}.")
+        return self._tensors[stored]
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         num_rows = self.config.vocab_size
@@ -158,10 +173,12 @@ class GGUFSource:
     def _size(self, key: str, default: int | None = None) -> int:
         return int(self._field(f"llama.{key}", default))
 
-    @staticmethod
-    def _half_split(rows: FloatArray, num_heads: int) -> FloatArray:
-        """Undo GGUF's interleaved rotary order: (0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) within each head."""
-        head_rows = rows.reshape(num_heads, -1, 2, rows.shape[1])
+    def _half_split(self, name: str, rows: npt.NDArray[Row]) -> npt.NDArray[Row]:
+        """Undo the interleaved rotary order of q and k: (0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) in each head."""
+        heads = {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(name.rpartition(".")[2])
+        if heads is None:
+            return rows
+        head_rows = rows.reshape(heads, -1, 2, *rows.shape[1:])
         return head_rows.swapaxes(1, 2).reshape(rows.shape)
 
 

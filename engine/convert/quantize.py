@@ -1,80 +1,129 @@
-"""Block quantisation of weight matrices into the layout of ONNX Runtime's MatMulNBits. Pure numpy."""
+"""Matrices in blocks of few bits, in the layout of ONNX Runtime's MatMulNBits. Pure numpy.
+
+Blocks come from a file whose own blocks mean the same (`gguf_blocks`), or are rounded here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
 
 BLOCK_SIZE = 32
-_MAX_LEVEL = 127
-_MAX_SOURCE_LEVELS = 16
-_NUM_CANDIDATES = 8
+_ROWS_AT_ONCE = 1024
+"""Bounds what rounding takes of memory beside the matrix."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockQuantized:
-    """A matrix [n, k] as `values` uint8 [n, k/32, 32] and `scales` float32 [n, k/32].
+    """A matrix [n, k] in blocks of 32 inputs, of 4 or 8 bits a weight.
 
-    A weight is (value - 128) * scale of its block.
+    A weight is (value - 2**(bits - 1)) * scale + offset, with scale and offset of its block. values: uint8
+    [n, k/32, 4 * bits], of two 4-bit values in a byte the first one is low. scales, offsets: float32
+    [n, k/32]; None is offsets of 0.
     """
 
-    values: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float32]
+    bits: int
+    values: ByteArray
+    scales: FloatArray
+    offsets: FloatArray | None = None
 
-    def dequantize(self) -> npt.NDArray[np.float32]:
-        """Return the matrix [n, k] that the values stand for."""
-        centred = self.values.astype(np.float32) - 128.0
-        return (centred * self.scales[..., None]).reshape(len(self.values), -1)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix."""
+        rows, num_blocks = self.scales.shape
+        return rows, num_blocks * BLOCK_SIZE
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        offsets = self.scales if self.offsets is None else self.offsets
+        return bool(np.isfinite(self.scales).all() and np.isfinite(offsets).all())
+
+    def dequantize(self) -> FloatArray:
+        """Return the matrix [n, k] that the blocks stand for."""
+        wide = self.widened()
+        blocks = (wide.values.astype(np.float32) - 128.0) * self.scales[..., None]
+        if self.offsets is not None:
+            blocks += self.offsets[..., None]
+        return blocks.reshape(self.shape)
+
+    def widened(self) -> BlockQuantized:
+        """Return the same matrix, exactly, in 8 bits."""
+        if self.bits == 8:
+            return self
+        low, high = self.values & 0xF, self.values >> 4
+        values = np.stack([low, high], axis=-1).reshape(*self.scales.shape, BLOCK_SIZE) + np.uint8(128 - 8)
+        return BlockQuantized(8, values, self.scales, self.offsets)
+
+    def rows(self, change: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]) -> BlockQuantized:
+        """Return a matrix whose rows are `change`d in order or number."""
+        offsets = None if self.offsets is None else change(self.offsets)
+        return BlockQuantized(
+            self.bits,
+            change(self.values),  # type: ignore[arg-type]
+            change(self.scales),  # type: ignore[arg-type]
+            offsets,  # type: ignore[arg-type]
+        )
 
 
-def quantize_int8(matrix: npt.NDArray[np.float32]) -> BlockQuantized:
-    """Round each block of 32 inputs to 8 bits, symmetrically.
+def pack_nibbles(values: ByteArray) -> ByteArray:
+    """Put values [..., 2m] below 16 into bytes [..., m], the first one of two low."""
+    packed: ByteArray = values[..., 0::2] | values[..., 1::2] << np.uint8(4)
+    return packed
 
-    The scale makes a block's largest weight ±127, or less where the weights come from a 4-bit file: there a
-    somewhat larger scale meets the few levels of the block nearly exactly. Raises `ValueError` when inputs
-    are not a multiple of 32.
+
+def stack(parts: Sequence[BlockQuantized]) -> BlockQuantized:
+    """Return the matrices one below the other, in as many bits as the widest one has."""
+    if len({part.bits for part in parts}) > 1:
+        parts = [part.widened() for part in parts]
+    offsets = None
+    if any(part.offsets is not None for part in parts):
+        zeros = [np.zeros_like(part.scales) if part.offsets is None else part.offsets for part in parts]
+        offsets = np.concatenate(zeros)
+    return BlockQuantized(
+        parts[0].bits,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        offsets,
+    )
+
+
+def quantize(matrix: FloatArray, bits: int) -> BlockQuantized:
+    """Round each block of 32 inputs to 4 or 8 bits, symmetrically.
+
+    Raises `ValueError` when inputs are not a multiple of 32.
     """
     rows, columns = matrix.shape
     if columns % BLOCK_SIZE:
         raise ValueError(f"{columns} inputs are not a multiple of the block size {BLOCK_SIZE}.")
-    blocks = matrix.reshape(-1, BLOCK_SIZE)
-    scales = np.abs(blocks).max(axis=1) / np.float32(_MAX_LEVEL)
-    scales[scales == 0] = 1.0
-    _meet_levels(blocks, scales)
-    values = (np.rint(blocks / scales[:, None]) + 128.0).astype(np.uint8)
-    shape = (rows, columns // BLOCK_SIZE)
-    return BlockQuantized(values.reshape(*shape, BLOCK_SIZE), scales.reshape(shape))
+    values = np.empty((rows, columns // BLOCK_SIZE, BLOCK_SIZE * bits // 8), np.uint8)
+    scales = np.empty((rows, columns // BLOCK_SIZE), np.float32)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        blocks = matrix[part].reshape(-1, columns // BLOCK_SIZE, BLOCK_SIZE)
+        values[part], scales[part] = _round(blocks, bits)
+    return BlockQuantized(bits, values, scales)
 
 
-def _meet_levels(blocks: FloatArray, scales: FloatArray) -> None:
-    """Enlarge the scales of blocks that hold at most 16 levels, `step` apart, where that rounds them better.
+def _round(blocks: FloatArray, bits: int) -> tuple[ByteArray, FloatArray]:
+    """Return values and scales of blocks [n, m, 32].
 
-    A scale of step / k turns the distances between levels into whole numbers; the best k also brings the
-    offset of the levels next to one.
+    In 8 bits the largest weight becomes ±127. In 4 bits that would leave one of 16 levels unused: there the
+    largest weight becomes -8, whatever its sign, as llama.cpp's Q4_0 has it.
     """
-    gaps = np.diff(np.sort(blocks, axis=1), axis=1)
-    is_step = gaps > scales[:, None] / 2
-    few = np.flatnonzero(is_step.any(axis=1) & (is_step.sum(axis=1) < _MAX_SOURCE_LEVELS))
-    step = np.where(is_step[few], gaps[few], np.inf).min(axis=1)
-    chosen = blocks[few]
-    best, smallest = scales[few], scales[few].copy()
-    error = _rounding_error(chosen, best)
-    for candidate in range(_NUM_CANDIDATES):
-        divisor = np.maximum(1.0, np.floor(step / smallest * 1.0001) - candidate)
-        scale = np.maximum(step / divisor, smallest).astype(np.float32)
-        candidate_error = _rounding_error(chosen, scale)
-        better = candidate_error < error
-        best[better], error[better] = scale[better], candidate_error[better]
-    scales[few] = best
-
-
-def _rounding_error(blocks: FloatArray, scales: FloatArray) -> FloatArray:
-    """Return each block's sum of squared rounding errors."""
-    rest = blocks / scales[:, None]
-    rest -= np.rint(rest)
-    error: FloatArray = np.einsum("ij,ij->i", rest, rest) * scales * scales
-    return error
+    if bits == 8:
+        scales = np.abs(blocks).max(axis=-1) / np.float32(127)
+    else:
+        largest = np.abs(blocks).argmax(axis=-1)[..., None]
+        scales = np.take_along_axis(blocks, largest, axis=-1)[..., 0] / np.float32(-8)
+    scales[scales == 0] = 1.0
+    half = 2 ** (bits - 1)
+    levels = np.clip(np.rint(blocks / scales[..., None]), -half, half - 1)
+    values = (levels + half).astype(np.uint8)
+    return (pack_nibbles(values) if bits == 4 else values), scales

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.architecture import DecoderConfig
+from engine.convert.quantize import BlockQuantized
 from engine.manifest import ChatSpec, TokenizerSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -51,6 +52,12 @@ class ModelSource(Protocol):
 
     def tensor(self, name: str) -> FloatArray:
         """Return one tensor as float32. Raises `ModelFormatError` when it is missing or unreadable."""
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        """Return one matrix in blocks where the source itself holds it in blocks, else None.
+
+        They stand for what `tensor` returns: exactly where our blocks can, else rounded to 8 bits.
+        """
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         """Write the tokenizer's file into `folder` and describe it."""

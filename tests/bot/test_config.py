@@ -76,7 +76,7 @@ def test_every_bad_value_is_named_at_once_with_key_value_origin_and_what_is_allo
     assert f"TEMPERATURE=hot (from {env_file}) must be a number from 0 to 2." in report
     assert "TOP_K=-1" in report
     assert "PRECISION=int3" in report
-    assert "must be auto, fp32 or int8" in report
+    assert "must be auto, fp32, fp16, int8 or int4" in report
     assert "MAX_NEW_TOKENS=1.5" in report
     assert "PLAYGROUND_PORT=65536 (from environment) must be a whole number from 0 to 65535." in report
     assert "TOP_P=nan" in report

@@ -11,11 +11,24 @@ from tests.engine.fakes import HistoryModel
 class Driver:
     """Does what the worker does with requests, one step at a time."""
 
-    def __init__(self, num_slots: int, max_kv_tokens: int, max_running: int, max_tokens: int = 256) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        max_kv_tokens: int,
+        max_running: int,
+        max_tokens: int = 256,
+        *,
+        min_exact_rows: int = 1,
+    ) -> None:
         self.models: list[HistoryModel] = []
         self.max_kv_tokens = max_kv_tokens
         self.scheduler = Scheduler(max_running)
-        self.runner = SlotRunner(lambda: self._load(num_slots, max_tokens), num_slots, max_kv_tokens)
+        self.runner = SlotRunner(
+            lambda: self._load(num_slots, max_tokens),
+            num_slots,
+            max_kv_tokens,
+            min_exact_rows=min_exact_rows,
+        )
         self.finals: dict[int, Delta] = {}
         self.plans: list[StepPlan] = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
 from tests.engine.engine_stage import read
@@ -15,9 +16,9 @@ from tests.engine.tiny_model import make_tiny_model
 OPTIONS = EngineOptions(num_threads=1, max_concurrent=4, kv_cache_mb=1)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+@pytest.fixture(scope="module", params=[Precision.FP32, Precision.INT4])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", request.param)
 
 
 async def answer(engine: Engine, prompt: Prompt, seed: int) -> Completion:

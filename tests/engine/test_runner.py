@@ -139,7 +139,8 @@ def test_random_traffic_in_caches_of_all_sizes(seed: int) -> None:
     rng = random.Random(seed)
     max_running = rng.randint(1, 6)
     num_slots = max_running + rng.randint(0, 6)
-    driver = Driver(num_slots, rng.choice((160, 200, 400, 2000)), max_running, MAX_TOKENS)
+    num_kv_tokens = rng.choice((160, 200, 400, 2000))
+    driver = Driver(num_slots, num_kv_tokens, max_running, MAX_TOKENS, min_exact_rows=1 + seed % 2)
     drive(seed, 150, driver, rate=rng.choice((0.05, 0.3, 0.9)))
 
 
@@ -183,6 +184,21 @@ def test_prompts_of_all_lengths_in_chunks(num_prompt: int) -> None:
         assert request.ids == run_alone(request.prompt.ids, params, MAX_TOKENS)
     lone = [chunk for chunk in driver.model.chunks if chunk == 1]
     assert len(lone) == 1 + (num_prompt == 1), "only prompts of one token are a chunk of one token"
+
+
+@pytest.mark.parametrize(
+    ("seed", "temperature", "fewest_rows"), [(1, 1.0, 2), (None, 0.0, 2), (None, 1.0, 1)]
+)
+def test_only_reproducible_answers_pay_for_rows_that_round_alike(
+    seed: int | None, temperature: float, fewest_rows: int
+) -> None:
+    params = SamplingParams(temperature=temperature, max_new_tokens=20, seed=seed)
+    for num_slots in (1, 2, 4):
+        driver = Driver(num_slots, 400, 1, MAX_TOKENS, min_exact_rows=2)
+        for request_id in range(num_slots):  # so that the last slot has its turn too
+            driver.scheduler.add(make_request(request_id, [5 + request_id] * 9, params, MAX_TOKENS))
+        driver.run_until_idle()
+        assert min(driver.model.windows[1:]) == min(fewest_rows, num_slots)
 
 
 def test_requests_wait_while_the_running_ones_may_need_all_memory() -> None:

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
+from engine.convert.quantize import BlockQuantized
 from engine.convert.source import FloatArray, tensor_shape
 from engine.manifest import ChatSpec, TokenizerSpec
 
@@ -35,7 +36,9 @@ _SENTENCES = (
 )
 
 
-def tiny_config(*, num_kv_heads: int = 2, tied: bool = True, context_length: int = 512) -> DecoderConfig:
+def tiny_config(
+    *, num_kv_heads: int = 2, tied: bool = True, context_length: int = 512, vocab_size: int = VOCAB_SIZE
+) -> DecoderConfig:
     """Return dimensions with 3 layers and 4 heads; `num_kv_heads` 4 is multi-head attention."""
     return DecoderConfig(
         num_layers=3,
@@ -44,7 +47,7 @@ def tiny_config(*, num_kv_heads: int = 2, tied: bool = True, context_length: int
         num_heads=4,
         num_kv_heads=num_kv_heads,
         head_dim=16,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         context_length=context_length,
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
@@ -77,6 +80,9 @@ class TinySource:
         else:
             values /= np.sqrt(shape[1])
         return values.astype(np.float32)
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        return None
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         tiny_tokenizer().save(str(folder / "tokenizer.json"))

@@ -1,0 +1,66 @@
+"""Records what transformers computes for the tests' tiny checkpoints: `tests/data/hf_reference.npz`.
+
+For each checkpoint transformers reads the folder in float32, runs a random prompt of 700 tokens and generates
+32 tokens greedily with its cache. Kept are all ids and, for every eighth position and the last ones, the
+logsumexp of the logits and a fixed random choice of columns. The tests prove their own reference with it.
+
+    python -m benchmarks.record_hf_reference
+
+It needs `pip install torch transformers` beside the development requirements.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "hf_reference.npz"
+NUM_PROMPT, NUM_GREEDY = 700, 32
+_NUM_COLUMNS = 32
+_STEP = 8
+
+
+def main() -> None:
+    """Run every checkpoint and write the file."""
+    import torch
+    import transformers
+
+    from tests.engine.tiny_hf import CHECKPOINTS
+
+    random = np.random.default_rng(0)
+    columns = np.sort(random.choice(384, _NUM_COLUMNS, replace=False))
+    rows = np.array([*range(0, NUM_PROMPT, _STEP), *range(NUM_PROMPT - 1, NUM_PROMPT + NUM_GREEDY)])
+    recorded: dict[str, Any] = {
+        "columns": columns,
+        "versions": np.array([f"transformers {transformers.__version__}", f"torch {torch.__version__}"]),
+    }
+    for name, make in CHECKPOINTS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = make().save(Path(scratch) / "checkpoint")
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            )
+        prompt = torch.from_numpy(random.integers(3, 384, (1, NUM_PROMPT)))
+        with torch.inference_mode():
+            ids = model.generate(
+                prompt,
+                do_sample=False,
+                min_new_tokens=NUM_GREEDY,
+                max_new_tokens=NUM_GREEDY,
+                eos_token_id=383,
+            )
+            logits = model(ids).logits[0]
+        recorded[f"{name}/ids"] = ids[0].numpy().astype(np.int32)
+        recorded[f"{name}/rows"] = rows.astype(np.int32)
+        recorded[f"{name}/logits"] = logits[rows][:, columns].numpy()
+        recorded[f"{name}/logsumexp"] = torch.logsumexp(logits[rows], dim=-1).numpy()
+        print(f"{name}: {len(set(ids[0, NUM_PROMPT:].tolist()))} different tokens generated")
+    np.savez_compressed(REFERENCE_FILE, **recorded)
+    print(f"{REFERENCE_FILE}: {REFERENCE_FILE.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
