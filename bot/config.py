@@ -98,6 +98,10 @@ KEYS: tuple[Key, ...] = (
     ),
     *_CHAT_KEYS,
     Key(
+        "USER_PER_MINUTE", "10", parsers.whole(0, 1000), "Questions a person may ask a minute. 0: any number."
+    ),
+    Key("SERVER_PER_MINUTE", "120", parsers.whole(0, 10_000), "Questions a server may ask a minute."),
+    Key(
         "RETENTION_DAYS",
         "0",
         parsers.whole(0, 3650),
@@ -109,10 +113,6 @@ KEYS: tuple[Key, ...] = (
         parsers.whole(0, 3650),
         "Days after which everything of a server that removed the bot, or of a deleted channel, is deleted.",
     ),
-    Key(
-        "USER_PER_MINUTE", "10", parsers.whole(0, 1000), "Questions a person may ask a minute. 0: any number."
-    ),
-    Key("SERVER_PER_MINUTE", "120", parsers.whole(0, 10_000), "Questions a server may ask a minute."),
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )

@@ -15,6 +15,7 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
+from engine.jinja_format import JinjaFormat
 from engine.manifest import Manifest
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt
@@ -97,6 +98,9 @@ def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | N
         return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
     if manifest.chat.format == "llama-2":
         return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
+    if manifest.chat.format == "jinja":
+        template, stop_ids = manifest.chat.template, manifest.stop_ids
+        return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
     raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
 
 

@@ -69,7 +69,7 @@ class BpeTokenizer:
         return b"".join(self.token_bytes[token] for token in self.encode("a")).startswith(b" ")
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(_valid_unicode(text), add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(valid_unicode(text), add_special_tokens=False).ids)
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -98,7 +98,7 @@ class SentencePieceTokenizer:
         return int(self._processor.vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        return list(self._processor.encode(_valid_unicode(text)))
+        return list(self._processor.encode(valid_unicode(text)))
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -138,7 +138,7 @@ def _refuse_control_from_text(tokenizer: Tokenizer) -> None:
                 raise ModelFormatError(f"The tokenizer makes a control token of the plain text {written!r}.")
 
 
-def _valid_unicode(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """Replace lone surrogates, which no tokenizer can encode."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 

@@ -23,6 +23,7 @@ PACKAGES = ("bot", "engine", "storage")
 OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
+    "jinja2": {"engine/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
     "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")},
     "onnxruntime": {"engine/model.py"},

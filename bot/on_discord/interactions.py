@@ -6,8 +6,9 @@ Knows nothing of commands and buttons.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import discord
 
@@ -44,10 +45,16 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
     return ConversationRef(channel_id, kind, guild_id)
 
 
+def data_of(interaction: Interaction) -> Mapping[str, Any]:
+    """Return what Discord sent with the interaction, as it sent it."""
+    data: Any = interaction.data
+    return data or {}
+
+
 async def say(
     interaction: Interaction,
     *lines: str,
-    view: discord.ui.View = discord.utils.MISSING,
+    view: discord.ui.View | None = None,
     file: discord.File = discord.utils.MISSING,
 ) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
@@ -56,11 +63,11 @@ async def say(
     try:
         if not interaction.response.is_done():
             await interaction.response.send_message(
-                text, ephemeral=True, allowed_mentions=silent, view=view, file=file
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
             )
         elif interaction.type is discord.InteractionType.component:
             await interaction.followup.send(
-                text, ephemeral=True, allowed_mentions=silent, view=view, file=file
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
             )
         else:
             files = [] if file is discord.utils.MISSING else [file]

@@ -16,6 +16,7 @@ from storage.blocks import Blocks
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.people import People
+from storage.reports import Reports
 from storage.server_settings import ServerSettingsStore
 
 
@@ -25,6 +26,7 @@ class Moderation:
 
     servers: Servers
     blocks: Blocks
+    reports: Reports
     notices: Notices
     gate: Gate
     screening: ServerScreening
@@ -43,4 +45,5 @@ class Moderation:
         gate = Gate(
             servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
         )
-        return cls(servers, blocks, notices, gate, ServerScreening(servers, conversations, notices, clock))
+        screening = ServerScreening(servers, conversations, notices, clock)
+        return cls(servers, blocks, Reports(database), notices, gate, screening)

@@ -6,15 +6,20 @@ from engine.guidance import META_SYSTEM_PROMPT
 from engine.manifest import ChatSpec
 
 _CHATML_START, _CHATML_END = "<|im_start|>", "<|im_end|>"
+_BEYOND_CHATML = ("bos_token", "trim", "strip", "split", "raise_exception", "tools", "<think>")
+"""A template that speaks of these writes more than the bare format, or other text."""
 
 
 def detect_chat(template: str) -> ChatSpec:
-    """Return the chat format that a Jinja template describes; a format of None when none is recognised."""
-    if _CHATML_START in template:
+    """Return the chat format that a Jinja template describes: a known one, or the template itself.
+
+    Without a template the format is None.
+    """
+    if _CHATML_START in template and not any(word in template for word in _BEYOND_CHATML):
         return ChatSpec("chatml", _chatml_system_prompt(template))
-    if "[INST]" in template:
+    if "[INST]" in template and "<<SYS>>" in template:
         return llama2_chat()
-    return ChatSpec(None)
+    return ChatSpec("jinja", template=template) if template.strip() else ChatSpec(None)
 
 
 def llama2_chat() -> ChatSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from engine.architecture import Precision
@@ -17,6 +18,7 @@ from engine.convert.external_data import ExternalDataWriter
 from engine.convert.source import ModelSource
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
 
@@ -66,15 +68,7 @@ def _write(
 ) -> None:
     num_layers = source.config.num_layers
     tokenizer = source.save_tokenizer(folder)
-    load_tokenizer(folder, tokenizer)  # refused now rather than after the weights
-    try:
-        with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
-            graph = DecoderGraph(source, precision, writer)
-            model = graph.build(lambda done: on_progress(done / (num_layers + 1)))
-    except ValueError as error:
-        raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
-    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    Manifest(
+    manifest = Manifest(
         name=source.name,
         precision=precision,
         decoder=source.config,
@@ -84,9 +78,28 @@ def _write(
         eos_id=source.eos_id,
         stop_ids=source.stop_ids,
         source=source.origin,
-        files=describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]),
-    ).save(folder)
+        files={},
+    )
+    _check_prompts(folder, manifest)
+    try:
+        with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
+            graph = DecoderGraph(source, precision, writer)
+            model = graph.build(lambda done: on_progress(done / (num_layers + 1)))
+    except ValueError as error:
+        raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
+    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
+    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file])
+    replace(manifest, files=files).save(folder)
     on_progress(1.0)
+
+
+def _check_prompts(folder: Path, manifest: Manifest) -> None:
+    """Raise `ModelFormatError` now, rather than after the weights, if no prompt could be made."""
+    tokenizer = load_tokenizer(folder, manifest.tokenizer)
+    try:
+        make_chat_format(manifest, tokenizer)
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{error} Name another format with --chat-format, or none.") from error
 
 
 def _publish(partial: Path, destination: Path) -> None:

@@ -12,6 +12,7 @@ from engine.convert.chat_detection import detect_chat
 from engine.convert.hf_config import read_decoder_config, read_token_ids
 from engine.convert.hf_tokenizer import HuggingFaceTokenizer
 from engine.convert.json_file import read_json, read_optional_json
+from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors_folder import SafetensorsFolder
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec

@@ -29,6 +29,8 @@ class TokenizersFile:
         ]
         self.ids = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
         self.ids |= {token.text: token.token_id for token in self.added}
+        if set(self.ids.values()) != set(range(len(self.ids))):
+            raise ValueError("its ids have gaps")
         kinds = set(_types(self._raw.get("pre_tokenizer"))) | set(_types(self._raw.get("decoder")))
         if "ByteLevel" in kinds:
             self.kind = "bpe"

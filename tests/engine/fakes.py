@@ -179,7 +179,9 @@ def tiny_bpe() -> BpeTokenizer:
         return BpeTokenizer(path, {piece: index for index, piece in enumerate(CONTROL_TOKENS)})
 
 
-def make_model_folder(folder: Path, *, chat_format: str | None = "chatml", context_length: int = 512) -> Path:
+def make_model_folder(
+    folder: Path, *, chat_format: str | None = "chatml", template: str = "", context_length: int = 512
+) -> Path:
     """Write a manifest and a tiny tokenizer, and no weights: for engines whose runner is scripted."""
     folder.mkdir(parents=True)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
@@ -190,7 +192,7 @@ def make_model_folder(folder: Path, *, chat_format: str | None = "chatml", conte
         precision=Precision.FP32,
         decoder=tiny_config(context_length=context_length),
         tokenizer=spec,
-        chat=ChatSpec(chat_format, "You are a fake."),
+        chat=ChatSpec(chat_format, "You are a fake.", template),
         bos_id=1,
         eos_id=2,
         source={},

@@ -123,6 +123,10 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     "a model pointer": (set_file("tokenizer.model", POINTER), "tokenizer.model is a Git LFS pointer"),
     "half a tokenizer": (set_file("tokenizer.json", b'{"model": '), "tokenizer.json is not valid JSON"),
     "an empty tokenizer": (set_file("tokenizer.json", {}), "damaged tokenizer"),
+    "ids with gaps": (
+        edit_tokenizer(lambda raw: raw["added_tokens"].append(added(390, "<far>"))),
+        "has a damaged tokenizer (its ids have gaps)",
+    ),
     "a word tokenizer": (
         edit_tokenizer(lambda raw: raw["model"].update(type="WordPiece")),
         "WordPiece tokenizer; only BPE",
@@ -141,6 +145,18 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     ),
     "a damaged model": (set_file("tokenizer.model", b"\xff\xff\xff"), "not a readable SentencePiece model"),
     "another model": (set_file("tokenizer.model", tiny_model_bytes()), "tokens for 384 embeddings"),
+    "a broken template": (
+        set_file("chat_template.jinja", b"{% for message in messages %}"),
+        "chat template cannot be read: Unexpected end of template",
+    ),
+    "a template that refuses": (
+        set_file("chat_template.jinja", b"{{ raise_exception('Not a chat model.') }}"),
+        "chat template fails: Not a chat model. Name another format with --chat-format, or none.",
+    ),
+    "a template that forgets": (
+        set_file("tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"}),
+        "leaves messages out",
+    ),
     "settings that are no object": (set_file("tokenizer_config.json", [1]), "is not a JSON object"),
 }
 
