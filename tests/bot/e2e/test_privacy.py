@@ -231,7 +231,7 @@ async def test_no_log_holds_what_people_or_the_model_write(
         await conversations_of_all_kinds(world)
     for name in ("bot", "engine", "storage"):
         logging.getLogger(name).setLevel(logging.NOTSET)
-    assert len(caplog.records) > 3
+    assert len(caplog.records) > 2
     formatter = LineFormatter(None)
     assert [line for record in caplog.records if CANARY in (line := formatter.format(record))] == []
 
@@ -248,6 +248,7 @@ async def conversations_of_all_kinds(world: World) -> None:
     await world.anna.click(answer, label="Regenerate")
     await world.run(2)
     await world.mod.slash(world.general, "settings set", name="top_k", value=CANARY)
+    world.engine.respond = None
     world.answers(f"{CANARY} ", fails_after=1)
     await world.anna.send_dm(CANARY)
     await world.run(2)
