@@ -92,16 +92,23 @@ class Llama2Format:
 
 def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | None:
     """Return the format that a manifest names, None for a base model. Raises `ModelFormatError`."""
-    if manifest.chat.format is None:
+    chat, bos_id, eos_id, stop_ids = manifest.chat, manifest.bos_id, manifest.eos_id, manifest.stop_ids
+    if chat.format is None:
         return None
-    if manifest.chat.format == "chatml":
-        return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
-    if manifest.chat.format == "llama-2":
-        return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
-    if manifest.chat.format == "jinja":
-        template, stop_ids = manifest.chat.template, manifest.stop_ids
-        return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
-    raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
+    if chat.format == "jinja":
+        return JinjaFormat(chat.template, tokenizer, bos_id, eos_id, stop_ids)
+    return make_named_format(chat.format, tokenizer, bos_id, eos_id, stop_ids)
+
+
+def make_named_format(
+    name: str, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
+) -> ChatFormat:
+    """Return the format called `name`, "chatml" or "llama-2". Raises `ModelFormatError`."""
+    if name == "chatml":
+        return ChatMLFormat(tokenizer, {eos_id, *stop_ids})
+    if name == "llama-2":
+        return Llama2Format(tokenizer, bos_id, eos_id, stop_ids)
+    raise ModelFormatError(f"This program knows no chat format called {name!r}.")
 
 
 def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int) -> Prompt:

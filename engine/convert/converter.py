@@ -17,7 +17,14 @@ from engine.convert.decoder_graph import DecoderGraph
 from engine.convert.external_data import ExternalDataWriter
 from engine.convert.source import ModelSource
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.manifest import (
+    DECODER_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    TokenizerSpec,
+    describe_files,
+)
 from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
@@ -54,6 +61,22 @@ def convert(
         ) from error
 
 
+def describe(source: ModelSource, precision: Precision, tokenizer: TokenizerSpec) -> Manifest:
+    """Return a source's manifest, as yet without files."""
+    return Manifest(
+        name=source.name,
+        precision=precision,
+        decoder=source.config,
+        tokenizer=tokenizer,
+        chat=source.chat,
+        bos_id=source.bos_id,
+        eos_id=source.eos_id,
+        stop_ids=source.stop_ids,
+        source=source.origin,
+        files={},
+    )
+
+
 def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
     needed = int(num_parameters * _BYTES_PER_WEIGHT[precision]) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
@@ -67,19 +90,7 @@ def _write(
     source: ModelSource, folder: Path, precision: Precision, on_progress: Callable[[float], None]
 ) -> None:
     num_layers = source.config.num_layers
-    tokenizer = source.save_tokenizer(folder)
-    manifest = Manifest(
-        name=source.name,
-        precision=precision,
-        decoder=source.config,
-        tokenizer=tokenizer,
-        chat=source.chat,
-        bos_id=source.bos_id,
-        eos_id=source.eos_id,
-        stop_ids=source.stop_ids,
-        source=source.origin,
-        files={},
-    )
+    manifest = describe(source, precision, source.save_tokenizer(folder))
     _check_prompts(folder, manifest)
     try:
         with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
@@ -88,7 +99,7 @@ def _write(
     except ValueError as error:
         raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
     (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file])
+    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, manifest.tokenizer.file])
     replace(manifest, files=files).save(folder)
     on_progress(1.0)
 
