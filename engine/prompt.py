@@ -16,7 +16,7 @@ from engine.errors import (
     UnsafePromptError,
 )
 from engine.jinja_format import JinjaFormat
-from engine.manifest import Manifest
+from engine.manifest import ChatSpec
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt
 
@@ -90,25 +90,34 @@ class Llama2Format:
         return [first, *(message.content for message in dialog[2:])]
 
 
-def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | None:
+class ChatModel(Protocol):
+    """What a chat format needs to know of the model it is for."""
+
+    @property
+    def chat(self) -> ChatSpec: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+
+def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer) -> ChatFormat | None:
     """Return the format that a manifest names, None for a base model. Raises `ModelFormatError`."""
-    chat, bos_id, eos_id, stop_ids = manifest.chat, manifest.bos_id, manifest.eos_id, manifest.stop_ids
-    if chat.format is None:
+    if manifest.chat.format is None:
         return None
-    if chat.format == "jinja":
-        return JinjaFormat(chat.template, tokenizer, bos_id, eos_id, stop_ids)
-    return make_named_format(chat.format, tokenizer, bos_id, eos_id, stop_ids)
-
-
-def make_named_format(
-    name: str, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
-) -> ChatFormat:
-    """Return the format called `name`, "chatml" or "llama-2". Raises `ModelFormatError`."""
-    if name == "chatml":
-        return ChatMLFormat(tokenizer, {eos_id, *stop_ids})
-    if name == "llama-2":
-        return Llama2Format(tokenizer, bos_id, eos_id, stop_ids)
-    raise ModelFormatError(f"This program knows no chat format called {name!r}.")
+    if manifest.chat.format == "chatml":
+        return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
+    if manifest.chat.format == "llama-2":
+        return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
+    if manifest.chat.format == "jinja":
+        template, stop_ids = manifest.chat.template, manifest.stop_ids
+        return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
+    raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
 
 
 def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int) -> Prompt:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from storage import parts
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
+from storage.resets import IS_SHELVED
 from storage.rows import storable, to_message
 from storage.types import InterruptedAnswer, Message, MessageState
 
@@ -124,7 +125,7 @@ async def _regenerable(transaction: Transaction, answer_id: int) -> Row:
         "SELECT conversation_id, reply_to, superseded_by FROM messages WHERE id = ? AND role = 'assistant'",
         (answer_id,),
     )
-    if old is None:
+    if old is None or await transaction.fetch_one(IS_SHELVED, (old["conversation_id"],)):
         raise NotFoundError("This answer no longer exists.")
     newest = await transaction.fetch_one(NEWEST, (old["conversation_id"],))
     if newest is None or newest["id"] not in (answer_id, old["superseded_by"]):

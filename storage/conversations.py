@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from storage import answers, history, parts
+from storage import answers, history, parts, resets
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
+from storage.resets import Reset
 from storage.rows import storable, to_message, to_milliseconds, utc_now
 from storage.types import (
     ConversationKind,
@@ -44,8 +45,6 @@ RETURNING id"""
 _INSERT_QUESTION = """
 INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
 VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
-_INSERT_RESET = """
-INSERT INTO resets (conversation_id, by_user_id, reset_at, num_messages) VALUES (?, ?, ?, ?)"""
 
 
 class Conversations:
@@ -197,17 +196,43 @@ class Conversations:
         async with self._database.transaction() as transaction:
             return await answers.interrupt(transaction, at=self._milliseconds())
 
-    async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> int:
-        """Delete all messages and record who did it; return how many there were."""
+    async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
+        """Put all messages aside and record who did it. Raises `NotFoundError`."""
         async with self._database.transaction() as transaction:
-            (row,) = await transaction.fetch_all(
-                "SELECT count(*) AS num FROM messages WHERE conversation_id = ?", (conversation_id,)
+            return await resets.put_aside(
+                transaction, conversation_id, by_user_id=by_user_id, at=to_milliseconds(at)
             )
-            await transaction.fetch_all("DELETE FROM messages WHERE conversation_id = ?", (conversation_id,))
-            params = (conversation_id, by_user_id, to_milliseconds(at), row["num"])
-            await transaction.fetch_all(_INSERT_RESET, params)
-        await self._database.scrub()
-        return int(row["num"])
+
+    async def newest_reset(self, conversation_id: int) -> Reset | None:
+        """Return the newest reset whose messages are still there."""
+        async with self._database.transaction() as transaction:
+            return await resets.newest(transaction, conversation_id)
+
+    async def find_reset(self, reset_id: int) -> Reset:
+        """Return a reset. Raises `NotFoundError`."""
+        async with self._database.transaction() as transaction:
+            return await resets.find(transaction, reset_id)
+
+    async def undo_reset(
+        self, reset_id: int, *, by_user_id: int, at: datetime, not_before: datetime
+    ) -> Reset:
+        """Bring the messages of a reset back. Raises `NotFoundError` where that is not possible any more."""
+        async with self._database.transaction() as transaction:
+            return await resets.bring_back(
+                transaction,
+                reset_id,
+                by_user_id=by_user_id,
+                at=to_milliseconds(at),
+                not_before=to_milliseconds(not_before),
+            )
+
+    async def purge_resets(self, *, before: datetime) -> int:
+        """Delete for good what was put aside before a time; return how many resets that ends."""
+        async with self._database.transaction() as transaction:
+            num_purged = await resets.purge(transaction, before=to_milliseconds(before))
+        if num_purged:
+            await self._database.scrub()
+        return num_purged
 
     async def delete_question(self, discord_id: int) -> Deleted | None:
         """Delete the question in this Discord message with its answers; None if there is none."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answering
@@ -23,8 +23,11 @@ from bot.servers.origin import Origin
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from storage.conversations import ConversationRef, Conversations, InterruptedAnswer
+from storage.resets import Reset
 from storage.settings import SettingsStore
 
+UNDO_TIME = timedelta(minutes=10)
+"""How long a reset can be undone."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -125,12 +128,19 @@ class ChatService:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
 
-    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> int:
-        """Stop and forget everything said in a conversation; return how many messages were forgotten."""
+    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
+        """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
             return await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
+
+    async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
+        """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
+        async with self._queues.entrance(reset.channel_id):
+            return await self.conversations.undo_reset(
+                reset.id, by_user_id=by_user_id, at=at, not_before=at - UNDO_TIME
+            )
 
     async def message_deleted(self, channel_id: int, discord_id: int) -> None:
         """Forget a deleted question with its answers; stop an answer that was deleted as it was written."""

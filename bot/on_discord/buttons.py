@@ -13,6 +13,7 @@ import discord
 from bot.delivery.outbox import Buttons
 from bot.language.catalog import ENGLISH
 from bot.language.phrases import phrase, render
+from bot.on_discord.moderation_buttons import ReportButton
 
 Interaction = discord.Interaction[discord.Client]
 
@@ -104,4 +105,6 @@ def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.Vie
     view = discord.ui.View(timeout=None)
     button = StopButton if buttons is Buttons.STOP else RegenerateButton
     view.add_item(button(answer_id, locale))
+    if buttons is Buttons.REGENERATE:
+        view.add_item(ReportButton(answer_id, locale))
     return view

@@ -21,14 +21,20 @@ from bot.language.phrases import render
 from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
+from bot.on_discord.config_controls import ConfigPanel, is_config_form
+from bot.on_discord.config_panel import PanelItem
 from bot.on_discord.controls import AnswerControls
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
-from bot.on_discord.interactions import ref_of
+from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.locales import locale_of
+from bot.on_discord.mod_log import ModLog
+from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
+from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.origins import origin_of_message
+from bot.on_discord.purging import keep_purging
 from bot.on_discord.translator import CommandTranslator
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
@@ -51,7 +57,10 @@ class LlamacordClient(discord.Client):
         )
         self.chat = chat
         self.moderation = moderation
-        self.tree = Commands(self, chat)
+        self.config_controls = ConfigPanel(moderation)
+        self.moderation_controls = ModerationButtons(chat, moderation)
+        self.mod_log = ModLog(self, moderation.servers)
+        self.tree = Commands(self, chat, moderation, self.config_controls)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(time.monotonic)
@@ -59,7 +68,9 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(StopButton, RegenerateButton)
+        self.add_dynamic_items(StopButton, RegenerateButton, ReportButton, UndoResetButton, PanelItem)
+        self.moderation.notices.listen(self.mod_log.post)
+        self._keep(keep_purging(self.chat.conversations))
         try:
             interrupted = await self.chat.interrupt_pending()
         except StorageError as error:
@@ -71,6 +82,7 @@ class LlamacordClient(discord.Client):
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
+        await self.mod_log.close()
         for task in list(self._tasks):
             task.cancel()
         await super().close()
@@ -104,6 +116,11 @@ class LlamacordClient(discord.Client):
         """Forget what moderators clear."""
         for message_id in sorted(payload.message_ids):
             await self._forget(payload.channel_id, message_id)
+
+    async def on_interaction(self, interaction: Interaction) -> None:
+        """Take forms of the server's settings, those of earlier runs too."""
+        if is_config_form(interaction):
+            await self.config_controls.submit(interaction)
 
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""

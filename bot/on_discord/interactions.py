@@ -6,8 +6,9 @@ Knows nothing of commands and buttons.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import discord
 
@@ -44,17 +45,27 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
     return ConversationRef(channel_id, kind, guild_id)
 
 
-async def say(interaction: Interaction, *lines: str) -> None:
+def data_of(interaction: Interaction) -> Mapping[str, Any]:
+    """Return what Discord sent with the interaction, as it sent it."""
+    data: Any = interaction.data
+    return data or {}
+
+
+async def say(interaction: Interaction, *lines: str, view: discord.ui.View | None = None) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     silent = discord.AllowedMentions.none()
     try:
         if not interaction.response.is_done():
-            await interaction.response.send_message(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.response.send_message(
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING
+            )
         elif interaction.type is discord.InteractionType.component:
-            await interaction.followup.send(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.followup.send(
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING
+            )
         else:
-            await interaction.edit_original_response(content=text, allowed_mentions=silent)
+            await interaction.edit_original_response(content=text, allowed_mentions=silent, view=view)
     except discord.HTTPException as error:
         _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
 

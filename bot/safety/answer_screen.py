@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bot.conversation.screening import WithheldError
+from bot.language.phrases import phrase
 from bot.safety.lists import TextLists
 from bot.safety.output_filter import FilterStream, OutputFilter
 from bot.safety.patterns import Finding
 
 LOOK_INTERVAL_S = 0.5
-WITHHELD = "This answer is not shown: the rules of this server do not allow what it says."
 _LAST_WORD = re.compile(r"\S{1,64}\Z")
 
 
@@ -64,5 +64,5 @@ class AnswerScreen:
         finding = await self._rules.lists.look(text)
         if finding is Finding.FORBIDDEN or (finding is Finding.UNDECIDED and self._rules.refuses_unchecked):
             self._on_withheld()
-            raise WithheldError(WITHHELD)
+            raise WithheldError(phrase("moderation.withheld"))
         return text

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from bot.conversation.jobs import Job
 from bot.conversation.screening import Screen
+from bot.language.phrases import phrase
 from bot.safety.answer_screen import AnswerScreen, Rules
 from bot.safety.lists import TextLists
 from bot.safety.output_filter import OutputFilter
@@ -16,8 +17,6 @@ from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from storage.conversations import ConversationRef, Conversations
-
-LABEL = "Written by a language model; it can be wrong."
 
 
 class ServerScreening:
@@ -49,7 +48,7 @@ class ServerScreening:
             self._filters[config.removes_invites],
             TextLists(config.answer_words, config.answer_patterns) if has_lists else TextLists((), ()),
             refuses_unchecked=config.refuses_unchecked,
-            label=LABEL if config.labels_answers else None,
+            label=phrase("moderation.label") if config.labels_answers else None,
         )
 
     def _note(self, job: Job, ref: ConversationRef) -> None:

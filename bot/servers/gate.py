@@ -6,6 +6,7 @@ server's lists allow the text. Knows nothing of Discord: who asks and where come
 
 from __future__ import annotations
 
+from bot.language.phrases import phrase
 from bot.limits.rates import RateLimits
 from bot.limits.repetitions import Repetitions
 from bot.safety.lists import TextLists
@@ -64,10 +65,11 @@ class Gate:
         self._notices.post(
             Notice(
                 origin.guild_id,
-                NoticeKind.QUESTION_REFUSED,
+                NoticeKind.QUESTION_REFUSED
+                if finding is Finding.FORBIDDEN
+                else NoticeKind.QUESTION_UNCHECKED,
                 about_user_id=origin.user_id,
                 channel_id=origin.channel_id,
-                detail="list" if finding is Finding.FORBIDDEN else "time",
             )
         )
         raise ForbiddenTextError
@@ -77,12 +79,10 @@ def check_place(origin: Origin, config: ServerConfig) -> None:
     """Raise `NotHereError` unless the server lets this person ask in this place. Pure."""
     if config.allowed_channels and not config.allowed_channels & (origin.place_ids | {origin.channel_id}):
         places = ", ".join(f"<#{channel_id}>" for channel_id in sorted(config.allowed_channels)[:5])
-        raise NotHereError(f"On this server I answer only in {places}.")
+        raise NotHereError(phrase("refusals.channels", places=places))
     if config.age_restricted is AgeRestricted.NEVER and origin.is_age_restricted:
-        raise NotHereError("On this server I do not answer in age-restricted channels.")
+        raise NotHereError(phrase("refusals.age_never"))
     if config.age_restricted is AgeRestricted.ONLY and not origin.is_age_restricted:
-        raise NotHereError("On this server I answer only in age-restricted channels.")
+        raise NotHereError(phrase("refusals.age_only"))
     if config.allowed_roles and not origin.is_moderator and not config.allowed_roles & origin.role_ids:
-        raise NotHereError(
-            "On this server I answer only people with certain roles. Moderators can give you one."
-        )
+        raise NotHereError(phrase("refusals.roles"))

@@ -15,6 +15,7 @@ from bot.servers.servers import Servers
 from storage.blocks import Blocks
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.reports import Reports
 from storage.server_settings import ServerSettingsStore
 
 
@@ -24,6 +25,7 @@ class Moderation:
 
     servers: Servers
     blocks: Blocks
+    reports: Reports
     notices: Notices
     gate: Gate
     screening: ServerScreening
@@ -40,4 +42,5 @@ class Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
         gate = Gate(servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices)
-        return cls(servers, blocks, notices, gate, ServerScreening(servers, conversations, notices, clock))
+        screening = ServerScreening(servers, conversations, notices, clock)
+        return cls(servers, blocks, Reports(database), notices, gate, screening)

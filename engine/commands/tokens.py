@@ -7,17 +7,16 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.architecture import Precision
 from engine.commands.subparsers import Subparsers
-from engine.convert.converter import describe
 from engine.convert.sources import open_source
 from engine.errors import EngineError, ModelFormatError, PromptError
-from engine.manifest import MANIFEST_FILE, ChatSpec, load_manifest
-from engine.prompt import ChatFormat, fit_prompt, make_chat_format, make_named_format
+from engine.manifest import MANIFEST_FILE, ChatSpec
+from engine.opening import open_folder
+from engine.prompt import ChatFormat, ChatModel, fit_prompt, make_chat_format
+from engine.release_files import is_release
 from engine.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from engine.types import ChatMessage
 
@@ -29,6 +28,15 @@ class _Reader(NamedTuple):
 
     tokenizer: Tokenizer
     chat_format: ChatFormat
+
+
+class _Identity(NamedTuple):
+    """A `ChatModel` of its bare values."""
+
+    chat: ChatSpec
+    bos_id: int
+    eos_id: int
+    stop_ids: tuple[int, ...]
 
 
 def add_to(commands: Subparsers) -> None:
@@ -111,20 +119,13 @@ def _runs(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
 
 
 def _of_model(path: Path, chat_format: str | None) -> _Reader:
-    if (path / MANIFEST_FILE).exists():
-        manifest = load_manifest(path)
-        tokenizer = load_tokenizer(path, manifest.tokenizer)
-    else:
-        source = open_source(path)
-        with tempfile.TemporaryDirectory() as scratch:
-            manifest = describe(source, Precision.FP32, source.save_tokenizer(Path(scratch)))
-            tokenizer = load_tokenizer(Path(scratch), manifest.tokenizer)
-    if chat_format:
-        manifest = replace(manifest, chat=ChatSpec(chat_format))
-    made = make_chat_format(manifest, tokenizer)
-    if made is None:
-        raise ModelFormatError("The model is a base model without a chat format. Name one with --format.")
-    return _Reader(tokenizer, made)
+    if (path / MANIFEST_FILE).exists() or is_release(path):
+        folder = open_folder(path)
+        return _reader(folder, folder.load_tokenizer(), chat_format)
+    source = open_source(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = load_tokenizer(Path(scratch), source.save_tokenizer(Path(scratch)))
+    return _reader(source, tokenizer, chat_format)
 
 
 def _of_tokenizer(path: Path, chat_format: str) -> _Reader:
@@ -132,4 +133,13 @@ def _of_tokenizer(path: Path, chat_format: str) -> _Reader:
     bos_id, eos_id = tokenizer.bos_id, tokenizer.eos_id
     if min(bos_id, eos_id) < 0:
         raise ModelFormatError(f"{path.name} has no tokens for begin and end.")
-    return _Reader(tokenizer, make_named_format(chat_format, tokenizer, bos_id, eos_id))
+    return _reader(_Identity(ChatSpec(chat_format), bos_id, eos_id, ()), tokenizer, chat_format)
+
+
+def _reader(model: ChatModel, tokenizer: Tokenizer, chat_format: str | None) -> _Reader:
+    if chat_format:
+        model = _Identity(ChatSpec(chat_format), model.bos_id, model.eos_id, model.stop_ids)
+    made = make_chat_format(model, tokenizer)
+    if made is None:
+        raise ModelFormatError("The model is a base model without a chat format. Name one with --format.")
+    return _Reader(tokenizer, made)

@@ -15,16 +15,9 @@ from pathlib import Path
 from engine.architecture import Precision
 from engine.convert.decoder_graph import DecoderGraph
 from engine.convert.external_data import ExternalDataWriter
-from engine.convert.source import ModelSource
+from engine.convert.source import ModelSource, VerifiableSource
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.manifest import (
-    DECODER_FILE,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    Manifest,
-    TokenizerSpec,
-    describe_files,
-)
+from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
@@ -53,28 +46,14 @@ def convert(
         _check_space(parent, source.config.num_parameters, precision)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
+            if isinstance(source, VerifiableSource):
+                source.verify(partial)
             partial.chmod(0o755)
             _publish(partial, destination)
     except OSError as error:
         raise ModelResourceError(
             f"The model could not be written to {destination}: {error.strerror}."
         ) from error
-
-
-def describe(source: ModelSource, precision: Precision, tokenizer: TokenizerSpec) -> Manifest:
-    """Return a source's manifest, as yet without files."""
-    return Manifest(
-        name=source.name,
-        precision=precision,
-        decoder=source.config,
-        tokenizer=tokenizer,
-        chat=source.chat,
-        bos_id=source.bos_id,
-        eos_id=source.eos_id,
-        stop_ids=source.stop_ids,
-        source=source.origin,
-        files={},
-    )
 
 
 def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
@@ -90,7 +69,19 @@ def _write(
     source: ModelSource, folder: Path, precision: Precision, on_progress: Callable[[float], None]
 ) -> None:
     num_layers = source.config.num_layers
-    manifest = describe(source, precision, source.save_tokenizer(folder))
+    tokenizer = source.save_tokenizer(folder)
+    manifest = Manifest(
+        name=source.name,
+        precision=precision,
+        decoder=source.config,
+        tokenizer=tokenizer,
+        chat=source.chat,
+        bos_id=source.bos_id,
+        eos_id=source.eos_id,
+        stop_ids=source.stop_ids,
+        source=source.origin,
+        files={},
+    )
     _check_prompts(folder, manifest)
     try:
         with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
@@ -99,7 +90,7 @@ def _write(
     except ValueError as error:
         raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
     (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, manifest.tokenizer.file])
+    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file])
     replace(manifest, files=files).save(folder)
     on_progress(1.0)
 

@@ -317,7 +317,7 @@ async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
     setup.engine.scripts = [Script(), FOREVER]
     await (await setup.ask("Hi")).ending()
     running, waiting = await setup.ask("1"), await setup.ask("2")
-    assert await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW) == 6
+    assert (await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
     for view in (running, waiting):
         ending = await view.ending()
         assert not ending.can_regenerate

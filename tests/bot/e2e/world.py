@@ -126,13 +126,10 @@ class World:
 
     async def stored(self, channel: simcord.ChannelHandle) -> list[Message]:
         """Return what the database holds of a channel."""
-        for conversation_id in range(1, 20):
-            messages = await self.conversations.recent(conversation_id, 100)
-            ids = {m.id for m in channel.history()}
-            for message in messages:
-                if set(await self.conversations.parts(message.id)) & ids:
-                    return messages
-        return []
+        rows = await self.database.fetch_all(
+            "SELECT id FROM conversations WHERE channel_id = ?", (channel.id,)
+        )
+        return [m for row in rows for m in await self.conversations.recent(row["id"], 100)]
 
     def check_no_pings(self) -> None:
         """Assert that no request could have pinged anybody."""
@@ -145,13 +142,13 @@ class World:
 
 
 def labels(message: discord.Message) -> list[str | None]:
-    """Return the labels of a message's buttons."""
+    """Return the labels of a message's buttons, but for Report, which every ended answer has."""
     return [
         item.label
         for row in message.components
         if isinstance(row, discord.ActionRow)
         for item in row.children
-        if isinstance(item, discord.Button)
+        if isinstance(item, discord.Button) and ":report:" not in (item.custom_id or "")
     ]
 
 
