@@ -29,6 +29,7 @@ _STOP_NOTES = {
     StopReason.USER: "answer.stopped",
     StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
     StopReason.RESET: "answer.stopped_reset",
+    StopReason.FORGOTTEN: "answer.stopped_forgotten",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""

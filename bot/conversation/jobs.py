@@ -21,6 +21,8 @@ class StopReason(Enum):
     USER = auto()
     QUESTION_DELETED = auto()
     RESET = auto()
+    FORGOTTEN = auto()
+    """Whoever asked wants to be forgotten, or not to be answered."""
     NOT_SHOWABLE = auto()
     """Its message was deleted, or we may not write there any more."""
     SHUTDOWN = auto()
