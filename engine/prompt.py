@@ -42,14 +42,14 @@ class ChatMLFormat:
         except KeyError as error:
             raise ModelFormatError(f"The tokenizer lacks {error}, which the chat format needs.") from None
         self.stop_ids = frozenset({self._end, *stop_ids})
-        self._newline = tokenizer.encode("\n")
+        self._newline = tokenizer.encode_inside("\n")
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         ids: list[int] = []
         for message in dialog:
-            ids += [self._start, *self._tokenizer.encode(f"{message.role}\n{message.content}")]
+            ids += [self._start, *self._tokenizer.encode_inside(f"{message.role}\n{message.content}")]
             ids += [self._end, *self._newline]
-        return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
+        return [*ids, self._start, *self._tokenizer.encode_inside("assistant\n")]
 
 
 class Llama2Format:
