@@ -32,6 +32,7 @@ GROUP_SIZE = 12
 MAX_LAG_S = 2.0
 """Of the event loop, on a busy machine; a loop that is blocked by an attempt lags for much longer."""
 FILTER = OutputFilter()
+LEAKS = re.compile(r"discord\.(?:gg|com/invite)/abcdef|webhooks/\d|AKIAIOSFODNN7EXAMPLE|BEGIN RSA", re.IGNORECASE)
 
 
 def groups() -> Iterator[Any]:
@@ -128,6 +129,7 @@ def check_rules(world: World, attempt: Attempt, num_requests: int, seen: set[str
         assert len(content.encode("utf-16-le", "replace")) <= 4000, attempt.name
         if not message.get("flags", 0) & 64:  # what only the person who acts can see may repeat their words
             assert not re.search("@(everyone|here)", content, re.IGNORECASE), attempt.name
+            assert not LEAKS.search(content), attempt.name
             assert FILTER.filtered(content) == content, attempt.name
         assert SECRET not in json.dumps(body), attempt.name
     assert isinstance(world.engine, RedEngine)
