@@ -37,6 +37,7 @@ class DiscordAnswer:
         conversations: Conversations,
         *,
         locale: str,
+        as_embeds: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         """`locale`: of the readers."""
@@ -44,6 +45,7 @@ class DiscordAnswer:
         self._trigger_id = trigger_id
         self._conversations = conversations
         self._locale = locale
+        self._as_embeds = as_embeds
         self._edit_interval_s = edit_interval_s
         self._answer_id = 0
         self._part_ids: list[int] = []
@@ -66,7 +68,12 @@ class DiscordAnswer:
         self._answer_id = answer_id
         self._part_ids = list(parts)
         self._outbox = DiscordOutbox(
-            self._channel, answer_id=answer_id, trigger_id=self._trigger_id, locale=self._locale
+            self._channel,
+            answer_id=answer_id,
+            trigger_id=self._trigger_id,
+            locale=self._locale,
+            as_embeds=self._as_embeds,
+            on_delete=self._detach,
         )
         self._delivery = Delivery(
             self._outbox,
@@ -99,12 +106,20 @@ class DiscordAnswer:
         if self.is_lost:
             _log.info("Answer %d ended out of sight: its messages are gone or closed to us", self._answer_id)
         self._outbox.answer_id = ending.answer_id
-        buttons = Buttons.REGENERATE if ending.can_regenerate else Buttons.NONE
-        note = ending.note or (None if ending.text.strip() else phrase("answer.nothing"))
-        shown_note = None if note is None else render(note, self._locale)
-        result = await self._delivery.finish(ending.text, note=shown_note, buttons=buttons)
+        result = await self._delivery.finish(
+            ending.text,
+            note=self._note_of(ending),
+            buttons=buttons_of(ending),
+            file_note=render(phrase("answer.in_file"), self._locale),
+        )
         for discord_id in result.removed:
             await self._detach(discord_id)
+
+    def _note_of(self, ending: Ending) -> str | None:
+        nothing = "" if ending.text.strip() else phrase("answer.nothing")
+        outdated = phrase("answer.question_edited") if ending.is_outdated else ""
+        notes = (ending.note or nothing, outdated)
+        return " ".join(render(note, self._locale) for note in notes if note) or None
 
     async def _attach(self, position: int, discord_id: int) -> None:
         """Record that a message shows a part; an answer goes on without the record."""
@@ -133,3 +148,12 @@ class DiscordAnswer:
         if self._typing is not None:
             self._typing.cancel()
             await asyncio.gather(self._typing, return_exceptions=True)
+
+
+def buttons_of(ending: Ending) -> Buttons:
+    """Return what is offered below an answer that has ended."""
+    if not ending.can_regenerate:
+        return Buttons.NONE
+    if ending.is_outdated:
+        return Buttons.REDO
+    return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE

@@ -75,6 +75,7 @@ async def test_an_answer_that_is_gone_has_no_history(conversations: Conversation
 
 STATEMENTS = (
     history.VISIBLE_TO_MODEL,
+    history.VISIBLE_BEFORE_THREAD,
     history.NEWEST,
     parts.SHOWN_MESSAGE,
     parts.OF_MESSAGE,
