@@ -21,7 +21,8 @@ from engine import machine
 from engine.default_model import default_model_folder
 from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
-from engine.manifest import Manifest, load_manifest, verify_files
+from engine.model_folder import ModelFolder
+from engine.opening import open_folder
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -42,14 +43,16 @@ def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Findi
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield _check_token(settings)
-    manifest, finding = _check_model(settings)
+    model, finding = _check_model(settings)
     yield finding
+    if model is not None and model.notice:
+        yield Finding(True, "Model", model.notice)
     yield _check_provider(settings)
-    if manifest is not None:
-        yield _check_memory(settings, manifest)
-        yield check_system_prompt(settings, manifest)
+    if model is not None:
+        yield _check_memory(settings, model)
+        yield check_system_prompt(settings, model)
     yield _check_database(settings.database)
-    yield _check_cache(settings, needs_space=settings.model is None and manifest is None)
+    yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
 
 def _check_token(settings: Settings) -> Finding:
@@ -58,23 +61,25 @@ def _check_token(settings: Settings) -> Finding:
     return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
 
 
-def _check_model(settings: Settings) -> tuple[Manifest | None, Finding]:
+def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     """Read every byte of the model and compare checksums."""
     default = default_model_folder(settings.cache, default_precision(settings))
     if settings.model is None and not default.exists():
         return None, Finding(False, "Model", "the default model is not here yet; `run` downloads it (93 MB).")
     folder = settings.model or default
     try:
-        manifest = load_manifest(folder)
+        model = open_folder(folder)
     except ModelError as error:
         return None, Finding(False, "Model", str(error))
     try:
-        verify_files(folder, manifest, full=True)
+        model.verify()
     except ModelError as error:
-        return manifest, Finding(False, "Model", str(error))
-    if manifest.chat.format is None:
-        return manifest, Finding(False, "Model", f"{manifest.name} cannot chat: choose a chat model.")
-    return manifest, Finding(True, "Model", f"{manifest.name} ({manifest.precision}) in {folder} is whole.")
+        return model, Finding(False, "Model", str(error))
+    if model.chat.format is None:
+        return model, Finding(
+            False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
+        )
+    return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
 
 
 def _check_provider(settings: Settings) -> Finding:
@@ -89,8 +94,8 @@ def _check_provider(settings: Settings) -> Finding:
     return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_cores} processors.")
 
 
-def _check_memory(settings: Settings, manifest: Manifest) -> Finding:
-    needed = memory_needed(settings, manifest)
+def _check_memory(settings: Settings, model: ModelFolder) -> Finding:
+    needed = memory_needed(settings, model)
     free = _free_memory()
     sentence = f"the model and {settings.max_concurrent} answers at once need up to {needed / _GIB:.1f} GiB"
     if free is None:
@@ -105,13 +110,12 @@ def _check_memory(settings: Settings, manifest: Manifest) -> Finding:
     return Finding(True, "Memory", f"{sentence}; {free / _GIB:.1f} GiB are free.")
 
 
-def memory_needed(settings: Settings, manifest: Manifest) -> int:
+def memory_needed(settings: Settings, model: ModelFolder) -> int:
     """Estimate the bytes of the weights, of the copy ONNX Runtime rearranges for itself, and of the KV."""
-    weights = sum(entry.size for entry in manifest.files.values())
     options = engine_options(settings)
-    in_use = options.max_concurrent * context_tokens(manifest, options)
-    num_tokens = min(in_use, max_kv_tokens(manifest, options))
-    return 2 * weights + num_tokens * manifest.decoder.kv_bytes_per_token()
+    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
+    num_tokens = min(in_use, max_kv_tokens(model, options))
+    return 2 * model.num_bytes + num_tokens * model.kv_bytes_per_token
 
 
 def _free_memory() -> int | None:

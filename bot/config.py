@@ -63,7 +63,12 @@ _CHAT_KEYS = (
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", parsers.token, "The bot's token. Empty: the playground, in the browser.", True),
-    Key("MODEL", "", parsers.path, "Folder of a converted model. Empty: the small default model."),
+    Key(
+        "MODEL",
+        "",
+        parsers.path,
+        "Folder of a model: converted, or a Llama-2-Onnx release. Empty: the default.",
+    ),
     Key(
         "PRECISION",
         "auto",

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from bot.app import default_precision, engine_options
+from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
-from engine.default_model import default_model_folder
 from engine.engine import context_tokens
 from engine.errors import ModelError
 from engine.guidance import preset_name
-from engine.manifest import Manifest
-from engine.tokenizer import load_tokenizer
+from engine.model_folder import ModelFolder
 from engine.types import ModelInfo
 
 
-def check_system_prompt(settings: Settings, manifest: Manifest) -> Finding:
+def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:
     """Say what the model is told first, and whether that leaves room for questions."""
-    folder = settings.model or default_model_folder(settings.cache, default_precision(settings))
-    context = context_tokens(manifest, engine_options(settings))
+    context = context_tokens(model, engine_options(settings))
     chat = settings.chat
-    info = ModelInfo("", "", "", manifest.chat.format, context, manifest.chat.default_system_prompt)
+    info = ModelInfo("", "", "", model.chat.format, context, model.chat.default_system_prompt)
     text = chat.guidance.system_prompt(chat.system_prompt, info)
-    guidance = chat.guidance.text_for(manifest.chat.format)
+    guidance = chat.guidance.text_for(model.chat.format)
     preset = (preset_name(guidance) or "none") if text.startswith(guidance) else "none"
     try:
-        num_tokens = len(load_tokenizer(folder, manifest.tokenizer).encode(text))
+        num_tokens = len(model.load_tokenizer().encode(text))
     except ModelError as error:
         return Finding(False, "System prompt", str(error))
     allowed = chat.prompt_budget(context) // 2

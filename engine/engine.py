@@ -14,16 +14,14 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import machine
-from engine.architecture import Precision
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
-from engine.manifest import Manifest, load_manifest, verify_files
-from engine.model import CpuModel, ModelOptions
+from engine.model_folder import ModelFolder, RunnerSize
+from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
-from engine.runner import Runner, SlotRunner
+from engine.runner import Runner
 from engine.sampling import Sampler
-from engine.tokenizer import load_tokenizer
 from engine.types import ChatMessage, Completion, Generation, Health, ModelInfo, Prompt, SamplingParams
 from engine.worker import Worker
 
@@ -56,19 +54,19 @@ class Engine:
 
         Raises `ModelFormatError`.
         """
-        self._manifest = load_manifest(folder)
-        self._folder = folder
+        self._model = open_folder(folder)
         self._options = options
-        self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
+        self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
+        self._tokenizer = self._model.load_tokenizer()
         self._token_bytes = self._tokenizer.token_bytes
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
-        self._token_bytes += [b""] * (self._manifest.decoder.vocab_size - len(self._token_bytes))
-        self._format = make_chat_format(self._manifest, self._tokenizer)
-        self._context = context_tokens(self._manifest, options)
+        self._token_bytes += [b""] * (self._model.vocab_size - len(self._token_bytes))
+        self._format = make_chat_format(self._model, self._tokenizer)
+        self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker = Worker(load_runner or self._load_runner, options.max_concurrent, self._deliver)
+        self._worker = Worker(load_runner or self._load_runner, self._num_answers, self._deliver)
 
     @classmethod
     async def open(cls, folder: Path, options: EngineOptions) -> Engine:
@@ -110,12 +108,12 @@ class Engine:
     def info(self) -> ModelInfo:
         """What is loaded."""
         return ModelInfo(
-            name=self._manifest.name,
-            precision=self._manifest.precision,
+            name=self._model.name,
+            precision=self._model.precision,
             provider="cpu",
-            chat_format=self._manifest.chat.format,
+            chat_format=self._model.chat.format,
             context_length=self._context,
-            default_system_prompt=self._manifest.chat.default_system_prompt,
+            default_system_prompt=self._model.chat.default_system_prompt,
         )
 
     @property
@@ -148,8 +146,7 @@ class Engine:
         return stream
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        manifest = self._manifest
-        ends = frozenset({manifest.eos_id, *manifest.stop_ids})
+        ends = frozenset({self._model.eos_id, *self._model.stop_ids})
         stop_ids = self._format.stop_ids if self._format else ends
         control = {*stop_ids, *self._tokenizer.special_ids.values()}
         return Request(
@@ -167,19 +164,14 @@ class Engine:
         )
 
     def _load_runner(self) -> Runner:
-        manifest, options = self._manifest, self._options
-        verify_files(self._folder, manifest)
-        model_options = ModelOptions(
-            num_threads=options.num_threads or machine.num_physical_cores(),
-            num_slots=2 * options.max_concurrent,
-            max_tokens=self._context,
-        )
-        return SlotRunner(
-            lambda: CpuModel(self._folder, manifest.decoder, model_options),
-            model_options.num_slots,
-            max_kv_tokens(manifest, options),
-            num_warm_rows=options.max_concurrent,
-            min_exact_rows=2 if manifest.precision is Precision.INT4 else 1,
+        options = self._options
+        return self._model.load_runner(
+            RunnerSize(
+                num_threads=options.num_threads or machine.num_physical_cores(),
+                num_answers=self._num_answers,
+                max_tokens=self._context,
+                max_kv_tokens=max_kv_tokens(self._model, options),
+            )
         )
 
     def _deliver(self, deltas: list[Delta]) -> None:
@@ -229,15 +221,15 @@ class _Stream:
         return delta.text or await self.__anext__()
 
 
-def context_tokens(manifest: Manifest, options: EngineOptions) -> int:
+def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return the longest prompt and answer together, in tokens."""
-    return min(manifest.decoder.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    return min(model.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
 
 
-def max_kv_tokens(manifest: Manifest, options: EngineOptions) -> int:
+def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
     megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(manifest, options), megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
+    return max(context_tokens(model, options), megabytes * 2**20 // model.kv_bytes_per_token)
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

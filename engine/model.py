@@ -23,6 +23,10 @@ from engine.manifest import DECODER_FILE
 from engine.sampling import FloatArray
 
 _SPIN_MICROSECONDS = "1000"
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
 _PAGE_TOKENS = 64
 """max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
 
@@ -87,7 +91,7 @@ class CpuModel:
             )
         self._config = config
         self._max_tokens = options.max_tokens
-        self._session = _open_session(folder / DECODER_FILE, options.num_threads)
+        self._session = open_session(folder / DECODER_FILE, options.num_threads)
         _check_shapes(self._session, config)
         # One position more than a sequence may have: a filler row of a full slot writes there.
         max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
@@ -186,7 +190,11 @@ def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -
     binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
-def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, num_threads: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+    """Load a graph, a file's or a small one of our own, on `device`: "cpu" or "cuda".
+
+    Raises `ModelFormatError` or `ModelResourceError`.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -194,11 +202,15 @@ def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     # Spin long enough to bridge the gaps inside a step, not through idle time.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS[device])
     except Exception as error:
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise ModelResourceError("There is not enough memory to load the model.") from error
-        raise ModelFormatError(f"{path} could not be loaded: {_first_line(error)}") from error
+        raise ModelFormatError(f"{model!s} could not be loaded: {_first_line(error)}") from error
+    if session.get_providers()[0] != _PROVIDERS[device][0]:
+        raise ModelResourceError("There is no usable CUDA device here. Leave out the device, or name cpu.")
+    return session
 
 
 def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) -> None:

@@ -16,7 +16,7 @@ from engine.errors import (
     UnsafePromptError,
 )
 from engine.jinja_format import JinjaFormat
-from engine.manifest import Manifest
+from engine.manifest import ChatSpec
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt
 
@@ -90,7 +90,23 @@ class Llama2Format:
         return [first, *(message.content for message in dialog[2:])]
 
 
-def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | None:
+class ChatModel(Protocol):
+    """What a chat format needs to know of the model it is for."""
+
+    @property
+    def chat(self) -> ChatSpec: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+
+def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer) -> ChatFormat | None:
     """Return the format that a manifest names, None for a base model. Raises `ModelFormatError`."""
     if manifest.chat.format is None:
         return None

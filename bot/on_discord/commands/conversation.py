@@ -7,7 +7,7 @@ from typing import Any
 from discord import app_commands
 
 from bot.conversation.service import ChatService
-from bot.language.phrases import phrase
+from bot.language.phrases import phrase, together
 from bot.on_discord.interactions import Interaction, say
 
 
@@ -16,7 +16,9 @@ def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, .
 
     @app_commands.command(name="help", description="What I can do")
     async def help_(interaction: Interaction) -> None:
-        await say(interaction, phrase("help", model=chat.engine.info.name))
+        info = chat.engine.info
+        text = phrase("help", model=info.name)
+        await say(interaction, text if info.chat_format else together(phrase("errors.no_chat_format"), text))
 
     @app_commands.command(name="privacy", description="What I keep, where and how long")
     async def privacy(interaction: Interaction) -> None:
