@@ -177,6 +177,10 @@ class ChatService:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
 
+    def out_of_time(self, answer_id: int) -> None:
+        """End an answer that can be shown no longer, if it has not ended."""
+        self.stop(answer_id, StopReason.OUT_OF_TIME)
+
     async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
         """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):

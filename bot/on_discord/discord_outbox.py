@@ -32,8 +32,8 @@ Channel = (
 )
 """Where a message can be, as discord.py has it."""
 
-_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD = 10003, 10008, 50083
-_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD}
+_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN = 10003, 10008, 50083, 50027
+_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN}
 _NO_REPLY_WITHOUT_HISTORY = 160002
 
 
@@ -68,7 +68,7 @@ class DiscordOutbox:
         reference = self._reference()
         # Until the send succeeds the nonce stays the same, so that Discord recognises a repetition.
         nonce = f"{self._nonce_base}-{self._num_sent}"
-        with _translated():
+        with translated():
             try:
                 message = await self._send(content, buttons, attachment, nonce, reference)
             except discord.HTTPException as error:
@@ -81,12 +81,12 @@ class DiscordOutbox:
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
         """Replace content, buttons and file of a message."""
-        with _translated():
+        with translated():
             await self._message(discord_id).edit(
                 content=None if self._as_embeds else content,
                 embeds=self._embeds(content),
                 view=answer_view(self.answer_id, buttons, self._locale),
-                attachments=_files(attachment),
+                attachments=text_files(attachment),
                 allowed_mentions=SILENT,
             )
 
@@ -94,7 +94,7 @@ class DiscordOutbox:
         """Delete a message; one that is deleted already is what is wanted."""
         if self._on_delete is not None:
             await self._on_delete(discord_id)
-        with _translated(), suppress(discord.NotFound):
+        with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
 
     def _embeds(self, content: str) -> list[discord.Embed]:
@@ -122,7 +122,7 @@ class DiscordOutbox:
         return await self._channel.send(
             None if self._as_embeds else content,
             embeds=self._embeds(content),
-            files=_files(attachment),
+            files=text_files(attachment),
             view=view,
             nonce=nonce,
             reference=reference,  # type: ignore[arg-type]  # None is what leaves it out
@@ -130,13 +130,14 @@ class DiscordOutbox:
         )
 
 
-def _files(attachment: str) -> list[discord.File]:
+def text_files(attachment: str) -> list[discord.File]:
+    """Return a text as a file to send, none for an empty one."""
     data = attachment.encode("utf-8", "replace")
     return [discord.File(io.BytesIO(data), filename=FILE_NAME)] if attachment else []
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn discord.py's errors into the outbox's."""
     try:
         yield

@@ -98,6 +98,19 @@ async def acknowledge(interaction: Interaction) -> None:
         _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
 
 
+async def acknowledge_with(interaction: Interaction, *, is_private: bool) -> None:
+    """Tell Discord that an answer follows, for everybody or for the person who acts. Never raises."""
+    try:
+        await interaction.response.defer(ephemeral=is_private, thinking=True)
+    except discord.HTTPException as error:
+        _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+
+def log_fault() -> None:
+    """Log the exception being handled as a fault of ours."""
+    _log.exception("An interaction failed")
+
+
 @asynccontextmanager
 async def reporting(interaction: Interaction) -> AsyncIterator[None]:
     """Turn any exception of the body into a sentence for the person who acts."""

@@ -10,6 +10,8 @@ from discord import app_commands
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
 from bot.language.phrases import phrase
+from bot.on_discord.asking import Asking
+from bot.on_discord.commands.ask import ask_commands
 from bot.on_discord.commands.block import block_commands
 from bot.on_discord.commands.config import config_command
 from bot.on_discord.commands.conversation import conversation_commands
@@ -45,6 +47,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
         for command in (
             *conversation_commands(chat),
             *steering_commands(chat, make_answer),
+            *ask_commands(Asking(chat, make_answer)),
             reset_command(chat, moderation),
             *block_commands(moderation),
             config_command(panel),
