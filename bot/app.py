@@ -20,6 +20,7 @@ from bot.config import Settings
 from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.playground import serve as playground
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.architecture import Precision
@@ -84,7 +85,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(chat, moderation)
+            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping))
 
 
 @asynccontextmanager

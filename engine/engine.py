@@ -58,9 +58,9 @@ class Engine:
         self._options = options
         self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
         self._tokenizer = self._model.load_tokenizer()
-        self._token_bytes = self._tokenizer.token_bytes
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
-        self._token_bytes += [b""] * (self._model.vocab_size - len(self._token_bytes))
+        known = self._tokenizer.token_bytes
+        self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
         self._format = make_chat_format(self._model, self._tokenizer)
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}

@@ -86,12 +86,23 @@ class SentencePieceTokenizer:
 
     strips_first_space = True
 
-    def __init__(self, path: Path, special_ids: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, special_ids: Mapping[str, int] | None = None) -> None:
+        """Without `special_ids` the control tokens are the model's own."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise ModelFormatError(f"{path.name} is not a readable SentencePiece model.") from error
-        self.special_ids = dict(special_ids)
+        self.special_ids = dict(self._own_control() if special_ids is None else special_ids)
+
+    @property
+    def bos_id(self) -> int:
+        """Return the token that begins a text, -1 where there is none."""
+        return int(self._processor.bos_id())
+
+    @property
+    def eos_id(self) -> int:
+        """Return the token that ends a text, -1 where there is none."""
+        return int(self._processor.eos_id())
 
     @property
     def vocab_size(self) -> int:
@@ -103,6 +114,10 @@ class SentencePieceTokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         return [self._bytes_of(index) for index in range(self.vocab_size)]
+
+    def _own_control(self) -> dict[str, int]:
+        processor = self._processor
+        return {processor.id_to_piece(i): i for i in range(self.vocab_size) if processor.is_control(i)}
 
     def _bytes_of(self, index: int) -> bytes:
         processor = self._processor

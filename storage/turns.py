@@ -19,8 +19,10 @@ from storage.types import Message, MessageState, Quote
 _INSERT_QUESTION = """
 INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
 VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
+# Nothing is kept of a person who opted out, not even where another one quotes them.
 _INSERT_QUOTE = """
-INSERT INTO quotes (message_id, discord_id, author_id, author_name, content) VALUES (?, ?, ?, ?, ?)"""
+INSERT INTO quotes (message_id, discord_id, author_id, author_name, content)
+SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM opt_outs WHERE user_id = ?3)"""
 _NEWEST_ANSWER = """
 SELECT * FROM messages
 WHERE conversation_id = ? AND role = 'assistant' AND superseded_by IS NULL ORDER BY id DESC LIMIT 1"""

@@ -32,6 +32,7 @@ _STOP_NOTES = {
     StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
     StopReason.OUT_OF_TIME: "answer.stopped_out_of_time",
     StopReason.RESET: "answer.stopped_reset",
+    StopReason.FORGOTTEN: "answer.stopped_forgotten",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""

@@ -28,6 +28,8 @@ class StopReason(Enum):
     RESET = auto()
     OUT_OF_TIME = auto()
     """Where it is shown, Discord lets us write for a quarter of an hour only."""
+    FORGOTTEN = auto()
+    """Whoever asked wants to be forgotten, or not to be answered."""
     NOT_SHOWABLE = auto()
     """Its message was deleted, or we may not write there any more."""
     SHUTDOWN = auto()

@@ -155,6 +155,15 @@ class AnswerQueues:
                     return True
         return False
 
+    def stop_asker(self, asker_id: int, reason: StopReason) -> int:
+        """End all jobs for one person's questions; return how many there were."""
+        stopped = [
+            (lane, job) for lane in self._lanes.values() for job in lane.jobs() if job.asker_id == asker_id
+        ]
+        for lane, job in reversed(stopped):
+            self._stop(lane, job, reason)
+        return len(stopped)
+
     def stop_conversation(self, channel_id: int, reason: StopReason) -> int:
         """End all jobs of a conversation; return how many there were."""
         lane = self._lanes.get(channel_id)

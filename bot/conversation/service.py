@@ -181,6 +181,10 @@ class ChatService:
         """End an answer that can be shown no longer, if it has not ended."""
         self.stop(answer_id, StopReason.OUT_OF_TIME)
 
+    def stop_person(self, user_id: int) -> int:
+        """End every answer to a person who does not want to be answered; return how many there were."""
+        return self._queues.stop_asker(user_id, StopReason.FORGOTTEN)
+
     async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
         """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):

@@ -27,8 +27,11 @@ from bot.on_discord.commands.tree import Commands
 from bot.on_discord.config_controls import ConfigPanel, is_config_form
 from bot.on_discord.config_panel import PanelItem
 from bot.on_discord.controls import AnswerControls
+from bot.on_discord.departures import Departures
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
+from bot.on_discord.forget_button import ForgetButton
+from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer
 from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
@@ -40,6 +43,7 @@ from bot.on_discord.origins import origin_of_message
 from bot.on_discord.purging import keep_purging
 from bot.on_discord.questions import question_of
 from bot.on_discord.translator import CommandTranslator
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import RefusalError
@@ -53,7 +57,12 @@ class LlamacordClient(discord.Client):
     """The bot. Closes `chat` when it is closed; closing twice is fine."""
 
     def __init__(
-        self, chat: ChatService, moderation: Moderation, *, edit_interval_s: float = EDIT_INTERVAL_S
+        self,
+        chat: ChatService,
+        moderation: Moderation,
+        privacy: Privacy,
+        *,
+        edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         super().__init__(
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
@@ -62,10 +71,13 @@ class LlamacordClient(discord.Client):
         )
         self.chat = chat
         self.moderation = moderation
+        self.privacy = privacy
+        self.forgetting = PersonForgetting(chat, privacy.people)
+        self.departures = Departures(privacy.retention)
         self.config_controls = ConfigPanel(moderation)
         self.moderation_controls = ModerationButtons(chat, moderation)
         self.mod_log = ModLog(self, moderation.servers)
-        self.tree = Commands(self, chat, moderation, self.config_controls, self._answer_in)
+        self.tree = Commands(self, chat, moderation, privacy, self.config_controls, self._answer_in)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(time.monotonic)
@@ -73,7 +85,7 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(*ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem)
+        self.add_dynamic_items(*ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton)
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
         try:
@@ -83,6 +95,7 @@ class LlamacordClient(discord.Client):
             interrupted = []
         self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
         self._keep(self._sync())
+        self._keep(self.privacy.sweeper.run())
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
@@ -129,6 +142,26 @@ class LlamacordClient(discord.Client):
         """Forget what moderators clear."""
         for message_id in sorted(payload.message_ids):
             await self._forget(payload.channel_id, message_id)
+
+    async def on_ready(self) -> None:
+        """Look which servers we are in."""
+        await self.departures.compare(self.guilds)
+
+    async def on_guild_join(self, guild: discord.Guild) -> None:
+        """Keep what there is of a server that we are in again."""
+        await self.departures.joined(guild)
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """Let what there is of a server go after a while."""
+        await self.departures.removed(guild)
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        """Let what there is of a channel go after a while."""
+        await self.departures.channel_deleted(channel)
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """Let what there is of a thread go after a while."""
+        await self.departures.thread_deleted(payload.thread_id)
 
     async def on_interaction(self, interaction: Interaction) -> None:
         """Take forms of the server's settings, those of earlier runs too."""

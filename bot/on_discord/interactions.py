@@ -68,21 +68,29 @@ def data_of(interaction: Interaction) -> Mapping[str, Any]:
     return data or {}
 
 
-async def say(interaction: Interaction, *lines: str, view: discord.ui.View | None = None) -> None:
+async def say(
+    interaction: Interaction,
+    *lines: str,
+    view: discord.ui.View | None = None,
+    file: discord.File = discord.utils.MISSING,
+) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     silent = discord.AllowedMentions.none()
     try:
         if not interaction.response.is_done():
             await interaction.response.send_message(
-                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
             )
         elif interaction.type is discord.InteractionType.component:
             await interaction.followup.send(
-                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
             )
         else:
-            await interaction.edit_original_response(content=text, allowed_mentions=silent, view=view)
+            files = [] if file is discord.utils.MISSING else [file]
+            await interaction.edit_original_response(
+                content=text, allowed_mentions=silent, view=view, attachments=files
+            )
     except discord.HTTPException as error:
         _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
 

@@ -15,6 +15,7 @@ from bot.servers.servers import Servers
 from storage.blocks import Blocks
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.people import People
 from storage.reports import Reports
 from storage.server_settings import ServerSettingsStore
 
@@ -41,6 +42,8 @@ class Moderation:
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
-        gate = Gate(servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices)
+        gate = Gate(
+            servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
+        )
         screening = ServerScreening(servers, conversations, notices, clock)
         return cls(servers, blocks, Reports(database), notices, gate, screening)

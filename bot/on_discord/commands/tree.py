@@ -15,6 +15,7 @@ from bot.on_discord.commands.ask import ask_commands
 from bot.on_discord.commands.block import block_commands
 from bot.on_discord.commands.config import config_command
 from bot.on_discord.commands.conversation import conversation_commands
+from bot.on_discord.commands.privacy import privacy_commands
 from bot.on_discord.commands.reset import reset_command
 from bot.on_discord.commands.settings import SettingsCommands
 from bot.on_discord.commands.steering import steering_commands
@@ -22,6 +23,7 @@ from bot.on_discord.commands.system import SystemCommands
 from bot.on_discord.config_controls import ConfigPanel
 from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.interactions import Interaction, say
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
         client: discord.Client,
         chat: ChatService,
         moderation: Moderation,
+        privacy: Privacy,
         panel: ConfigPanel,
         make_answer: MakeAnswer,
     ) -> None:
@@ -48,6 +51,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
             *conversation_commands(chat),
             *steering_commands(chat, make_answer),
             *ask_commands(Asking(chat, make_answer)),
+            *privacy_commands(chat, privacy),
             reset_command(chat, moderation),
             *block_commands(moderation),
             config_command(panel),

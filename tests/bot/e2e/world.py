@@ -18,6 +18,8 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
+from bot.privacy.keeping import Keeping
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
@@ -43,6 +45,8 @@ class World:
         self.conversations: Conversations
         self.database: Database
         self.moderation: Moderation
+        self.privacy: Privacy
+        self.keeping = Keeping()
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
@@ -74,7 +78,8 @@ class World:
             gate=self.moderation.gate,
             screening=self.moderation.screening,
         )
-        self.client = LlamacordClient(chat, self.moderation, edit_interval_s=EDIT_S)
+        self.privacy = Privacy.over(self.database, self.keeping)
+        self.client = LlamacordClient(chat, self.moderation, self.privacy, edit_interval_s=EDIT_S)
         return self.client
 
     @property
@@ -158,10 +163,11 @@ def labels(message: discord.Message) -> list[str | None]:
 
 
 @contextlib.asynccontextmanager
-async def open_world(path: Path) -> AsyncIterator[World]:
+async def open_world(path: Path, *, keeping: Keeping | None = None) -> AsyncIterator[World]:
     """Make a world, and at its end close the bot and look for pings."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
+        world.keeping = keeping or world.keeping
         await world.start()
         yield world
         world.check_no_pings()

@@ -184,7 +184,9 @@ def _is_not_for_users(called: ast.expr) -> bool:
 def _is_sentence(text: str) -> bool:
     """Tell whether people would read a text as language: three words, or two and a full stop."""
     words = re.findall(r"(?<![\w</])[A-Za-z][a-z']+(?![\w>])", text)
-    return len(words) >= 3 or (len(words) == 2 and text.rstrip().endswith((".", "!", "?")))
+    return (len(words) >= 3 and " " in text.strip()) or (
+        len(words) == 2 and text.rstrip().endswith((".", "!", "?"))
+    )
 
 
 @pytest.mark.parametrize(
