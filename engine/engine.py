@@ -16,6 +16,7 @@ from types import TracebackType
 from engine import machine
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.footprint import kv_token_bound
 from engine.model_folder import ModelFolder, RunnerSize
 from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
@@ -228,8 +229,12 @@ def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
 
 def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
-    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(model, options), megabytes * 2**20 // model.kv_bytes_per_token)
+    return kv_token_bound(
+        model.kv_bytes_per_token,
+        context=context_tokens(model, options),
+        memory_bytes=machine.memory_bytes(),
+        kv_cache_mb=options.kv_cache_mb,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
