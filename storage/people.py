@@ -142,7 +142,7 @@ class People:
         return bool(rows)
 
     async def forget(self, user_id: int) -> Forgotten:
-        """Delete a person's questions with answers, direct messages, reports and quotes, and the id elsewhere.
+        """Delete a person's questions with answers, direct messages, reports, quotes, and the id elsewhere.
 
         An opt-out and blocks of the person stay: they are what protects them, and others from them.
         """
