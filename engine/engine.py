@@ -35,7 +35,8 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048.
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
+    used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
     """
 
     num_threads: int = 0
@@ -43,6 +44,7 @@ class EngineOptions:
     max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    chat_format: str = ""
 
 
 class Engine:
@@ -62,7 +64,7 @@ class Engine:
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
-        self._format = make_chat_format(self._model, self._tokenizer)
+        self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
@@ -121,9 +123,12 @@ class Engine:
     def health(self) -> Health:
         return self._worker.health
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return fit_prompt(self._format, dialog, max_prompt_tokens)
+        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
@@ -153,7 +158,9 @@ class Engine:
             params=params,
             sampler=Sampler(params, prompt.ids, control),
             decoder=StreamDecoder(
-                self._token_bytes, params.stop, strips_first_space=self._tokenizer.strips_first_space
+                self._token_bytes,
+                params.stop,
+                strips_first_space=self._tokenizer.strips_first_space and not prompt.is_continued,
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,
