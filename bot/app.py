@@ -83,6 +83,8 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             settings.chat,
             gate=moderation.gate,
             screening=moderation.screening,
+            max_running=settings.max_concurrent,
+            max_total=settings.max_queue,
         )
         async with chat:
             yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping))
