@@ -23,7 +23,9 @@ class RedEngine(ScriptedEngine):
     chatml: ChatFormat = field(default_factory=lambda: ChatMLFormat(tiny_bpe(), {END}))
     problems: list[str] = field(default_factory=list)
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """Make the prompt in each format, count its control tokens, then do as scripted."""
         turns = [message for message in dialog if message.role != "system"]
         num_answers = sum(message.role == "assistant" for message in turns)
@@ -33,4 +35,4 @@ class RedEngine(ScriptedEngine):
         ids = fit_prompt(self.chatml, dialog, _LONG).ids
         if (ids.count(START), ids.count(END)) != (len(dialog) + 1, len(dialog)):
             self.problems.append(f"chatml: {ids.count(START)} starts, {ids.count(END)} ends")
-        return super().fit_prompt(dialog, max_prompt_tokens)
+        return super().fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)

@@ -32,7 +32,9 @@ GROUP_SIZE = 12
 MAX_LAG_S = 2.0
 """Of the event loop, on a busy machine; a loop that is blocked by an attempt lags for much longer."""
 FILTER = OutputFilter()
-LEAKS = re.compile(r"discord\.(?:gg|com/invite)/abcdef|webhooks/\d|AKIAIOSFODNN7EXAMPLE|BEGIN RSA", re.IGNORECASE)
+LEAKS = re.compile(
+    r"discord\.(?:gg|com/invite)/abcdef|webhooks/\d|AKIAIOSFODNN7EXAMPLE|BEGIN RSA", re.IGNORECASE
+)
 
 
 def groups() -> Iterator[Any]:
