@@ -19,6 +19,10 @@ from rich.console import Console
 from bot.config import Settings
 from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
+from bot.operations.http import serving
+from bot.operations.loop_lag import measure_lag
+from bot.operations.metrics import Metrics
+from bot.operations.watching import watch
 from bot.playground import serve as playground
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
@@ -28,6 +32,7 @@ from engine.default_model import DEFAULT_PRECISION, Progress, ensure_default_mod
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.lock import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
@@ -74,6 +79,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
     async with _open_parts(settings, model) as (database, engine):
         conversations = Conversations(database)
         moderation = Moderation.over(database, conversations, settings.allowance)
+        metrics = Metrics()
         chat = ChatService(
             engine,
             conversations,
@@ -81,9 +87,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             settings.chat,
             gate=moderation.gate,
             screening=moderation.screening,
+            on_answered=metrics.answered,
+            shutdown_grace_s=settings.shutdown_grace_s,
         )
         async with chat:
-            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping))
+            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping), metrics)
 
 
 @asynccontextmanager
@@ -97,8 +105,15 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
 
 
 @asynccontextmanager
+async def _only_us(database: Path) -> AsyncIterator[None]:
+    with locked(database):
+        yield
+
+
+@asynccontextmanager
 async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
+        _only_us(settings.database),
         await Database.open(settings.database) as database,
         await Engine.open(model, engine_options(settings)) as engine,
     ):
@@ -116,8 +131,29 @@ async def run_on_discord(
     """
     if settings.discord_token is None:
         raise StartError("DISCORD_TOKEN is not set.")
-    async with open_client(settings, model) as client:
+    async with open_client(settings, model) as client, _watched(client, settings.metrics_port):
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
+
+
+@asynccontextmanager
+async def _watched(client: LlamacordClient, port: int) -> AsyncIterator[None]:
+    """Count errors and, with a port, serve figures and health. Raises `PortError`."""
+    counter = client.metrics.error_counter()
+    logging.getLogger().addHandler(counter)
+    try:
+        if not port:
+            yield
+            return
+        watch(client)
+        lag = asyncio.create_task(measure_lag(client.metrics.lagged))
+        try:
+            async with serving(port, client.metrics, client.vitals) as chosen:
+                _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
+                yield
+        finally:
+            lag.cancel()
+    finally:
+        logging.getLogger().removeHandler(counter)
 
 
 async def connect(

@@ -146,6 +146,18 @@ class Health(StrEnum):
     CLOSED = "closed"
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How much the engine has to do and to hold.
+
+    num_kv_tokens: tokens whose KV is held, for running answers and for the next turns of conversations.
+    """
+
+    num_requests: int
+    num_kv_tokens: int
+    max_kv_tokens: int
+
+
 class Generation(Protocol):
     """One running answer: iterate for its text, piece by piece.
 
@@ -172,6 +184,9 @@ class TextEngine(Protocol):
 
     @property
     def health(self) -> Health: ...
+
+    @property
+    def load(self) -> EngineLoad: ...
 
     def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
         """Encode `dialog`, dropping the oldest whole turns until it fits; the system message always stays.
