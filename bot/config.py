@@ -102,6 +102,8 @@ KEYS: tuple[Key, ...] = (
         "on: SYSTEM_PROMPT and /system follow the guidance. off: they take its place.",
     ),
     *_CHAT_KEYS,
+    Key("MODERATION_MODEL", "", parsers.path, "Folder of a converted Llama Guard. Empty: none."),
+    Key("MODERATION_UNSURE", "refuse", parsers.choice("refuse", "allow"), "What it could not judge."),
     Key(
         "USER_PER_MINUTE", "10", parsers.whole(0, 1000), "Questions a person may ask a minute. 0: any number."
     ),
@@ -151,6 +153,8 @@ class Settings:
     context_tokens: int
     max_queue: int
     chat: ChatParameters
+    moderation_model: Path | None
+    moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
     metrics_port: int
@@ -199,6 +203,8 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             **{key.name.lower(): values[key.name] for key in _CHAT_KEYS},
         ),
+        moderation_model=values["MODERATION_MODEL"],
+        moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
         metrics_port=values["METRICS_PORT"],

@@ -16,6 +16,7 @@ from types import TracebackType
 from engine import machine
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.footprint import kv_token_bound
 from engine.model_folder import ModelFolder, RunnerSize
 from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
@@ -43,7 +44,8 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048.
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
+    used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
     """
 
     num_threads: int = 0
@@ -51,6 +53,7 @@ class EngineOptions:
     max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    chat_format: str = ""
 
 
 class Engine:
@@ -70,7 +73,7 @@ class Engine:
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
-        self._format = make_chat_format(self._model, self._tokenizer)
+        self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
         self._context = context_tokens(self._model, options)
         self._max_kv_tokens = max_kv_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
@@ -238,8 +241,12 @@ def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
 
 def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
-    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(model, options), megabytes * 2**20 // model.kv_bytes_per_token)
+    return kv_token_bound(
+        model.kv_bytes_per_token,
+        context=context_tokens(model, options),
+        memory_bytes=machine.memory_bytes(),
+        kv_cache_mb=options.kv_cache_mb,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

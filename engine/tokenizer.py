@@ -7,6 +7,7 @@ spread over several tokens.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -35,6 +36,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text: no control ids, nothing added before or after."""
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Return the ids of plain text behind a control token: some put a space before first texts only."""
 
     @property
     def token_bytes(self) -> list[bytes]:
@@ -70,6 +74,20 @@ class BpeTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(valid_unicode(text), add_special_tokens=False).ids)
+
+    def encode_inside(self, text: str) -> list[int]:
+        return list(self._inside.encode(valid_unicode(text), add_special_tokens=False).ids)
+
+    @cached_property
+    def _inside(self) -> tokenizers.Tokenizer:
+        described = json.loads(self._tokenizer.to_str())
+        splitting = described["pre_tokenizer"] or {}
+        if splitting.get("type") != "Metaspace" or splitting.get("prepend_scheme") != "first":
+            return self._tokenizer
+        splitting["prepend_scheme"] = "never"
+        inside = tokenizers.Tokenizer.from_str(json.dumps(described))
+        inside.encode_special_tokens = True
+        return inside
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -110,6 +128,9 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(valid_unicode(text)))
+
+    def encode_inside(self, text: str) -> list[int]:
+        return self.encode(text)
 
     @cached_property
     def token_bytes(self) -> list[bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,6 +17,7 @@ from bot.conversation.mentions import is_for_us, readable
 from bot.conversation.service import ChatService, Question
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
+from bot.limits.clock import loop_seconds
 from bot.on_discord.buttons import RegenerateButton, StopButton
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
@@ -80,7 +80,7 @@ class LlamacordClient(discord.Client):
         self.tree = Commands(self, chat, moderation, privacy, self.config_controls)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
-        self._refusal_pace = RefusalPace(time.monotonic)
+        self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def setup_hook(self) -> None:

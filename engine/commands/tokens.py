@@ -106,16 +106,22 @@ def _written(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 def _runs(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
     control = {token: text for text, token in tokenizer.special_ids.items()}
-    run: list[bytes] = []
+    added = _spelled(tokenizer, tokenizer.encode("a")).removesuffix("a")
+    run: list[int] = []
     for token in (*ids, None):
         if token is not None and token not in control:
-            run.append(tokenizer.token_bytes[token])
+            run.append(token)
             continue
-        text = b"".join(run).decode(errors="replace")
-        # The space that SentencePiece puts before a text is its own.
-        yield text.removeprefix(" ") if tokenizer.strips_first_space else text
-        yield control[token] if token is not None else ""
+        # The space that some put before a text is their own.
+        yield _spelled(tokenizer, run).removeprefix(added)
+        if token is not None:
+            yield control[token]
+            added = _spelled(tokenizer, tokenizer.encode_inside("a")).removesuffix("a")
         run = []
+
+
+def _spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return b"".join(tokenizer.token_bytes[token] for token in ids).decode(errors="replace")
 
 
 def _of_model(path: Path, chat_format: str | None) -> _Reader:

@@ -21,6 +21,7 @@ from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.privacy.keeping import Keeping
 from bot.privacy.privacy import Privacy
+from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
@@ -46,6 +47,7 @@ class World:
         self.conversations: Conversations
         self.database: Database
         self.moderation: Moderation
+        self.safety_model: SafetyModel | None = None
         self.privacy: Privacy
         self.keeping = Keeping()
         self.metrics: Metrics
@@ -72,7 +74,9 @@ class World:
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
         self.metrics = Metrics()
-        self.moderation = Moderation.over(self.database, self.conversations, self.allowance)
+        self.moderation = Moderation.over(
+            self.database, self.conversations, self.allowance, safety_model=self.safety_model
+        )
         chat = ChatService(
             self.engine,
             self.conversations,
