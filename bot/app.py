@@ -91,6 +91,8 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             screening=moderation.screening,
             on_answered=metrics.answered,
             shutdown_grace_s=settings.shutdown_grace_s,
+            max_running=settings.max_concurrent,
+            max_total=settings.max_queue,
         )
         async with chat:
             yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping), metrics)

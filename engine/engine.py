@@ -138,9 +138,12 @@ class Engine:
         """How much there is to do."""
         return EngineLoad(len(self._streams), self._worker.num_kv_tokens, self._max_kv_tokens)
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return fit_prompt(self._format, dialog, max_prompt_tokens)
+        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
@@ -170,7 +173,9 @@ class Engine:
             params=params,
             sampler=Sampler(params, prompt.ids, control),
             decoder=StreamDecoder(
-                self._token_bytes, params.stop, strips_first_space=self._tokenizer.strips_first_space
+                self._token_bytes,
+                params.stop,
+                strips_first_space=self._tokenizer.strips_first_space and not prompt.is_continued,
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,

@@ -124,8 +124,12 @@ def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer, chosen: str = ""
     raise ModelFormatError(f"This program knows no chat format called {name!r}.")
 
 
-def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int) -> Prompt:
+def fit_prompt(
+    chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int, begun: Sequence[int] = ()
+) -> Prompt:
     """Encode `dialog` in at most `max_tokens` ids; the oldest whole turns go first, the system message never.
+
+    `begun` are the ids of an answer that was begun, to go on with.
 
     Raises `NoChatFormatError`, `UnsafePromptError`, `PromptTooLongError` when even the last turn does not
     fit, and `PromptError` for a dialog that does not alternate or does not end with the user.
@@ -138,7 +142,8 @@ def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], ma
 
     def encode_without(num_dropped_turns: int) -> Prompt:
         kept = messages[2 * num_dropped_turns :]
-        return Prompt(tuple(chat_format.encode([*system, *kept])), 2 * num_dropped_turns)
+        ids = (*chat_format.encode([*system, *kept]), *begun)
+        return Prompt(ids, 2 * num_dropped_turns, is_continued=bool(begun))
 
     prompt = encode_without(0)
     if len(prompt.ids) <= max_tokens:

@@ -37,7 +37,11 @@ _ANONYMISE = (
     "UPDATE blocks SET by_user_id = ?2 WHERE by_user_id = ?1",
 )
 """What a person decided for others stays in force, without their name."""
-_DELETE_REPORTS = "DELETE FROM reports WHERE by_user_id = ?"
+_DELETE_OWN = (
+    "DELETE FROM reports WHERE by_user_id = ?",
+    "DELETE FROM quotes WHERE author_id = ?",
+)
+"""What others quote of a person goes, and their question stays."""
 
 _QUESTIONS = """
 SELECT messages.*, guild_id, channel_id, kind FROM messages
@@ -138,7 +142,7 @@ class People:
         return bool(rows)
 
     async def forget(self, user_id: int) -> Forgotten:
-        """Delete a person's questions with their answers, direct messages and reports, and the id elsewhere.
+        """Delete a person's questions with answers, direct messages, reports, quotes, and the id elsewhere.
 
         An opt-out and blocks of the person stay: they are what protects them, and others from them.
         """
@@ -149,7 +153,8 @@ class People:
                 await transaction.fetch_all("DELETE FROM conversations WHERE id = ?", (row["id"],))
             for statement in _ANONYMISE:
                 await transaction.fetch_all(statement, (user_id, NOBODY))
-            await transaction.fetch_all(_DELETE_REPORTS, (user_id,))
+            for statement in _DELETE_OWN:
+                await transaction.fetch_all(statement, (user_id,))
         await self._database.scrub()
         return Forgotten(num_questions, num_answers, len(direct))
 

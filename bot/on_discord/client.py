@@ -13,12 +13,15 @@ from typing import Any
 
 import discord
 
-from bot.conversation.mentions import is_for_us, readable
-from bot.conversation.service import ChatService, Question
+from bot.conversation.mentions import Bot, is_for_us
+from bot.conversation.service import ChatService
+from bot.delivery.delivery import MAX_PARTS
+from bot.delivery.outbox import Buttons
+from bot.delivery.render import stretches
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
-from bot.on_discord.buttons import RegenerateButton, StopButton
+from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
 from bot.on_discord.config_controls import ConfigPanel, is_config_form
@@ -29,7 +32,7 @@ from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.forget_button import ForgetButton
 from bot.on_discord.forgetting import PersonForgetting
-from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
+from bot.on_discord.incoming import bot_of, incoming_of, may_answer
 from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.locales import locale_of
@@ -39,6 +42,7 @@ from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.presence import keep_presence
 from bot.on_discord.purging import keep_purging
+from bot.on_discord.questions import question_of
 from bot.on_discord.translator import CommandTranslator
 from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
@@ -47,6 +51,7 @@ from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import RefusalError
 from storage.errors import DuplicateMessageError, StorageError
+from storage.turns import NewestTurn
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +82,7 @@ class LlamacordClient(discord.Client):
         self.config_controls = ConfigPanel(moderation)
         self.moderation_controls = ModerationButtons(chat, moderation)
         self.mod_log = ModLog(self, moderation.servers)
-        self.tree = Commands(self, chat, moderation, privacy, self.config_controls)
+        self.tree = Commands(self, chat, moderation, privacy, self.config_controls, self._answer_in)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(loop_seconds)
@@ -85,9 +90,7 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(
-            StopButton, RegenerateButton, ReportButton, UndoResetButton, PanelItem, ForgetButton
-        )
+        self.add_dynamic_items(*ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton)
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
         try:
@@ -127,16 +130,24 @@ class LlamacordClient(discord.Client):
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        question = Question(
-            conversation=ref_of(message.channel.id, message.channel, _guild_id(message)),
-            discord_id=message.id,
-            author_id=message.author.id,
-            author_name=message.author.display_name,
-            content=readable(message.content, bot, names_of(message)),
-            created_at=message.created_at,
-            origin=origin_of_message(message),
-        )
-        await self._ask(message, question)
+        await self._ask(message, bot)
+
+    async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
+        """Follow what people change in questions that were taken."""
+        message = payload.message
+        if self.user is None or message.author.bot or message.edited_at is None or not message.content:
+            return
+        bot = bot_of(self.user, message.guild)
+        try:
+            question = await question_of(message, bot)
+            await self.chat.check_text(origin_of_message(message), question.content)
+            turn = await self.chat.upkeep.question_edited(message.channel.id, message.id, question.content)
+        except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
+            if not is_expected(error):
+                _log.exception("An edit could not be followed")
+            return
+        if turn is not None and turn.part_ids:
+            await self._offer_redo(message, turn)
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete."""
@@ -176,8 +187,9 @@ class LlamacordClient(discord.Client):
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
 
-    async def _ask(self, message: discord.Message, question: Question) -> None:
+    async def _ask(self, message: discord.Message, bot: Bot) -> None:
         try:
+            question = await question_of(message, bot, await self._newest_part(message))
             await self.chat.ask(
                 question, self._answer_in(message.channel, message.id, locale_of(message.guild))
             )
@@ -193,6 +205,23 @@ class LlamacordClient(discord.Client):
                 _log.exception("A question could not be taken")
             await self._refuse(message, sentence_for(error))
 
+    async def _newest_part(self, message: discord.Message) -> int | None:
+        """Return the message replied to if it shows the newest answer: all that is said follows that."""
+        replied_id = None if message.reference is None else message.reference.message_id
+        if replied_id is None:
+            return None
+        ref = ref_of(message.channel.id, message.channel, _guild_id(message))
+        return replied_id if await self.chat.steering.is_newest(ref, replied_id) else None
+
+    async def _offer_redo(self, message: discord.Message, turn: NewestTurn) -> None:
+        """Put a button below the answer to a question that was edited afterwards."""
+        view = answer_view(turn.answer.id, Buttons.REDO, locale_of(message.guild))
+        part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
+        try:
+            await part.edit(view=view, allowed_mentions=SILENT)
+        except (discord.DiscordException, OSError) as error:
+            _log.info("An edited question could not be offered again: %s", type(error).__name__)
+
     async def _refuse(self, message: discord.Message, sentence: str) -> None:
         reference = message.to_reference(fail_if_not_exists=False)
         try:
@@ -203,7 +232,7 @@ class LlamacordClient(discord.Client):
 
     async def _forget(self, channel_id: int, message_id: int) -> None:
         try:
-            await self.chat.message_deleted(channel_id, message_id)
+            await self.chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
@@ -229,6 +258,11 @@ class LlamacordClient(discord.Client):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("Background work failed", exc_info=error)
+
+
+def cut_as_shown(text: str) -> list[str]:
+    """Return what of an answer's text each of its messages shows."""
+    return stretches(text, MAX_PARTS)
 
 
 def _guild_id(message: discord.Message) -> int | None:

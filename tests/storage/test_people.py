@@ -58,6 +58,11 @@ async def everything(database: Database, conversations: Conversations) -> None:
     await blocks.add(8, ANNA, by_user_id=MOD, at=NOW)
     async with database.transaction() as transaction:
         await transaction.fetch_all("INSERT INTO reports VALUES (1, ?, 0)", (ANNA,))
+        bobs = "(SELECT id FROM messages WHERE content = 'bob one')"
+        await transaction.fetch_all(
+            f"INSERT INTO quotes VALUES ({bobs}, 9, ?, ?, 'anna said')",  # noqa: S608
+            (ANNA, f"name{ANNA}"),
+        )
         await transaction.fetch_all(
             "INSERT INTO resets (conversation_id, by_user_id, reset_at, num_messages, undone_by_user_id)"
             " VALUES (?, ?, 0, 0, ?)",

@@ -36,7 +36,7 @@ async def chatting(path: Path, script: Script, grace_s: float) -> AsyncIterator[
 
 async def ask(chat: ChatService, discord_id: int) -> RecordingView:
     view = RecordingView()
-    await chat.ask(Question(HERE, discord_id, 1, "Anna", "Hi", datetime.now(UTC)), view)
+    await chat.ask(Question(HERE, discord_id, discord_id, "Anna", "Hi", datetime.now(UTC)), view)
     return view
 
 

@@ -124,6 +124,11 @@ class World:
             await self.env.advance_time(TOKEN_S)
         await self.env.advance_time(EDIT_S)
 
+    def newcomer(self) -> simcord.MemberActor:
+        """Return one more member: messages in a row of one and the same person would be one question."""
+        name = f"newcomer{next(self._filler_ids)}"
+        return self.guild.add_member(self.env.create_user(name, global_name=name.title()))
+
     def open_thread(self, channel: simcord.ChannelHandle) -> simcord.ChannelHandle:
         """Return a new thread of Anna's."""
         self.env.backend.create_thread(channel.id, "thread", self.anna.id)

@@ -177,7 +177,7 @@ def sentences(tree: ast.AST) -> Iterator[str]:
 def _is_not_for_users(called: ast.expr) -> bool:
     if isinstance(called, ast.Attribute):
         is_log = isinstance(called.value, ast.Name) and called.value.id in ("_log", "logger")
-        return is_log or called.attr in ("describe", "warn")
+        return is_log or called.attr in ("describe", "warn", "context_menu")
     return isinstance(called, ast.Name) and (called.id in NOT_FOR_USERS or called.id.startswith("Outbox"))
 
 
