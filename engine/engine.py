@@ -16,6 +16,7 @@ from types import TracebackType
 from engine import machine
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.footprint import kv_token_bound
 from engine.model_folder import ModelFolder, RunnerSize
 from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
@@ -34,7 +35,8 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048.
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
+    used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
     """
 
     num_threads: int = 0
@@ -42,6 +44,7 @@ class EngineOptions:
     max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    chat_format: str = ""
 
 
 class Engine:
@@ -58,10 +61,10 @@ class Engine:
         self._options = options
         self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
         self._tokenizer = self._model.load_tokenizer()
-        self._token_bytes = self._tokenizer.token_bytes
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
-        self._token_bytes += [b""] * (self._model.vocab_size - len(self._token_bytes))
-        self._format = make_chat_format(self._model, self._tokenizer)
+        known = self._tokenizer.token_bytes
+        self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
+        self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
@@ -120,9 +123,12 @@ class Engine:
     def health(self) -> Health:
         return self._worker.health
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return fit_prompt(self._format, dialog, max_prompt_tokens)
+        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
@@ -152,7 +158,9 @@ class Engine:
             params=params,
             sampler=Sampler(params, prompt.ids, control),
             decoder=StreamDecoder(
-                self._token_bytes, params.stop, strips_first_space=self._tokenizer.strips_first_space
+                self._token_bytes,
+                params.stop,
+                strips_first_space=self._tokenizer.strips_first_space and not prompt.is_continued,
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,
@@ -223,8 +231,12 @@ def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
 
 def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
-    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(model, options), megabytes * 2**20 // model.kv_bytes_per_token)
+    return kv_token_bound(
+        model.kv_bytes_per_token,
+        context=context_tokens(model, options),
+        memory_bytes=machine.memory_bytes(),
+        kv_cache_mb=options.kv_cache_mb,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

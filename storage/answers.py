@@ -70,6 +70,7 @@ async def supersede(transaction: Transaction, answer_id: int, *, at: int) -> Mes
     )
     await transaction.fetch_all("UPDATE messages SET superseded_by = ? WHERE id = ?", (new.id, answer_id))
     await parts.move(transaction, from_id=answer_id, to_id=new.id)
+    await _move_threads(transaction, from_id=answer_id, to_id=new.id)
     return new
 
 
@@ -137,4 +138,12 @@ async def _regenerable(transaction: Transaction, answer_id: int) -> Row:
 
 async def _replace(transaction: Transaction, *, gone_id: int, kept_id: int) -> None:
     await parts.move(transaction, from_id=gone_id, to_id=kept_id)
+    await _move_threads(transaction, from_id=gone_id, to_id=kept_id)
     await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (gone_id,))
+
+
+async def _move_threads(transaction: Transaction, *, from_id: int, to_id: int) -> None:
+    """Let the threads that were started from one answer go on from the one in its place."""
+    await transaction.fetch_all(
+        "UPDATE conversations SET continues_id = ? WHERE continues_id = ?", (to_id, from_id)
+    )

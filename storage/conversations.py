@@ -15,6 +15,7 @@ from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.resets import Reset
 from storage.rows import storable, to_message, to_milliseconds, utc_now
+from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
     ConversationKind,
     ConversationRef,
@@ -22,6 +23,7 @@ from storage.types import (
     InterruptedAnswer,
     Message,
     MessageState,
+    Quote,
     Role,
     Turn,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "InterruptedAnswer",
     "Message",
     "MessageState",
+    "Quote",
     "Role",
     "Turn",
 ]
@@ -42,15 +45,27 @@ _OPEN = """
 INSERT INTO conversations (channel_id, kind, guild_id, created_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (channel_id) DO UPDATE SET kind = excluded.kind, guild_id = excluded.guild_id
 RETURNING id"""
-_INSERT_QUESTION = """
-INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
-VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
+# An answer to several questions in a row stays while one of them is there.
+_HAND_BACK = """
+UPDATE messages SET reply_to = (
+    SELECT max(id) FROM messages AS earlier
+    WHERE conversation_id = ?1 AND role = 'user' AND author_id = ?3 AND id < ?2
+    AND id > coalesce((
+        SELECT max(reply_to) FROM messages
+        WHERE conversation_id = ?1 AND role = 'assistant' AND reply_to < ?2), 0))
+WHERE reply_to = ?2 AND EXISTS (
+    SELECT 1 FROM messages AS earlier
+    WHERE conversation_id = ?1 AND role = 'user' AND author_id = ?3 AND id < ?2
+    AND id > coalesce((
+        SELECT max(reply_to) FROM messages
+        WHERE conversation_id = ?1 AND role = 'assistant' AND reply_to < ?2), 0))"""
 
 
 class Conversations:
     """All that was said, over one database."""
 
     def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+        self.turns = Turns(database, now=now)
         self._database = database
         self._now = now
 
@@ -85,19 +100,17 @@ class Conversations:
         author_name: str,
         content: str,
         created_at: datetime,
+        quote: Quote | None = None,
     ) -> Turn:
         """Store a question and its empty answer.
 
         Raises `DuplicateMessageError` if the Discord message is known, `NotFoundError` if the conversation
         is not.
         """
-        at = to_milliseconds(created_at)
+        new = NewQuestion(discord_id, author_id, author_name, content, created_at, quote)
         async with self._database.transaction() as transaction:
             await parts.refuse_known(transaction, discord_id)
-            params = (conversation_id, author_id, storable(author_name), storable(content), at, at)
-            (row,) = await transaction.fetch_all(_INSERT_QUESTION, params)
-            question = to_message(row)
-            await parts.attach(transaction, question.id, discord_id, 0)
+            question = await insert_question(transaction, conversation_id, new)
             answer = await answers.insert_pending(
                 transaction,
                 conversation_id=conversation_id,
@@ -240,6 +253,7 @@ class Conversations:
             row = await transaction.fetch_one(parts.SHOWN_MESSAGE, (discord_id,))
             if row is None or row["role"] != Role.USER:
                 return None
+            await transaction.fetch_all(_HAND_BACK, (row["conversation_id"], row["id"], row["author_id"]))
             found = await transaction.fetch_all(
                 "SELECT id FROM messages WHERE reply_to = ? ORDER BY id", (row["id"],)
             )

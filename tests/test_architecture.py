@@ -30,6 +30,7 @@ OWNERS: dict[str, set[str]] = {
         "engine/release_model.py",
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
+        "engine/convert/graph_contents.py",
     },
     "onnxruntime": {"engine/model.py", "engine/release_model.py"},
     "platformdirs": {"bot/config.py"},

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 
 import discord
 
 from bot.language.phrases import phrase, render
 from bot.limits.buckets import Buckets, Rate
+from bot.limits.clock import loop_seconds
 from bot.on_discord.discord_outbox import SILENT
 from bot.on_discord.moderation_buttons import undo_view
 from bot.servers.notices import Notice, NoticeKind
@@ -48,7 +48,7 @@ class ModLog:
         self._servers = servers
         self._waiting: deque[Notice] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._buckets = Buckets(time.monotonic)
+        self._buckets = Buckets(loop_seconds)
 
     def post(self, notice: Notice) -> None:
         """Queue a notice; one too many is left out."""

@@ -6,7 +6,6 @@ The id in a button is not trusted: it counts only where it belongs.
 from __future__ import annotations
 
 import logging
-import time
 from datetime import UTC, datetime
 
 import discord
@@ -15,6 +14,7 @@ from bot.conversation.service import ChatService
 from bot.errors import ChatError, NotAllowedError, NotOfThisMessageError
 from bot.language.phrases import phrase
 from bot.limits.buckets import Buckets, Rate
+from bot.limits.clock import loop_seconds
 from bot.on_discord.interactions import Interaction, acknowledge, reporting, say
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
@@ -33,7 +33,7 @@ class ModerationButtons:
     def __init__(self, chat: ChatService, moderation: Moderation) -> None:
         self._chat = chat
         self._moderation = moderation
-        self._buckets = Buckets(time.monotonic)
+        self._buckets = Buckets(loop_seconds)
 
     async def report(self, interaction: Interaction, answer_id: int) -> None:
         """Record a report and tell the moderators, with a link and without content."""

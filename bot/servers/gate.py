@@ -1,7 +1,8 @@
 """The gate: whether a question may be asked at all, before anything of it is stored.
 
-Asks in this order: is the person blocked, may one ask here, is it a loop, was too much asked, and do the
-server's lists allow the text. Knows nothing of Discord: who asks and where comes as an `Origin`.
+Asks in this order: does the person want no answers, are they blocked, may one ask here, is it a loop, was too
+much asked, and do the server's lists allow the text. Knows nothing of Discord: who asks and where comes as an
+`Origin`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from bot.safety.lists import TextLists
 from bot.safety.patterns import Finding
 from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.origin import Origin
-from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, RepeatedError
+from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from bot.servers.servers import Servers
 from storage.blocks import Blocks
+from storage.people import People
 
 
 class Gate:
@@ -29,7 +31,9 @@ class Gate:
         rates: RateLimits,
         repetitions: Repetitions,
         notices: Notices,
+        people: People,
     ) -> None:
+        self._people = people
         self._servers = servers
         self._blocks = blocks
         self._rates = rates
@@ -41,6 +45,8 @@ class Gate:
 
         `text` is empty where nothing new is written, as when an answer is made again.
         """
+        if await self._people.is_opted_out(origin.user_id):
+            raise OptedOutError
         config = await self._servers.config(origin.guild_id)
         if origin.guild_id is not None:
             if await self._blocks.is_blocked(origin.guild_id, origin.user_id):

@@ -2,6 +2,7 @@
 
 ChatError
 └── RefusalError
+    ├── OptedOutError        this person wants no answers
     ├── BlockedError         moderators blocked this person here
     ├── NotHereError         not in this channel, or not for this person
     ├── RateLimitedError     asked too much; says when to ask again
@@ -21,6 +22,15 @@ class RefusalError(ChatError):
     """A question is not taken. `quiet_s`: for so long the same person is not told the same in public."""
 
     quiet_s = 10.0
+
+
+class OptedOutError(RefusalError):
+    """This person wants no answers."""
+
+    quiet_s = 3600.0
+
+    def __init__(self) -> None:
+        super().__init__(phrase("opt.refused"))
 
 
 class BlockedError(RefusalError):

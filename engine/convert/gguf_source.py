@@ -15,6 +15,7 @@ from engine.convert.gguf_blocks import exact_blocks
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.quantize import BlockQuantized, quantize
 from engine.convert.source import FloatArray
+from engine.convert.stored_tensors import StoredTensor, tensor_names
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
 
@@ -101,6 +102,15 @@ class GGUFSource:
         if stored not in self._tensors:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
         return self._tensors[stored]
+
+    def stored_tensors(self) -> dict[str, StoredTensor]:
+        """See `TensorCatalogue`. GGUF writes shapes in the opposite order."""
+        names = {name: _stored_name(name) for name in tensor_names(self.config)}
+        found = {name: self._tensors[stored] for name, stored in names.items() if stored in self._tensors}
+        return {
+            name: StoredTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
+            for name, t in found.items()
+        }
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         num_rows = self.config.vocab_size

@@ -76,6 +76,7 @@ def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place)
         "Provider",
         "Memory",
         "System prompt",
+        "Precision",
         "Database",
         "Cache",
     ]

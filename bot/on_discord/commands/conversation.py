@@ -1,4 +1,4 @@
-"""`/help` and `/privacy`."""
+"""`/help`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.on_discord.interactions import Interaction, say
 
 
 def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, ..., None]]:
-    """Return `/help` and `/privacy`."""
+    """Return `/help`."""
 
     @app_commands.command(name="help", description="What I can do")
     async def help_(interaction: Interaction) -> None:
@@ -20,8 +20,4 @@ def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, .
         text = phrase("help", model=info.name)
         await say(interaction, text if info.chat_format else together(phrase("errors.no_chat_format"), text))
 
-    @app_commands.command(name="privacy", description="What I keep, where and how long")
-    async def privacy(interaction: Interaction) -> None:
-        await say(interaction, phrase("privacy"))
-
-    return [help_, privacy]
+    return [help_]
