@@ -2,10 +2,10 @@
 
     python -m benchmarks.seven_b --tokenizer tokenizer.model --folder /somewhere/with/30/GB/free
 
-Two sets of random weights are written: a float16 checkpoint of 13.5 GB, laid out as `save_pretrained` does, which
-is converted to int4, and a Q4_0 GGUF file, which both Llamacord (its blocks taken over exactly) and llama.cpp
-run. Every stage is a process of its own, whose peak resident memory is reported. The folder is emptied at the
-end unless --keep is given. Random weights say nothing, but take as long as true ones.
+Two sets of random weights are written: a float16 checkpoint of 13.5 GB in Hugging Face's layout, which is
+converted to int4, and a Q4_0 GGUF file that both Llamacord (its blocks taken over exactly) and llama.cpp run.
+Every stage is a process of its own, whose peak resident memory is reported. The folder is emptied at the end
+unless --keep is given. Random weights say nothing, but take as long as true ones.
 """
 
 from __future__ import annotations
@@ -216,7 +216,11 @@ async def run_ours(model: Path, threads: int) -> dict[str, float]:
     ) as engine:
         loaded = time.perf_counter() - started
         usage = (
-            await answer(engine, random_prompt(1, PROMPT_TOKENS), SamplingParams(max_new_tokens=NEW_TOKENS))
+            await answer(
+                engine,
+                random_prompt(1, PROMPT_TOKENS, CONFIG.vocab_size),
+                SamplingParams(max_new_tokens=NEW_TOKENS),
+            )
         ).usage
         decode_s = usage.duration_s - usage.time_to_first_token_s
         return {
@@ -238,7 +242,7 @@ def run_theirs(path: Path, threads: int) -> dict[str, float]:
     loaded = time.perf_counter() - started
     peer.reset()
     started = time.perf_counter()
-    peer.eval(list(random_prompt(1, PROMPT_TOKENS).ids))
+    peer.eval(list(random_prompt(1, PROMPT_TOKENS, CONFIG.vocab_size).ids))
     first = time.perf_counter()
     for _ in range(NEW_TOKENS):
         peer.eval([peer.sample(temp=0.7, top_k=40, top_p=0.9, repeat_penalty=1.1)])

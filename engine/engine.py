@@ -23,6 +23,7 @@ from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
 from engine.runner import Runner, SlotRunner
 from engine.sampling import Sampler
+from engine.speculation import Speculation
 from engine.tokenizer import load_tokenizer
 from engine.types import ChatMessage, Completion, Generation, Health, ModelInfo, Prompt, SamplingParams
 from engine.worker import Worker
@@ -36,7 +37,8 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048.
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. speculation:
+    guess tokens where an answer repeats what was said before, unless it must be reproducible.
     """
 
     num_threads: int = 0
@@ -44,6 +46,7 @@ class EngineOptions:
     max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    speculation: bool = True
 
 
 class Engine:
@@ -159,6 +162,8 @@ class Engine:
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,
+            # A run over several tokens rounds differently from single steps, so that a guess might show.
+            speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
         )
 
     def _load_runner(self) -> Runner:
