@@ -1,8 +1,11 @@
-"""Records what transformers computes for the tests' tiny checkpoints: `tests/data/hf_reference.npz`.
+"""Records what transformers does with the tests' tiny models: `hf_reference.npz` and `hf_prompts.json`.
 
 For each checkpoint transformers reads the folder in float32, runs a random prompt of 700 tokens and generates
 32 tokens greedily with its cache. Kept are all ids and, for every eighth position and the last ones, the
 logsumexp of the logits and a fixed random choice of columns. The tests prove their own reference with it.
+
+And transformers applies chat templates to dialogs, for tokenizers of every kind. No message holds a control
+token: with those it is wrong, as it takes them for its own.
 
     python -m benchmarks.record_hf_reference
 
@@ -11,6 +14,7 @@ It needs `pip install torch transformers` beside the development requirements.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,38 @@ from typing import Any
 import numpy as np
 
 REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "hf_reference.npz"
+PROMPTS_FILE = REFERENCE_FILE.with_name("hf_prompts.json")
 NUM_PROMPT, NUM_GREEDY = 700, 32
 _NUM_COLUMNS = 32
 _STEP = 8
 
 
 def main() -> None:
-    """Run every checkpoint and write the file."""
+    """Write both files."""
+    _record_logits()
+    _record_prompts()
+
+
+def _record_prompts() -> None:
+    import transformers
+
+    from tests.engine.prompt_cases import CASES, DIALOGS
+
+    recorded: dict[str, list[list[int]]] = {}
+    for name, case in CASES.items():
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=case.library(), bos_token=case.bos_token, eos_token=case.eos_token
+        )
+        tokenizer.chat_template = case.template
+        recorded[name] = [
+            tokenizer.apply_chat_template(dialog, add_generation_prompt=True, return_dict=False)
+            for dialog in DIALOGS
+            if case.takes_system or dialog[0]["role"] != "system"
+        ]
+    PROMPTS_FILE.write_text(json.dumps(recorded) + "\n", encoding="utf-8")
+
+
+def _record_logits() -> None:
     import torch
     import transformers
 

@@ -4,7 +4,7 @@
 
 Default model, one conversation at a time, through the public API, with the bot's usual sampling but for the
 repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns; the ratio is
-the median of the rounds' ratios. An answer that must be reproducible (a seed, or temperature 0) has no guesses.
+the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no guesses.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from engine.types import ChatMessage, SamplingParams
 
 MAX_NEW_TOKENS = 160
 STORY = (
-    "The old lighthouse on the cliff had not been lit for thirty years. Then, one evening in November, a "
-    "fisherman named Tomas saw a faint yellow glow behind its dusty windows. He rowed closer and called out, but "
-    "nobody answered. The next morning he climbed the ninety-nine steps and found a small oil lamp, still warm, "
-    "and beside it a letter with his own name on it. It said: keep the light burning until I come back."
+    "The old lighthouse on the cliff had not been lit for thirty years. Then, one evening in November, Tomas "
+    "saw a faint yellow glow behind its dusty windows. He rowed closer and called out, but nobody "
+    "answered. The next morning he climbed the ninety-nine steps and found a small oil lamp, still warm, and "
+    "beside it a letter with his own name on it. It said: keep the light burning until I come back."
 )
 CODE = """def read_settings(path):
     settings = {}

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -20,6 +20,8 @@ from bot.config import Settings
 from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.playground import serve as playground
+from bot.privacy.privacy import Privacy
+from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.architecture import Precision
@@ -70,9 +72,10 @@ def find_model(settings: Settings, on_progress: Progress) -> Path:
 @asynccontextmanager
 async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
     """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
-    async with _open_parts(settings, model) as (database, engine):
+    async with _open_parts(settings, model) as (database, engine), AsyncExitStack() as stack:
         conversations = Conversations(database)
-        moderation = Moderation.over(database, conversations, settings.allowance)
+        safety_model = await stack.enter_async_context(_open_safety_model(settings))
+        moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         chat = ChatService(
             engine,
             conversations,
@@ -80,9 +83,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             settings.chat,
             gate=moderation.gate,
             screening=moderation.screening,
+            max_running=settings.max_concurrent,
+            max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(chat, moderation)
+            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping))
 
 
 @asynccontextmanager
@@ -93,6 +98,18 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
+
+
+@asynccontextmanager
+async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | None]:
+    """Load the moderation model, where there is to be one. Raises `ModelError`."""
+    if settings.moderation_model is None:
+        yield None
+        return
+    options = dataclasses.replace(engine_options(settings), max_concurrent=2, chat_format="llama-2")
+    async with await Engine.open(settings.moderation_model, options) as engine:
+        _log.info("Moderation model %s is loaded", engine.info.name)
+        yield SafetyModel(engine, refuses_unchecked=settings.moderation_refuses_unchecked)
 
 
 @asynccontextmanager

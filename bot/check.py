@@ -6,22 +6,20 @@ Only looks: downloads nothing, loads no model, leaves nothing behind. Shows no s
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bot.app import default_precision, engine_options
+from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
 from bot.finding import Finding
-from bot.model_check import check_system_prompt
+from bot.model_check import check_memory, check_precision, check_provider, check_system_prompt
 from bot.parsers import bot_id
-from engine import machine
 from engine.default_model import default_model_folder
-from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
-from engine.manifest import Manifest, load_manifest, verify_files
+from engine.model_folder import ModelFolder
+from engine.opening import open_folder
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -42,14 +40,17 @@ def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Findi
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield _check_token(settings)
-    manifest, finding = _check_model(settings)
+    model, finding = _check_model(settings)
     yield finding
-    yield _check_provider(settings)
-    if manifest is not None:
-        yield _check_memory(settings, manifest)
-        yield check_system_prompt(settings, manifest)
+    if model is not None and model.notice:
+        yield Finding(True, "Model", model.notice)
+    yield check_provider(settings)
+    if model is not None:
+        yield check_memory(settings, model)
+        yield check_system_prompt(settings, model)
+        yield check_precision(settings, model)
     yield _check_database(settings.database)
-    yield _check_cache(settings, needs_space=settings.model is None and manifest is None)
+    yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
 
 def _check_token(settings: Settings) -> Finding:
@@ -58,71 +59,25 @@ def _check_token(settings: Settings) -> Finding:
     return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
 
 
-def _check_model(settings: Settings) -> tuple[Manifest | None, Finding]:
+def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     """Read every byte of the model and compare checksums."""
     default = default_model_folder(settings.cache, default_precision(settings))
     if settings.model is None and not default.exists():
         return None, Finding(False, "Model", "the default model is not here yet; `run` downloads it (93 MB).")
     folder = settings.model or default
     try:
-        manifest = load_manifest(folder)
+        model = open_folder(folder)
     except ModelError as error:
         return None, Finding(False, "Model", str(error))
     try:
-        verify_files(folder, manifest, full=True)
+        model.verify()
     except ModelError as error:
-        return manifest, Finding(False, "Model", str(error))
-    if manifest.chat.format is None:
-        return manifest, Finding(False, "Model", f"{manifest.name} cannot chat: choose a chat model.")
-    return manifest, Finding(True, "Model", f"{manifest.name} ({manifest.precision}) in {folder} is whole.")
-
-
-def _check_provider(settings: Settings) -> Finding:
-    num_threads = settings.threads or machine.num_physical_cores()
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if num_threads > num_cores:
-        return Finding(
-            False,
-            "Provider",
-            f"THREADS is {num_threads}, but there are {num_cores} processors. Set 0 or less.",
+        return model, Finding(False, "Model", str(error))
+    if model.chat.format is None:
+        return model, Finding(
+            False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
         )
-    return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_cores} processors.")
-
-
-def _check_memory(settings: Settings, manifest: Manifest) -> Finding:
-    needed = memory_needed(settings, manifest)
-    free = _free_memory()
-    sentence = f"the model and {settings.max_concurrent} answers at once need up to {needed / _GIB:.1f} GiB"
-    if free is None:
-        return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
-    if free < needed:
-        return Finding(
-            False,
-            "Memory",
-            f"{sentence}, and {free / _GIB:.1f} GiB are free. Close other programs, lower MAX_CONCURRENT or "
-            "CONTEXT_TOKENS, or choose a smaller model.",
-        )
-    return Finding(True, "Memory", f"{sentence}; {free / _GIB:.1f} GiB are free.")
-
-
-def memory_needed(settings: Settings, manifest: Manifest) -> int:
-    """Estimate the bytes of the weights, of the copy ONNX Runtime rearranges for itself, and of the KV."""
-    weights = sum(entry.size for entry in manifest.files.values())
-    options = engine_options(settings)
-    in_use = options.max_concurrent * context_tokens(manifest, options)
-    num_tokens = min(in_use, max_kv_tokens(manifest, options))
-    return 2 * weights + num_tokens * manifest.decoder.kv_bytes_per_token()
-
-
-def _free_memory() -> int | None:
-    """Return the bytes that can be had without swapping, or None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return None
-    return None
+    return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
 
 
 def _check_database(path: Path) -> Finding:

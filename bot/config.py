@@ -21,6 +21,7 @@ from bot import parsers
 from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import HISTORY_RANGE, ChatParameters
 from bot.limits.rates import Allowance
+from bot.privacy.keeping import Keeping
 from engine.types import RANGES
 
 _MAX_SHOWN_CHARACTERS = 60
@@ -63,7 +64,12 @@ _CHAT_KEYS = (
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", parsers.token, "The bot's token. Empty: the playground, in the browser.", True),
-    Key("MODEL", "", parsers.path, "Folder of a converted model. Empty: the small default model."),
+    Key(
+        "MODEL",
+        "",
+        parsers.path,
+        "Folder of a model: converted, or a Llama-2-Onnx release. Empty: the default.",
+    ),
     Key(
         "PRECISION",
         "auto",
@@ -96,10 +102,24 @@ KEYS: tuple[Key, ...] = (
         "on: SYSTEM_PROMPT and /system follow the guidance. off: they take its place.",
     ),
     *_CHAT_KEYS,
+    Key("MODERATION_MODEL", "", parsers.path, "Folder of a converted Llama Guard. Empty: none."),
+    Key("MODERATION_UNSURE", "refuse", parsers.choice("refuse", "allow"), "What it could not judge."),
     Key(
         "USER_PER_MINUTE", "10", parsers.whole(0, 1000), "Questions a person may ask a minute. 0: any number."
     ),
     Key("SERVER_PER_MINUTE", "120", parsers.whole(0, 10_000), "Questions a server may ask a minute."),
+    Key(
+        "RETENTION_DAYS",
+        "0",
+        parsers.whole(0, 3650),
+        "Days after which messages are deleted. 0: not by age.",
+    ),
+    Key(
+        "GRACE_DAYS",
+        "30",
+        parsers.whole(0, 3650),
+        "Days after which everything of a server that removed the bot, or of a deleted channel, is deleted.",
+    ),
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )
@@ -121,7 +141,10 @@ class Settings:
     context_tokens: int
     max_queue: int
     chat: ChatParameters
+    moderation_model: Path | None
+    moderation_refuses_unchecked: bool
     allowance: Allowance
+    keeping: Keeping
     log_level: int
     playground_port: int
     hints: tuple[str, ...] = ()
@@ -166,7 +189,10 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             **{key.name.lower(): values[key.name] for key in _CHAT_KEYS},
         ),
+        moderation_model=values["MODERATION_MODEL"],
+        moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
+        keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
         playground_port=values["PLAYGROUND_PORT"],
         hints=hints,

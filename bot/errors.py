@@ -3,9 +3,14 @@
     ChatError
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
+    ├── AttachmentError             a file that cannot be read
+    ├── NothingHereError            nothing is running, or nothing was said
+    ├── NothingToContinueError      the newest answer is whole
+    ├── TooManyWaitingError         too many answers wait in all conversations
     ├── ParameterError              a parameter's value or name that is not allowed
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
+    ├── NotHereError                we may not write in this place
     ├── NotOfThisMessageError       a button that does not belong to its message
     └── ShuttingDownError           the bot is about to stop
 
@@ -42,8 +47,30 @@ class ConversationBusyError(ChatError):
         super().__init__(phrase("errors.busy", num=num_waiting))
 
 
+class TooManyWaitingError(ChatError):
+    """Too many answers wait in all conversations together."""
+
+    def __init__(self) -> None:
+        super().__init__(phrase("errors.queue_full"))
+
+
 class ParameterError(ChatError):
     """A parameter's value or name that is not allowed."""
+
+
+class AttachmentError(ChatError):
+    """A file that cannot be read."""
+
+
+class NothingHereError(ChatError):
+    """Nothing is running, or nothing was said."""
+
+
+class NothingToContinueError(ChatError):
+    """The newest answer is whole."""
+
+    def __init__(self) -> None:
+        super().__init__(phrase("errors.nothing_to_continue"))
 
 
 class SystemPromptError(ChatError):
@@ -52,6 +79,13 @@ class SystemPromptError(ChatError):
 
 class NotAllowedError(ChatError):
     """This person may not do that."""
+
+
+class NotHereError(ChatError):
+    """We may not write in this place."""
+
+    def __init__(self) -> None:
+        super().__init__(phrase("errors.not_here"))
 
 
 class NotOfThisMessageError(ChatError):

@@ -1,30 +1,34 @@
-"""The part of `check` that looks at how the model will be used: what it is told first."""
+"""The part of `check` that looks at how the model will run: processor, memory, precision, system prompt."""
 
 from __future__ import annotations
 
-from bot.app import default_precision, engine_options
+from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
-from engine.default_model import default_model_folder
-from engine.engine import context_tokens
+from engine import machine
+from engine.advice import Load, advise
+from engine.architecture import Precision
+from engine.converted_folder import ConvertedFolder
+from engine.engine import context_tokens, max_kv_tokens
 from engine.errors import ModelError
+from engine.footprint import PROCESS_BYTES, running_bytes
 from engine.guidance import preset_name
-from engine.manifest import Manifest
-from engine.tokenizer import load_tokenizer
+from engine.model_folder import ModelFolder
+from engine.processor import read_processor
+from engine.text_size import size
 from engine.types import ModelInfo
 
 
-def check_system_prompt(settings: Settings, manifest: Manifest) -> Finding:
+def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:
     """Say what the model is told first, and whether that leaves room for questions."""
-    folder = settings.model or default_model_folder(settings.cache, default_precision(settings))
-    context = context_tokens(manifest, engine_options(settings))
+    context = context_tokens(model, engine_options(settings))
     chat = settings.chat
-    info = ModelInfo("", "", "", manifest.chat.format, context, manifest.chat.default_system_prompt)
+    info = ModelInfo("", "", "", model.chat.format, context, model.chat.default_system_prompt)
     text = chat.guidance.system_prompt(chat.system_prompt, info)
-    guidance = chat.guidance.text_for(manifest.chat.format)
+    guidance = chat.guidance.text_for(model.chat.format)
     preset = (preset_name(guidance) or "none") if text.startswith(guidance) else "none"
     try:
-        num_tokens = len(load_tokenizer(folder, manifest.tokenizer).encode(text))
+        num_tokens = len(model.load_tokenizer().encode(text))
     except ModelError as error:
         return Finding(False, "System prompt", str(error))
     allowed = chat.prompt_budget(context) // 2
@@ -37,3 +41,65 @@ def check_system_prompt(settings: Settings, manifest: Manifest) -> Finding:
             "or raise CONTEXT_TOKENS or MAX_HISTORY_TOKENS.",
         )
     return Finding(True, "System prompt", f"{sentence}.")
+
+
+def check_provider(settings: Settings) -> Finding:
+    """Say what computes, and whether there are too many threads for it."""
+    num_threads = settings.threads or machine.num_physical_cores()
+    num_processors = machine.num_processors()
+    if num_threads > num_processors:
+        return Finding(
+            False,
+            "Provider",
+            f"THREADS is {num_threads}, but there are {num_processors} processors. Set 0 or less.",
+        )
+    named = read_processor().describe()
+    return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_processors} processors; {named}.")
+
+
+def check_memory(settings: Settings, model: ModelFolder) -> Finding:
+    """Compare what the model needs with what is free."""
+    needed, free = memory_needed(settings, model), machine.free_memory_bytes()
+    sentence = f"the model and {settings.max_concurrent} answers at once need up to {size(needed)}"
+    if free is None:
+        return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
+    if free < needed:
+        return Finding(
+            False,
+            "Memory",
+            f"{sentence}, and {size(free)} are free. Close other programs, lower MAX_CONCURRENT or "
+            "CONTEXT_TOKENS, or choose a smaller model.",
+        )
+    return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
+
+
+def memory_needed(settings: Settings, model: ModelFolder) -> int:
+    """Estimate the bytes of weights, KV and process."""
+    options = engine_options(settings)
+    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
+    num_tokens = min(in_use, max_kv_tokens(model, options))
+    return (
+        running_bytes(model.num_bytes, model.precision)
+        + num_tokens * model.kv_bytes_per_token
+        + PROCESS_BYTES
+    )
+
+
+def check_precision(settings: Settings, model: ModelFolder) -> Finding:
+    """Say which precision suits this machine. Another one that works is no problem."""
+    if not isinstance(model, ConvertedFolder):
+        return Finding(True, "Precision", f"{model.precision}, as it was released.")
+    load = Load(settings.max_concurrent, context_tokens(model, engine_options(settings)))
+    has_4_bits = model.manifest.precision is Precision.INT4
+    advice = advise(model.manifest.decoder, machine.resources(), load, {}, has_4_bits=has_4_bits)
+    best = advice.chosen
+    if best is None:
+        return Finding(False, "Precision", advice.sentences[0])
+    if best.precision is model.manifest.precision:
+        return Finding(True, "Precision", f"{best.precision} suits this machine.")
+    return Finding(
+        True,
+        "Precision",
+        f"{model.precision}; {best.precision} suits this machine better, with {size(best.memory.total)} of "
+        f"memory. `python -m engine inspect {model.folder} --measure` tells how fast each is.",
+    )

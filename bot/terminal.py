@@ -148,8 +148,8 @@ class TerminalChat:
             case "help", "":
                 return HELP
             case "reset", "":
-                count = await self._service.reset(HERE, by_user_id=_USER_ID, at=datetime.now(UTC))
-                return f"Forgotten: {count} messages."
+                reset = await self._service.reset(HERE, by_user_id=_USER_ID, at=datetime.now(UTC))
+                return f"Forgotten: {reset.num_messages} messages."
             case "settings", _:
                 return await self._settings(verb, argument.split())
             case "system", _:

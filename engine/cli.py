@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from engine.commands import convert
+from engine.commands import complete, convert, inspect, tokens
 from engine.errors import EngineError
 
-_COMMANDS = (convert,)
+_COMMANDS = (complete, convert, inspect, tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,17 +14,16 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import machine
-from engine.architecture import Precision
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
-from engine.manifest import Manifest, load_manifest, verify_files
-from engine.model import CpuModel, ModelOptions
+from engine.footprint import kv_token_bound
+from engine.model_folder import ModelFolder, RunnerSize
+from engine.opening import open_folder
 from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
-from engine.runner import Runner, SlotRunner
+from engine.runner import Runner
 from engine.sampling import Sampler
 from engine.speculation import Speculation
-from engine.tokenizer import load_tokenizer
 from engine.types import ChatMessage, Completion, Generation, Health, ModelInfo, Prompt, SamplingParams
 from engine.worker import Worker
 
@@ -37,8 +36,9 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. speculation:
-    guess tokens where an answer repeats what was said before, unless it must be reproducible.
+    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
+    used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
+    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible.
     """
 
     num_threads: int = 0
@@ -46,6 +46,7 @@ class EngineOptions:
     max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    chat_format: str = ""
     speculation: bool = True
 
 
@@ -59,19 +60,19 @@ class Engine:
 
         Raises `ModelFormatError`.
         """
-        self._manifest = load_manifest(folder)
-        self._folder = folder
+        self._model = open_folder(folder)
         self._options = options
-        self._tokenizer = load_tokenizer(folder, self._manifest.tokenizer)
-        self._token_bytes = self._tokenizer.token_bytes
+        self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
+        self._tokenizer = self._model.load_tokenizer()
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
-        self._token_bytes += [b""] * (self._manifest.decoder.vocab_size - len(self._token_bytes))
-        self._format = make_chat_format(self._manifest, self._tokenizer)
-        self._context = context_tokens(self._manifest, options)
+        known = self._tokenizer.token_bytes
+        self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
+        self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
+        self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker = Worker(load_runner or self._load_runner, options.max_concurrent, self._deliver)
+        self._worker = Worker(load_runner or self._load_runner, self._num_answers, self._deliver)
 
     @classmethod
     async def open(cls, folder: Path, options: EngineOptions) -> Engine:
@@ -113,21 +114,24 @@ class Engine:
     def info(self) -> ModelInfo:
         """What is loaded."""
         return ModelInfo(
-            name=self._manifest.name,
-            precision=self._manifest.precision,
+            name=self._model.name,
+            precision=self._model.precision,
             provider="cpu",
-            chat_format=self._manifest.chat.format,
+            chat_format=self._model.chat.format,
             context_length=self._context,
-            default_system_prompt=self._manifest.chat.default_system_prompt,
+            default_system_prompt=self._model.chat.default_system_prompt,
         )
 
     @property
     def health(self) -> Health:
         return self._worker.health
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return fit_prompt(self._format, dialog, max_prompt_tokens)
+        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
@@ -148,8 +152,7 @@ class Engine:
         return stream
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        manifest = self._manifest
-        ends = frozenset({manifest.eos_id, *manifest.stop_ids})
+        ends = frozenset({self._model.eos_id, *self._model.stop_ids})
         stop_ids = self._format.stop_ids if self._format else ends
         control = {*stop_ids, *self._tokenizer.special_ids.values()}
         return Request(
@@ -158,7 +161,9 @@ class Engine:
             params=params,
             sampler=Sampler(params, prompt.ids, control),
             decoder=StreamDecoder(
-                self._token_bytes, params.stop, strips_first_space=self._tokenizer.strips_first_space
+                self._token_bytes,
+                params.stop,
+                strips_first_space=self._tokenizer.strips_first_space and not prompt.is_continued,
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,
@@ -167,19 +172,14 @@ class Engine:
         )
 
     def _load_runner(self) -> Runner:
-        manifest, options = self._manifest, self._options
-        verify_files(self._folder, manifest)
-        model_options = ModelOptions(
-            num_threads=options.num_threads or machine.num_physical_cores(),
-            num_slots=2 * options.max_concurrent,
-            max_tokens=self._context,
-        )
-        return SlotRunner(
-            lambda: CpuModel(self._folder, manifest.decoder, model_options),
-            model_options.num_slots,
-            max_kv_tokens(manifest, options),
-            num_warm_rows=options.max_concurrent,
-            min_exact_rows=2 if manifest.precision is Precision.INT4 else 1,
+        options = self._options
+        return self._model.load_runner(
+            RunnerSize(
+                num_threads=options.num_threads or machine.num_physical_cores(),
+                num_answers=self._num_answers,
+                max_tokens=self._context,
+                max_kv_tokens=max_kv_tokens(self._model, options),
+            )
         )
 
     def _deliver(self, deltas: list[Delta]) -> None:
@@ -229,15 +229,19 @@ class _Stream:
         return delta.text or await self.__anext__()
 
 
-def context_tokens(manifest: Manifest, options: EngineOptions) -> int:
+def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return the longest prompt and answer together, in tokens."""
-    return min(manifest.decoder.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+    return min(model.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
 
 
-def max_kv_tokens(manifest: Manifest, options: EngineOptions) -> int:
+def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return how many tokens' KV may be held; one whole context always fits."""
-    megabytes = options.kv_cache_mb or min(2048, machine.memory_bytes() // 2**22)
-    return max(context_tokens(manifest, options), megabytes * 2**20 // manifest.decoder.kv_bytes_per_token())
+    return kv_token_bound(
+        model.kv_bytes_per_token,
+        context=context_tokens(model, options),
+        memory_bytes=machine.memory_bytes(),
+        kv_cache_mb=options.kv_cache_mb,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from engine.errors import ModelFormatError, PromptError
+from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.template_process import TemplateProcess
 from engine.tokenizer import Tokenizer, valid_unicode
 from engine.types import ChatMessage
@@ -45,14 +45,14 @@ class JinjaFormat:
         self.stop_ids = frozenset({eos_id, *stop_ids, *self._probe()})
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
-        """Raises `PromptError` when the template refuses the dialog, or hides what it does to it."""
+        """Raises `PromptError` where the template refuses, `UnsafePromptError` where it may be fooled."""
         text, revealed = self._render(self._prepared(dialog))
         ids: list[int] = []
         end = 0
         for match in chain(self._control.finditer(text), [None]):
             run = text[end : match.start() if match else None].translate(revealed)
             if run:
-                ids += self._tokenizer.encode(run)
+                ids += self._tokenizer.encode_inside(run) if end else self._tokenizer.encode(run)
             if match:
                 ids.append(self._ids[match[0]])
                 end = match.end()
@@ -80,7 +80,7 @@ class JinjaFormat:
             and self._control.findall(guarded.text) == self._control.findall(hidden.text)
         ):
             return guarded.text, unmark
-        raise PromptError(
+        raise UnsafePromptError(
             "The model's chat template changes this dialog in a way that cannot be followed safely. "
             "Leave the model's own control tokens out of the messages."
         )

@@ -24,6 +24,10 @@ from engine.sampling import FloatArray
 from engine.speculation import MAX_GUESS
 
 _SPIN_MICROSECONDS = "1000"
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
 _PAGE_TOKENS = 64
 """max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
 
@@ -88,7 +92,7 @@ class CpuModel:
             )
         self._config = config
         self._max_tokens = options.max_tokens
-        self._session = _open_session(folder / DECODER_FILE, options.num_threads)
+        self._session = open_session(folder / DECODER_FILE, options.num_threads)
         _check_shapes(self._session, config)
         # One position more than a sequence may have: a filler row of a full slot writes there.
         max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
@@ -199,19 +203,33 @@ def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -
     binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
-def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path | bytes, num_threads: int, device: str = "cpu", *, lean: bool = False
+) -> onnxruntime.InferenceSession:
+    """Load a graph, a file's or a small one of our own, on `device`: "cpu" or "cuda".
+
+    `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
+    memory cannot hold. Raises `ModelFormatError` or `ModelResourceError`.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # Spin long enough to bridge the gaps inside a step, not through idle time.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    if lean:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS[device])
     except Exception as error:
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise ModelResourceError("There is not enough memory to load the model.") from error
-        raise ModelFormatError(f"{path} could not be loaded: {_first_line(error)}") from error
+        raise ModelFormatError(f"{model!s} could not be loaded: {_first_line(error)}") from error
+    if session.get_providers()[0] != _PROVIDERS[device][0]:
+        raise ModelResourceError("There is no usable CUDA device here. Leave out the device, or name cpu.")
+    return session
 
 
 def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) -> None:

@@ -16,7 +16,7 @@ from engine.errors import (
     UnsafePromptError,
 )
 from engine.jinja_format import JinjaFormat
-from engine.manifest import Manifest
+from engine.manifest import ChatSpec
 from engine.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt
 
@@ -42,14 +42,14 @@ class ChatMLFormat:
         except KeyError as error:
             raise ModelFormatError(f"The tokenizer lacks {error}, which the chat format needs.") from None
         self.stop_ids = frozenset({self._end, *stop_ids})
-        self._newline = tokenizer.encode("\n")
+        self._newline = tokenizer.encode_inside("\n")
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         ids: list[int] = []
         for message in dialog:
-            ids += [self._start, *self._tokenizer.encode(f"{message.role}\n{message.content}")]
+            ids += [self._start, *self._tokenizer.encode_inside(f"{message.role}\n{message.content}")]
             ids += [self._end, *self._newline]
-        return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
+        return [*ids, self._start, *self._tokenizer.encode_inside("assistant\n")]
 
 
 class Llama2Format:
@@ -90,22 +90,46 @@ class Llama2Format:
         return [first, *(message.content for message in dialog[2:])]
 
 
-def make_chat_format(manifest: Manifest, tokenizer: Tokenizer) -> ChatFormat | None:
-    """Return the format that a manifest names, None for a base model. Raises `ModelFormatError`."""
-    if manifest.chat.format is None:
+class ChatModel(Protocol):
+    """What a chat format needs to know of the model it is for."""
+
+    @property
+    def chat(self) -> ChatSpec: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+
+def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer, chosen: str = "") -> ChatFormat | None:
+    """Return the `chosen` format, or the one that a manifest names; None for a base model.
+
+    Raises `ModelFormatError`.
+    """
+    name = chosen or manifest.chat.format
+    if name is None:
         return None
-    if manifest.chat.format == "chatml":
+    if name == "chatml":
         return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
-    if manifest.chat.format == "llama-2":
+    if name == "llama-2":
         return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
-    if manifest.chat.format == "jinja":
+    if name == "jinja":
         template, stop_ids = manifest.chat.template, manifest.stop_ids
         return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
-    raise ModelFormatError(f"This program knows no chat format called {manifest.chat.format!r}.")
+    raise ModelFormatError(f"This program knows no chat format called {name!r}.")
 
 
-def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int) -> Prompt:
+def fit_prompt(
+    chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int, begun: Sequence[int] = ()
+) -> Prompt:
     """Encode `dialog` in at most `max_tokens` ids; the oldest whole turns go first, the system message never.
+
+    `begun` are the ids of an answer that was begun, to go on with.
 
     Raises `NoChatFormatError`, `UnsafePromptError`, `PromptTooLongError` when even the last turn does not
     fit, and `PromptError` for a dialog that does not alternate or does not end with the user.
@@ -118,7 +142,8 @@ def fit_prompt(chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], ma
 
     def encode_without(num_dropped_turns: int) -> Prompt:
         kept = messages[2 * num_dropped_turns :]
-        return Prompt(tuple(chat_format.encode([*system, *kept])), 2 * num_dropped_turns)
+        ids = (*chat_format.encode([*system, *kept]), *begun)
+        return Prompt(ids, 2 * num_dropped_turns, is_continued=bool(begun))
 
     prompt = encode_without(0)
     if len(prompt.ids) <= max_tokens:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.kv_slots import KVSlots
 from engine.request import Request
@@ -36,6 +36,11 @@ class SlotModel(Protocol):
     def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
 
     def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray: ...
+
+
+@runtime_checkable
+class SeveralAtOnce(Protocol):
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that guesses pay."""
 
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
 
@@ -120,8 +125,8 @@ class SlotRunner:
             if row is not None:
                 logits.append((plan.prefill, row[None]))
         prefilled = time.perf_counter()
-        if plan.guess:
-            logits.append((plan.decode[0], self._decode_several(plan.decode[0], plan.guess)))
+        if plan.guess and isinstance(self._model, SeveralAtOnce):
+            logits.append(self._decode_several(self._model, plan.decode[0], plan.guess))
         elif plan.decode:
             logits += self._decode(plan.decode)
         return StepResult(tuple(logits), prefilled - started, time.perf_counter() - prefilled)
@@ -167,14 +172,16 @@ class SlotRunner:
             request.num_computed += 1
         return [(request, logits[slot - window[0], None]) for slot, request in by_slot.items()]
 
-    def _decode_several(self, request: Request, guess: Sequence[int]) -> FloatArray:
+    def _decode_several(
+        self, model: SeveralAtOnce, request: Request, guess: Sequence[int]
+    ) -> tuple[Request, FloatArray]:
         """Compute the next token of one request and what was guessed after it."""
         slot, num_past = _slot_of(request), request.num_computed
-        logits = self._model.decode_several(slot, [request.ids[-1], *guess], num_past)
+        logits = model.decode_several(slot, [request.ids[-1], *guess], num_past)
         self._slots.extend(slot, request.ids[-1:])
         self._slots.touch(slot, num_past + 1 + len(guess))
         request.num_computed += 1
-        return logits
+        return request, logits
 
     def _window(self, by_slot: Mapping[int, Request]) -> range:
         """Return the slots to run over: all that decode, and a filler for an answer that is reproducible."""

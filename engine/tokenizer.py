@@ -7,6 +7,7 @@ spread over several tokens.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -35,6 +36,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text: no control ids, nothing added before or after."""
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Return the ids of plain text behind a control token: some put a space before first texts only."""
 
     @property
     def token_bytes(self) -> list[bytes]:
@@ -71,6 +75,20 @@ class BpeTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(valid_unicode(text), add_special_tokens=False).ids)
 
+    def encode_inside(self, text: str) -> list[int]:
+        return list(self._inside.encode(valid_unicode(text), add_special_tokens=False).ids)
+
+    @cached_property
+    def _inside(self) -> tokenizers.Tokenizer:
+        described = json.loads(self._tokenizer.to_str())
+        splitting = described["pre_tokenizer"] or {}
+        if splitting.get("type") != "Metaspace" or splitting.get("prepend_scheme") != "first":
+            return self._tokenizer
+        splitting["prepend_scheme"] = "never"
+        inside = tokenizers.Tokenizer.from_str(json.dumps(described))
+        inside.encode_special_tokens = True
+        return inside
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         table = [b""] * self.vocab_size
@@ -86,12 +104,23 @@ class SentencePieceTokenizer:
 
     strips_first_space = True
 
-    def __init__(self, path: Path, special_ids: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, special_ids: Mapping[str, int] | None = None) -> None:
+        """Without `special_ids` the control tokens are the model's own."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise ModelFormatError(f"{path.name} is not a readable SentencePiece model.") from error
-        self.special_ids = dict(special_ids)
+        self.special_ids = dict(self._own_control() if special_ids is None else special_ids)
+
+    @property
+    def bos_id(self) -> int:
+        """Return the token that begins a text, -1 where there is none."""
+        return int(self._processor.bos_id())
+
+    @property
+    def eos_id(self) -> int:
+        """Return the token that ends a text, -1 where there is none."""
+        return int(self._processor.eos_id())
 
     @property
     def vocab_size(self) -> int:
@@ -100,9 +129,16 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(valid_unicode(text)))
 
+    def encode_inside(self, text: str) -> list[int]:
+        return self.encode(text)
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         return [self._bytes_of(index) for index in range(self.vocab_size)]
+
+    def _own_control(self) -> dict[str, int]:
+        processor = self._processor
+        return {processor.id_to_piece(i): i for i in range(self.vocab_size) if processor.is_control(i)}
 
     def _bytes_of(self, index: int) -> bytes:
         processor = self._processor

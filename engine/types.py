@@ -119,10 +119,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids ready for the model. `num_dropped` counts the oldest messages that did not fit."""
+    """Token ids ready for the model. `num_dropped` counts the oldest messages that did not fit.
+
+    is_continued: the ids end inside the answer, so that what comes goes on with it.
+    """
 
     ids: tuple[int, ...]
     num_dropped: int = 0
+    is_continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +177,12 @@ class TextEngine(Protocol):
     @property
     def health(self) -> Health: ...
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """Encode `dialog`, dropping the oldest whole turns until it fits; the system message always stays.
 
+        `answer_so_far` is the beginning of the answer, with which the model is to go on.
         Takes milliseconds of pure computation: call it in a thread. Raises `UnsafePromptError` for control
         tags in a message, `PromptTooLongError` when system message and last turn alone do not fit, and
         `NoChatFormatError` for a base model.

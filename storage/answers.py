@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from storage import parts
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
+from storage.resets import IS_SHELVED
 from storage.rows import storable, to_message
 from storage.types import InterruptedAnswer, Message, MessageState
 
@@ -69,6 +70,7 @@ async def supersede(transaction: Transaction, answer_id: int, *, at: int) -> Mes
     )
     await transaction.fetch_all("UPDATE messages SET superseded_by = ? WHERE id = ?", (new.id, answer_id))
     await parts.move(transaction, from_id=answer_id, to_id=new.id)
+    await _move_threads(transaction, from_id=answer_id, to_id=new.id)
     return new
 
 
@@ -124,7 +126,7 @@ async def _regenerable(transaction: Transaction, answer_id: int) -> Row:
         "SELECT conversation_id, reply_to, superseded_by FROM messages WHERE id = ? AND role = 'assistant'",
         (answer_id,),
     )
-    if old is None:
+    if old is None or await transaction.fetch_one(IS_SHELVED, (old["conversation_id"],)):
         raise NotFoundError("This answer no longer exists.")
     newest = await transaction.fetch_one(NEWEST, (old["conversation_id"],))
     if newest is None or newest["id"] not in (answer_id, old["superseded_by"]):
@@ -136,4 +138,12 @@ async def _regenerable(transaction: Transaction, answer_id: int) -> Row:
 
 async def _replace(transaction: Transaction, *, gone_id: int, kept_id: int) -> None:
     await parts.move(transaction, from_id=gone_id, to_id=kept_id)
+    await _move_threads(transaction, from_id=gone_id, to_id=kept_id)
     await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (gone_id,))
+
+
+async def _move_threads(transaction: Transaction, *, from_id: int, to_id: int) -> None:
+    """Let the threads that were started from one answer go on from the one in its place."""
+    await transaction.fetch_all(
+        "UPDATE conversations SET continues_id = ? WHERE continues_id = ?", (to_id, from_id)
+    )

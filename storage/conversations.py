@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from storage import answers, history, parts
+from storage import answers, history, parts, resets
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
+from storage.resets import Reset
 from storage.rows import storable, to_message, to_milliseconds, utc_now
+from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
     ConversationKind,
     ConversationRef,
@@ -21,6 +23,7 @@ from storage.types import (
     InterruptedAnswer,
     Message,
     MessageState,
+    Quote,
     Role,
     Turn,
 )
@@ -33,6 +36,7 @@ __all__ = [
     "InterruptedAnswer",
     "Message",
     "MessageState",
+    "Quote",
     "Role",
     "Turn",
 ]
@@ -41,17 +45,27 @@ _OPEN = """
 INSERT INTO conversations (channel_id, kind, guild_id, created_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (channel_id) DO UPDATE SET kind = excluded.kind, guild_id = excluded.guild_id
 RETURNING id"""
-_INSERT_QUESTION = """
-INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
-VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
-_INSERT_RESET = """
-INSERT INTO resets (conversation_id, by_user_id, reset_at, num_messages) VALUES (?, ?, ?, ?)"""
+# An answer to several questions in a row stays while one of them is there.
+_HAND_BACK = """
+UPDATE messages SET reply_to = (
+    SELECT max(id) FROM messages AS earlier
+    WHERE conversation_id = ?1 AND role = 'user' AND author_id = ?3 AND id < ?2
+    AND id > coalesce((
+        SELECT max(reply_to) FROM messages
+        WHERE conversation_id = ?1 AND role = 'assistant' AND reply_to < ?2), 0))
+WHERE reply_to = ?2 AND EXISTS (
+    SELECT 1 FROM messages AS earlier
+    WHERE conversation_id = ?1 AND role = 'user' AND author_id = ?3 AND id < ?2
+    AND id > coalesce((
+        SELECT max(reply_to) FROM messages
+        WHERE conversation_id = ?1 AND role = 'assistant' AND reply_to < ?2), 0))"""
 
 
 class Conversations:
     """All that was said, over one database."""
 
     def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+        self.turns = Turns(database, now=now)
         self._database = database
         self._now = now
 
@@ -86,19 +100,17 @@ class Conversations:
         author_name: str,
         content: str,
         created_at: datetime,
+        quote: Quote | None = None,
     ) -> Turn:
         """Store a question and its empty answer.
 
         Raises `DuplicateMessageError` if the Discord message is known, `NotFoundError` if the conversation
         is not.
         """
-        at = to_milliseconds(created_at)
+        new = NewQuestion(discord_id, author_id, author_name, content, created_at, quote)
         async with self._database.transaction() as transaction:
             await parts.refuse_known(transaction, discord_id)
-            params = (conversation_id, author_id, storable(author_name), storable(content), at, at)
-            (row,) = await transaction.fetch_all(_INSERT_QUESTION, params)
-            question = to_message(row)
-            await parts.attach(transaction, question.id, discord_id, 0)
+            question = await insert_question(transaction, conversation_id, new)
             answer = await answers.insert_pending(
                 transaction,
                 conversation_id=conversation_id,
@@ -197,17 +209,43 @@ class Conversations:
         async with self._database.transaction() as transaction:
             return await answers.interrupt(transaction, at=self._milliseconds())
 
-    async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> int:
-        """Delete all messages and record who did it; return how many there were."""
+    async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
+        """Put all messages aside and record who did it. Raises `NotFoundError`."""
         async with self._database.transaction() as transaction:
-            (row,) = await transaction.fetch_all(
-                "SELECT count(*) AS num FROM messages WHERE conversation_id = ?", (conversation_id,)
+            return await resets.put_aside(
+                transaction, conversation_id, by_user_id=by_user_id, at=to_milliseconds(at)
             )
-            await transaction.fetch_all("DELETE FROM messages WHERE conversation_id = ?", (conversation_id,))
-            params = (conversation_id, by_user_id, to_milliseconds(at), row["num"])
-            await transaction.fetch_all(_INSERT_RESET, params)
-        await self._database.scrub()
-        return int(row["num"])
+
+    async def newest_reset(self, conversation_id: int) -> Reset | None:
+        """Return the newest reset whose messages are still there."""
+        async with self._database.transaction() as transaction:
+            return await resets.newest(transaction, conversation_id)
+
+    async def find_reset(self, reset_id: int) -> Reset:
+        """Return a reset. Raises `NotFoundError`."""
+        async with self._database.transaction() as transaction:
+            return await resets.find(transaction, reset_id)
+
+    async def undo_reset(
+        self, reset_id: int, *, by_user_id: int, at: datetime, not_before: datetime
+    ) -> Reset:
+        """Bring the messages of a reset back. Raises `NotFoundError` where that is not possible any more."""
+        async with self._database.transaction() as transaction:
+            return await resets.bring_back(
+                transaction,
+                reset_id,
+                by_user_id=by_user_id,
+                at=to_milliseconds(at),
+                not_before=to_milliseconds(not_before),
+            )
+
+    async def purge_resets(self, *, before: datetime) -> int:
+        """Delete for good what was put aside before a time; return how many resets that ends."""
+        async with self._database.transaction() as transaction:
+            num_purged = await resets.purge(transaction, before=to_milliseconds(before))
+        if num_purged:
+            await self._database.scrub()
+        return num_purged
 
     async def delete_question(self, discord_id: int) -> Deleted | None:
         """Delete the question in this Discord message with its answers; None if there is none."""
@@ -215,6 +253,7 @@ class Conversations:
             row = await transaction.fetch_one(parts.SHOWN_MESSAGE, (discord_id,))
             if row is None or row["role"] != Role.USER:
                 return None
+            await transaction.fetch_all(_HAND_BACK, (row["conversation_id"], row["id"], row["author_id"]))
             found = await transaction.fetch_all(
                 "SELECT id FROM messages WHERE reply_to = ? ORDER BY id", (row["id"],)
             )

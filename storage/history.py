@@ -1,26 +1,44 @@
 """The queries that read a conversation in order. Reads only; knows nothing of how messages come to be.
 
-Order is that of ids: a question is stored together with its answer, and only a conversation's newest answer
-is ever regenerated, so ids never run against the conversation.
+Order is that of questions, by id, each answer behind the question it answers: the last one, where several
+were asked before it began. A thread that was started from an answer goes on from that answer's history.
 """
 
 from __future__ import annotations
 
 from storage.database import Database, Row
 from storage.errors import NotFoundError
-from storage.rows import to_message
+from storage.rows import to_quoting_message
 from storage.types import Message
 
-VISIBLE_TO_MODEL = """
-SELECT seen.* FROM messages AS answer
-JOIN messages AS seen ON seen.conversation_id = answer.conversation_id AND seen.id <= answer.reply_to
-WHERE answer.id = ? AND answer.role = 'assistant' AND seen.superseded_by IS NULL AND (
-    seen.role = 'user' OR (seen.state IN ('complete', 'stopped', 'interrupted') AND seen.content <> ''))
-ORDER BY seen.id DESC LIMIT ?"""
-NEWEST = """
-SELECT * FROM messages
-WHERE conversation_id = ? AND superseded_by IS NULL
-ORDER BY id DESC LIMIT ?"""
+_NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
+_SEEN = "SELECT seen.*, quotes.author_name AS quoted_name, quotes.content AS quoted"
+_WITH_QUOTES = "LEFT JOIN quotes ON quotes.message_id = seen.id"
+_COUNTS = """
+seen.superseded_by IS NULL AND (
+    seen.role = 'user' OR (seen.state IN ('complete', 'stopped', 'interrupted') AND seen.content <> ''))"""
+VISIBLE_TO_MODEL = f"""
+{_SEEN} FROM messages AS answer
+JOIN messages AS seen ON seen.conversation_id = answer.conversation_id
+    AND coalesce(seen.reply_to, seen.id) <= answer.reply_to
+{_WITH_QUOTES}
+WHERE answer.id = ? AND answer.role = 'assistant' AND seen.id <> answer.id AND {_COUNTS}
+{_NEWEST_FIRST}"""
+VISIBLE_BEFORE_THREAD = f"""
+{_SEEN} FROM messages AS answer
+JOIN conversations ON conversations.id = answer.conversation_id
+JOIN messages AS start ON start.id = conversations.continues_id
+JOIN messages AS seen
+    ON seen.conversation_id = start.conversation_id
+    AND coalesce(seen.reply_to, seen.id) <= start.reply_to
+{_WITH_QUOTES}
+WHERE answer.id = ? AND {_COUNTS}
+AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
+{_NEWEST_FIRST}"""  # noqa: S608 - made of constants
+NEWEST = f"""
+{_SEEN} FROM messages AS seen {_WITH_QUOTES}
+WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
+{_NEWEST_FIRST}"""
 
 
 async def history_before(database: Database, answer_id: int, limit: int) -> list[Message]:
@@ -29,6 +47,8 @@ async def history_before(database: Database, answer_id: int, limit: int) -> list
     # The question itself is always among them.
     if not rows:
         raise NotFoundError("This message was deleted, so there is nothing to answer.")
+    if len(rows) < limit:
+        rows += await database.fetch_all(VISIBLE_BEFORE_THREAD, (answer_id, limit - len(rows)))
     return _oldest_first(rows)
 
 
@@ -38,4 +58,4 @@ async def recent(database: Database, conversation_id: int, limit: int) -> list[M
 
 
 def _oldest_first(rows: list[Row]) -> list[Message]:
-    return [to_message(row) for row in reversed(rows)]
+    return [to_quoting_message(row) for row in reversed(rows)]

@@ -107,6 +107,32 @@ CREATE TABLE reports (
     reported_at INTEGER NOT NULL,
     PRIMARY KEY (answer_id, by_user_id)
 ) STRICT, WITHOUT ROWID"""
+_OPT_OUTS = """
+CREATE TABLE opt_outs (
+    user_id INTEGER PRIMARY KEY,
+    opted_out_at INTEGER NOT NULL
+) STRICT"""
+# Servers that we left and channels that were deleted: what is kept of them goes after a while.
+_DEPARTURES = """
+CREATE TABLE departures (
+    place TEXT NOT NULL CHECK (place IN ('server', 'channel')),
+    discord_id INTEGER NOT NULL,
+    gone_at INTEGER NOT NULL,
+    PRIMARY KEY (place, discord_id)
+) STRICT, WITHOUT ROWID"""
+
+# What a question refers to: the message it replies to, or is about. It goes when that message is deleted.
+_QUOTES = """
+CREATE TABLE quotes (
+    message_id INTEGER PRIMARY KEY REFERENCES messages (id) ON DELETE CASCADE,
+    discord_id INTEGER NOT NULL,
+    author_id INTEGER NOT NULL,
+    author_name TEXT NOT NULL,
+    content TEXT NOT NULL
+) STRICT"""
+# The answer that a thread was started from: its history goes before that of the thread.
+_CONTINUES = """
+ALTER TABLE conversations ADD COLUMN continues_id INTEGER REFERENCES messages (id) ON DELETE SET NULL"""
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -137,6 +163,29 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE resets ADD COLUMN undone_at INTEGER",
             "ALTER TABLE resets ADD COLUMN undone_by_user_id INTEGER",
             "CREATE UNIQUE INDEX resets_by_shelf ON resets (shelf_id) WHERE shelf_id IS NOT NULL",
+        ),
+    ),
+    Migration(
+        "people who opted out, places that are gone, and whose and how old messages are",
+        (
+            _OPT_OUTS,
+            _DEPARTURES,
+            "CREATE INDEX messages_by_author ON messages (author_id) WHERE author_id IS NOT NULL",
+            "CREATE INDEX messages_by_age ON messages (created_at) WHERE role = 'user'",
+            "CREATE INDEX conversations_by_guild ON conversations (guild_id) WHERE guild_id IS NOT NULL",
+        ),
+    ),
+    Migration(
+        "quotes, and threads that go on from an answer",
+        (
+            _QUOTES,
+            "CREATE INDEX quotes_by_discord_message ON quotes (discord_id)",
+            "CREATE INDEX quotes_by_author ON quotes (author_id)",
+            _CONTINUES,
+            "CREATE INDEX conversations_continuing ON conversations (continues_id)"
+            " WHERE continues_id IS NOT NULL",
+            "CREATE INDEX messages_in_order"
+            " ON messages (conversation_id, coalesce(reply_to, id) DESC, role, id DESC)",
         ),
     ),
 )

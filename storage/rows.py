@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 from storage.database import Row
-from storage.types import Message, MessageState, Role
+from storage.types import Message, MessageState, Quote, Role
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -26,6 +27,14 @@ def to_message(row: Row) -> Message:
         num_tokens=row["num_tokens"],
         finish_reason=row["finish_reason"],
     )
+
+
+def to_quoting_message(row: Row) -> Message:
+    """Return the message in a row of messages joined with its quote, if any."""
+    message = to_message(row)
+    if row["quoted"] is None:
+        return message
+    return dataclasses.replace(message, quote=Quote(row["quoted_name"], row["quoted"]))
 
 
 def to_milliseconds(at: datetime) -> int:

@@ -44,6 +44,16 @@ class ConversationRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """The message that a question replies to or is about. `discord_id` 0 and `author_id` 0 are unknown."""
+
+    author_name: str
+    content: str
+    discord_id: int = 0
+    author_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """A question or an answer.
 
@@ -62,6 +72,7 @@ class Message:
     reply_to: int | None
     num_tokens: int | None
     finish_reason: str | None
+    quote: Quote | None = None
 
 
 @dataclass(frozen=True, slots=True)

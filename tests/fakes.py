@@ -128,21 +128,26 @@ class ScriptedEngine:
     generations: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
-    def fit_prompt(self, dialog: Sequence[ChatMessage], max_prompt_tokens: int) -> Prompt:
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
         """Drop the oldest turns until the bytes fit."""
         if any(CONTROL_TAG in message.content for message in dialog):
             raise UnsafePromptError("A message contains control tags.")
         system = [m for m in dialog if m.role == "system"]
         turns = [m for m in dialog if m.role != "system"]
         num_dropped = 0
+        max_prompt_tokens -= self.count_tokens(answer_so_far)
         while self._num_tokens([*system, *turns]) > max_prompt_tokens:
             if len(turns) < 3:
                 raise PromptTooLongError(self._num_tokens([*system, *turns]), max_prompt_tokens)
             turns, num_dropped = turns[2:], num_dropped + 2
         kept = (*system, *turns)
+        if answer_so_far:
+            kept = (*kept, ChatMessage("assistant", answer_so_far))
         ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode())
         self._fitted[ids] = kept
-        return Prompt(ids, num_dropped)
+        return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
     def count_tokens(self, text: str) -> int:
         """Count bytes."""

@@ -25,8 +25,14 @@ OWNERS: dict[str, set[str]] = {
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
-    "onnx": {f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")},
-    "onnxruntime": {"engine/model.py"},
+    "onnx": {
+        "engine/release_contract.py",
+        "engine/release_model.py",
+        *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
+        *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
+        "engine/convert/graph_contents.py",
+    },
+    "onnxruntime": {"engine/model.py", "engine/release_model.py"},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {

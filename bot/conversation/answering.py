@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
-from bot.conversation.parameters import ChatParameters
+from bot.conversation.parameters import ChatParameters, apply_overrides
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
 from bot.conversation.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import Phrase, phrase, together
 from engine.types import Completion, FinishReason, Generation, TextEngine
-from storage.conversations import Conversations, Message, MessageState
+from storage.conversations import Conversations, Message, MessageState, Role
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -28,7 +30,9 @@ CHECKPOINT_INTERVAL_S = 2.0
 _STOP_NOTES = {
     StopReason.USER: "answer.stopped",
     StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
+    StopReason.OUT_OF_TIME: "answer.stopped_out_of_time",
     StopReason.RESET: "answer.stopped_reset",
+    StopReason.FORGOTTEN: "answer.stopped_forgotten",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""
@@ -106,6 +110,8 @@ class Answering:
             screen = await self._screening.open(job)
             if job.stop_reason is None:
                 job.view.working()
+                if job.begun:
+                    job.view.update(job.begun)
                 await self._generate(job, screen)
             return await _screened(_outcome_of(job), screen)
         except Exception as error:  # noqa: BLE001 - any fault ends this answer and no other
@@ -113,13 +119,21 @@ class Answering:
                 _log.warning("Answer %d failed: %s", job.answer_id, error)
             else:
                 _log.exception("Answer %d failed", job.answer_id)
-            text = "" if screen is None or isinstance(error, WithheldError) else job.text.strip()
+            text = "" if screen is None or isinstance(error, WithheldError) else job.whole_text.strip()
             return await _failed(text, sentence_for(error), screen)
 
     async def _generate(self, job: Job, screen: Screen) -> None:
-        history = await self._conversations.history_before(job.answer_id)
-        await screen.check_question(history[-1].content)
-        parameters, fitted = await self._prompt(job, history)
+        """Make the text; anew if the question changes before anything of it is there."""
+        await self._generate_once(job, screen)
+        while job.is_stale and job.stop_reason is None:
+            await self._generate_once(job, screen)
+
+    async def _generate_once(self, job: Job, screen: Screen) -> None:
+        async with job.changing:
+            job.is_stale = False
+            history = await self._conversations.history_before(job.answer_id)
+            await screen.check_question(_asked(history))
+            parameters, fitted = await self._prompt(job, history)
         if job.stop_reason is not None:
             return
         job.generation = self._engine.generate(fitted.prompt, parameters.sampling(fitted.stop))
@@ -131,18 +145,22 @@ class Answering:
             await checkpointer.wait()
 
     async def _prompt(self, job: Job, history: Sequence[Message]) -> tuple[ChatParameters, FittedPrompt]:
-        parameters = await self._preferences.parameters(job.conversation_id)
+        parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
+        parameters = apply_overrides(parameters, job.overrides)
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
             history,
             self._preferences.system_prompt_of(parameters),
             parameters.prompt_budget(self._engine.info.context_length),
+            job.begun,
         )
         return parameters, fitted
 
     async def _store(self, job: Job, outcome: _Outcome) -> Ending:
         """Store `outcome` and say what is to be shown."""
+        notes = filter(None, (outcome.note, *job.notes))
+        outcome = dataclasses.replace(outcome, note=together(*notes) or None)
         completion = outcome.completion
         try:
             standing = await self._conversations.finish_answer(
@@ -159,17 +177,26 @@ class Answering:
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
         if standing is None or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
-        return Ending(standing.id, standing.state, standing.content, outcome.note)
+        return Ending(
+            standing.id,
+            standing.state,
+            standing.content,
+            outcome.note,
+            can_continue=can_go_on(standing),
+            is_outdated=job.is_outdated,
+        )
 
 
 async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer, screen: Screen) -> None:
     """Take the text as it comes, and show and save what of it may be shown."""
     async for piece in generation:
+        if job.is_stale:
+            continue
         job.text += piece
         if job.view.is_lost:
             job.stop(StopReason.NOT_SHOWABLE)
         if job.stop_reason is None:
-            text = await screen.shown(job.text.lstrip())
+            text = await screen.shown(job.whole_text.lstrip())
             if text and job.stop_reason is None:
                 job.view.update(text)
                 checkpointer.offer(text)
@@ -191,10 +218,24 @@ async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
         return _Outcome(MessageState.FAILED, "", sentence)
 
 
+def _asked(history: Sequence[Message]) -> str:
+    """Return the question that is to be answered: all that was said since the last answer."""
+    said = itertools.takewhile(lambda message: message.role is Role.USER, reversed(history))
+    return "\n".join(reversed([spoken(message) for message in said]))
+
+
+def can_go_on(answer: Message) -> bool:
+    """Tell whether there is more to come of an answer: it was cut short."""
+    is_cut = answer.state is not MessageState.COMPLETE or answer.finish_reason == FinishReason.LENGTH
+    return is_cut and answer.state is not MessageState.PENDING and bool(answer.content.strip())
+
+
 def _outcome_of(job: Job) -> _Outcome:
     completion = None if job.generation is None else job.generation.completion
-    text = (job.text if completion is None else completion.text).strip()
+    text = (job.begun + (job.text if completion is None else completion.text)).strip()
     finish = None if completion is None else completion.finish_reason
+    if job.stop_reason is StopReason.ANSWER_DELETED:
+        return _Outcome(MessageState.STOPPED, "")
     if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
         interrupted = job.stop_reason is StopReason.SHUTDOWN
         state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED

@@ -11,8 +11,10 @@ from itertools import groupby
 
 from bot.conversation.mentions import label
 from engine.types import ChatMessage
-from storage.conversations import Message, Role
+from storage.conversations import Message, Quote, Role
 
+YOU = "you"
+"""Whom a quote without a name is from: the model itself."""
 MAX_STOP_NAMES = 16
 """The most recent speakers whose names end an answer; a bound, for each one is looked for at every step."""
 
@@ -68,10 +70,23 @@ def _names(spoken: Sequence[Message]) -> dict[int | None, str]:
     return names
 
 
+def with_quote(content: str, quote: Quote | None) -> str:
+    """Return a question with what it refers to before it, quoted as people quote in mails."""
+    if quote is None:
+        return content
+    quoted = "\n".join(f"> {line}" for line in quote.content.splitlines())
+    return f"About what {quote.author_name or YOU} wrote:\n{quoted}\n\n{content}"
+
+
+def spoken(message: Message) -> str:
+    """Return all that a message says."""
+    return with_quote(message.content, message.quote)
+
+
 def _text(message: Message, names: dict[int | None, str]) -> str:
     if message.role is Role.USER and message.author_id in names:
-        return f"{names[message.author_id]}: {message.content}"
-    return message.content
+        return f"{names[message.author_id]}: {spoken(message)}"
+    return spoken(message)
 
 
 def _stops(spoken: Sequence[Message], names: dict[int | None, str]) -> tuple[str, ...]:

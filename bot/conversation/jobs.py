@@ -5,8 +5,9 @@ Knows nothing of how an answer is made, stored or queued.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
@@ -14,13 +15,21 @@ from bot.servers.origin import Origin
 from engine.types import Generation
 from storage.conversations import MessageState
 
+MAX_BURST = 8
+"""Messages in a row that are answered as one question."""
+
 
 class StopReason(Enum):
     """Why an answer ends before the model is done."""
 
     USER = auto()
     QUESTION_DELETED = auto()
+    ANSWER_DELETED = auto()
     RESET = auto()
+    OUT_OF_TIME = auto()
+    """Where it is shown, Discord lets us write for a quarter of an hour only."""
+    FORGOTTEN = auto()
+    """Whoever asked wants to be forgotten, or not to be answered."""
     NOT_SHOWABLE = auto()
     """Its message was deleted, or we may not write there any more."""
     SHUTDOWN = auto()
@@ -39,6 +48,9 @@ class Ending:
     text: str
     note: str | None = None
     can_regenerate: bool = True
+    can_continue: bool = False
+    is_outdated: bool = False
+    """The question was edited while it was being answered."""
 
 
 class AnswerView(Protocol):
@@ -77,9 +89,39 @@ class Job:
     asker_id: int | None
     view: AnswerView
     origin: Origin | None = None
+    settings_id: int = 0
+    """The conversation whose settings hold; 0 for its own."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    begun: str = ""
+    """The text of an answer that is gone on with."""
+    is_again: bool = False
+    num_questions: int = 1
     text: str = ""
     stop_reason: StopReason | None = None
     generation: Generation | None = None
+    is_stale: bool = False
+    """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""
+    is_outdated: bool = False
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the history is read, and while it is changed."""
+
+    @property
+    def whole_text(self) -> str:
+        """The answer so far, with what was there of it before."""
+        return self.begun + self.text
+
+    def takes(self, author_id: int) -> bool:
+        """Tell whether one more message of `author_id` may join the question: nothing was said yet."""
+        is_fresh = not self.is_again and not self.overrides and self.num_questions < MAX_BURST
+        return is_fresh and self.asker_id == author_id and self.stop_reason is None and not self.text.strip()
+
+    def begin_anew(self) -> None:
+        """Read the history again, since it changed. Call while holding `changing`."""
+        self.is_stale = True
+        if self.generation is not None:
+            self.generation.cancel()
 
     def stop(self, reason: StopReason) -> None:
         """End the answer as soon as possible; the first reason counts."""

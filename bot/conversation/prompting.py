@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bot.conversation.dialog import Dialog, build_dialog
+from bot.conversation.dialog import Dialog, build_dialog, spoken
 from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message
@@ -31,32 +31,33 @@ def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens
 
 
 def fit_history(
-    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int
+    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int, begun: str = ""
 ) -> FittedPrompt:
-    """Return the prompt for the last message of `history`.
+    """Return the prompt for the last message of `history`, whose answer begins with `begun`.
 
     Unsafe messages of the past (an answer may quote control tags) are left out. Where questions without an
     answer have piled up into one turn that is too long, only the last message is asked. Raises `PromptError`
     where the last message itself is at fault.
     """
     try:
-        return _fit_or_last(engine, history, system_prompt, max_tokens)
+        return _fit_or_last(engine, history, system_prompt, max_tokens, begun)
     except UnsafePromptError:
-        safe = [*(m for m in history[:-1] if _is_safe(engine, m.content)), *history[-1:]]
-        return _fit_or_last(engine, safe, system_prompt, max_tokens)
+        safe = [*(m for m in history[:-1] if _is_safe(engine, spoken(m))), *history[-1:]]
+        return _fit_or_last(engine, safe, system_prompt, max_tokens, begun)
 
 
 def _fit_or_last(
-    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int
+    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int, begun: str
 ) -> FittedPrompt:
     try:
-        return _fit(engine, build_dialog(history, system_prompt), max_tokens)
+        return _fit(engine, build_dialog(history, system_prompt), max_tokens, begun)
     except PromptTooLongError:
-        return _fit(engine, build_dialog(history[-1:], system_prompt), max_tokens)
+        return _fit(engine, build_dialog(history[-1:], system_prompt), max_tokens, begun)
 
 
-def _fit(engine: TextEngine, dialog: Dialog, max_tokens: int) -> FittedPrompt:
-    return FittedPrompt(engine.fit_prompt(dialog.messages, max_tokens), dialog.stop)
+def _fit(engine: TextEngine, dialog: Dialog, max_tokens: int, begun: str) -> FittedPrompt:
+    prompt = engine.fit_prompt(dialog.messages, max_tokens, answer_so_far=begun)
+    return FittedPrompt(prompt, dialog.stop)
 
 
 def _is_safe(engine: TextEngine, text: str) -> bool:

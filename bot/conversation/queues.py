@@ -1,33 +1,41 @@
 """The queues that answers stand in: one running answer a conversation, the others wait in order.
 
-Owns the tasks that make answers and the bound of each queue. Knows nothing of how an answer is made.
+At most `max_running` answers are made at once, and the next one is chosen fairly. Owns the tasks that make
+answers and the bounds of the queues. Knows nothing of how an answer is made.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from bot.conversation.fairness import Claim, FairOrder
 from bot.conversation.jobs import Job, StopReason
-from bot.errors import ConversationBusyError, ShuttingDownError
+from bot.errors import ConversationBusyError, ShuttingDownError, TooManyWaitingError
 
 _log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 10.0
+NUM_TOLD = 3
+"""How many of those who wait for other conversations are told their new place when it changes."""
 
 
 @dataclass(slots=True, eq=False)
 class _Lane:
     """The queue of one conversation. `admission` makes the order of arrival the order in storage."""
 
+    channel_id: int
     admission: asyncio.Lock = field(default_factory=asyncio.Lock)
     num_visitors: int = 0
     running: Job | None = None
     waiting: deque[Job] = field(default_factory=deque)
+    claims: deque[Claim] = field(default_factory=deque)
+    """One for each job that waits."""
 
     def jobs(self) -> list[Job]:
         return ([] if self.running is None else [self.running]) + list(self.waiting)
@@ -36,53 +44,102 @@ class _Lane:
     def num_taken(self) -> int:
         return self.num_visitors + len(self.jobs())
 
+    @property
+    def is_ready(self) -> bool:
+        return self.running is None and bool(self.waiting)
+
+    def take_next(self) -> tuple[Job, Claim]:
+        """Let the first one that waits run."""
+        self.running = self.waiting.popleft()
+        return self.running, self.claims.popleft()
+
+    def remove(self, job: Job) -> None:
+        index = self.waiting.index(job)
+        del self.waiting[index]
+        del self.claims[index]
+
 
 class AnswerQueues:
-    """Runs jobs, each conversation's in order."""
+    """Runs jobs, each conversation's in order. max_total: of jobs that wait, in all conversations."""
 
-    def __init__(self, run: Callable[[Job], Awaitable[object]], *, max_waiting: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Job], Awaitable[object]],
+        *,
+        max_waiting: int,
+        max_running: int = 64,
+        max_total: int = 10_000,
+    ) -> None:
         self._run = run
         self._max_waiting = max_waiting
+        self._max_running = max_running
+        self._max_total = max_total
         self._lanes: dict[int, _Lane] = {}
+        self._order = FairOrder()
+        self._arrivals = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_closed = False
+        self.is_paused = False
+
+    @property
+    def num_running(self) -> int:
+        """Answers being made."""
+        return sum(lane.running is not None for lane in self._lanes.values())
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for their turn."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
 
     @asynccontextmanager
     async def place(self, channel_id: int) -> AsyncIterator[None]:
         """Hold the conversation's entrance, first come first served, to store a question and `add` its job.
 
-        Raises `ConversationBusyError` or `ShuttingDownError` at once.
+        Raises `ConversationBusyError`, `TooManyWaitingError` or `ShuttingDownError` at once.
         """
         if self.is_closed:
             raise ShuttingDownError
         lane = self._lanes.get(channel_id)
         if lane is not None and lane.num_taken > self._max_waiting:
             raise ConversationBusyError(self._max_waiting)
+        if self.num_waiting >= self._max_total:
+            raise TooManyWaitingError
         async with self.entrance(channel_id):
             yield
 
     @asynccontextmanager
     async def entrance(self, channel_id: int) -> AsyncIterator[None]:
         """Hold the conversation's entrance without asking for a place: nobody comes in meanwhile."""
-        lane = self._lanes.setdefault(channel_id, _Lane())
+        lane = self._lanes.setdefault(channel_id, _Lane(channel_id))
         lane.num_visitors += 1
         try:
             async with lane.admission:
                 yield
         finally:
             lane.num_visitors -= 1
-            self._drop_if_idle(channel_id, lane)
+            self._drop_if_idle(lane)
 
     def add(self, channel_id: int, job: Job) -> None:
         """Queue `job`. Call inside `place`."""
         lane = self._lanes[channel_id]
         if self.is_closed:
             job.stop(StopReason.SHUTDOWN)
-        if lane.running is None:
-            self._start(channel_id, lane, job)
-        else:
-            lane.waiting.append(job)
-            job.view.waiting(len(lane.waiting))
+        lane.waiting.append(job)
+        lane.claims.append(_claim_of(channel_id, job, next(self._arrivals)))
+        self._fill()
+        if job in lane.waiting:
+            job.view.waiting(self._place_of(lane) + len(lane.waiting) - 1)
+
+    def last(self, channel_id: int) -> Job | None:
+        """Return the job that was queued last in a conversation, if it has not ended."""
+        lane = self._lanes.get(channel_id)
+        jobs = [] if lane is None else lane.jobs()
+        return jobs[-1] if jobs else None
+
+    def jobs(self, channel_id: int) -> list[Job]:
+        """Return the running job of a conversation and those that wait, in order."""
+        lane = self._lanes.get(channel_id)
+        return [] if lane is None else lane.jobs()
 
     def find(self, answer_id: int) -> Job | None:
         """Return the running or waiting job of an answer."""
@@ -98,6 +155,15 @@ class AnswerQueues:
                     return True
         return False
 
+    def stop_asker(self, asker_id: int, reason: StopReason) -> int:
+        """End all jobs for one person's questions; return how many there were."""
+        stopped = [
+            (lane, job) for lane in self._lanes.values() for job in lane.jobs() if job.asker_id == asker_id
+        ]
+        for lane, job in reversed(stopped):
+            self._stop(lane, job, reason)
+        return len(stopped)
+
     def stop_conversation(self, channel_id: int, reason: StopReason) -> int:
         """End all jobs of a conversation; return how many there were."""
         lane = self._lanes.get(channel_id)
@@ -107,6 +173,15 @@ class AnswerQueues:
         for job in reversed(jobs):
             self._stop(lane, job, reason)
         return len(jobs)
+
+    def pause(self) -> None:
+        """Let nothing more begin; what runs goes on."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Let answers begin again."""
+        self.is_paused = False
+        self._fill()
 
     async def close(self) -> None:
         """Refuse further questions, end every job and wait for the endings, within limits."""
@@ -123,22 +198,30 @@ class AnswerQueues:
     def _stop(self, lane: _Lane, job: Job, reason: StopReason) -> None:
         job.stop(reason)
         if job in lane.waiting:
-            lane.waiting.remove(job)
+            lane.remove(job)
             self._keep(self._end(job))
-            _tell_places(lane)
+            self._tell_places(lane)
 
-    def _start(self, channel_id: int, lane: _Lane, job: Job) -> None:
-        lane.running = job
-        self._keep(self._serve(channel_id, lane, job))
+    def _fill(self) -> None:
+        """Begin answers while there is room, whose turn it is first."""
+        while not self.is_paused and self.num_running < self._max_running:
+            ready = self._ready()
+            if not ready:
+                return
+            lane = self._lanes[ready[0].channel_id]
+            job, claim = lane.take_next()
+            self._order.served(claim)
+            self._keep(self._serve(lane, job))
 
-    async def _serve(self, channel_id: int, lane: _Lane, job: Job) -> None:
+    async def _serve(self, lane: _Lane, job: Job) -> None:
         """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
         await self._end(job)
         lane.running = None
-        if lane.waiting:
-            self._start(channel_id, lane, lane.waiting.popleft())
-            _tell_places(lane)
-        self._drop_if_idle(channel_id, lane)
+        self._fill()
+        self._tell_places(lane)
+        for claim in self._ready()[:NUM_TOLD]:
+            self._tell_places(self._lanes[claim.channel_id])
+        self._drop_if_idle(lane)
 
     async def _end(self, job: Job) -> None:
         try:
@@ -151,11 +234,24 @@ class AnswerQueues:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _drop_if_idle(self, channel_id: int, lane: _Lane) -> None:
-        if lane.num_taken == 0 and self._lanes.get(channel_id) is lane:
-            del self._lanes[channel_id]
+    def _drop_if_idle(self, lane: _Lane) -> None:
+        if lane.num_taken == 0 and self._lanes.get(lane.channel_id) is lane:
+            del self._lanes[lane.channel_id]
+
+    def _ready(self) -> list[Claim]:
+        """Return who could begin now, in fair order: the first of each conversation that nothing runs in."""
+        return self._order.ordered(lane.claims[0] for lane in self._lanes.values() if lane.is_ready)
+
+    def _place_of(self, lane: _Lane) -> int:
+        """Return the place of the first one that waits in `lane`; the next to be answered has place 1."""
+        return 1 if lane.running is not None else self._ready().index(lane.claims[0]) + 1
+
+    def _tell_places(self, lane: _Lane) -> None:
+        if lane.waiting:
+            for place, job in enumerate(lane.waiting, start=self._place_of(lane)):
+                job.view.waiting(place)
 
 
-def _tell_places(lane: _Lane) -> None:
-    for place, job in enumerate(lane.waiting, start=1):
-        job.view.waiting(place)
+def _claim_of(channel_id: int, job: Job, arrival: int) -> Claim:
+    server_id = None if job.origin is None else job.origin.guild_id
+    return Claim(channel_id, job.asker_id, server_id, arrival)

@@ -6,25 +6,40 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from types import TracebackType
 
-from bot.conversation.answering import Answering
+from bot.conversation.answering import Answering, can_go_on
+from bot.conversation.dialog import with_quote
 from bot.conversation.jobs import AnswerView, Job, StopReason
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.screening import Screening
-from bot.errors import EmptyQuestionError
+from bot.conversation.steering import Steering
+from bot.conversation.upkeep import Upkeep
+from bot.errors import EmptyQuestionError, NothingToContinueError
 from bot.servers.gate import Gate
 from bot.servers.origin import Origin
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
-from storage.conversations import ConversationRef, Conversations, InterruptedAnswer
+from storage.conversations import (
+    ConversationRef,
+    Conversations,
+    InterruptedAnswer,
+    MessageState,
+    Quote,
+)
+from storage.errors import NotFoundError
+from storage.resets import Reset
 from storage.settings import SettingsStore
+from storage.turns import NewQuestion
 
+UNDO_TIME = timedelta(minutes=10)
+"""How long a reset can be undone."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -39,6 +54,16 @@ class Question:
     author_name: str
     content: str
     created_at: datetime
+    quote: Quote | None = None
+    """The message that the question replies to or is about."""
+    starter_id: int | None = None
+    """The Discord message that the thread was started from, for a question in a thread."""
+    settings_of: ConversationRef | None = None
+    """The conversation whose settings hold, if not this one's."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    """Phrases that are said below the answer."""
     origin: Origin | None = None
     """What a server's rules look at; None is a person without roles, directly in this conversation."""
 
@@ -56,13 +81,19 @@ class ChatService:
         gate: Gate | None = None,
         screening: Screening | None = None,
         max_waiting: int = MAX_WAITING,
+        max_running: int = 64,
+        max_total: int = 10_000,
     ) -> None:
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults)
         self._gate = gate
         answering = Answering(engine, conversations, self.preferences, screening)
-        self._queues = AnswerQueues(answering.run, max_waiting=max_waiting)
+        self._queues = AnswerQueues(
+            answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
+        )
+        self.steering = Steering(self._queues, conversations)
+        self.upkeep = Upkeep(self._queues, conversations, self._check_prompt)
 
     async def __aenter__(self) -> ChatService:
         return self
@@ -80,19 +111,30 @@ class ChatService:
         """
         channel_id = question.conversation.channel_id
         if self._gate is not None:
-            await self._gate.admit(_origin_of(question), question.content)
+            await self._gate.admit(_origin_of(question), with_quote(question.content, question.quote))
         async with self._queues.place(channel_id):
-            job = await self._accept(question, view)
+            content, conversation_id = await self._check(question)
+            last = self._queues.last(channel_id)
+            if last is not None and await self._ask_on(last, question, content):
+                return last.answer_id
+            job = await self._begin(conversation_id, question, content, view)
             self._queues.add(channel_id, job)
         return job.answer_id
 
     async def regenerate(
-        self, channel_id: int, answer_id: int, view: AnswerView, origin: Origin | None = None
+        self,
+        channel_id: int,
+        answer_id: int,
+        view: AnswerView,
+        origin: Origin | None = None,
+        *,
+        go_on: bool = False,
     ) -> int:
         """Queue another answer to the question of the newest answer and return the new one's id.
 
-        `origin` is whoever asks for it. Raises a `RefusalError` where they may not ask here now, and
-        `NotFoundError` for an answer that is not the newest, gone or not ended yet.
+        `origin` is whoever asks for it. With `go_on` the answer begins with the text of the old one. Raises a
+        `RefusalError` where they may not ask here now, `NotFoundError` for an answer that is not the newest,
+        gone or not ended yet, and `NothingToContinueError` for one that is whole.
         """
         if self._gate is not None and origin is not None:
             await self._gate.admit(origin, "")
@@ -100,11 +142,21 @@ class ChatService:
             self._check_engine()
             parts = await self.conversations.parts(answer_id)
             asker_id = await self.asker_of(answer_id)
-            answer = await self.conversations.begin_regeneration(answer_id)
+            if go_on:
+                await self._check_continuable(answer_id)
+                answer = await self.conversations.turns.begin_continuation(answer_id)
+            else:
+                answer = await self.conversations.begin_regeneration(answer_id)
             view.opened(answer.id, parts)
             job = Job(answer.id, answer.conversation_id, asker_id, view, origin)
+            job.begun, job.is_again = answer.content, True
             self._queues.add(channel_id, job)
         return answer.id
+
+    async def check_text(self, origin: Origin, text: str) -> None:
+        """Raise the `RefusalError` of a text that the server does not allow."""
+        if self._gate is not None:
+            await self._gate.check_text(origin, text)
 
     async def is_shown_by(self, answer_id: int, discord_id: int) -> bool:
         """Tell whether a Discord message shows part of an answer."""
@@ -125,24 +177,27 @@ class ChatService:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
 
-    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> int:
-        """Stop and forget everything said in a conversation; return how many messages were forgotten."""
+    def out_of_time(self, answer_id: int) -> None:
+        """End an answer that can be shown no longer, if it has not ended."""
+        self.stop(answer_id, StopReason.OUT_OF_TIME)
+
+    def stop_person(self, user_id: int) -> int:
+        """End every answer to a person who does not want to be answered; return how many there were."""
+        return self._queues.stop_asker(user_id, StopReason.FORGOTTEN)
+
+    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
+        """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
             return await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
 
-    async def message_deleted(self, channel_id: int, discord_id: int) -> None:
-        """Forget a deleted question with its answers; stop an answer that was deleted as it was written."""
-        async with self._queues.entrance(channel_id):
-            deleted = await self.conversations.delete_question(discord_id)
-            for answer_id in () if deleted is None else deleted.answer_ids:
-                self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
-            if deleted is None:
-                message = await self.conversations.find_by_discord_id(discord_id)
-                if message is not None:
-                    self._queues.stop(message.id, StopReason.NOT_SHOWABLE)
-                    await self.conversations.detach_part(discord_id)
+    async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
+        """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
+        async with self._queues.entrance(reset.channel_id):
+            return await self.conversations.undo_reset(
+                reset.id, by_user_id=by_user_id, at=at, not_before=at - UNDO_TIME
+            )
 
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
         """Mark what an earlier run left unfinished. Call once, before the first question."""
@@ -152,14 +207,36 @@ class ChatService:
         """Stop, store and mark every answer, and refuse further questions."""
         await self._queues.close()
 
-    async def _accept(self, question: Question, view: AnswerView) -> Job:
-        """Check and store a question."""
+    async def _check(self, question: Question) -> tuple[str, int]:
+        """Return what is asked and the conversation it is asked in. Raises what makes it unanswerable."""
         content = question.content.strip()
         if not content:
             raise EmptyQuestionError
         self._check_engine()
         conversation_id = await self.conversations.open(question.conversation)
-        await self._check_prompt(conversation_id, content)
+        await self._check_prompt(conversation_id, with_quote(content, question.quote))
+        return content, conversation_id
+
+    async def _ask_on(self, job: Job, question: Question, content: str) -> bool:
+        """Let the answer to what the same person just said answer this too, if it has not begun."""
+        if question.overrides or not job.takes(question.author_id):
+            return False
+        async with job.changing:
+            is_known = await self.conversations.find_by_discord_id(question.discord_id) is not None
+            if is_known or not job.takes(question.author_id):
+                return False
+            job.begin_anew()
+            try:
+                await self.conversations.turns.ask_on(job.answer_id, _stored(question, content))
+            except NotFoundError:
+                return False
+            job.num_questions += 1
+        return True
+
+    async def _begin(self, conversation_id: int, question: Question, content: str, view: AnswerView) -> Job:
+        """Store a question and its answer to be."""
+        if question.starter_id is not None:
+            await self.conversations.turns.link(conversation_id, question.starter_id)
         turn = await self.conversations.begin_turn(
             conversation_id,
             discord_id=question.discord_id,
@@ -167,9 +244,25 @@ class ChatService:
             author_name=question.author_name,
             content=content,
             created_at=question.created_at,
+            quote=question.quote,
         )
         view.opened(turn.answer.id, ())
-        return Job(turn.answer.id, conversation_id, question.author_id, view, _origin_of(question))
+        settings_of = question.settings_of
+        return Job(
+            turn.answer.id,
+            conversation_id,
+            question.author_id,
+            view,
+            _origin_of(question),
+            settings_id=0 if settings_of is None else await self.conversations.open(settings_of),
+            overrides=question.overrides,
+            notes=question.notes,
+        )
+
+    async def _check_continuable(self, answer_id: int) -> None:
+        answer = await self.conversations.find_answer(answer_id)
+        if answer is not None and answer.state is not MessageState.PENDING and not can_go_on(answer):
+            raise NothingToContinueError
 
     async def _check_prompt(self, conversation_id: int, content: str) -> None:
         """Refuse what no history could make answerable."""
@@ -185,6 +278,17 @@ class ChatService:
     def _check_engine(self) -> None:
         if self.engine.health is not Health.READY:
             raise EngineUnavailableError("The engine is not ready.")
+
+
+def _stored(question: Question, content: str) -> NewQuestion:
+    return NewQuestion(
+        question.discord_id,
+        question.author_id,
+        question.author_name,
+        content,
+        question.created_at,
+        question.quote,
+    )
 
 
 def _origin_of(question: Question) -> Origin:

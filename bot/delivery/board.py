@@ -20,6 +20,8 @@ class Look(NamedTuple):
 
     content: str
     buttons: Buttons
+    attachment: str = ""
+    """The text of a file."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,13 +81,13 @@ class Board:
         """The Discord ids of the messages."""
         return tuple(part.discord_id for part in self._parts)
 
-    def want(self, contents: Sequence[str], buttons: Buttons, *, final: bool) -> None:
-        """Set what shall be shown. Only the last message with text has buttons.
+    def want(self, contents: Sequence[str], buttons: Buttons, *, final: bool, attachment: str = "") -> None:
+        """Set what shall be shown. Only the last message with text has buttons, and the attachment.
 
         Messages beyond it wait for more text with a placeholder; once it is `final` they are deleted.
         """
         *full, last = contents or [PLACEHOLDER]
-        self._wanted = [*(Look(content, Buttons.NONE) for content in full), Look(last, buttons)]
+        self._wanted = [*(Look(content, Buttons.NONE) for content in full), Look(last, buttons, attachment)]
         if not final:
             num_beyond = len(self._parts) - len(self._wanted)
             self._wanted += [Look(PLACEHOLDER, Buttons.NONE)] * num_beyond

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 EMPTY_ANSWER = "The answer is empty."
 """The note below an answer that ended without any text."""
+MAX_PARTS = 5
+"""Messages that one answer may take; a longer one ends as a text file."""
 REQUEST_TIMEOUT_S = 30.0
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 30.0
@@ -53,7 +55,8 @@ class Delivery:
 
     on_part: told position and Discord id of every message that is sent. min_interval_s: between two edits
     of one message. existing_parts: messages to reuse, as when an answer is made anew; those not needed are
-    deleted at the end. give_up_after_s: how long `finish` may take.
+    deleted at the end. max_parts: messages that the answer may take. give_up_after_s: how long `finish` may
+    take.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Delivery:
         min_interval_s: float = 1.3,
         existing_parts: Sequence[int] = (),
         give_up_after_s: float = 90.0,
+        max_parts: int = MAX_PARTS,
     ) -> None:
         self.lost = asyncio.Event()
         """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
@@ -72,6 +76,7 @@ class Delivery:
         self._answer_id = answer_id
         self._on_part = on_part
         self._min_interval_s = min_interval_s
+        self._max_parts = max_parts
         self._give_up_after_s = give_up_after_s
         self._board = Board(existing_parts)
         self._newest: str | None = None
@@ -92,17 +97,33 @@ class Delivery:
             self._start()
 
     async def finish(
-        self, text: str, *, note: str | None = None, buttons: Buttons = Buttons.REGENERATE
+        self,
+        text: str,
+        *,
+        note: str | None = None,
+        buttons: Buttons = Buttons.REGENERATE,
+        file_note: str = "The whole answer is in the file.",
     ) -> DeliveryResult:
         """Show the complete text, `note` in small below it, and `buttons`; return how that went.
+
+        Of a text longer than `max_parts` messages the beginning is shown, with `file_note` and the whole of
+        it as a file.
 
         Goes on to the end even if the caller is cancelled. Called again it returns the first call's result.
         """
         if self._ending is None:
             parts = render(text, final=True)
             note = note or ("" if parts else EMPTY_ANSWER)
+            is_long = len(parts) > self._max_parts
+            if is_long:
+                parts, note = parts[: self._max_parts], f"{note} {file_note}".strip()
             self._newest = None
-            self._board.want(with_note(parts, note) if note else parts, buttons, final=True)
+            self._board.want(
+                with_note(parts, note) if note else parts,
+                buttons,
+                final=True,
+                attachment=text if is_long else "",
+            )
             self._ending = asyncio.create_task(self._end(), name=f"end of answer {self._answer_id}")
         return await asyncio.shield(self._ending)
 
@@ -147,7 +168,8 @@ class Delivery:
         """Do one request after another until nothing differs; the next text starts this anew."""
         while True:
             if self._newest is not None:
-                self._board.want(render(self._newest, final=False), Buttons.STOP, final=False)
+                parts = render(self._newest, final=False)[: self._max_parts]
+                self._board.want(parts, Buttons.STOP, final=False)
                 self._newest = None
             request = self._board.next_request()
             if request is not None:
@@ -180,7 +202,9 @@ class Delivery:
 
     async def _send(self, look: Look) -> None:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            discord_id = await self._outbox.send(look.content, buttons=look.buttons)
+            discord_id = await self._outbox.send(
+                look.content, buttons=look.buttons, attachment=look.attachment
+            )
         position = self._board.note_sent(discord_id, look, _now_s() + self._min_interval_s)
         try:
             await self._on_part(position, discord_id)
@@ -190,7 +214,9 @@ class Delivery:
     async def _edit(self, part: Part, look: Look) -> None:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                await self._outbox.edit(part.discord_id, look.content, buttons=look.buttons)
+                await self._outbox.edit(
+                    part.discord_id, look.content, buttons=look.buttons, attachment=look.attachment
+                )
         except OutboxGoneError:
             if not self._board.is_expendable(part):
                 raise

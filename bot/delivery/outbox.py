@@ -40,6 +40,10 @@ class Buttons(Enum):
     NONE = auto()
     STOP = auto()
     REGENERATE = auto()
+    CONTINUE = auto()
+    """The answer was cut short: it can be made again, or gone on with."""
+    REDO = auto()
+    """The question was edited: the answer can be made again for it."""
 
 
 class Outbox(Protocol):
@@ -48,15 +52,15 @@ class Outbox(Protocol):
     Every method raises `OutboxError`s only. None of them may ping anybody.
     """
 
-    async def send(self, content: str, *, buttons: Buttons) -> int:
-        """Send one more message and return its Discord id.
+    async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
+        """Send one more message, with a text file unless `attachment` is empty, and return its Discord id.
 
         After an `OutboxRetryError`, or when cancelled, the same content comes again: keep one nonce until
         a send has succeeded, so that a message that did arrive is not sent twice.
         """
 
-    async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
-        """Replace a message's content and buttons."""
+    async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
+        """Replace a message's content, buttons and text file."""
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message."""

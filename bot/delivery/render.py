@@ -13,6 +13,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from bot.delivery.defuse import defuse
 from bot.delivery.fence import MAX_MARKER, Fence
 from bot.delivery.graphemes import is_boundary
 from bot.delivery.markup import Scan, scan
@@ -53,7 +54,7 @@ class Piece:
 
     def show(self, text: str) -> str:
         """Return the content of the message."""
-        return f"{self.head}{text[self.start : self.end]}{self.tail}"
+        return defuse(f"{self.head}{text[self.start : self.end]}{self.tail}")
 
 
 def render(text: str, *, final: bool) -> list[str]:
@@ -63,6 +64,15 @@ def render(text: str, *, final: bool) -> list[str]:
     the next characters are there (a run of backticks, an opening fence without code) is not shown yet.
     """
     return [piece.show(text) for piece in split(text, final=final)]
+
+
+def stretches(text: str, max_parts: int) -> list[str]:
+    """Return what of a complete `text` each part shows, where the last of `max_parts` shows all the rest."""
+    pieces = split(text, final=True)
+    if len(pieces) <= max_parts:
+        return [text[piece.start : piece.end] for piece in pieces]
+    whole = [text[piece.start : piece.end] for piece in pieces[: max_parts - 1]]
+    return [*whole, text[pieces[max_parts - 1].start :]]
 
 
 def with_note(parts: list[str], note: str) -> list[str]:

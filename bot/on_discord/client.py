@@ -8,32 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from typing import Any
 
 import discord
 
-from bot.conversation.mentions import is_for_us, readable
-from bot.conversation.service import ChatService, Question
+from bot.conversation.mentions import Bot, is_for_us
+from bot.conversation.service import ChatService
+from bot.delivery.delivery import MAX_PARTS
+from bot.delivery.outbox import Buttons
+from bot.delivery.render import stretches
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
-from bot.on_discord.buttons import RegenerateButton, StopButton
+from bot.limits.clock import loop_seconds
+from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
+from bot.on_discord.config_controls import ConfigPanel, is_config_form
+from bot.on_discord.config_panel import PanelItem
 from bot.on_discord.controls import AnswerControls
+from bot.on_discord.departures import Departures
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
-from bot.on_discord.incoming import bot_of, incoming_of, may_answer, names_of
-from bot.on_discord.interactions import ref_of
+from bot.on_discord.forget_button import ForgetButton
+from bot.on_discord.forgetting import PersonForgetting
+from bot.on_discord.incoming import bot_of, incoming_of, may_answer
+from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.locales import locale_of
+from bot.on_discord.mod_log import ModLog
+from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
+from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.origins import origin_of_message
+from bot.on_discord.purging import keep_purging
+from bot.on_discord.questions import question_of
 from bot.on_discord.translator import CommandTranslator
+from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import RefusalError
 from storage.errors import DuplicateMessageError, StorageError
+from storage.turns import NewestTurn
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +57,12 @@ class LlamacordClient(discord.Client):
     """The bot. Closes `chat` when it is closed; closing twice is fine."""
 
     def __init__(
-        self, chat: ChatService, moderation: Moderation, *, edit_interval_s: float = EDIT_INTERVAL_S
+        self,
+        chat: ChatService,
+        moderation: Moderation,
+        privacy: Privacy,
+        *,
+        edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         super().__init__(
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
@@ -51,15 +71,23 @@ class LlamacordClient(discord.Client):
         )
         self.chat = chat
         self.moderation = moderation
-        self.tree = Commands(self, chat)
+        self.privacy = privacy
+        self.forgetting = PersonForgetting(chat, privacy.people)
+        self.departures = Departures(privacy.retention)
+        self.config_controls = ConfigPanel(moderation)
+        self.moderation_controls = ModerationButtons(chat, moderation)
+        self.mod_log = ModLog(self, moderation.servers)
+        self.tree = Commands(self, chat, moderation, privacy, self.config_controls, self._answer_in)
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
-        self._refusal_pace = RefusalPace(time.monotonic)
+        self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(StopButton, RegenerateButton)
+        self.add_dynamic_items(*ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton)
+        self.moderation.notices.listen(self.mod_log.post)
+        self._keep(keep_purging(self.chat.conversations))
         try:
             interrupted = await self.chat.interrupt_pending()
         except StorageError as error:
@@ -67,10 +95,12 @@ class LlamacordClient(discord.Client):
             interrupted = []
         self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
         self._keep(self._sync())
+        self._keep(self.privacy.sweeper.run())
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
+        await self.mod_log.close()
         for task in list(self._tasks):
             task.cancel()
         await super().close()
@@ -85,16 +115,24 @@ class LlamacordClient(discord.Client):
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        question = Question(
-            conversation=ref_of(message.channel.id, message.channel, _guild_id(message)),
-            discord_id=message.id,
-            author_id=message.author.id,
-            author_name=message.author.display_name,
-            content=readable(message.content, bot, names_of(message)),
-            created_at=message.created_at,
-            origin=origin_of_message(message),
-        )
-        await self._ask(message, question)
+        await self._ask(message, bot)
+
+    async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
+        """Follow what people change in questions that were taken."""
+        message = payload.message
+        if self.user is None or message.author.bot or message.edited_at is None or not message.content:
+            return
+        bot = bot_of(self.user, message.guild)
+        try:
+            question = await question_of(message, bot)
+            await self.chat.check_text(origin_of_message(message), question.content)
+            turn = await self.chat.upkeep.question_edited(message.channel.id, message.id, question.content)
+        except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
+            if not is_expected(error):
+                _log.exception("An edit could not be followed")
+            return
+        if turn is not None and turn.part_ids:
+            await self._offer_redo(message, turn)
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete."""
@@ -105,12 +143,38 @@ class LlamacordClient(discord.Client):
         for message_id in sorted(payload.message_ids):
             await self._forget(payload.channel_id, message_id)
 
+    async def on_ready(self) -> None:
+        """Look which servers we are in."""
+        await self.departures.compare(self.guilds)
+
+    async def on_guild_join(self, guild: discord.Guild) -> None:
+        """Keep what there is of a server that we are in again."""
+        await self.departures.joined(guild)
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """Let what there is of a server go after a while."""
+        await self.departures.removed(guild)
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        """Let what there is of a channel go after a while."""
+        await self.departures.channel_deleted(channel)
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """Let what there is of a thread go after a while."""
+        await self.departures.thread_deleted(payload.thread_id)
+
+    async def on_interaction(self, interaction: Interaction) -> None:
+        """Take forms of the server's settings, those of earlier runs too."""
+        if is_config_form(interaction):
+            await self.config_controls.submit(interaction)
+
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
 
-    async def _ask(self, message: discord.Message, question: Question) -> None:
+    async def _ask(self, message: discord.Message, bot: Bot) -> None:
         try:
+            question = await question_of(message, bot, await self._newest_part(message))
             await self.chat.ask(
                 question, self._answer_in(message.channel, message.id, locale_of(message.guild))
             )
@@ -124,6 +188,23 @@ class LlamacordClient(discord.Client):
                 _log.exception("A question could not be taken")
             await self._refuse(message, sentence_for(error))
 
+    async def _newest_part(self, message: discord.Message) -> int | None:
+        """Return the message replied to if it shows the newest answer: all that is said follows that."""
+        replied_id = None if message.reference is None else message.reference.message_id
+        if replied_id is None:
+            return None
+        ref = ref_of(message.channel.id, message.channel, _guild_id(message))
+        return replied_id if await self.chat.steering.is_newest(ref, replied_id) else None
+
+    async def _offer_redo(self, message: discord.Message, turn: NewestTurn) -> None:
+        """Put a button below the answer to a question that was edited afterwards."""
+        view = answer_view(turn.answer.id, Buttons.REDO, locale_of(message.guild))
+        part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
+        try:
+            await part.edit(view=view, allowed_mentions=SILENT)
+        except (discord.DiscordException, OSError) as error:
+            _log.info("An edited question could not be offered again: %s", type(error).__name__)
+
     async def _refuse(self, message: discord.Message, sentence: str) -> None:
         reference = message.to_reference(fail_if_not_exists=False)
         try:
@@ -134,7 +215,7 @@ class LlamacordClient(discord.Client):
 
     async def _forget(self, channel_id: int, message_id: int) -> None:
         try:
-            await self.chat.message_deleted(channel_id, message_id)
+            await self.chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
@@ -160,6 +241,11 @@ class LlamacordClient(discord.Client):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("Background work failed", exc_info=error)
+
+
+def cut_as_shown(text: str) -> list[str]:
+    """Return what of an answer's text each of its messages shows."""
+    return stretches(text, MAX_PARTS)
 
 
 def _guild_id(message: discord.Message) -> int | None:

@@ -70,7 +70,7 @@ def _compared(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _value(key, value)
         for key, value in sorted(payload.items())
-        if key in _COMPARED and value not in (None, False, [], {})
+        if key in _COMPARED and value not in (None, False, "", [], {})
     }
 
 
@@ -81,4 +81,5 @@ def _value(key: str, value: Any) -> Any:
         return dict(sorted(value.items()))
     if key in ("options", "choices"):
         return [_compared(item) for item in value]
-    return str(value)
+    # Discord gives a bound of 2.0 back as 2.
+    return f"{value:.17g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

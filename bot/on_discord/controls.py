@@ -23,7 +23,7 @@ MakeAnswer = Callable[[Channel, int | None, str], DiscordAnswer]
 
 
 class AnswerControls:
-    """Carries out the presses of Stop and Regenerate."""
+    """Carries out the presses of Stop, Regenerate and Continue."""
 
     def __init__(self, chat: ChatService, make_answer: MakeAnswer) -> None:
         self._chat = chat
@@ -39,12 +39,20 @@ class AnswerControls:
 
     async def regenerate(self, interaction: Interaction, answer_id: int) -> None:
         """Make another answer in the same messages."""
+        await self._again(interaction, answer_id, go_on=False)
+
+    async def continue_(self, interaction: Interaction, answer_id: int) -> None:
+        """Go on with an answer in the same messages."""
+        await self._again(interaction, answer_id, go_on=True)
+
+    async def _again(self, interaction: Interaction, answer_id: int, *, go_on: bool) -> None:
         async with reporting(interaction):
             await acknowledge(interaction)
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
             view = self._make_answer(message.channel, trigger_id, locale_of(interaction.guild))
-            await self._chat.regenerate(message.channel.id, answer_id, view, origin_of(interaction))
+            origin = origin_of(interaction)
+            await self._chat.regenerate(message.channel.id, answer_id, view, origin, go_on=go_on)
 
     async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
         """Return the message with the button. Raises where the press does not count."""

@@ -16,6 +16,7 @@ from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons
 from bot.language.phrases import phrase, render
 from bot.on_discord.discord_outbox import Channel, DiscordOutbox
+from bot.on_discord.interaction_outbox import InteractionOutbox
 from storage.conversations import Conversations
 from storage.errors import StorageError
 
@@ -32,22 +33,26 @@ class DiscordAnswer:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Channel | None,
         trigger_id: int | None,
         conversations: Conversations,
         *,
         locale: str,
+        as_embeds: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
+        outbox: InteractionOutbox | None = None,
     ) -> None:
-        """`locale`: of the readers."""
+        """`locale`: of the readers. `outbox`: where to show it instead of in the channel."""
+        self._given_outbox = outbox
         self._channel = channel
         self._trigger_id = trigger_id
         self._conversations = conversations
         self._locale = locale
+        self._as_embeds = as_embeds
         self._edit_interval_s = edit_interval_s
         self._answer_id = 0
         self._part_ids: list[int] = []
-        self._outbox: DiscordOutbox | None = None
+        self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
         self._typing: asyncio.Task[None] | None = None
 
@@ -65,9 +70,7 @@ class DiscordAnswer:
         """Learn which answer is shown, and the messages that show it already."""
         self._answer_id = answer_id
         self._part_ids = list(parts)
-        self._outbox = DiscordOutbox(
-            self._channel, answer_id=answer_id, trigger_id=self._trigger_id, locale=self._locale
-        )
+        self._outbox = self._open_outbox(answer_id)
         self._delivery = Delivery(
             self._outbox,
             answer_id=answer_id,
@@ -82,7 +85,8 @@ class DiscordAnswer:
 
     def working(self) -> None:
         """Show typing until the end."""
-        self._typing = asyncio.create_task(self._keep_typing())
+        if self._channel is not None:
+            self._typing = asyncio.create_task(self._keep_typing(self._channel))
         if self._part_ids:
             self.update("")
 
@@ -99,12 +103,35 @@ class DiscordAnswer:
         if self.is_lost:
             _log.info("Answer %d ended out of sight: its messages are gone or closed to us", self._answer_id)
         self._outbox.answer_id = ending.answer_id
-        buttons = Buttons.REGENERATE if ending.can_regenerate else Buttons.NONE
-        note = ending.note or (None if ending.text.strip() else phrase("answer.nothing"))
-        shown_note = None if note is None else render(note, self._locale)
-        result = await self._delivery.finish(ending.text, note=shown_note, buttons=buttons)
+        result = await self._delivery.finish(
+            ending.text,
+            note=self._note_of(ending),
+            buttons=buttons_of(ending) if self._given_outbox is None else Buttons.NONE,
+            file_note=render(phrase("answer.in_file"), self._locale),
+        )
         for discord_id in result.removed:
             await self._detach(discord_id)
+
+    def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
+        if self._given_outbox is not None:
+            self._given_outbox.answer_id = answer_id
+            return self._given_outbox
+        if self._channel is None:
+            raise ValueError("An answer needs a channel or an outbox.")
+        return DiscordOutbox(
+            self._channel,
+            answer_id=answer_id,
+            trigger_id=self._trigger_id,
+            locale=self._locale,
+            as_embeds=self._as_embeds,
+            on_delete=self._detach,
+        )
+
+    def _note_of(self, ending: Ending) -> str | None:
+        nothing = "" if ending.text.strip() else phrase("answer.nothing")
+        outdated = phrase("answer.question_edited") if ending.is_outdated else ""
+        notes = (ending.note or nothing, outdated)
+        return " ".join(render(note, self._locale) for note in notes if note) or None
 
     async def _attach(self, position: int, discord_id: int) -> None:
         """Record that a message shows a part; an answer goes on without the record."""
@@ -121,10 +148,10 @@ class DiscordAnswer:
         except StorageError as error:
             _log.warning("Answer %d: a part that is gone was not forgotten: %s", self._answer_id, error)
 
-    async def _keep_typing(self) -> None:
+    async def _keep_typing(self, channel: Channel) -> None:
         try:
             while True:
-                await self._channel.typing()
+                await channel.typing()
                 await asyncio.sleep(TYPING_INTERVAL_S)
         except (discord.DiscordException, OSError) as error:
             _log.debug("Typing could not be shown: %s", type(error).__name__)
@@ -133,3 +160,12 @@ class DiscordAnswer:
         if self._typing is not None:
             self._typing.cancel()
             await asyncio.gather(self._typing, return_exceptions=True)
+
+
+def buttons_of(ending: Ending) -> Buttons:
+    """Return what is offered below an answer that has ended."""
+    if not ending.can_regenerate:
+        return Buttons.NONE
+    if ending.is_outdated:
+        return Buttons.REDO
+    return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE

@@ -6,8 +6,9 @@ pacing and of what the texts mean.
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import aiohttp
@@ -18,6 +19,7 @@ from bot.on_discord.buttons import answer_view
 
 _log = logging.getLogger(__name__)
 
+FILE_NAME = "answer.txt"
 SILENT = discord.AllowedMentions.none()
 Channel = (
     discord.TextChannel
@@ -30,8 +32,8 @@ Channel = (
 )
 """Where a message can be, as discord.py has it."""
 
-_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD = 10003, 10008, 50083
-_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD}
+_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN = 10003, 10008, 50083, 50027
+_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN}
 _NO_REPLY_WITHOUT_HISTORY = 160002
 
 
@@ -39,43 +41,64 @@ class DiscordOutbox:
     """Where one answer is written.
 
     `answer_id` is what its buttons carry. `trigger_id` is the message that the first one sent replies to.
-    `locale`: of the readers.
+    `locale`: of the readers. `on_delete` is told of a message before it is deleted.
     """
 
-    def __init__(self, channel: Channel, *, answer_id: int, trigger_id: int | None, locale: str) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        answer_id: int,
+        trigger_id: int | None,
+        locale: str,
+        as_embeds: bool = False,
+        on_delete: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
         self.answer_id = answer_id
+        self._as_embeds = as_embeds
+        self._on_delete = on_delete
         self._locale = locale
         self._nonce_base = answer_id
         self._channel = channel
         self._trigger_id = trigger_id
         self._num_sent = 0
 
-    async def send(self, content: str, *, buttons: Buttons) -> int:
+    async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
         """Send a message and return its id. A repeated attempt never makes a second message."""
         reference = self._reference()
         # Until the send succeeds the nonce stays the same, so that Discord recognises a repetition.
         nonce = f"{self._nonce_base}-{self._num_sent}"
-        with _translated():
+        with translated():
             try:
-                message = await self._send(content, buttons, nonce, reference)
+                message = await self._send(content, buttons, attachment, nonce, reference)
             except discord.HTTPException as error:
                 if reference is None or error.code != _NO_REPLY_WITHOUT_HISTORY:
                     raise
-                message = await self._send(content, buttons, nonce, None)
+                message = await self._send(content, buttons, attachment, nonce, None)
         self._trigger_id = None
         self._num_sent += 1
         return message.id
 
-    async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
-        """Replace content and buttons of a message."""
-        view = answer_view(self.answer_id, buttons, self._locale)
-        with _translated():
-            await self._message(discord_id).edit(content=content, view=view, allowed_mentions=SILENT)
+    async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
+        """Replace content, buttons and file of a message."""
+        with translated():
+            await self._message(discord_id).edit(
+                content=None if self._as_embeds else content,
+                embeds=self._embeds(content),
+                view=answer_view(self.answer_id, buttons, self._locale),
+                attachments=text_files(attachment),
+                allowed_mentions=SILENT,
+            )
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message; one that is deleted already is what is wanted."""
-        with _translated(), suppress(discord.NotFound):
+        if self._on_delete is not None:
+            await self._on_delete(discord_id)
+        with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
+
+    def _embeds(self, content: str) -> list[discord.Embed]:
+        return [discord.Embed(description=content)] if self._as_embeds else []
 
     def _message(self, discord_id: int) -> discord.PartialMessage:
         return discord.PartialMessage(channel=self._channel, id=discord_id)
@@ -88,11 +111,18 @@ class DiscordOutbox:
         )
 
     async def _send(
-        self, content: str, buttons: Buttons, nonce: str, reference: discord.MessageReference | None
+        self,
+        content: str,
+        buttons: Buttons,
+        attachment: str,
+        nonce: str,
+        reference: discord.MessageReference | None,
     ) -> discord.Message:
         view = answer_view(self.answer_id, buttons, self._locale) or discord.utils.MISSING
         return await self._channel.send(
-            content,
+            None if self._as_embeds else content,
+            embeds=self._embeds(content),
+            files=text_files(attachment),
             view=view,
             nonce=nonce,
             reference=reference,  # type: ignore[arg-type]  # None is what leaves it out
@@ -100,8 +130,14 @@ class DiscordOutbox:
         )
 
 
+def text_files(attachment: str) -> list[discord.File]:
+    """Return a text as a file to send, none for an empty one."""
+    data = attachment.encode("utf-8", "replace")
+    return [discord.File(io.BytesIO(data), filename=FILE_NAME)] if attachment else []
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Turn discord.py's errors into the outbox's."""
     try:
         yield

@@ -12,7 +12,8 @@ from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
 def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:
     """Return who we are in this server."""
     role = None if guild is None else guild.self_role
-    name = user.display_name if guild is None else guild.me.display_name
+    # Of a server that we are no member of, and where a command was used all the same, little is known.
+    name = user.display_name if guild is None or guild.me is None else guild.me.display_name
     return Bot(user.id, name, None if role is None else role.id)
 
 

@@ -6,14 +6,16 @@ Knows nothing of commands and buttons.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import discord
 
 from bot.conversation.permissions import Actor
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
+from bot.on_discord.discord_outbox import Channel
 from storage.conversations import ConversationKind, ConversationRef
 
 _log = logging.getLogger(__name__)
@@ -44,17 +46,51 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
     return ConversationRef(channel_id, kind, guild_id)
 
 
-async def say(interaction: Interaction, *lines: str) -> None:
+def writable_channel(interaction: Interaction) -> Channel | None:
+    """Return the channel of an interaction if we may write there as ourselves, else None.
+
+    We may not where we are not a member: an installation for one person alone lets us answer commands only.
+    """
+    channel = interaction.channel
+    if interaction.guild_id is None:
+        return channel if isinstance(channel, discord.DMChannel) else None
+    if interaction.guild is None or not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
+        return None
+    allowed = interaction.app_permissions
+    in_thread = isinstance(channel, discord.Thread)
+    may_send = allowed.send_messages_in_threads if in_thread else allowed.send_messages
+    return cast("Channel", channel) if allowed.view_channel and may_send else None
+
+
+def data_of(interaction: Interaction) -> Mapping[str, Any]:
+    """Return what Discord sent with the interaction, as it sent it."""
+    data: Any = interaction.data
+    return data or {}
+
+
+async def say(
+    interaction: Interaction,
+    *lines: str,
+    view: discord.ui.View | None = None,
+    file: discord.File = discord.utils.MISSING,
+) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     silent = discord.AllowedMentions.none()
     try:
         if not interaction.response.is_done():
-            await interaction.response.send_message(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.response.send_message(
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
+            )
         elif interaction.type is discord.InteractionType.component:
-            await interaction.followup.send(text, ephemeral=True, allowed_mentions=silent)
+            await interaction.followup.send(
+                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
+            )
         else:
-            await interaction.edit_original_response(content=text, allowed_mentions=silent)
+            files = [] if file is discord.utils.MISSING else [file]
+            await interaction.edit_original_response(
+                content=text, allowed_mentions=silent, view=view, attachments=files
+            )
     except discord.HTTPException as error:
         _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
 
@@ -68,6 +104,19 @@ async def acknowledge(interaction: Interaction) -> None:
             await interaction.response.defer(ephemeral=True)
     except discord.HTTPException as error:
         _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+
+async def acknowledge_with(interaction: Interaction, *, is_private: bool) -> None:
+    """Tell Discord that an answer follows, for everybody or for the person who acts. Never raises."""
+    try:
+        await interaction.response.defer(ephemeral=is_private, thinking=True)
+    except discord.HTTPException as error:
+        _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+
+def log_fault() -> None:
+    """Log the exception being handled as a fault of ours."""
+    _log.exception("An interaction failed")
 
 
 @asynccontextmanager

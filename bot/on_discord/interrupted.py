@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import discord
 
+from bot.conversation.answering import can_go_on
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons, OutboxError
 from bot.delivery.render import with_note
@@ -33,7 +34,8 @@ async def mark_interrupted(
         await client.wait_until_ready()
     newest = {one.channel_id: one.answer.id for one in interrupted}
     for one in interrupted:
-        buttons = Buttons.REGENERATE if newest[one.channel_id] == one.answer.id else Buttons.NONE
+        offered = Buttons.CONTINUE if can_go_on(one.answer) else Buttons.REGENERATE
+        buttons = offered if newest[one.channel_id] == one.answer.id else Buttons.NONE
         try:
             await _mark(client, conversations, one, buttons)
         except (OutboxError, StorageError, discord.DiscordException, OSError) as error:

@@ -94,5 +94,6 @@ class FilterStream:
 
 def _replacement(rule: str | None, found: str) -> str:
     if rule == "mass":
-        return f"{found[0]}{_ZERO_WIDTH_SPACE}{found[1:]}"
+        # Discord takes it literally: in any disguise it mentions nobody.
+        return f"@{_ZERO_WIDTH_SPACE}{found[1:]}" if found.lower() in ("@everyone", "@here") else found
     return REMOVED[rule or "secret"]

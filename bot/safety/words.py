@@ -45,11 +45,11 @@ class WordList:
         """Tell whether any word of the list is in `text`."""
         folded = fold(text).text
         spelled = [_token("".join(_WORD.findall(match.group()))) for match in _SPELLED.finditer(folded)]
-        tokens = _tokens(folded)
+        tokens, bare = _tokens(folded), _tokens(folded.replace("@", " "))
         return (
             any(part in folded for part in self._anywhere)
-            or any(self._has_phrase(words) for words in (tokens, *([word] for word in spelled)))
-            or any(word.startswith(tuple(self._beginnings)) for word in (*tokens, *spelled))
+            or any(self._has_phrase(words) for words in (tokens, bare, *([word] for word in spelled)))
+            or any(word.startswith(tuple(self._beginnings)) for word in (*tokens, *bare, *spelled))
         )
 
     def _has_phrase(self, tokens: Sequence[str]) -> bool:

@@ -1,21 +1,24 @@
 """The gate: whether a question may be asked at all, before anything of it is stored.
 
-Asks in this order: is the person blocked, may one ask here, is it a loop, was too much asked, and do the
-server's lists allow the text. Knows nothing of Discord: who asks and where comes as an `Origin`.
+Asks in this order: does the person want no answers, are they blocked, may one ask here, is it a loop, was too
+much asked, and do the server's lists allow the text. Knows nothing of Discord: who asks and where comes as an
+`Origin`.
 """
 
 from __future__ import annotations
 
+from bot.language.phrases import phrase
 from bot.limits.rates import RateLimits
 from bot.limits.repetitions import Repetitions
 from bot.safety.lists import TextLists
 from bot.safety.patterns import Finding
 from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.origin import Origin
-from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, RepeatedError
+from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from bot.servers.servers import Servers
 from storage.blocks import Blocks
+from storage.people import People
 
 
 class Gate:
@@ -28,7 +31,9 @@ class Gate:
         rates: RateLimits,
         repetitions: Repetitions,
         notices: Notices,
+        people: People,
     ) -> None:
+        self._people = people
         self._servers = servers
         self._blocks = blocks
         self._rates = rates
@@ -40,6 +45,8 @@ class Gate:
 
         `text` is empty where nothing new is written, as when an answer is made again.
         """
+        if await self._people.is_opted_out(origin.user_id):
+            raise OptedOutError
         config = await self._servers.config(origin.guild_id)
         if origin.guild_id is not None:
             if await self._blocks.is_blocked(origin.guild_id, origin.user_id):
@@ -64,10 +71,11 @@ class Gate:
         self._notices.post(
             Notice(
                 origin.guild_id,
-                NoticeKind.QUESTION_REFUSED,
+                NoticeKind.QUESTION_REFUSED
+                if finding is Finding.FORBIDDEN
+                else NoticeKind.QUESTION_UNCHECKED,
                 about_user_id=origin.user_id,
                 channel_id=origin.channel_id,
-                detail="list" if finding is Finding.FORBIDDEN else "time",
             )
         )
         raise ForbiddenTextError
@@ -77,12 +85,10 @@ def check_place(origin: Origin, config: ServerConfig) -> None:
     """Raise `NotHereError` unless the server lets this person ask in this place. Pure."""
     if config.allowed_channels and not config.allowed_channels & (origin.place_ids | {origin.channel_id}):
         places = ", ".join(f"<#{channel_id}>" for channel_id in sorted(config.allowed_channels)[:5])
-        raise NotHereError(f"On this server I answer only in {places}.")
+        raise NotHereError(phrase("refusals.channels", places=places))
     if config.age_restricted is AgeRestricted.NEVER and origin.is_age_restricted:
-        raise NotHereError("On this server I do not answer in age-restricted channels.")
+        raise NotHereError(phrase("refusals.age_never"))
     if config.age_restricted is AgeRestricted.ONLY and not origin.is_age_restricted:
-        raise NotHereError("On this server I answer only in age-restricted channels.")
+        raise NotHereError(phrase("refusals.age_only"))
     if config.allowed_roles and not origin.is_moderator and not config.allowed_roles & origin.role_ids:
-        raise NotHereError(
-            "On this server I answer only people with certain roles. Moderators can give you one."
-        )
+        raise NotHereError(phrase("refusals.roles"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bot.limits.clock import loop_seconds
 from bot.limits.rates import Allowance, RateLimits
 from bot.limits.repetitions import Repetitions
+from bot.safety.safety_model import SafetyModel
 from bot.safety.server_screening import ServerScreening
 from bot.servers.gate import Gate
 from bot.servers.notices import Notices
@@ -15,6 +16,8 @@ from bot.servers.servers import Servers
 from storage.blocks import Blocks
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.people import People
+from storage.reports import Reports
 from storage.server_settings import ServerSettingsStore
 
 
@@ -24,6 +27,7 @@ class Moderation:
 
     servers: Servers
     blocks: Blocks
+    reports: Reports
     notices: Notices
     gate: Gate
     screening: ServerScreening
@@ -35,9 +39,13 @@ class Moderation:
         conversations: Conversations,
         allowance: Allowance,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        safety_model: SafetyModel | None = None,
+        clock: Callable[[], float] = loop_seconds,
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
-        gate = Gate(servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices)
-        return cls(servers, blocks, notices, gate, ServerScreening(servers, conversations, notices, clock))
+        gate = Gate(
+            servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
+        )
+        screening = ServerScreening(servers, conversations, notices, clock, safety_model)
+        return cls(servers, blocks, Reports(database), notices, gate, screening)

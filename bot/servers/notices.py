@@ -19,6 +19,11 @@ class NoticeKind(Enum):
     UNBLOCKED = auto()
     CONFIG_CHANGED = auto()
     QUESTION_REFUSED = auto()
+    """By the server's lists."""
+    QUESTION_UNCHECKED = auto()
+    """The lists took too long."""
+    QUESTION_UNSAFE = auto()
+    """By the moderation model."""
     ANSWER_WITHHELD = auto()
     REPORTED = auto()
 
@@ -27,8 +32,8 @@ class NoticeKind(Enum):
 class Notice:
     """One thing that happened in a server.
 
-    by_user_id: who did it. about_user_id: to whom, or who had asked. detail: a number, the name of a setting
-    or the id of a Discord message, as `kind` needs it.
+    by_user_id: who did it. about_user_id: to whom, or who had asked. num: how many messages. detail: the name
+    of a setting or the link to a message, as `kind` needs it.
     """
 
     guild_id: int
@@ -36,7 +41,9 @@ class Notice:
     by_user_id: int | None = None
     about_user_id: int | None = None
     channel_id: int | None = None
+    num: int = 0
     detail: str = ""
+    reset_id: int | None = None
 
 
 class Notices:

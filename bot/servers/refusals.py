@@ -2,6 +2,7 @@
 
 ChatError
 └── RefusalError
+    ├── OptedOutError        this person wants no answers
     ├── BlockedError         moderators blocked this person here
     ├── NotHereError         not in this channel, or not for this person
     ├── RateLimitedError     asked too much; says when to ask again
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 
 from bot.errors import ChatError
+from bot.language.phrases import phrase
 
 
 class RefusalError(ChatError):
@@ -22,13 +24,22 @@ class RefusalError(ChatError):
     quiet_s = 10.0
 
 
+class OptedOutError(RefusalError):
+    """This person wants no answers."""
+
+    quiet_s = 3600.0
+
+    def __init__(self) -> None:
+        super().__init__(phrase("opt.refused"))
+
+
 class BlockedError(RefusalError):
     """Moderators blocked this person here."""
 
     quiet_s = 3600.0
 
     def __init__(self) -> None:
-        super().__init__("The moderators of this server have decided that I do not answer you here.")
+        super().__init__(phrase("refusals.blocked"))
 
 
 class NotHereError(RefusalError):
@@ -43,10 +54,8 @@ class RateLimitedError(RefusalError):
     def __init__(self, wait_s: float, *, is_server: bool) -> None:
         self.wait_s = wait_s
         self.quiet_s = min(wait_s, 30.0)
-        seconds = max(1, math.ceil(wait_s))
-        whom = "This server has" if is_server else "You have"
-        when = f"{seconds} second{'s' if seconds > 1 else ''}"
-        super().__init__(f"{whom} asked a lot in the last minute. Please ask again in {when}.")
+        key = "refusals.server_rate" if is_server else "refusals.user_rate"
+        super().__init__(phrase(key, seconds=max(1, math.ceil(wait_s))))
 
 
 class RepeatedError(RefusalError):
@@ -55,11 +64,11 @@ class RepeatedError(RefusalError):
     quiet_s = 600.0
 
     def __init__(self) -> None:
-        super().__init__("I have been sent this text several times now. Please ask something else.")
+        super().__init__(phrase("refusals.repeated"))
 
 
 class ForbiddenTextError(RefusalError):
     """The server's lists do not allow the text."""
 
     def __init__(self) -> None:
-        super().__init__("The rules of this server do not allow this text, so I cannot answer it.")
+        super().__init__(phrase("refusals.text"))

@@ -11,15 +11,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bot.safety.patterns import MAX_PATTERNS, check_pattern
+from bot.errors import ChatError
+from bot.language.phrases import phrase
+from bot.safety.patterns import MAX_PATTERNS, PatternError, check_pattern
 
 MAX_IDS = 25
 """As many as Discord's menus let one choose."""
 MAX_WORDS = 200
 MAX_WORD_CHARS = 60
+MAX_LIST_CHARS = 4000
+"""As many as a field of a form on Discord takes."""
 MAX_PER_MINUTE = 1000
 
 Stored = str | int | float | bool | list[str] | list[int]
+
+
+class SettingError(ChatError):
+    """A setting cannot be so. The text is a sentence for who set it."""
 
 
 class AgeRestricted(StrEnum):
@@ -56,7 +64,7 @@ class ServerConfig:
     refuses_unchecked: bool = True
 
     def with_value(self, name: str, value: object) -> ServerConfig:
-        """Return the settings with one of them changed. Raises `ValueError` with a sentence."""
+        """Return the settings with one of them changed. Raises `SettingError`."""
         return dataclasses.replace(self, **{name: _READERS[name](value)})
 
     def stored(self, name: str) -> Stored | None:
@@ -77,34 +85,34 @@ def read_config(stored: Mapping[str, object]) -> ServerConfig:
     for name in stored.keys() & _READERS.keys():
         try:
             config = config.with_value(name, stored[name])
-        except ValueError:
+        except SettingError:
             continue
     return config
 
 
 def _ids(value: object) -> frozenset[int]:
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(type(item) is int for item in value):
-        raise ValueError("These must be channels or roles.")
+        raise SettingError(phrase("config.bad_choice"))
     if len(value) > MAX_IDS:
-        raise ValueError(f"At most {MAX_IDS} can be chosen.")
+        raise SettingError(phrase("config.bad_choice"))
     return frozenset(value)
 
 
 def _id(value: object) -> int | None:
     if value is not None and type(value) is not int:
-        raise ValueError("This must be a channel.")
+        raise SettingError(phrase("config.bad_choice"))
     return value
 
 
 def _per_minute(value: object) -> int | None:
     if value is not None and (type(value) is not int or not 1 <= value <= MAX_PER_MINUTE):
-        raise ValueError(f"A limit must be a whole number from 1 to {MAX_PER_MINUTE}, or empty for none.")
+        raise SettingError(phrase("config.bad_limit"))
     return value
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("This must be on or off.")
+        raise SettingError(phrase("config.bad_choice"))
     return value
 
 
@@ -112,21 +120,21 @@ def _age_restricted(value: object) -> AgeRestricted:
     try:
         return AgeRestricted(str(value))
     except ValueError:
-        raise ValueError("This must be anywhere, never or only.") from None
+        raise SettingError(phrase("config.bad_choice")) from None
 
 
 def _texts(value: object, max_num: int, check: Callable[[str], str]) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ValueError("This must be a list of texts.")
+        raise SettingError(phrase("config.bad_choice"))
     texts = tuple(dict.fromkeys(text for item in value if (text := item.strip())))
-    if len(texts) > max_num:
-        raise ValueError(f"A list may have {max_num} lines; this one has {len(texts)}.")
+    if len(texts) > max_num or sum(len(text) + 1 for text in texts) > MAX_LIST_CHARS:
+        raise SettingError(phrase("config.list_too_long", allowed=max_num, characters=MAX_LIST_CHARS))
     return tuple(check(text) for text in texts)
 
 
 def _check_word(word: str) -> str:
     if len(word) > MAX_WORD_CHARS:
-        raise ValueError(f"A word may have {MAX_WORD_CHARS} characters; {word[:20]}… has {len(word)}.")
+        raise SettingError(phrase("config.word_too_long", word=f"{word[:20]}…", allowed=MAX_WORD_CHARS))
     return word
 
 
@@ -135,7 +143,17 @@ def _words(value: object) -> tuple[str, ...]:
 
 
 def _patterns(value: object) -> tuple[str, ...]:
-    return _texts(value, MAX_PATTERNS, check_pattern)
+    return _texts(value, MAX_PATTERNS, _check_pattern)
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        return check_pattern(pattern)
+    except PatternError as error:
+        shown = f"{pattern[:80]}…" if len(pattern) > 80 else pattern
+        raise SettingError(
+            phrase(f"config.pattern_{error.reason}", pattern=shown.replace("`", "'"))
+        ) from None
 
 
 _DEFAULT = ServerConfig()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from bot.servers.server_config import ServerConfig, read_config
@@ -49,18 +49,22 @@ class Servers:
         async with self._lock:
             return await self._read(guild_id)
 
-    async def set(self, guild_id: int, name: str, value: object, *, by_user_id: int) -> ServerConfig:
-        """Change one setting and return them all. Raises `ValueError` with a sentence, or `StorageError`."""
+    async def change(self, guild_id: int, changes: Mapping[str, object], *, by_user_id: int) -> ServerConfig:
+        """Change settings, all or none, and return what holds. Raises `SettingError` or `StorageError`."""
         async with self._lock:
-            config = (await self._read(guild_id)).with_value(name, value)
-            stored = config.stored(name)
-            if stored is None:
-                await self._store.clear(guild_id, name)
-            else:
-                await self._store.set(guild_id, name, stored, by_user_id=by_user_id, at=datetime.now(UTC))
+            config = await self._read(guild_id)
+            for name, value in changes.items():
+                config = config.with_value(name, value)
+            await self._store.set_all(
+                guild_id,
+                {name: config.stored(name) for name in changes},
+                by_user_id=by_user_id,
+                at=datetime.now(UTC),
+            )
             self._kept[guild_id] = config
-        _log.info("Server %d: %s was changed by %d", guild_id, name, by_user_id)
-        self._tell(guild_id, name)
+        _log.info("Server %d: %s changed by %d", guild_id, ", ".join(changes), by_user_id)
+        for name in changes:
+            self._tell(guild_id, name)
         return config
 
     def forget(self, guild_id: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.architecture import Precision
 from engine.convert.decoder_graph import DecoderGraph
 from engine.convert.external_data import ExternalDataWriter
-from engine.convert.source import ModelSource
+from engine.convert.source import ModelSource, VerifiableSource
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.prompt import make_chat_format
@@ -46,6 +46,8 @@ def convert(
         _check_space(parent, source.config.num_parameters, precision)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
+            if isinstance(source, VerifiableSource):
+                source.verify(partial)
             partial.chmod(0o755)
             _publish(partial, destination)
     except OSError as error:

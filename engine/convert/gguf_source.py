@@ -15,6 +15,7 @@ from engine.convert.gguf_blocks import exact_blocks
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.quantize import BlockQuantized, quantize
 from engine.convert.source import FloatArray
+from engine.convert.stored_tensors import StoredTensor, tensor_names
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
 
@@ -70,7 +71,8 @@ class GGUFSource:
         self.bos_id = self._token_id("bos", 1)
         self.eos_id = self._token_id("eos", 2)
         self.stop_ids = tuple({self._token_id("eot", self.eos_id)} - {self.eos_id})
-        self.chat = detect_chat(str(self._field("tokenizer.chat_template", " ")))
+        self._chat_template = str(self._field("tokenizer.chat_template", " "))
+        self.chat = detect_chat(self._chat_template)
         self.origin = {
             "format": "gguf",
             "file": self._path.name,
@@ -102,13 +104,23 @@ class GGUFSource:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
         return self._tensors[stored]
 
+    def stored_tensors(self) -> dict[str, StoredTensor]:
+        """See `TensorCatalogue`. GGUF writes shapes in the opposite order."""
+        names = {name: _stored_name(name) for name in tensor_names(self.config)}
+        found = {name: self._tensors[stored] for name, stored in names.items() if stored in self._tensors}
+        return {
+            name: StoredTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
+            for name, t in found.items()
+        }
+
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         num_rows = self.config.vocab_size
         try:
             num_tokens = len(set(self._field("tokenizer.ggml.tokens")))
             if num_tokens != num_rows:
                 raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
-            return save_tokenizer(self._field, folder)
+            ends = {self.bos_id, self.eos_id, *self.stop_ids}
+            return save_tokenizer(self._field, folder, self._chat_template, ends)
         except (ModelFormatError, OSError):
             raise
         except Exception as error:

@@ -14,6 +14,7 @@ from engine.convert.hf_tokenizer import HuggingFaceTokenizer
 from engine.convert.json_file import read_json, read_optional_json
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors_folder import SafetensorsFolder
+from engine.convert.stored_tensors import StoredTensor, tensor_names
 from engine.errors import ModelFormatError
 from engine.manifest import TokenizerSpec
 
@@ -67,6 +68,12 @@ class HuggingFaceSource:
 
     def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
         return None
+
+    def stored_tensors(self) -> dict[str, StoredTensor]:
+        """See `TensorCatalogue`."""
+        names = {name: _stored_name(name) for name in tensor_names(self.config)}
+        there = self._tensors.names
+        return {name: self._tensors.stored(stored) for name, stored in names.items() if stored in there}
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         written = {self.bos_id, self.eos_id, *self.stop_ids}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.convert.git_lfs import refuse_pointer
+from engine.convert.stored_tensors import StoredTensor
 from engine.errors import ModelFormatError
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -33,6 +34,7 @@ class _Entry:
     kind: str
     shape: tuple[int, ...]
     offset: int
+    num_bytes: int
 
 
 class SafetensorsFile:
@@ -66,6 +68,11 @@ class SafetensorsFile:
         """Return the names of the file's tensors."""
         return frozenset(self._entries)
 
+    def stored(self, name: str) -> StoredTensor:
+        """Return what the header says of one of the file's tensors."""
+        entry = self._entries[name]
+        return StoredTensor(entry.kind, entry.shape, entry.num_bytes)
+
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """Return one of the file's tensors as float32. Raises `ModelFormatError`."""
         entry = self._entries[name]
@@ -95,4 +102,4 @@ def _entry(raw: dict[str, Any], start: int, size: int) -> _Entry:
     stored = _STORED_AS.get(kind)
     if not begin <= end <= size - start or (stored and math.prod(shape) * stored.itemsize != end - begin):
         raise ValueError("a tensor is not where the header has it")
-    return _Entry(kind, shape, start + begin)
+    return _Entry(kind, shape, start + begin, end - begin)

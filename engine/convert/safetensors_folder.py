@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from engine.convert.json_file import read_json
 from engine.convert.safetensors_file import SafetensorsFile
+from engine.convert.stored_tensors import StoredTensor
 from engine.errors import ModelFormatError
 
 _INDEX_FILE = "model.safetensors.index.json"
@@ -32,6 +33,10 @@ class SafetensorsFolder:
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
         return frozenset(self._files)
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return what is known of one of `names` without reading it."""
+        return self._files[name].stored(name)
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """Return one tensor as float32. Raises `ModelFormatError`."""

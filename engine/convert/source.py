@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,3 +61,11 @@ class ModelSource(Protocol):
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         """Write the tokenizer's file into `folder` and describe it."""
+
+
+@runtime_checkable
+class VerifiableSource(Protocol):
+    """A source that can tell whether a finished model says what it would say itself."""
+
+    def verify(self, folder: Path) -> None:
+        """Compare the model in `folder` with the source. Raises `ModelFormatError` where they differ."""

@@ -14,6 +14,7 @@ from engine.guidance import META_SYSTEM_PROMPT
 from engine.manifest import DECODER_FILE, WEIGHTS_FILE, ChatSpec, Manifest, TokenizerSpec, describe_files
 from tests.engine.tiny_model import tiny_tokenizer
 
+RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
 
 
@@ -75,6 +76,7 @@ def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place)
         "Provider",
         "Memory",
         "System prompt",
+        "Precision",
         "Database",
         "Cache",
     ]
@@ -120,7 +122,15 @@ def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> Non
 
 def test_a_base_model_cannot_chat(place: Place) -> None:
     write_model(place.folder / "base", chat_format=None)
-    assert "cannot chat" in place.problems(MODEL=str(place.folder / "base"))[0]
+    assert "base model and cannot chat" in place.problems(MODEL=str(place.folder / "base"))[0]
+
+
+def test_a_release_is_good_as_it_is_and_better_converted(place: Place) -> None:
+    findings = list(run_checks({**place.environment, "MODEL": str(RELEASE)}, place.env_file))
+    sentences = [finding.sentence for finding in findings if finding.subject == "Model"]
+    assert "LlamaV2_tiny_FT_float32 (fp32)" in sentences[0]
+    assert f"python -m engine convert {RELEASE} DESTINATION" in sentences[1]
+    assert all(finding.is_good for finding in findings if finding.subject == "Model")
 
 
 def test_the_default_model_that_is_not_there_yet_is_not_downloaded(place: Place) -> None:

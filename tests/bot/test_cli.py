@@ -147,12 +147,12 @@ def test_check_ends_with_0_or_1_and_one_line_each(
     monkeypatch.setenv("MODEL", "model")
     assert cli.main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.startswith("✔ ") for line in lines)
 
     (folder / "model" / "weights.bin").unlink()
     assert cli.main(["check"]) == 1
-    assert [line[0] for line in capsys.readouterr().out.splitlines()] == list("✔✔✘✔✔✔✔✔")
+    assert [line[0] for line in capsys.readouterr().out.splitlines()] == list("✔✔✘✔✔✔✔✔✔")
 
 
 def test_the_version_and_the_help_name_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +209,7 @@ def test_the_default_model_talks_in_a_pipe_and_passes_the_check(tmp_path: Path) 
     assert len(talk.stdout) > len("Forgotten: 2 messages.\n")
     check = run("check")
     assert check.returncode == 0, check.stdout
-    assert "SmolLM2-135M-Instruct (int8)" in check.stdout
+    assert "SmolLM2-135M-Instruct (int4)" in check.stdout
 
 
 @asynccontextmanager

@@ -160,6 +160,18 @@ async def test_dialogs_become_prompts_and_answers(stage: Stage) -> None:
     assert (engine.info.chat_format, engine.info.default_system_prompt) == ("chatml", "You are a fake.")
 
 
+async def test_an_answer_that_was_begun_is_gone_on_with(stage: Stage) -> None:
+    engine = await stage.open()
+    dialog = [ChatMessage("user", "old"), ChatMessage("assistant", "older"), ChatMessage("user", "Count!")]
+    whole = engine.fit_prompt(dialog, 500)
+    begun = engine.fit_prompt(dialog, 500, answer_so_far="One, two,")
+    assert (whole.is_continued, begun.is_continued) == (False, True)
+    assert begun.ids == (*whole.ids, *stage.encode("One, two,"))
+    assert engine.fit_prompt(dialog, len(begun.ids) - 1, answer_so_far="One, two,").num_dropped == 2
+    stage.says(" three.")
+    assert (await read(engine.generate(begun, GREEDY))).text == " three."
+
+
 async def test_a_base_model_completes_but_does_not_chat(stage: Stage) -> None:
     engine = await stage.open(chat_format=None)
     assert engine.info.chat_format is None

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 
 from engine.architecture import Precision
 from engine.convert.converter import convert
@@ -21,6 +19,7 @@ from engine.prompt import make_chat_format
 from engine.tokenizer import Tokenizer, load_tokenizer
 from engine.types import ChatMessage
 from tests.engine import chat_templates
+from tests.engine.tiny_fast_llama import SCHEMES, fast_llama
 from tests.engine.tiny_hf import TinyHuggingFace, with_sentencepiece
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_model_bytes, tiny_processor
@@ -76,37 +75,7 @@ def test_added_tokens_that_are_not_special_are_found_unless_the_template_writes_
     assert chat_format.stop_ids == {2, 385}
 
 
-def fast_llama(scheme: str) -> tokenizers.Tokenizer:
-    """Return the tiny SentencePiece model as tokenizers has it, in the older manner or the newer ones."""
-    processor = tiny_processor()
-    size = processor.vocab_size()
-    vocabulary = {processor.id_to_piece(index): index for index in range(size)}
-    scores = {processor.id_to_piece(index): processor.get_score(index) for index in range(size)}
-    pairs = [
-        (piece[:cut], piece[cut:])
-        for piece, index in vocabulary.items()
-        for cut in range(1, len(piece))
-        if piece[:cut] in vocabulary
-        and piece[cut:] in vocabulary
-        and not (processor.is_byte(index) or processor.is_control(index) or processor.is_unknown(index))
-    ]
-    merges = sorted(pairs, key=lambda pair: -scores["".join(pair)])
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
-    replace: list[Any] = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if scheme == "normalizer":
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-        )
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme=scheme, split=False)
-    tokenizer.decoder = decoders.Sequence([*replace, decoders.Strip(" ", 1, 0)])
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in ("<unk>", "<s>", "</s>")])
-    return tokenizer
-
-
-@pytest.fixture(scope="module", params=["normalizer", "always", "first"])
+@pytest.fixture(scope="module", params=SCHEMES)
 def fast(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     model = TinyHuggingFace(tiny_config(vocab_size=tiny_processor().vocab_size()))
     model.files = {"tokenizer.json": fast_llama(request.param).to_str().encode()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.record_hf_reference import PROMPTS_FILE
 from engine.chat_template import ChatTemplate
 from engine.convert.chat_detection import detect_chat
-from engine.errors import ModelFormatError, PromptError
+from engine.convert.sources import open_source
+from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.jinja_format import JinjaFormat
 from engine.manifest import load_manifest
 from engine.prompt import ChatMLFormat, fit_prompt, make_chat_format
@@ -23,8 +26,10 @@ from engine.tokenizer import Tokenizer, load_tokenizer
 from engine.types import ChatMessage
 from tests.engine import chat_templates
 from tests.engine.fakes import make_model_folder, tiny_bpe
+from tests.engine.prompt_cases import CASES, DIALOGS
 from tests.engine.test_prompt import CONTENTS, chatml_reference, dialogs
-from tests.engine.tiny_model import tiny_tokenizer
+from tests.engine.tiny_hf import TinyHuggingFace
+from tests.engine.tiny_model import tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_sentencepiece
 
 SAY = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -56,6 +61,28 @@ def test_chatml_as_a_template_is_chatml(formats: dict[str, JinjaFormat], dialog:
     assert ids == ChatMLFormat(tiny_bpe(), {2}).encode(dialog)
     clean = [ChatMessage(m.role, m.content.encode(errors="replace").decode()) for m in dialog]
     assert ids == chatml_reference(tiny_tokenizer(), clean)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_ids_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+    """Where the messages hold no control tokens: there it is right."""
+    case = CASES[name]
+    model = TinyHuggingFace(tiny_config(vocab_size=case.library().get_vocab_size()))
+    model.files = {
+        "tokenizer.json": case.library().to_str().encode(),
+        "tokenizer_config.json": json.dumps(
+            {"bos_token": case.bos_token, "eos_token": case.eos_token, "chat_template": case.template}
+        ).encode(),
+    }
+    source = open_source(model.save(tmp_path / "source"))
+    tokenizer = load_tokenizer(tmp_path, source.save_tokenizer(tmp_path))
+    chat_format = make_chat_format(source, tokenizer)
+    assert chat_format is not None
+    recorded = json.loads(PROMPTS_FILE.read_text())[name]
+    asked = [dialog for dialog in DIALOGS if case.takes_system or dialog[0]["role"] != "system"]
+    for dialog, ids in zip(asked, recorded, strict=True):
+        messages = [ChatMessage(m["role"], m["content"]) for m in dialog]  # type: ignore[arg-type]
+        assert chat_format.encode(messages) == ids, dialog
 
 
 def spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -120,7 +147,7 @@ def test_thoughts_of_earlier_answers_go(formats: dict[str, JinjaFormat]) -> None
 
 
 def test_a_control_token_that_the_template_would_form_is_refused(formats: dict[str, JinjaFormat]) -> None:
-    with pytest.raises(PromptError, match="Leave the model's own control tokens out"):
+    with pytest.raises(UnsafePromptError, match="Leave the model's own control tokens out"):
         formats["FORMING"].encode(dialog_of("<|im_#end|>"))
 
 

@@ -1,38 +1,23 @@
-"""`/reset`, `/help` and `/privacy`."""
+"""`/help`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from discord import app_commands
 
 from bot.conversation.service import ChatService
-from bot.language.phrases import phrase
-from bot.on_discord.commands.checks import check_moderator
-from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
+from bot.language.phrases import phrase, together
+from bot.on_discord.interactions import Interaction, say
 
 
 def conversation_commands(chat: ChatService) -> list[app_commands.Command[Any, ..., None]]:
-    """Return `/reset`, `/help` and `/privacy`."""
-
-    @app_commands.command(name="reset", description="Forget this conversation (moderators)")
-    @app_commands.default_permissions(manage_messages=True)
-    async def reset(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            num_messages = await chat.reset(
-                conversation_of(interaction), by_user_id=interaction.user.id, at=datetime.now(UTC)
-            )
-            await say(interaction, phrase("reset.done", num=num_messages))
+    """Return `/help`."""
 
     @app_commands.command(name="help", description="What I can do")
     async def help_(interaction: Interaction) -> None:
-        await say(interaction, phrase("help", model=chat.engine.info.name))
+        info = chat.engine.info
+        text = phrase("help", model=info.name)
+        await say(interaction, text if info.chat_format else together(phrase("errors.no_chat_format"), text))
 
-    @app_commands.command(name="privacy", description="What I keep, where and how long")
-    async def privacy(interaction: Interaction) -> None:
-        await say(interaction, phrase("privacy"))
-
-    return [reset, help_, privacy]
+    return [help_]

@@ -10,10 +10,21 @@ from discord import app_commands
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
 from bot.language.phrases import phrase
+from bot.on_discord.asking import Asking
+from bot.on_discord.commands.ask import ask_commands
+from bot.on_discord.commands.block import block_commands
+from bot.on_discord.commands.config import config_command
 from bot.on_discord.commands.conversation import conversation_commands
+from bot.on_discord.commands.privacy import privacy_commands
+from bot.on_discord.commands.reset import reset_command
 from bot.on_discord.commands.settings import SettingsCommands
+from bot.on_discord.commands.steering import steering_commands
 from bot.on_discord.commands.system import SystemCommands
+from bot.on_discord.config_controls import ConfigPanel
+from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.interactions import Interaction, say
+from bot.privacy.privacy import Privacy
+from bot.servers.moderation import Moderation
 
 _log = logging.getLogger(__name__)
 
@@ -24,11 +35,27 @@ _INSTALLS = app_commands.AppInstallationType(guild=True, user=False)
 class Commands(app_commands.CommandTree[discord.Client]):
     """All commands of the bot, global, in servers and direct messages."""
 
-    def __init__(self, client: discord.Client, chat: ChatService) -> None:
+    def __init__(
+        self,
+        client: discord.Client,
+        chat: ChatService,
+        moderation: Moderation,
+        privacy: Privacy,
+        panel: ConfigPanel,
+        make_answer: MakeAnswer,
+    ) -> None:
         super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
         self.add_command(SettingsCommands(chat.preferences))
         self.add_command(SystemCommands(chat.preferences))
-        for command in conversation_commands(chat):
+        for command in (
+            *conversation_commands(chat),
+            *steering_commands(chat, make_answer),
+            *ask_commands(Asking(chat, make_answer)),
+            *privacy_commands(chat, privacy),
+            reset_command(chat, moderation),
+            *block_commands(moderation),
+            config_command(panel),
+        ):
             self.add_command(command)
 
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:

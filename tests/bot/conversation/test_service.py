@@ -54,6 +54,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FOREVER = Script(("word ",), delay_s=0.001, loops=True)
 
 
+def person(number: int) -> tuple[int, str]:
+    """Return one of many people: messages in a row of one and the same would be one question."""
+    return 100 + number, f"Person {number}"
+
+
 class FullDisk(Conversations):
     """Conversations whose answers can no longer be saved."""
 
@@ -167,8 +172,8 @@ async def test_conversations_never_mix(setup: Setup) -> None:
     setup.engine.scripts = [Script(("answer",), delay_s=0.005)]
     views = []
     for number in range(3):
-        views.append(await setup.ask(f"general {number}"))
-        views.append(await setup.ask(f"random {number}", ref=RANDOM_CHANNEL))
+        views.append(await setup.ask(f"general {number}", author=person(number)))
+        views.append(await setup.ask(f"random {number}", ref=RANDOM_CHANNEL, author=person(number)))
     for view in views:
         await view.ending()
     for dialog in setup.engine.dialogs:
@@ -178,16 +183,21 @@ async def test_conversations_never_mix(setup: Setup) -> None:
 
 async def test_questions_of_one_conversation_are_answered_in_order_one_at_a_time(setup: Setup) -> None:
     setup.engine.respond = lambda dialog: Script((f"to {dialog[-1].content}",), delay_s=0.05)
-    views = await asyncio.gather(*(setup.ask(str(number)) for number in range(5)))
+    views = await asyncio.gather(*(setup.ask(str(n), author=person(n)) for n in range(5)))
     peak = 0
     while not all(view.ended.is_set() for view in views):
         peak = max(peak, setup.engine.num_running)
         await asyncio.sleep(0)
     assert peak == 1
-    assert [view.endings[0].text for view in views] == [f"to {number}" for number in range(5)]
+    assert [view.endings[0].text for view in views] == [
+        "to 0",
+        *(f"to Person {number}: {number}" for number in range(1, 5)),
+    ]
     assert all(view.places == list(range(len(view.places), 0, -1)) for view in views)
     assert len(views[4].places) > 1
-    assert setup.seen() == ["0", "to 0", "1", "to 1", "2", "to 2", "3", "to 3", "4"]
+    spoken = [f"Person {number}: {number}" for number in range(5)]
+    assert setup.seen()[::2] == spoken
+    assert setup.seen()[1::2] == ["to 0", *(f"to {text}" for text in spoken[1:4])]
 
 
 async def test_other_conversations_do_not_wait(setup: Setup) -> None:
@@ -200,7 +210,7 @@ async def test_other_conversations_do_not_wait(setup: Setup) -> None:
 
 async def test_a_full_queue_refuses_and_stores_nothing(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER]
-    views = [await setup.ask(str(number)) for number in range(9)]
+    views = [await setup.ask(str(number), author=person(number)) for number in range(9)]
     with pytest.raises(ConversationBusyError, match="8 questions are waiting"):
         await setup.ask("one too many")
     assert len(await setup.stored()) == 18
@@ -210,7 +220,9 @@ async def test_a_full_queue_refuses_and_stores_nothing(setup: Setup) -> None:
 
 async def test_a_burst_cannot_pass_the_bound(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER]
-    results = await asyncio.gather(*(setup.ask(str(n)) for n in range(50)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(setup.ask(str(n), author=person(n)) for n in range(50)), return_exceptions=True
+    )
     assert sum(isinstance(result, RecordingView) for result in results) == 9
     assert sum(isinstance(result, ConversationBusyError) for result in results) == 41
 
@@ -230,7 +242,7 @@ async def test_stop_keeps_what_was_said(setup: Setup) -> None:
 
 async def test_a_waiting_question_can_be_stopped_and_the_others_move_up(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER, Script()]
-    first, second, third = [await setup.ask(text) for text in ("1", "2", "3")]
+    first, second, third = [await setup.ask(str(n), author=person(n)) for n in (1, 2, 3)]
     assert setup.chat.stop(second.answer_id)
     ending = await second.ending()
     assert (ending.state, ending.text) == (MessageState.STOPPED, "")
@@ -316,8 +328,8 @@ async def test_a_failed_regeneration_shows_the_former_answer_again(setup: Setup)
 async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
     setup.engine.scripts = [Script(), FOREVER]
     await (await setup.ask("Hi")).ending()
-    running, waiting = await setup.ask("1"), await setup.ask("2")
-    assert await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW) == 6
+    running, waiting = await setup.ask("1"), await setup.ask("2", author=person(2))
+    assert (await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
     for view in (running, waiting):
         ending = await view.ending()
         assert not ending.can_regenerate
@@ -338,7 +350,7 @@ async def test_a_deleted_question_leaves_the_history_and_stops_its_answer(setup:
     setup.engine.scripts = [FOREVER]
     view = await setup.ask("Hi", discord_id=77)
     await view.shown.wait()
-    await setup.chat.message_deleted(10, 77)
+    await setup.chat.upkeep.message_deleted(10, 77)
     ending = await view.ending()
     assert not ending.can_regenerate
     assert "deleted" in (ending.note or "")
@@ -350,7 +362,7 @@ async def test_a_deleted_answer_is_stopped_quietly_and_kept(setup: Setup) -> Non
     view = await setup.ask("Hi")
     await view.shown.wait()
     await setup.conversations.attach_part(view.answer_id, 88, 0)
-    await setup.chat.message_deleted(10, 88)
+    await setup.chat.upkeep.message_deleted(10, 88)
     ending = await view.ending()
     assert (ending.state, ending.note) == (MessageState.STOPPED, None)
     assert len(await setup.stored()) == 2
@@ -361,7 +373,8 @@ async def test_a_deleted_part_of_an_answer_is_forgotten_and_the_others_move_up(s
     await view.ending()
     for position, discord_id in enumerate((80, 81, 82, 83)):
         await setup.conversations.attach_part(view.answer_id, discord_id, position)
-    await setup.chat.message_deleted(10, 81)
+    await setup.chat.upkeep.message_deleted(10, 81, lambda text: [text[:3], text[3:6], text[6:9], text[9:]])
+    assert (await setup.stored())[-1][2] == "Hel\n\nthe\n\nre."
     await setup.conversations.attach_part(view.answer_id, 84, 3)
     assert await setup.conversations.parts(view.answer_id) == [80, 82, 83, 84]
     await setup.conversations.detach_part(77)
@@ -369,7 +382,7 @@ async def test_a_deleted_part_of_an_answer_is_forgotten_and_the_others_move_up(s
 
 
 async def test_the_deletion_of_other_messages_is_nothing(setup: Setup) -> None:
-    await setup.chat.message_deleted(10, 5)
+    await setup.chat.upkeep.message_deleted(10, 5)
     assert (await (await setup.ask("Hi")).ending()).state is MessageState.COMPLETE
 
 
@@ -427,7 +440,7 @@ async def test_partial_text_is_saved_while_it_streams(setup: Setup) -> None:
 
 async def test_close_stores_and_marks_what_runs_and_waits_and_refuses_the_rest(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER]
-    running, waiting = await setup.ask("1"), await setup.ask("2")
+    running, waiting = await setup.ask("1"), await setup.ask("2", author=person(2))
     await running.shown.wait()
     await setup.chat.close()
     await setup.chat.close()

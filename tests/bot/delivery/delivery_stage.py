@@ -69,18 +69,21 @@ class FakeDiscord:
 
     def __post_init__(self) -> None:
         self.messages = dict.fromkeys(self.existing, ("old text", Buttons.REGENERATE))
+        self.attachments: dict[int, str] = {}
         self.num_in_flight = 0
 
-    async def send(self, content: str, *, buttons: Buttons) -> int:
+    async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
         discord_id = 100 + sum(call.verb == "send" for call in self.calls)
         await self._take("send", discord_id, content, buttons)
         self.messages[discord_id] = (content, buttons)
+        self.attachments[discord_id] = attachment
         return discord_id
 
-    async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
+    async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
         await self._take("edit", discord_id, content, buttons)
         self._check(discord_id)
         self.messages[discord_id] = (content, buttons)
+        self.attachments[discord_id] = attachment
 
     async def delete(self, discord_id: int) -> None:
         await self._take("delete", discord_id)
@@ -124,6 +127,7 @@ class Stage:
 
     discord: FakeDiscord
     parts: dict[int, int] = field(default_factory=dict)
+    max_parts: int = 50
 
     def __post_init__(self) -> None:
         self.delivery = Delivery(
@@ -132,6 +136,7 @@ class Stage:
             on_part=self.record,
             min_interval_s=INTERVAL_S,
             existing_parts=self.discord.existing,
+            max_parts=self.max_parts,
         )
 
     async def record(self, position: int, discord_id: int) -> None:
@@ -149,11 +154,12 @@ def play(
     existing: Sequence[int] = (),
     failures: Sequence[BaseException | float] = (),
     latency_s: float = 0.05,
+    max_parts: int = 50,
 ) -> tuple[T, Stage]:
     """Run `scene` in virtual time; at its end nothing of the delivery may be left running."""
 
     async def main() -> tuple[T, Stage]:
-        stage = Stage(FakeDiscord(existing, latency_s, failures=list(failures)))
+        stage = Stage(FakeDiscord(existing, latency_s, failures=list(failures)), max_parts=max_parts)
         result = await scene(stage)
         await stage.delivery.close()
         await stage.delivery.close()

@@ -136,7 +136,9 @@ def test_a_request_that_hangs_is_given_up_and_done_again() -> None:
 
 def test_an_outbox_that_does_not_let_go_cannot_hold_the_caller() -> None:
     class Stubborn(FakeDiscord):
-        async def edit(self, discord_id: int, content: str, *, buttons: Buttons) -> None:
+        async def edit(
+            self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = ""
+        ) -> None:
             release = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(500, release.set_result, None)
             while not release.done():
@@ -226,3 +228,29 @@ def test_close_gives_up_and_finish_says_so() -> None:
     result, stage = play(scene)
     assert result == DeliveryResult(Outcome.FAILED, ())
     assert stage.discord.num_in_flight == 0
+
+
+def test_a_very_long_answer_ends_as_a_text_file() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        await stage.stream(WORDS, num_steps=100)
+        return await stage.delivery.finish(WORDS, note="Stopped.", file_note="All of it is in the file.")
+
+    result, stage = play(scene, max_parts=3)
+    assert result.outcome is Outcome.SHOWN
+    parts = render(WORDS, final=True)
+    assert len(parts) > 3
+    assert "\n".join(stage.discord.contents) == "\n".join(
+        [*parts[:3], "-# Stopped. All of it is in the file."]
+    )
+    *others, last = stage.discord.attachments.values()
+    assert (set(others), last) == ({""}, WORDS)
+    assert stage.discord.buttons[-1] is Buttons.REGENERATE
+
+
+def test_a_file_goes_when_the_next_answer_is_short() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        stage.discord.attachments[1] = "old"
+        return await stage.delivery.finish("short")
+
+    _, stage = play(scene, existing=[1])
+    assert stage.discord.attachments == {1: ""}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bot.delivery.defuse import defuse
 from bot.delivery.markup import scan
-from bot.delivery.render import MAX_LENGTH, render, split, with_note
+from bot.delivery.render import MAX_LENGTH, render, split, stretches, with_note
 
 CONSTRUCTS = [
     "[the whole text](https://example.org/a_(b)?q=1)",
@@ -113,7 +114,7 @@ def test_the_pieces_together_are_the_text(text: str) -> None:
         at = piece.end
         if index:
             assert bool(piece.head) == bool(pieces[index - 1].tail and not gap.strip())
-        assert piece.show(text) == piece.head + text[piece.start : piece.end] + piece.tail
+        assert piece.show(text) == defuse(piece.head + text[piece.start : piece.end] + piece.tail)
     assert not text[at:].strip()
     assert bool(pieces) == bool(text.strip())
 
@@ -160,7 +161,7 @@ def test_what_belongs_together_is_never_cut(construct: str, filler: str, separat
     for position in [*range(950, 1000, 3), *range(1920, 1996)]:
         before = (filler * position)[:position] + separator
         text = before + construct + separator + filler * 500
-        assert any(construct in part for part in render(text, final=True)), position
+        assert any(defuse(construct) in part for part in render(text, final=True)), position
 
 
 @settings(max_examples=100, deadline=None)
@@ -229,3 +230,25 @@ def test_a_note_is_a_small_line_below_or_a_part_of_its_own() -> None:
     for length in range(MAX_LENGTH - 15, MAX_LENGTH + 1):
         assert max(map(len, with_note(["x" * length], "stopped"))) <= MAX_LENGTH
     assert len(with_note([], "n" * 9000)[0]) <= MAX_LENGTH
+
+
+@many
+@given(markdown | long_markdown, st.integers(1, 6))
+def test_the_stretches_hold_all_of_the_text(text: str, max_parts: int) -> None:
+    shown = stretches(text, max_parts)
+    assert len(shown) == min(len(render(text, final=True)), max_parts)
+    marks = re.compile(r"[`~\s]")
+    assert marks.sub("", "".join(shown)) == marks.sub("", text)
+
+
+@pytest.mark.parametrize("shift", range(0, 90, 7))
+def test_lists_tables_and_headings_survive_a_cut(shift: int) -> None:
+    rows = [f"| {number} | {'cell ' * 8}|" for number in range(60)]
+    items = [f"{number}. {'item ' * 12}" for number in range(1, 60)]
+    sections = [f"## Section {number}\n{'text ' * 30}" for number in range(12)]
+    text = "x" * shift + "\n" + "\n".join([*rows, "", *items, "", *sections])
+    lines = [line.rstrip() for part in render(text, final=True) for line in part.splitlines()]
+    for line in [*rows, *items, *(f"## Section {number}" for number in range(12))]:
+        assert line.rstrip() in lines, "a line of its own, whole and at the beginning of one"
+    for part in render(text, final=True):
+        assert not part.splitlines()[-1].startswith("##"), "a heading stays with its text"

@@ -27,7 +27,7 @@ async def test_stop_in_the_middle_keeps_what_is_there(world: World, who: str) ->
     answer = world.reply(world.general)
     assert answer.content.startswith("word word word")
     assert answer.content.endswith("\n-# Stopped.")
-    assert labels(answer) == ["Regenerate"]
+    assert labels(answer) == ["Regenerate", "Continue"]
     assert world.engine.num_running == 0
     assert (await world.stored(world.general))[-1].state is MessageState.STOPPED
 
@@ -49,10 +49,10 @@ async def test_others_may_not_stop_or_regenerate(world: World) -> None:
 async def test_a_waiting_question_can_be_stopped(world: World) -> None:
     world.answers("word ", loops=True)
     await ask(world, "first")
-    await ask(world, "second")
+    await world.bob.send(world.general, f"{world.me} second")
     await world.run(1)
     waiting = next(m for m in world.replies(world.general) if "Waiting" in m.content)
-    await world.anna.click(waiting, label="Stop")
+    await world.bob.click(waiting, label="Stop")
     await world.run(1)
     content = next(m.content for m in world.replies(world.general) if m.id == waiting.id)
     assert content.endswith("-# Stopped.")

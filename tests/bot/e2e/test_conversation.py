@@ -118,22 +118,26 @@ async def test_two_channels_at_once_never_see_each_other(world: World) -> None:
 
 async def test_questions_of_one_channel_wait_in_order_and_see_their_place(world: World) -> None:
     echo(world)
-    for number in range(3):
-        await world.anna.send(world.general, f"{world.me} {number}")
+    for number, person in enumerate([world.anna, world.bob, world.mod]):
+        await person.send(world.general, f"{world.me} {number}")
     await world.env.advance_time(EDIT_S)
     waiting = [m.content for m in world.replies(world.general)]
     assert ["place 1" in waiting[0], "place 2" in waiting[1]] == [True, True]
     assert world.engine.num_running == 1
     await world.run(6)
     shown = {m.reference.message_id: m.content for m in world.replies(world.general) if m.reference}
-    assert [shown[key] for key in sorted(k for k in shown if k)] == ["heard: 0", "heard: 1", "heard: 2"]
+    assert [shown[key] for key in sorted(k for k in shown if k)] == [
+        "heard: 0",
+        "heard: Bob: 1",
+        "heard: Max: 2",
+    ]
     assert all(labels(m) == ["Regenerate"] for m in world.replies(world.general))
 
 
 async def test_a_queue_that_is_full_refuses_politely(world: World) -> None:
     world.answers("word ", loops=True)
     for number in range(10):
-        await world.anna.send(world.general, f"{world.me} {number}")
+        await world.newcomer().send(world.general, f"{world.me} {number}")
     refusals = [m for m in world.replies(world.general) if "8 questions are waiting" in m.content]
     assert len(refusals) == 1
 
@@ -209,4 +213,4 @@ async def test_a_fault_in_the_model_is_told_below_what_was_there(world: World) -
     await world.run(3)
     answer = world.reply(world.general)
     assert answer.content.startswith("Hello\n-# The model failed")
-    assert labels(answer) == ["Regenerate"]
+    assert labels(answer) == ["Regenerate", "Continue"]

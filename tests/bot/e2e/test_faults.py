@@ -28,7 +28,7 @@ async def test_a_crash_in_the_middle_of_an_answer_is_marked_at_the_next_start(wo
     answer = world.reply(world.general)
     assert answer.content.startswith("word word")
     assert answer.content.endswith("\n-# I was restarted before this answer was complete.")
-    assert labels(answer) == ["Regenerate"]
+    assert labels(answer) == ["Regenerate", "Continue"]
     assert await states(world) == [MessageState.COMPLETE, MessageState.INTERRUPTED]
     await world.anna.click(answer, label="Regenerate")
     await world.run(2)
@@ -60,12 +60,12 @@ async def test_a_crash_in_the_middle_of_a_regeneration_brings_the_former_answer_
 async def test_a_shutdown_marks_what_runs_while_it_still_can(world: World) -> None:
     world.answers("word ", loops=True)
     await ask(world, "one")
-    await ask(world, "two")
+    await world.bob.send(world.general, f"{world.me} two")
     await world.run(2)
     await world.client.close()
     for message in world.replies(world.general):
         assert "I am being restarted" in message.content
-        assert labels(message) == ["Regenerate"]
+        assert labels(message) == ["Regenerate", *(["Continue"] if "word" in message.content else [])]
     assert (await states(world)).count(MessageState.INTERRUPTED) == 2
     await world.client.close()
     await world.env.restart_bot(await world.new_client())

@@ -18,6 +18,9 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
+from bot.privacy.keeping import Keeping
+from bot.privacy.privacy import Privacy
+from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
@@ -43,6 +46,9 @@ class World:
         self.conversations: Conversations
         self.database: Database
         self.moderation: Moderation
+        self.safety_model: SafetyModel | None = None
+        self.privacy: Privacy
+        self.keeping = Keeping()
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
@@ -65,7 +71,9 @@ class World:
         """Return another bot on the same database file."""
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
-        self.moderation = Moderation.over(self.database, self.conversations, self.allowance)
+        self.moderation = Moderation.over(
+            self.database, self.conversations, self.allowance, safety_model=self.safety_model
+        )
         chat = ChatService(
             self.engine,
             self.conversations,
@@ -74,7 +82,8 @@ class World:
             gate=self.moderation.gate,
             screening=self.moderation.screening,
         )
-        self.client = LlamacordClient(chat, self.moderation, edit_interval_s=EDIT_S)
+        self.privacy = Privacy.over(self.database, self.keeping)
+        self.client = LlamacordClient(chat, self.moderation, self.privacy, edit_interval_s=EDIT_S)
         return self.client
 
     @property
@@ -109,6 +118,11 @@ class World:
             await self.env.advance_time(TOKEN_S)
         await self.env.advance_time(EDIT_S)
 
+    def newcomer(self) -> simcord.MemberActor:
+        """Return one more member: messages in a row of one and the same person would be one question."""
+        name = f"newcomer{next(self._filler_ids)}"
+        return self.guild.add_member(self.env.create_user(name, global_name=name.title()))
+
     def open_thread(self, channel: simcord.ChannelHandle) -> simcord.ChannelHandle:
         """Return a new thread of Anna's."""
         self.env.backend.create_thread(channel.id, "thread", self.anna.id)
@@ -126,13 +140,10 @@ class World:
 
     async def stored(self, channel: simcord.ChannelHandle) -> list[Message]:
         """Return what the database holds of a channel."""
-        for conversation_id in range(1, 20):
-            messages = await self.conversations.recent(conversation_id, 100)
-            ids = {m.id for m in channel.history()}
-            for message in messages:
-                if set(await self.conversations.parts(message.id)) & ids:
-                    return messages
-        return []
+        rows = await self.database.fetch_all(
+            "SELECT id FROM conversations WHERE channel_id = ?", (channel.id,)
+        )
+        return [m for row in rows for m in await self.conversations.recent(row["id"], 100)]
 
     def check_no_pings(self) -> None:
         """Assert that no request could have pinged anybody."""
@@ -145,21 +156,22 @@ class World:
 
 
 def labels(message: discord.Message) -> list[str | None]:
-    """Return the labels of a message's buttons."""
+    """Return the labels of a message's buttons, but for Report, which every ended answer has."""
     return [
         item.label
         for row in message.components
         if isinstance(row, discord.ActionRow)
         for item in row.children
-        if isinstance(item, discord.Button)
+        if isinstance(item, discord.Button) and ":report:" not in (item.custom_id or "")
     ]
 
 
 @contextlib.asynccontextmanager
-async def open_world(path: Path) -> AsyncIterator[World]:
+async def open_world(path: Path, *, keeping: Keeping | None = None) -> AsyncIterator[World]:
     """Make a world, and at its end close the bot and look for pings."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
+        world.keeping = keeping or world.keeping
         await world.start()
         yield world
         world.check_no_pings()

@@ -1,0 +1,86 @@
+"""Keeps what is remembered in step with Discord: messages that people delete or edit after they were taken.
+
+Knows nothing of Discord and of how texts are cut into messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from bot.conversation.jobs import StopReason
+from bot.conversation.queues import AnswerQueues
+from bot.errors import EmptyQuestionError
+from storage.conversations import Conversations, Message, Role
+from storage.turns import NewestTurn
+
+Cut = Callable[[str], Sequence[str]]
+"""Returns the stretches of an answer's text that its messages show."""
+
+
+class Upkeep:
+    """Follows deletions and edits. `check` raises what makes a text of a conversation unanswerable."""
+
+    def __init__(
+        self,
+        queues: AnswerQueues,
+        conversations: Conversations,
+        check: Callable[[int, str], Awaitable[None]],
+    ) -> None:
+        self._queues = queues
+        self._conversations = conversations
+        self._check = check
+
+    async def message_deleted(
+        self, channel_id: int, discord_id: int, cut: Cut = lambda text: (text,)
+    ) -> None:
+        """Forget a deleted question with its answers, or what a deleted part of an answer showed.
+
+        `cut` returns the stretches of an answer's text that its messages show.
+        """
+        async with self._queues.entrance(channel_id):
+            await self._conversations.turns.forget_quotes(discord_id)
+            deleted = await self._conversations.delete_question(discord_id)
+            for answer_id in () if deleted is None else deleted.answer_ids:
+                self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
+            if deleted is None:
+                message = await self._conversations.find_by_discord_id(discord_id)
+                if message is not None:
+                    await self._part_deleted(message, discord_id, cut)
+
+    async def question_edited(self, channel_id: int, discord_id: int, content: str) -> NewestTurn | None:
+        """Remember the new text of a question; return the turn if its answer could be made again for it.
+
+        Raises, and keeps the old text, what a new question would raise.
+        """
+        async with self._queues.entrance(channel_id):
+            asked = await self._conversations.find_by_discord_id(discord_id)
+            content = content.strip()
+            if asked is None or asked.role is not Role.USER or asked.content == content:
+                return None
+            if not content:
+                raise EmptyQuestionError
+            await self._check(asked.conversation_id, content)
+            jobs = self._queues.jobs(channel_id)
+            newest = await self._conversations.turns.newest(asked.conversation_id)
+            job = None if newest is None else next((j for j in jobs if j.answer_id == newest.answer.id), None)
+            if job is None:
+                await self._conversations.turns.edit_question(discord_id, content)
+                return newest if newest is not None and newest.answer.reply_to == asked.id else None
+            async with job.changing:
+                await self._conversations.turns.edit_question(discord_id, content)
+                if job.text.strip():
+                    job.is_outdated = newest is not None and newest.answer.reply_to == asked.id
+                else:
+                    job.begin_anew()
+        return None
+
+    async def _part_deleted(self, answer: Message, discord_id: int, cut: Cut) -> None:
+        if self._queues.stop(answer.id, StopReason.ANSWER_DELETED):
+            await self._conversations.detach_part(discord_id)
+            return
+        shown_by, stretches = await self._conversations.parts(answer.id), cut(answer.content)
+        kept = [stretch for part, stretch in zip(shown_by, stretches, strict=False) if part != discord_id]
+        if len(shown_by) != len(stretches):  # who shows what cannot be told any more: none of it may stay
+            kept = []
+        await self._conversations.detach_part(discord_id)
+        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(kept))

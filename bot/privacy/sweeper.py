@@ -1,0 +1,68 @@
+"""Deletes in the background what is not kept any longer.
+
+Knows how long things are kept and when to look; what is deleted how, the storage knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from bot.privacy.keeping import Keeping
+from storage.errors import StorageError
+from storage.retention import Retention
+from storage.rows import utc_now
+
+_log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 3600.0
+PAUSE_S = 0.05
+"""Between two transactions, for whoever else uses the disk."""
+
+
+class Sweeper:
+    """Looks from time to time. `keeping` may be replaced meanwhile."""
+
+    def __init__(
+        self, retention: Retention, keeping: Keeping, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.keeping = keeping
+        self._retention = retention
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep for ever; what the storage cannot do now it may be able to do later."""
+        while True:
+            try:
+                await self.sweep()
+            except StorageError as error:
+                _log.error("What is too old could not be deleted: %s", error)
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def sweep(self) -> None:
+        """Delete everything that is due."""
+        num_questions = await self._sweep_old()
+        is_place_gone = await self._sweep_gone()
+        if num_questions or is_place_gone:
+            await self._retention.scrub()
+            _log.info("Deleted what is not kept any longer: %d questions for their age", num_questions)
+
+    async def _sweep_old(self) -> int:
+        if not self.keeping.retention_days:
+            return 0
+        than = self._now() - timedelta(days=self.keeping.retention_days)
+        num_questions = 0
+        while num_deleted := await self._retention.delete_older(than):
+            num_questions += num_deleted
+            await asyncio.sleep(PAUSE_S)
+        return num_questions
+
+    async def _sweep_gone(self) -> bool:
+        before = self._now() - timedelta(days=self.keeping.grace_days)
+        is_any = False
+        while await self._retention.delete_gone(gone_before=before):
+            is_any = True
+            await asyncio.sleep(PAUSE_S)
+        return is_any

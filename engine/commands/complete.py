@@ -1,0 +1,84 @@
+"""`python -m engine complete`: continues a text with a released Llama-2-Onnx model or a converted one.
+
+Takes the flags of the example that was published with the models, and prints what it prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engine import machine
+from engine.commands.subparsers import Subparsers
+from engine.completion import stream_completion
+from engine.errors import ModelFormatError
+from engine.model_folder import ModelFolder
+from engine.opening import open_folder
+from engine.prompt import fit_prompt, make_chat_format
+from engine.release_files import ReleaseFiles, require_file
+from engine.released_folder import ReleasedFolder
+from engine.tokenizer import Tokenizer
+from engine.types import ChatMessage, SamplingParams
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the command's arguments."""
+    command = commands.add_parser("complete", help="continue a text with a released or a converted model")
+    command.add_argument("--onnx_file", type=Path, help="graph of a released Llama-2-Onnx model")
+    command.add_argument("--embedding_file", type=Path, help="its embeddings.pth")
+    command.add_argument("--tokenizer_path", type=Path, help="its tokenizer.model")
+    command.add_argument("--model", type=Path, help="instead of the three: a release's or a model's folder")
+    command.add_argument("--prompt", required=True, help="the text to continue")
+    command.add_argument("--max_gen_len", type=int, default=256, help="most tokens to generate")
+    command.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    command.add_argument("--top_p", type=float, default=1.0, help="sample among the likeliest this much")
+    command.add_argument("--seed", type=int, help="the same seed gives the same text")
+    command.add_argument("--chat", action="store_true", help="take the prompt as a question to a chat model")
+    command.add_argument("--system", help="with --chat: what the model is told first")
+    command.add_argument("--threads", type=int, default=0, help="0, the default: one for each core")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for a released model")
+    command.set_defaults(act=_complete)
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    params = SamplingParams(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=0,
+        repetition_penalty=1.0,
+        max_new_tokens=arguments.max_gen_len,
+        seed=arguments.seed,
+    )
+    model = _open(arguments)
+    tokenizer = model.load_tokenizer()
+    ids = _prompt_ids(arguments, model, tokenizer)
+    num_threads = arguments.threads or machine.num_physical_cores()
+    for piece in stream_completion(model, tokenizer, ids, params, num_threads):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _open(arguments: argparse.Namespace) -> ModelFolder:
+    paths = (arguments.onnx_file, arguments.embedding_file, arguments.tokenizer_path)
+    if (arguments.model is None) != all(paths) or (arguments.model and any(paths)):
+        raise ModelFormatError(
+            "Name the model: --onnx_file, --embedding_file and --tokenizer_path, or --model alone."
+        )
+    if arguments.model is None:
+        for path in paths:
+            require_file(path)
+        return ReleasedFolder(ReleaseFiles(*paths), arguments.device)
+    folder = open_folder(arguments.model)
+    return ReleasedFolder(folder.files, arguments.device) if isinstance(folder, ReleasedFolder) else folder
+
+
+def _prompt_ids(arguments: argparse.Namespace, model: ModelFolder, tokenizer: Tokenizer) -> list[int]:
+    """Return the prompt as the example encodes it, after BOS, or as a chat model is asked."""
+    if not arguments.chat:
+        return [model.bos_id, *tokenizer.encode(arguments.prompt)]
+    system = model.chat.default_system_prompt if arguments.system is None else arguments.system
+    dialog = [ChatMessage("system", system)] if system else []
+    dialog.append(ChatMessage("user", arguments.prompt))
+    limit = model.context_length - 1
+    return list(fit_prompt(make_chat_format(model, tokenizer), dialog, limit).ids)

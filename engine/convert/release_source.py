@@ -1,0 +1,103 @@
+"""Reads a released Llama-2-Onnx model: recognises its graph, hands out its weights, compares the import."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from engine.architecture import DecoderConfig
+from engine.convert.chat_detection import llama2_chat
+from engine.convert.dataflow import Dataflow
+from engine.convert.quantize import BlockQuantized
+from engine.convert.release_graph import PARTS, Layer, recognise
+from engine.convert.release_verification import verify_import
+from engine.convert.rope_probe import measure_rotation
+from engine.convert.source import FloatArray
+from engine.errors import ModelFormatError
+from engine.manifest import ChatSpec, TokenizerSpec
+from engine.release_contract import load_graph, read_contract, read_tensor
+from engine.release_embeddings import read_embeddings
+from engine.release_files import find_release
+from engine.release_tokenizer import check_vocabulary, open_release_tokenizer, release_tokenizer_spec
+
+_NORMS = ("attn_norm", "mlp_norm")
+
+
+class ReleaseSource:
+    """A `ModelSource` over a release folder; each tensor is read when it is asked for."""
+
+    bos_id = 1
+    eos_id = 2
+    stop_ids: tuple[int, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ModelFormatError` where a file is missing or damaged, or the graph is no Llama's."""
+        self._files = find_release(path)
+        model = load_graph(self._files.graph)
+        contract = read_contract(model, self._files.graph)
+        flow = Dataflow(model)
+        self._graph = recognise(flow, contract.num_layers)
+        self._rotation = measure_rotation(model, flow, self._graph, contract, self._files.graph)
+        linears = self._graph.layers[0].linears
+        self.config = DecoderConfig(
+            num_layers=contract.num_layers,
+            hidden_size=contract.hidden_size,
+            intermediate_size=linears["gate"].shape[1],
+            num_heads=linears["q"].shape[1] // contract.head_dim,
+            num_kv_heads=contract.num_heads,
+            head_dim=contract.head_dim,
+            vocab_size=self._graph.head.shape[1],
+            context_length=contract.context_length,
+            rope_theta=self._rotation.theta,
+            rms_norm_eps=self._graph.eps,
+            tied_embeddings=False,
+        )
+        check_vocabulary(self._files, self.config.vocab_size, open_release_tokenizer(self._files))
+        self.name = self._files.name
+        self.chat = llama2_chat() if self._files.is_fine_tuned else ChatSpec(None)
+        self.origin = {
+            "format": "llama-2-onnx",
+            "file": self._files.graph.name,
+            "license": "Llama 2 Community License",
+            "precision": contract.precision,
+        }
+
+    def tensor(self, name: str) -> FloatArray:
+        part = name.rpartition(".")[2]
+        if part == "embed":
+            return np.asarray(read_embeddings(self._files.embeddings), np.float32)
+        if part == "final_norm":
+            return np.asarray(read_tensor(self._graph.final_norm.weight, self._files.graph), np.float32)
+        if part in _NORMS:
+            norm = getattr(self._layer(name), part)
+            return np.asarray(read_tensor(norm.weight, self._files.graph), np.float32)
+        if part not in (*PARTS, "head"):
+            raise ModelFormatError(f"A release has no tensor {name}.")
+        linear = self._graph.head if part == "head" else self._layer(name).linears[part]
+        stored = np.asarray(read_tensor(linear.weight, self._files.graph), np.float32)
+        matrix = stored if linear.transposed else stored.T
+        if part in ("q", "k") and self._rotation.interleaved:
+            return self._half_split(matrix)
+        return np.ascontiguousarray(matrix)
+
+    def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
+        return None
+
+    def save_tokenizer(self, folder: Path) -> TokenizerSpec:
+        spec = release_tokenizer_spec(self._files)
+        shutil.copyfile(self._files.tokenizer, folder / spec.file)
+        return spec
+
+    def verify(self, folder: Path) -> None:
+        """Raise `ModelFormatError` unless the model in `folder` says what the release says."""
+        verify_import(self._files, folder)
+
+    def _layer(self, name: str) -> Layer:
+        return self._graph.layers[int(name.split(".")[1])]
+
+    def _half_split(self, rows: FloatArray) -> FloatArray:
+        """(0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) within each head."""
+        by_pair = rows.reshape(-1, self.config.head_dim // 2, 2, rows.shape[1])
+        return by_pair.swapaxes(1, 2).reshape(rows.shape)

@@ -1,0 +1,44 @@
+"""A source of random weights, to measure how fast a shape runs without having a model of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.architecture import DecoderConfig
+from engine.convert.source import FloatArray, tensor_shape
+from engine.manifest import ChatSpec, TokenizerSpec
+
+_PATTERN_SIZE = 2**20
+"""Random numbers that are repeated: making billions would take longer than measuring."""
+
+_NO_TOKENS = '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
+
+
+class SyntheticSource:
+    """A `ModelSource` whose words mean nothing. Its tokenizer knows no tokens: it is for computing only."""
+
+    name = "synthetic"
+    bos_id = 0
+    eos_id = 1
+    stop_ids: tuple[int, ...] = ()
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.config = config
+        self.chat = ChatSpec(None)
+        self.origin = {"format": "synthetic"}
+        self._pattern = np.random.default_rng(0).standard_normal(_PATTERN_SIZE, np.float32)
+
+    def tensor(self, name: str) -> FloatArray:
+        shape = tensor_shape(self.config, name)
+        if len(shape) == 1:
+            return np.ones(shape, np.float32)
+        return np.resize(self._pattern, shape) / np.float32(np.sqrt(shape[1]))
+
+    def blocks(self, name: str) -> None:
+        """There is nothing quantised here."""
+
+    def save_tokenizer(self, folder: Path) -> TokenizerSpec:
+        (folder / "tokenizer.json").write_text(_NO_TOKENS, encoding="utf-8")
+        return TokenizerSpec("bpe", "tokenizer.json")

@@ -1,0 +1,85 @@
+"""A converted model on disk: what `python -m engine convert` has made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.architecture import Precision
+from engine.manifest import ChatSpec, Manifest, verify_files
+from engine.model import CpuModel, ModelOptions
+from engine.model_folder import RunnerSize
+from engine.runner import Runner, SlotModel, SlotRunner
+from engine.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFolder:
+    """A `ModelFolder` with a manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    max_answers = None
+    notice = ""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def precision(self) -> str:
+        return self.manifest.precision
+
+    @property
+    def chat(self) -> ChatSpec:
+        return self.manifest.chat
+
+    @property
+    def bos_id(self) -> int:
+        return self.manifest.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        return self.manifest.eos_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.manifest.stop_ids
+
+    @property
+    def context_length(self) -> int:
+        return self.manifest.decoder.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.decoder.vocab_size
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.manifest.decoder.kv_bytes_per_token()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.size for entry in self.manifest.files.values())
+
+    def verify(self) -> None:
+        verify_files(self.folder, self.manifest, full=True)
+
+    def load_tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder, self.manifest.tokenizer)
+
+    def load_model(self, size: RunnerSize) -> SlotModel:
+        options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
+        return CpuModel(self.folder, self.manifest.decoder, options)
+
+    def load_runner(self, size: RunnerSize) -> Runner:
+        verify_files(self.folder, self.manifest)
+        num_slots = 2 * size.num_answers
+        return SlotRunner(
+            lambda: self.load_model(size),
+            num_slots,
+            size.max_kv_tokens,
+            num_warm_rows=size.num_answers,
+            min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
+        )

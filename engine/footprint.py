@@ -1,0 +1,91 @@
+"""How many bytes a decoder takes: on disk, in memory as it runs, and what one step reads. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.architecture import DecoderConfig, Precision
+
+_BLOCK_SIZE = 32
+_SCALE_BYTES = 4
+_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_OUTER_BITS = {**_BITS, "int4": 8}
+"""Of embedding and head."""
+_RUN_AS = {"fp16": Precision.FP32}
+"""The CPU computes in float32: half precision is widened when the model is loaded."""
+PROCESS_BYTES = 150 * 2**20
+"""Python, the libraries, and what a step needs beside weights and KV."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of memory that a running model takes."""
+
+    weights: int
+    kv: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + PROCESS_BYTES
+
+
+def weight_bytes(config: DecoderConfig, precision: Precision) -> int:
+    """Return the bytes of a converted model's weights on disk, with scales of blocks and rotary tables."""
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - embeddings - norms
+    rotary = (config.context_length + 1) * config.head_dim
+    return int(
+        linear * _bytes_each(_BITS[precision])
+        + embeddings * _bytes_each(_OUTER_BITS[precision])
+        + (norms + rotary) * 4
+    )
+
+
+def running_weight_bytes(config: DecoderConfig, precision: Precision) -> int:
+    """Return the bytes that the weights take in memory on the CPU.
+
+    ONNX Runtime works on a rearranged copy; the mapped file is only read once, and memory for other things.
+    """
+    return weight_bytes(config, _RUN_AS.get(precision, precision))
+
+
+def footprint(config: DecoderConfig, precision: Precision, *, num_kv_tokens: int) -> Footprint:
+    """Return what the model takes with the KV of so many tokens."""
+    return Footprint(running_weight_bytes(config, precision), num_kv_tokens * config.kv_bytes_per_token())
+
+
+def running_bytes(bytes_on_disk: int, precision: str) -> int:
+    """Return the bytes that weights of this size take in memory on the CPU, which widens half precision."""
+    return 2 * bytes_on_disk if precision in ("fp16", "float16") else bytes_on_disk
+
+
+def kv_token_bound(kv_bytes_per_token: int, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:
+    """Return how many tokens' KV the engine holds at most; one whole context always fits.
+
+    `kv_cache_mb` is the setting, 0 for a quarter of the memory and at most 2 GiB.
+    """
+    megabytes = kv_cache_mb or min(2048, memory_bytes // 2**22)
+    return max(context, megabytes * 2**20 // kv_bytes_per_token)
+
+
+def step_bytes(
+    config: DecoderConfig, precision: Precision, *, num_tokens: int, num_conversations: int
+) -> int:
+    """Return the bytes that one decode step must read at least: each weight once, and all KV.
+
+    Of an embedding that is not the head too, a step reads only the rows of its tokens.
+    """
+    weights = running_weight_bytes(config, precision)
+    if not config.tied_embeddings:
+        weights -= int(config.vocab_size * config.hidden_size * _bytes_each(_run_bits(precision)))
+    return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
+
+
+def _run_bits(precision: Precision) -> int:
+    return _OUTER_BITS[_RUN_AS.get(precision, precision)]
+
+
+def _bytes_each(bits: int) -> float:
+    """Return the bytes of one weight; those of few bits share a scale in each block."""
+    return bits / 8 + (_SCALE_BYTES / _BLOCK_SIZE if bits <= 8 else 0)

@@ -1,0 +1,102 @@
+"""Everything that `inspect` knows of a model on this machine, put together. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from engine.advice import MEASURED_CONTEXT, Advice, Option, Speed
+from engine.architecture import Precision
+from engine.footprint import step_bytes
+from engine.inspection import Inspection
+from engine.machine import Resources
+from engine.text_size import size
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured; nothing without `--measure`. `bandwidth` is in bytes a second."""
+
+    speeds: Mapping[Precision, Speed] = field(default_factory=dict)
+    own: Speed | None = None
+    bandwidth: float | None = None
+    num_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is known of a model on this machine."""
+
+    found: Inspection
+    machine: Resources
+    advice: Advice | None
+    measured: Measured
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps the model from being used, memory included."""
+        problems, description = list(self.found.problems), self.found.description
+        if description is None or self.advice is None:
+            return problems
+        if description.precision is not None:
+            option = self.advice.option(description.precision)
+            if option.fit == "no":
+                problems.append(
+                    f"It needs {size(option.memory.total)} of memory, and there are "
+                    f"{size(self.machine.memory_bytes)}. Convert it to fewer bits, or lower --context."
+                )
+        elif self.advice.chosen is None:
+            problems.append(self.advice.sentences[0])
+        return problems
+
+    def floor(self, precision: Precision) -> float | None:
+        """Return the tokens a second of one conversation that the memory's bandwidth allows at most."""
+        if self.found.description is None or self.measured.bandwidth is None:
+            return None
+        config = self.found.description.config
+        tokens = min(MEASURED_CONTEXT, config.context_length)
+        return self.measured.bandwidth / step_bytes(config, precision, num_tokens=tokens, num_conversations=1)
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """Return the report as an object for JSON."""
+    found, advice, measured = report.found, report.advice, report.measured
+    description = None if found.description is None else dataclasses.asdict(found.description)
+    if found.description is not None and description is not None:
+        description["num_parameters"] = found.description.config.num_parameters
+        description["config"] = dataclasses.asdict(found.description.config)
+    machine = {
+        "memory_bytes": report.machine.memory_bytes,
+        "free_bytes": report.machine.free_bytes,
+        "num_cores": report.machine.num_cores,
+        "processor": report.machine.processor.describe(),
+        "bandwidth_bytes_per_s": measured.bandwidth,
+    }
+    return {
+        "path": str(found.path),
+        "kind": found.kind,
+        "num_bytes": found.num_bytes,
+        "model": description,
+        "machine": machine,
+        "load": None if advice is None else dataclasses.asdict(advice.load),
+        "options": [] if advice is None else [_option_json(report, option) for option in advice.candidates],
+        "recommended": None if advice is None or advice.chosen is None else str(advice.chosen.precision),
+        "advice": [] if advice is None else list(advice.sentences),
+        "measured": None if measured.own is None else dataclasses.asdict(measured.own),
+        "notes": found.notes,
+        "problems": report.problems,
+    }
+
+
+def _option_json(report: Report, option: Option) -> dict[str, object]:
+    return {
+        "precision": str(option.precision),
+        "disk_bytes": option.disk_bytes,
+        "weight_bytes": option.memory.weights,
+        "kv_bytes": option.memory.kv,
+        "memory_bytes": option.memory.total,
+        "fit": str(option.fit),
+        "speed": None if option.speed is None else dataclasses.asdict(option.speed),
+        "floor_tokens_per_s": report.floor(option.precision),
+    }

@@ -1,0 +1,189 @@
+"""`/ask`, Ask about this, and answers where the bot may not write (asks 5 and 14)."""
+
+from __future__ import annotations
+
+import discord
+import pytest
+import simcord
+
+from bot.on_discord.interaction_outbox import TOKEN_LIFE_S
+from tests.bot.e2e.world import TOKEN_S, World, labels
+from tests.fakes import CONTROL_TAG, Script
+
+
+def echo(world: World) -> None:
+    world.engine.respond = lambda dialog: Script((f"heard: {dialog[-1].content}",), delay_s=TOKEN_S)
+
+
+def alone(result: simcord.InteractionResult) -> str:
+    """Return what only the person who asked was told last."""
+    assert result.acknowledged
+    message = result.followups[-1] if result.followups else result.response
+    assert message is not None
+    assert message.ephemeral
+    return message.content
+
+
+def closed_channel(world: World) -> simcord.ChannelHandle:
+    """Return a channel that the bot may not write in, as where it is installed for one person only."""
+    bot = world.guild.me
+    assert bot is not None
+    return world.guild.create_text_channel(
+        "closed", overwrites={bot: discord.PermissionOverwrite(send_messages=False)}
+    )
+
+
+async def test_ask_shows_the_question_and_answers_below_it(world: World) -> None:
+    echo(world)
+    result = await world.anna.slash(world.general, "ask", prompt="Why is\nthe sky blue?")
+    assert result.response is not None
+    assert result.response.content == "**Anna** asks:\n> Why is the sky blue?"
+    assert not result.response.ephemeral
+    await world.run(2)
+    answer = world.replies(world.general)[-1]
+    assert answer.content == "heard: Why is\nthe sky blue?"
+    assert answer.reference is not None
+    assert answer.reference.message_id == result.response.id
+    assert labels(answer)[0] == "Regenerate"
+    await world.anna.send(world.general, f"{world.me} and the sea?")
+    await world.run(2)
+    assert [m.content for m in world.engine.dialogs[-1]][1:] == [
+        "Why is\nthe sky blue?",
+        "heard: Why is\nthe sky blue?",
+        "and the sea?",
+    ]
+
+
+async def test_ask_with_options_sets_this_answer_alone(world: World) -> None:
+    world.answers("one")
+    await world.anna.slash(world.general, "ask", prompt="Hi", temperature=0.0, max_new_tokens=5)
+    await world.run(2)
+    assert (world.engine.params[-1].temperature, world.engine.params[-1].max_new_tokens) == (0.0, 5)
+    await world.anna.send(world.general, f"{world.me} Hi")
+    await world.run(2)
+    assert (world.engine.params[-1].temperature, world.engine.params[-1].max_new_tokens) == (0.7, 512)
+
+
+async def test_a_private_answer_is_seen_by_one_person_and_remembered_by_nobody(world: World) -> None:
+    world.answers("sec", "ret")
+    await world.mod.slash(world.general, "system set", text="Rhyme.")
+    result = await world.anna.slash(world.general, "ask", prompt="my secret", private=True)
+    await world.run(1)
+    assert result.response is not None
+    assert result.response.ephemeral
+    assert result.response.content == "sec"
+    await world.run(2)
+    assert result.response.content == "secret"
+    assert result.response.components == []
+    assert "Rhyme." in world.engine.dialogs[-1][0].content
+    assert world.replies(world.general) == []
+    await world.anna.send(world.general, f"{world.me} what did I say?")
+    await world.run(2)
+    assert all("my secret" not in m.content for m in world.engine.dialogs[-1])
+
+
+async def test_a_private_answer_can_be_stopped(world: World) -> None:
+    world.answers("word ", loops=True)
+    result = await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    await world.run(2)
+    assert result.response is not None
+    await world.anna.click(result.response.message, label="Stop")
+    await world.run(1)
+    assert result.response.content.endswith("-# Stopped.")
+
+
+async def test_a_long_private_answer_goes_on_in_further_private_messages(world: World) -> None:
+    world.answers("a" * 1500 + " ", "b" * 1500)
+    result = await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    await world.run(4)
+    assert result.response is not None
+    (second,) = result.followups
+    assert (result.response.content[0], second.content[0], second.ephemeral) == ("a", "b", True)
+
+
+async def test_an_answer_in_a_response_ends_before_discord_takes_no_more(world: World) -> None:
+    world.answers("word ", loops=True)
+    result = await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    for _ in range(int(TOKEN_LIFE_S / TOKEN_S)):
+        await world.env.advance_time(TOKEN_S)
+    await world.run(0)
+    assert world.engine.num_running == 0
+    assert result.response is not None
+    assert "quarter of an hour" in result.response.content
+
+
+async def test_where_the_bot_may_not_write_the_answer_is_the_response(world: World) -> None:
+    echo(world)
+    closed = closed_channel(world)
+    result = await world.anna.slash(closed, "ask", prompt="Hi")
+    await world.run(2)
+    assert result.response is not None
+    assert result.response.content == "heard: Hi"
+    assert not result.response.ephemeral
+    assert not [request for request in world.env.http_requests if request.path.endswith("/typing")]
+    assert "may not write" in alone(await world.mod.slash(closed, "regenerate"))
+
+
+async def test_ask_in_a_direct_message_and_in_a_thread(world: World) -> None:
+    echo(world)
+    await world.anna.user.slash("ask", prompt="Hi")
+    await world.run(2)
+    assert world.replies(world.anna.user.dm_channel)[-1].content == "heard: Hi"
+    thread = world.open_thread(world.general)
+    await world.anna.slash(thread, "ask", prompt="Hi there")
+    await world.run(2)
+    assert world.replies(thread)[-1].content == "heard: Hi there"
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "sentence"), [(CONTROL_TAG, "control tags"), ("x" * 3000, "Send a shorter one")]
+)
+async def test_a_refusal_is_told_to_the_person_alone(
+    world: World, prompt: str, sentence: str, *, private: bool
+) -> None:
+    result = await world.anna.slash(world.general, "ask", prompt=prompt, private=private)
+    assert sentence in alone(result)
+    assert world.replies(world.general) == []
+    assert await world.stored(world.general) == []
+
+
+async def test_twice_at_once_is_two_questions_and_no_failure(world: World) -> None:
+    echo(world)
+    first = await world.anna.slash(world.general, "ask", prompt="one", temperature=0.0)
+    second = await world.bob.slash(world.general, "ask", prompt="two")
+    assert first.acknowledged
+    assert second.acknowledged
+    await world.run(4)
+    answers = {m.content for m in world.replies(world.general) if m.content.startswith("heard")}
+    assert answers == {"heard: one", "heard: Bob: two"}
+
+
+async def test_an_api_that_fails_at_the_response_loses_no_answer_of_others(world: World) -> None:
+    world.answers("one")
+    world.env.inject_error("POST", "/interactions/*/*/callback", status=500, times=None)
+    await world.anna.slash(world.general, "ask", prompt="Hi")
+    world.env.backend.faults.clear()
+    await world.anna.send(world.general, f"{world.me} Hi")
+    await world.run(2)
+    assert world.replies(world.general)[-1].content == "one"
+
+
+async def test_ask_about_a_message_that_was_not_for_us(world: World) -> None:
+    """The menu of a message lets us see it without any privileged intent."""
+    echo(world)
+    said = await world.bob.send(world.general, "E = mc²")
+    form = await world.anna.context_menu(world.general, "Ask about this", said)
+    assert form.modal is not None
+    field = form.modal["components"][0]["components"][0]
+    assert field["value"] == "What does this mean?"
+    result = await world.anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
+    assert result.response is not None
+    assert result.response.content == "**Anna** asks about a message by Bob:\n> Who found that?"
+    await world.run(2)
+    assert world.engine.dialogs[-1][-1].content == "About what Bob wrote:\n> E = mc²\n\nWho found that?"
+
+
+async def test_asking_about_a_message_without_text_is_told(world: World) -> None:
+    said = await world.bob.send(world.general, "", attachments=[("cat.png", b"\x89PNG")])
+    assert "no text" in alone(await world.anna.context_menu(world.general, "Ask about this", said))
