@@ -77,10 +77,11 @@ async def compare(threads: int, rounds: int) -> None:
     for name, (questions, goal) in WORKLOADS.items():
         ratios, speeds = [], []
         for _ in range(rounds):
-            for question in questions:
-                speeds.append((await speed(plain, question), await speed(guessing, question)))
-            recent = speeds[-len(questions) :]
-            ratios.append(statistics.mean(fast / slow for slow, fast in recent))
+            pairs = [
+                (await speed(plain, question), await speed(guessing, question)) for question in questions
+            ]
+            ratios.append(statistics.mean(fast / slow for slow, fast in pairs))
+            speeds += pairs
         medians = [f"{statistics.median(side):.0f}" for side in zip(*speeds, strict=True)]
         spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
         rows.append([name, *medians, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])

@@ -18,6 +18,7 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
+from bot.operations.metrics import Metrics
 from bot.privacy.keeping import Keeping
 from bot.privacy.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
@@ -49,6 +50,7 @@ class World:
         self.safety_model: SafetyModel | None = None
         self.privacy: Privacy
         self.keeping = Keeping()
+        self.metrics: Metrics
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
@@ -71,6 +73,7 @@ class World:
         """Return another bot on the same database file."""
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
+        self.metrics = Metrics()
         self.moderation = Moderation.over(
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
@@ -81,9 +84,12 @@ class World:
             self.defaults,
             gate=self.moderation.gate,
             screening=self.moderation.screening,
+            on_answered=self.metrics.answered,
         )
         self.privacy = Privacy.over(self.database, self.keeping)
-        self.client = LlamacordClient(chat, self.moderation, self.privacy, edit_interval_s=EDIT_S)
+        self.client = LlamacordClient(
+            chat, self.moderation, self.privacy, self.metrics, edit_interval_s=EDIT_S
+        )
         return self.client
 
     @property
