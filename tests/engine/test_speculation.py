@@ -156,7 +156,7 @@ def test_no_answer_changes(seed: int, params: SamplingParams) -> None:
 async def test_a_real_model_answers_the_same_with_guesses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, where a run over several tokens differs from single steps by less than chance will notice."""
+    """In float32 a run over several tokens differs from single steps by less than chance notices."""
     folder = make_tiny_model(tmp_path / "model", num_kv_heads=4)
     compute, lengths = CpuModel.decode_several, []
 
