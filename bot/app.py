@@ -82,12 +82,18 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             SettingsStore(database),
             settings.chat,
             gate=moderation.gate,
+            servers=moderation.servers,
             screening=moderation.screening,
             max_running=settings.max_concurrent,
             max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping))
+            yield LlamacordClient(
+                chat,
+                moderation,
+                Privacy.over(database, settings.keeping),
+                sees_all_messages=settings.sees_all_messages,
+            )
 
 
 @asynccontextmanager
@@ -194,6 +200,11 @@ async def _start(client: discord.Client, token: str) -> None:
     except discord.LoginFailure as error:
         raise StartError(
             "Discord refused DISCORD_TOKEN. Copy the token anew from the Bot page of your application."
+        ) from error
+    except discord.PrivilegedIntentsRequired as error:
+        raise StartError(
+            "Discord does not give the bot the Message Content Intent. Switch it on on the Bot page of your "
+            "application, or set MESSAGE_CONTENT_INTENT=off."
         ) from error
     except (discord.DiscordServerError, discord.GatewayNotFound) as error:
         raise StartError("Discord has a fault at the moment. Start again in a few minutes.") from error
