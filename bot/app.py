@@ -19,6 +19,10 @@ from rich.console import Console
 from bot.config import Settings
 from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
+from bot.operations.http import serving
+from bot.operations.loop_lag import measure_lag
+from bot.operations.metrics import Metrics
+from bot.operations.watching import watch
 from bot.playground import serve as playground
 from bot.privacy.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
@@ -29,6 +33,7 @@ from engine.default_model import DEFAULT_PRECISION, Progress, ensure_default_mod
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.lock import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
@@ -76,6 +81,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
         conversations = Conversations(database)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
+        metrics = Metrics()
         chat = ChatService(
             engine,
             conversations,
@@ -84,6 +90,8 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             gate=moderation.gate,
             servers=moderation.servers,
             screening=moderation.screening,
+            on_answered=metrics.answered,
+            shutdown_grace_s=settings.shutdown_grace_s,
             max_running=settings.max_concurrent,
             max_total=settings.max_queue,
         )
@@ -92,6 +100,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
                 chat,
                 moderation,
                 Privacy.over(database, settings.keeping),
+                metrics,
                 sees_all_messages=settings.sees_all_messages,
             )
 
@@ -104,6 +113,12 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
+
+
+@asynccontextmanager
+async def _only_us(database: Path) -> AsyncIterator[None]:
+    with locked(database):
+        yield
 
 
 @asynccontextmanager
@@ -121,6 +136,7 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
 @asynccontextmanager
 async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
+        _only_us(settings.database),
         await Database.open(settings.database) as database,
         await Engine.open(model, engine_options(settings)) as engine,
     ):
@@ -138,8 +154,29 @@ async def run_on_discord(
     """
     if settings.discord_token is None:
         raise StartError("DISCORD_TOKEN is not set.")
-    async with open_client(settings, model) as client:
+    async with open_client(settings, model) as client, _watched(client, settings.metrics_port):
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
+
+
+@asynccontextmanager
+async def _watched(client: LlamacordClient, port: int) -> AsyncIterator[None]:
+    """Count errors and, with a port, serve figures and health. Raises `PortError`."""
+    counter = client.metrics.error_counter()
+    logging.getLogger().addHandler(counter)
+    try:
+        if not port:
+            yield
+            return
+        watch(client)
+        lag = asyncio.create_task(measure_lag(client.metrics.lagged))
+        try:
+            async with serving(port, client.metrics, client.vitals) as chosen:
+                _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
+                yield
+        finally:
+            lag.cancel()
+    finally:
+        logging.getLogger().removeHandler(counter)
 
 
 async def connect(

@@ -24,6 +24,7 @@ from bot import app
 from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
 from bot.logs import configure_logging
+from bot.operations.http import PortError
 from bot.playground.serve import PlaygroundError
 from bot.progress import showing_progress
 from engine.errors import EngineError
@@ -35,7 +36,7 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, app.StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, app.StartError)
 
 
 def build_parser() -> argparse.ArgumentParser:

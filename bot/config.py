@@ -132,6 +132,18 @@ KEYS: tuple[Key, ...] = (
         parsers.whole(0, 3650),
         "Days after which everything of a server that removed the bot, or of a deleted channel, is deleted.",
     ),
+    Key(
+        "METRICS_PORT",
+        "0",
+        parsers.whole(0, 65535),
+        "Port on this machine for /metrics (Prometheus) and /healthz. 0: none.",
+    ),
+    Key(
+        "SHUTDOWN_GRACE",
+        "20",
+        parsers.whole(0, 600),
+        "Seconds that answers in the making get to end when the bot is stopped; then they are marked.",
+    ),
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )
@@ -158,6 +170,8 @@ class Settings:
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
+    metrics_port: int
+    shutdown_grace_s: int
     log_level: int
     playground_port: int
     hints: tuple[str, ...] = ()
@@ -208,6 +222,8 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
+        metrics_port=values["METRICS_PORT"],
+        shutdown_grace_s=values["SHUTDOWN_GRACE"],
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
         playground_port=values["PLAYGROUND_PORT"],
         hints=hints,

@@ -23,7 +23,16 @@ from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
 from engine.runner import Runner
 from engine.sampling import Sampler
-from engine.types import ChatMessage, Completion, Generation, Health, ModelInfo, Prompt, SamplingParams
+from engine.types import (
+    ChatMessage,
+    Completion,
+    EngineLoad,
+    Generation,
+    Health,
+    ModelInfo,
+    Prompt,
+    SamplingParams,
+)
 from engine.worker import Worker
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -66,6 +75,7 @@ class Engine:
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
         self._context = context_tokens(self._model, options)
+        self._max_kv_tokens = max_kv_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,6 +133,11 @@ class Engine:
     def health(self) -> Health:
         return self._worker.health
 
+    @property
+    def load(self) -> EngineLoad:
+        """How much there is to do."""
+        return EngineLoad(len(self._streams), self._worker.num_kv_tokens, self._max_kv_tokens)
+
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
@@ -173,7 +188,7 @@ class Engine:
                 num_threads=options.num_threads or machine.num_physical_cores(),
                 num_answers=self._num_answers,
                 max_tokens=self._context,
-                max_kv_tokens=max_kv_tokens(self._model, options),
+                max_kv_tokens=self._max_kv_tokens,
             )
         )
 

@@ -30,8 +30,15 @@ from engine.manifest import (
 from engine.prompt import make_chat_format
 from engine.tokenizer import load_tokenizer
 
-_4_BIT_KINDS = {"Q4_0", "Q4_1"}
+_4_BIT_KINDS = {"Q4_0", "Q4_1", "Q4_K"}
 """GGUF's types that mean the same as our 4-bit blocks."""
+
+_RELEASED = "llama-2-onnx"
+_KINDS = {
+    "gguf": "GGUF file",
+    "huggingface": "Hugging Face folder",
+    _RELEASED: "released Llama-2-Onnx model",
+}
 
 OnProgress = Callable[[float], None]
 
@@ -114,7 +121,12 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
 
 def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) -> None:
     source = open_source(found.path)
-    found.kind = f"{source.origin.get('format', 'unknown')} weights, not converted yet"
+    kind = source.origin.get("format", "unknown")
+    found.kind = f"{_KINDS.get(kind, kind)}, not converted yet"
+    if kind == _RELEASED:
+        found.notes.append(
+            "It also runs as it is, as MODEL or with `complete`, one answer at a time and slower."
+        )
     stored: Mapping[str, StoredTensor] = {}
     if isinstance(source, TensorCatalogue):
         stored = source.stored_tensors()

@@ -190,10 +190,13 @@ def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -
     binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
-def open_session(model: Path | bytes, num_threads: int, device: str = "cpu") -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path | bytes, num_threads: int, device: str = "cpu", *, lean: bool = False
+) -> onnxruntime.InferenceSession:
     """Load a graph, a file's or a small one of our own, on `device`: "cpu" or "cuda".
 
-    Raises `ModelFormatError` or `ModelResourceError`.
+    `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
+    memory cannot hold. Raises `ModelFormatError` or `ModelResourceError`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -201,6 +204,9 @@ def open_session(model: Path | bytes, num_threads: int, device: str = "cpu") -> 
     options.log_severity_level = 4
     # Spin long enough to bridge the gaps inside a step, not through idle time.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    if lean:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         source = model if isinstance(model, bytes) else str(model)
         session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS[device])

@@ -28,10 +28,16 @@ _CACHES = {"k_cache": "k_out", "v_cache": "v_out"}
 class ReleaseModel:
     """One loaded release with the KV of one sequence."""
 
-    def __init__(self, files: ReleaseFiles, num_threads: int, device: str = "cpu") -> None:
-        """Load the graph on `device`, "cpu" or "cuda". Raises `ModelFormatError` or `ModelResourceError`."""
+    def __init__(
+        self, files: ReleaseFiles, num_threads: int, device: str = "cpu", *, lean: bool = False
+    ) -> None:
+        """Load the graph on `device`, "cpu" or "cuda"; `lean` runs slowly what memory cannot hold.
+
+        Raises `ModelFormatError` or `ModelResourceError`.
+        """
         self.contract = describe_release(files)
-        _check_memory(files)
+        if not lean:
+            _check_memory(files)
         self._embeddings = read_embeddings(files.embeddings)
         if self._embeddings.shape[1] != self.contract.hidden_size:
             raise ModelFormatError(
@@ -39,7 +45,7 @@ class ReleaseModel:
                 f"{self.contract.hidden_size}. It is another model's."
             )
         self._device = device
-        self._session = open_session(files.graph, num_threads, device)
+        self._session = open_session(files.graph, num_threads, device, lean=lean)
         self._join = _open_join(self.contract, num_threads, device)
         self._mask = self._upload(_causal_mask(self.contract))
         self._cache: dict[str, onnxruntime.OrtValue] = {}

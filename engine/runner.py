@@ -61,6 +61,10 @@ class Runner(Protocol):
     def reload(self) -> None:
         """Start over with a fresh model and an empty cache after a fault."""
 
+    @property
+    def num_kv_tokens(self) -> int:
+        """Tokens whose KV is held."""
+
 
 class SlotRunner:
     """A `Runner` over a `SlotModel`."""
@@ -129,6 +133,10 @@ class SlotRunner:
         del self._model  # first, since there may be no room for two
         self._model = self._load()
         self._warm_up()
+
+    @property
+    def num_kv_tokens(self) -> int:
+        return self._slots.num_tokens
 
     def _prefill(self, request: Request, num_tokens: int) -> FloatArray | None:
         """Compute the next chunk of a prompt; return logits when it was the last."""

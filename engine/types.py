@@ -150,6 +150,18 @@ class Health(StrEnum):
     CLOSED = "closed"
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How much the engine has to do and to hold.
+
+    num_kv_tokens: tokens whose KV is held, for running answers and for the next turns of conversations.
+    """
+
+    num_requests: int
+    num_kv_tokens: int
+    max_kv_tokens: int
+
+
 class Generation(Protocol):
     """One running answer: iterate for its text, piece by piece.
 
@@ -176,6 +188,9 @@ class TextEngine(Protocol):
 
     @property
     def health(self) -> Health: ...
+
+    @property
+    def load(self) -> EngineLoad: ...
 
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""

@@ -32,7 +32,7 @@ _UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
 
 
 class Worker:
-    """Owns the thread. `health` may be read from anywhere."""
+    """Owns the thread. `health` and `num_kv_tokens` may be read from anywhere."""
 
     def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
         self._load_runner = load_runner
@@ -48,6 +48,7 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
         self._started: Callable[[Exception | None], None] = lambda _: None
         self.health = Health.RECOVERING
+        self.num_kv_tokens = 0
 
     def start(self, on_started: Callable[[Exception | None], None]) -> None:
         """Start the thread; `on_started` is called from it once the model is loaded, or with why not."""
@@ -89,6 +90,7 @@ class Worker:
             except Exception:  # the edge of the thread: it must outlive its own bugs
                 logger.exception("A step of the engine failed outside the model.")
                 self._recover(runner)
+            self.num_kv_tokens = runner.num_kv_tokens
             if self._is_delivery_due():
                 self._flush()
         self._end()

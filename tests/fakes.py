@@ -17,6 +17,7 @@ from engine.errors import (
 from engine.types import (
     ChatMessage,
     Completion,
+    EngineLoad,
     FinishReason,
     Generation,
     Health,
@@ -127,6 +128,10 @@ class ScriptedEngine:
     params: list[SamplingParams] = field(default_factory=list)
     generations: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
+
+    @property
+    def load(self) -> EngineLoad:
+        return EngineLoad(self.num_running, 10 * self.num_running, 1000)
 
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""

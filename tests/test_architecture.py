@@ -40,6 +40,7 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/convert/sentencepiece_file.py",
     },
+    "prometheus_client": {"bot/operations/metrics.py"},
     "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
     "sqlite3": {
         "storage/database.py",

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import spoken
@@ -38,6 +38,9 @@ _STOP_NOTES = {
 """Why an answer was stopped, said below it; not where nobody can see it."""
 _FORGOTTEN = {StopReason.QUESTION_DELETED, StopReason.RESET}
 """The answer is deleted, or about to be."""
+
+
+Answered = Callable[[MessageState, Completion | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,10 @@ class Answering:
         conversations: Conversations,
         preferences: Preferences,
         screening: Screening | None = None,
+        on_answered: Answered | None = None,
     ) -> None:
+        """`on_answered` is told of every answer that ended: how, and what it took."""
+        self._on_answered = on_answered
         self._engine = engine
         self._conversations = conversations
         self._preferences = preferences
@@ -97,6 +103,8 @@ class Answering:
     async def run(self, job: Job) -> Ending:
         """Make, store and show the answer of `job`. Raises only `CancelledError`."""
         outcome = await self._make(job)
+        if self._on_answered is not None:
+            self._on_answered(outcome.state, outcome.completion)
         ending = await self._store(job, outcome)
         try:
             await job.view.finish(ending)

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from bot.conversation.fairness import Claim, FairOrder
@@ -183,9 +183,13 @@ class AnswerQueues:
         self.is_paused = False
         self._fill()
 
-    async def close(self) -> None:
-        """Refuse further questions, end every job and wait for the endings, within limits."""
+    async def close(self, *, grace_s: float = 0.0) -> None:
+        """Refuse further questions, wait for the jobs for `grace_s`, then end those that are left.
+
+        Waits for the endings within limits.
+        """
         self.is_closed = True
+        await self._wait_for_all(grace_s)
         for channel_id in list(self._lanes):
             self.stop_conversation(channel_id, StopReason.SHUTDOWN)
         pending = set(self._tasks)
@@ -194,6 +198,16 @@ class AnswerQueues:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _wait_for_all(self, grace_s: float) -> None:
+        """Wait until nothing is queued any more, at most `grace_s`; jobs that waited may begin meanwhile."""
+        if not grace_s or not self._tasks:
+            return
+        _log.info("Closing: answers in the making may take up to %.0f s", grace_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
 
     def _stop(self, lane: _Lane, job: Job, reason: StopReason) -> None:
         job.stop(reason)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 
-from bot.conversation.answering import Answering, can_go_on
+from bot.conversation.answering import Answered, Answering, can_go_on
 from bot.conversation.dialog import with_quote
 from bot.conversation.jobs import AnswerView, Job, StopReason
 from bot.conversation.parameters import ChatParameters
@@ -83,15 +83,19 @@ class ChatService:
         gate: Gate | None = None,
         servers: Servers | None = None,
         screening: Screening | None = None,
+        on_answered: Answered | None = None,
+        shutdown_grace_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
         max_running: int = 64,
         max_total: int = 10_000,
     ) -> None:
+        """`shutdown_grace_s`: how long `close` lets answers in the making come to their end."""
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults, servers)
         self._gate = gate
-        answering = Answering(engine, conversations, self.preferences, screening)
+        answering = Answering(engine, conversations, self.preferences, screening, on_answered)
+        self._shutdown_grace_s = shutdown_grace_s
         self._queues = AnswerQueues(
             answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
         )
@@ -216,8 +220,18 @@ class ChatService:
         return await self.conversations.interrupt_pending()
 
     async def close(self) -> None:
-        """Stop, store and mark every answer, and refuse further questions."""
-        await self._queues.close()
+        """Refuse further questions, and let every answer end or, after the grace, stop and mark it."""
+        await self._queues.close(grace_s=self._shutdown_grace_s)
+
+    @property
+    def num_running(self) -> int:
+        """Answers being made."""
+        return self._queues.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that wait for their turn."""
+        return self._queues.num_waiting
 
     async def _check(self, question: Question) -> tuple[str, int]:
         """Return what is asked and the conversation it is asked in. Raises what makes it unanswerable."""

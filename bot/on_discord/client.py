@@ -41,9 +41,12 @@ from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
 from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.origins import origin_of_message
+from bot.on_discord.presence import keep_presence
 from bot.on_discord.purging import keep_purging
 from bot.on_discord.questions import question_of
 from bot.on_discord.translator import CommandTranslator
+from bot.operations.health import Vitals
+from bot.operations.metrics import Metrics
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
@@ -62,6 +65,7 @@ class LlamacordClient(discord.Client):
         chat: ChatService,
         moderation: Moderation,
         privacy: Privacy,
+        metrics: Metrics,
         *,
         sees_all_messages: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
@@ -76,6 +80,7 @@ class LlamacordClient(discord.Client):
         self.chat = chat
         self.moderation = moderation
         self.privacy = privacy
+        self.metrics = metrics
         self.forgetting = PersonForgetting(chat, privacy.people)
         self.departures = Departures(privacy.retention)
         self.config_controls = ConfigPanel(moderation)
@@ -104,6 +109,7 @@ class LlamacordClient(discord.Client):
         self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
         self._keep(self._sync())
         self._keep(self.privacy.sweeper.run())
+        self._keep(keep_presence(self, self.vitals))
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
@@ -112,6 +118,15 @@ class LlamacordClient(discord.Client):
         for task in list(self._tasks):
             task.cancel()
         await super().close()
+
+    def vitals(self) -> Vitals:
+        """Return how we are now."""
+        return Vitals(
+            engine=self.chat.engine.health,
+            is_connected=self.is_ready() and not self.is_closed(),
+            num_running=self.chat.num_running,
+            num_waiting=self.chat.num_waiting,
+        )
 
     async def on_message(self, message: discord.Message) -> None:
         """Answer what is meant for us."""
@@ -190,9 +205,11 @@ class LlamacordClient(discord.Client):
         except DuplicateMessageError:
             _log.info("A question arrived twice")
         except RefusalError as error:
+            self.metrics.refused(error)
             if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
                 await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
+            self.metrics.refused(error)
             if not is_expected(error):
                 _log.exception("A question could not be taken")
             await self._refuse(message, sentence_for(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,8 @@ from engine.measuring import measure_model, measure_shape, measured_layers, memo
 from engine.report import Measured, Report, as_json
 
 _RUNS_AS_ANOTHER = "fp16"
+_QUIET_LOAD = 0.3
+"""Programs that want to compute, a core."""
 
 
 def add_to(commands: Subparsers) -> None:
@@ -51,6 +54,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
             on_progress=lambda share: progress.update(task, completed=share),
         )
         if arguments.measure and not found.problems:
+            busy = _other_load(machine)
+            if busy is not None:
+                found.notes.append(busy)
             measured = _measure(found, machine, load, progress)
     advice = None
     if found.description is not None:
@@ -81,6 +87,17 @@ def _measure(found: Inspection, machine: Resources, load: Load, progress: Progre
     if found.description.precision is not None:
         own = asyncio.run(measure_model(found.path, num_threads=cores, load=load))
     return Measured(speeds, own, bandwidth, measured_layers(config))
+
+
+def _other_load(machine: Resources) -> str | None:
+    """Return a sentence where other programs compute so much that what is measured would be too low."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < _QUIET_LOAD * machine.num_cores:
+        return None
+    return (
+        f"Other programs were computing while this was measured (load {load:.1f} on {machine.num_cores} "
+        "cores): on a quiet machine it is faster."
+    )
 
 
 def _at_least_one(written: str) -> int:

@@ -71,7 +71,8 @@ class GGUFSource:
         self.bos_id = self._token_id("bos", 1)
         self.eos_id = self._token_id("eos", 2)
         self.stop_ids = tuple({self._token_id("eot", self.eos_id)} - {self.eos_id})
-        self.chat = detect_chat(str(self._field("tokenizer.chat_template", " ")))
+        self._chat_template = str(self._field("tokenizer.chat_template", " "))
+        self.chat = detect_chat(self._chat_template)
         self.origin = {
             "format": "gguf",
             "file": self._path.name,
@@ -118,7 +119,8 @@ class GGUFSource:
             num_tokens = len(set(self._field("tokenizer.ggml.tokens")))
             if num_tokens != num_rows:
                 raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
-            return save_tokenizer(self._field, folder)
+            ends = {self.bos_id, self.eos_id, *self.stop_ids}
+            return save_tokenizer(self._field, folder, self._chat_template, ends)
         except (ModelFormatError, OSError):
             raise
         except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from engine.manifest import TokenizerSpec
 Field = Callable[[str], Any]
 """Returns a GGUF metadata field; raises `ModelFormatError` when it is missing."""
 
-_CONTROL_TOKEN = 3
-"""GGUF's token types are SentencePiece's piece types: 1 normal, 2 unknown, 3 control, 6 byte."""
+_CONTROL_TOKEN, _USER_DEFINED_TOKEN = 3, 4
+"""GGUF's token types are SentencePiece's piece types: 1 normal, 2 unknown, 3 control, 4 added, 6 byte."""
 
 _PRE_TOKENIZERS = {
     "smollm": lambda: pre_tokenizers.Sequence(
@@ -27,18 +27,25 @@ _PRE_TOKENIZERS = {
 """Byte-level pre-tokenizers by their GGUF name. An unknown one is refused: guessing would garble text."""
 
 
-def save_tokenizer(field: Field, folder: Path) -> TokenizerSpec:
-    """Write the tokenizer's file into `folder` and describe it. Raises `ModelFormatError`."""
+def save_tokenizer(
+    field: Field, folder: Path, chat_template: str = "", ends: Collection[int] = ()
+) -> TokenizerSpec:
+    """Write the tokenizer's file into `folder` and describe it. Raises `ModelFormatError`.
+
+    Control tokens are also what the chat template writes and what ends a text: not all files mark them.
+    """
     pieces: list[str] = field("tokenizer.ggml.tokens")
-    types: list[int] = field("tokenizer.ggml.token_type")
+    types: list[int] = list(field("tokenizer.ggml.token_type"))
     if len(types) != len(pieces):
         raise ModelFormatError(f"The tokenizer has {len(pieces)} tokens and {len(types)} token types.")
-    special = {
-        piece: i for i, (piece, kind) in enumerate(zip(pieces, types, strict=True)) if kind == _CONTROL_TOKEN
-    }
+    for i, piece in enumerate(pieces):
+        if types[i] == _USER_DEFINED_TOKEN and (piece in chat_template or i in ends):
+            types[i] = _CONTROL_TOKEN
+    special = {piece: i for i, piece in enumerate(pieces) if types[i] == _CONTROL_TOKEN}
     kind = field("tokenizer.ggml.model")
     if kind == "gpt2":
-        _save_bpe(field, pieces, folder / "tokenizer.json")
+        added = [piece for i, piece in enumerate(pieces) if types[i] == _USER_DEFINED_TOKEN]
+        _save_bpe(field, pieces, added, folder / "tokenizer.json")
         return TokenizerSpec("bpe", "tokenizer.json", special)
     if kind == "llama":
         _save_sentencepiece(pieces, types, field("tokenizer.ggml.scores"), folder / "tokenizer.model")
@@ -46,7 +53,7 @@ def save_tokenizer(field: Field, folder: Path) -> TokenizerSpec:
     raise ModelFormatError(f"The tokenizer is of the kind {kind!r}, which is not supported.")
 
 
-def _save_bpe(field: Field, pieces: list[str], path: Path) -> None:
+def _save_bpe(field: Field, pieces: list[str], added: list[str], path: Path) -> None:
     pre = field("tokenizer.ggml.pre")
     if pre not in _PRE_TOKENIZERS:
         raise ModelFormatError(f"The tokenizer splits text in the way {pre!r}, which is not supported.")
@@ -55,6 +62,8 @@ def _save_bpe(field: Field, pieces: list[str], path: Path) -> None:
     tokenizer = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
     tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
+    # What was added to the trained tokens is found in text as it stands.
+    tokenizer.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in added])
     tokenizer.save(str(path))
 
 

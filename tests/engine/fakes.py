@@ -156,6 +156,10 @@ class ScriptedRunner:
     def release(self, request: Request, *, keep: bool) -> None:
         self.placed.discard(request.request_id)
 
+    @property
+    def num_kv_tokens(self) -> int:
+        return len(self.placed)
+
     def reload(self) -> None:
         self.num_reloads += 1
         self.placed.clear()

@@ -9,9 +9,11 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.convert.gguf_source import GGUFSource
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.errors import ModelFormatError
 from engine.tokenizer import Tokenizer, load_tokenizer
+from tests.engine.tiny_gguf import TinyGGUF
 
 TEXTS = [
     "Hello, world!",
@@ -91,6 +93,38 @@ def test_llama_2s_own_tokenizer_survives(tmp_path: Path) -> None:
     assert copy.special_ids == {"<s>": 1, "</s>": 2}
     for text in TEXTS:
         assert copy.encode(text) == original.encode(text)
+
+
+def test_what_the_template_writes_is_control_though_the_file_calls_it_added(tmp_path: Path) -> None:
+    file = TinyGGUF()
+    types = file.fields["tokenizer.ggml.token_type"]
+    words = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    places = [file.fields["tokenizer.ggml.tokens"].index(word) for word in words]
+    for place in places:
+        types[place] = 4
+    source = GGUFSource(file.save(tmp_path / "tiny.gguf"))
+    tokenizer = load_tokenizer(tmp_path, source.save_tokenizer(tmp_path))
+    assert set(tokenizer.special_ids) == {"<|im_start|>", "<|im_end|>"}
+    ids = tokenizer.encode("<|im_start|>user<|endoftext|><|im_end|>")
+    assert not set(ids) & set(tokenizer.special_ids.values())
+    assert ids.count(places[2]) == 1
+    assert (
+        b"".join(tokenizer.token_bytes[token] for token in ids) == b"<|im_start|>user<|endoftext|><|im_end|>"
+    )
+
+
+def test_an_added_piece_is_control_where_it_ends_a_text(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained)
+    fields["tokenizer.ggml.tokens"] += ["<tool>", "<end>"]
+    fields["tokenizer.ggml.scores"] += [0.0, 0.0]
+    fields["tokenizer.ggml.token_type"] += [4, 4]
+    size = trained.vocab_size()
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.__getitem__, tmp_path, "", [size + 1]))
+    assert dict(tokenizer.special_ids) == {"<s>": 1, "</s>": 2, "<end>": size + 1}
+    ids = tokenizer.encode("a<tool>b<end>")
+    assert (size in ids, size + 1 in ids) == (True, False)
 
 
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:

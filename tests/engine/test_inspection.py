@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import make_tiny_model
+
+RELEASES = Path(__file__).parents[1] / "data" / "releases"
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_a_converted_model_is_explained(folder: Path) -> None:
 
 def test_a_gguf_file_is_explained(gguf_file: Path) -> None:
     found = inspect(gguf_file, verify=True)
-    assert (found.kind, found.problems) == ("gguf weights, not converted yet", [])
+    assert (found.kind, found.problems) == ("GGUF file, not converted yet", [])
     assert found.description is not None
     kinds = {group.kind: group.count for group in found.description.tensors}
     assert kinds == {"Q8_0": 22, "F32": 7}
@@ -58,10 +61,41 @@ def test_a_gguf_file_is_explained(gguf_file: Path) -> None:
 
 def test_a_hugging_face_folder_is_explained(tmp_path: Path) -> None:
     found = inspect(TinyHuggingFace().save(tmp_path / "hf"), verify=True)
-    assert (found.kind, found.problems) == ("huggingface weights, not converted yet", [])
+    assert (found.kind, found.problems) == ("Hugging Face folder, not converted yet", [])
     assert found.description is not None
     assert sum(group.count for group in found.description.tensors) == 29
     assert found.description.num_tokens == 384
+
+
+def test_a_released_model_is_explained() -> None:
+    found = inspect(RELEASES / "tiny_FT_float16", verify=True)
+    assert (found.kind, found.problems) == ("released Llama-2-Onnx model, not converted yet", [])
+    assert "runs as it is" in found.notes[0]
+    assert found.description is not None
+    assert found.description.tokenizer is not None
+    assert (found.description.tokenizer.kind, found.description.chat.format) == ("sentencepiece", "llama-2")
+
+
+def test_a_released_model_that_lacks_a_tensors_file_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny_FT_float32"
+    shutil.copytree(RELEASES / "tiny_FT_float32", folder)
+    shutil.copy(RELEASES / "tokenizer.model", tmp_path)
+    missing = next(path for path in sorted((folder / "ONNX").iterdir()) if path.suffix != ".onnx")
+    missing.unlink()
+    (problem,) = inspect(folder).problems
+    assert missing.name in problem
+    assert "missing" in problem
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "release/ONNX/model.onnx"])
+def test_what_git_left_in_the_place_of_a_file_is_recognised(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for path in (file, tmp_path / "release/embeddings.pth", tmp_path / "tokenizer.model"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n")
+    (problem,) = inspect(tmp_path / name.split("/")[0]).problems
+    assert "git lfs pull" in problem
 
 
 def test_a_shard_that_is_missing_is_told(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.published_loop import PublishedLoop
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, NoChatFormatError
 from engine.types import ChatMessage, Prompt, SamplingParams
 from tests.engine.engine_stage import read
-from tests.engine.releases import PublishedLoop, copy_release, graph_of, release
+from tests.engine.releases import copy_release, graph_of, release
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1, max_new_tokens=12)
 OPTIONS = EngineOptions(num_threads=1)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from benchmarks.published_loop import PublishedLoop
 from engine.cli import main
 from engine.release_files import find_release
 from engine.release_model import ReleaseModel
-from tests.engine.releases import KINDS, RELEASES, PublishedLoop, copy_release, graph_of, release
+from tests.engine.releases import KINDS, RELEASES, copy_release, graph_of, release
 
 PROMPTS = ("What is the lightest element?", "", "Ça va? 你好 🙂", "  two  spaces\n")
 

@@ -17,6 +17,7 @@ from engine import machine
 from engine.cli import main
 from engine.errors import ModelFormatError
 from engine.release_embeddings import read_embeddings
+from tests.engine.release_tampering import scale_the_scores
 from tests.engine.releases import KINDS, RELEASES, copy_release, graph_of, release, tamper
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 262144000\n"
@@ -150,6 +151,18 @@ def test_too_little_memory_is_said_with_figures(
     monkeypatch.setattr(machine, "memory_bytes", lambda: 1000)
     sentence = refused(capfd, "complete", "--model", str(release()), "--prompt", "Hello")
     assert "takes 0.0 GiB of memory and this machine has 0.0" in sentence
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_memory_cannot_hold_is_imported_and_compared_all_the_same(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1000)
+    assert main(["convert", str(release(kind)), str(tmp_path / "model"), "--precision", "fp32"]) == 0
+    folder = copy_release(tmp_path, kind)
+    tamper(folder, scale_the_scores)
+    assert main(["convert", str(folder), str(tmp_path / "other"), "--precision", "fp32"]) == 1
+    assert "other" not in names(tmp_path)
 
 
 def malicious(tmp_path: Path) -> dict[str, tuple[bytes, str]]:

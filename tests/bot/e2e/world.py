@@ -18,6 +18,7 @@ from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
+from bot.operations.metrics import Metrics
 from bot.privacy.keeping import Keeping
 from bot.privacy.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
@@ -50,6 +51,7 @@ class World:
         self.privacy: Privacy
         self.keeping = Keeping()
         self.sees_all_messages = False
+        self.metrics: Metrics
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
@@ -74,6 +76,7 @@ class World:
         """Return another bot on the same database file."""
         self.database = await self._stack.enter_async_context(await Database.open(self.path))
         self.conversations = Conversations(self.database)
+        self.metrics = Metrics()
         self.moderation = Moderation.over(
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
@@ -85,12 +88,14 @@ class World:
             gate=self.moderation.gate,
             servers=self.moderation.servers,
             screening=self.moderation.screening,
+            on_answered=self.metrics.answered,
         )
         self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
             chat,
             self.moderation,
             self.privacy,
+            self.metrics,
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=EDIT_S,
         )

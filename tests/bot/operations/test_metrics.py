@@ -1,0 +1,102 @@
+"""Figures and health over HTTP on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bot.errors import EmptyQuestionError
+from bot.operations.health import Vitals
+from bot.operations.http import PortError, serving
+from bot.operations.loop_lag import measure_lag
+from bot.operations.metrics import Metrics
+from engine.types import Completion, FinishReason, Health, Usage
+from storage.conversations import MessageState
+
+WELL = Vitals(Health.READY, True, 1, 2)
+
+
+def figures(exposition: bytes) -> dict[str, float]:
+    """Read the figures as Prometheus does; labels are part of the name."""
+    return {
+        "/".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(exposition.decode())
+        for sample in family.samples
+    }
+
+
+def test_an_answer_counts_with_its_tokens_and_times() -> None:
+    metrics = Metrics()
+    metrics.answered(MessageState.COMPLETE, Completion("text", FinishReason.STOP, Usage(30, 10, 7, 0.3, 2.5)))
+    metrics.answered(MessageState.FAILED, None)
+    found = figures(metrics.exposition())
+    assert found["llamacord_answers_total/complete"] == found["llamacord_answers_total/failed"] == 1
+    assert found["llamacord_tokens_total/prompt"] == 20
+    assert found["llamacord_tokens_total/cached"] == 10
+    assert found["llamacord_tokens_total/answer"] == 7
+    assert found["llamacord_time_to_first_token_seconds_sum"] == 0.3
+    assert found["llamacord_answer_duration_seconds_count"] == 1
+
+
+def test_refusals_and_errors_count_by_reason_and_origin() -> None:
+    metrics = Metrics()
+    metrics.refused(EmptyQuestionError())
+    log = logging.getLogger("bot.some.file")
+    log.addHandler(counter := metrics.error_counter())
+    log.error("what happened is not in the figures")
+    log.warning("no error")
+    log.removeHandler(counter)
+    found = figures(metrics.exposition())
+    assert found["llamacord_refusals_total/EmptyQuestion"] == 1
+    assert found["llamacord_errors_total/bot.some.file"] == 1
+    assert b"what happened" not in metrics.exposition()
+
+
+def test_two_bots_in_one_process_count_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.answered(MessageState.COMPLETE, None)
+    assert "llamacord_answers_total/complete" not in figures(second.exposition())
+
+
+async def test_a_blocked_loop_shows() -> None:
+    metrics = Metrics()
+    lag = asyncio.create_task(measure_lag(metrics.lagged))
+    await asyncio.sleep(0.3)
+    time.sleep(0.4)  # noqa: ASYNC251 - this is the fault that is to be found
+    await asyncio.sleep(0.01)
+    lag.cancel()
+    found = figures(metrics.exposition())
+    assert 0.1 < found["llamacord_loop_lag_seconds_sum"] < 0.5
+
+
+async def test_figures_and_health_are_served_on_the_loopback_only() -> None:
+    metrics, vitals = Metrics(), [WELL]
+    metrics.watch("questions_waiting", "Waiting.", lambda: vitals[0].num_waiting)
+    async with serving(0, metrics, lambda: vitals[0]) as port, aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+            assert response.headers["Content-Type"].startswith("text/plain; version=")
+            assert figures(await response.read())["llamacord_questions_waiting"] == 2
+        async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+            assert response.status == 200
+            assert await response.json() == {"state": "busy", "running": 1, "waiting": 2}
+        vitals[0] = Vitals(Health.UNHEALTHY, True, 0, 0)
+        async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+            assert (response.status, (await response.json())["state"]) == (503, "failed")
+        with socket.socket() as elsewhere:
+            elsewhere.bind(("0.0.0.0", 0))  # noqa: S104 - an address that is not the loopback
+            assert elsewhere.connect_ex(("127.0.0.2", port)) != 0
+
+
+async def test_a_port_in_use_is_a_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(PortError, match=r"METRICS_PORT .* in use"):
+            async with serving(taken.getsockname()[1], Metrics(), lambda: WELL):
+                pass

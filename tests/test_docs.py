@@ -1,0 +1,88 @@
+"""What the documentation names exists: commands, settings, slash commands, files that it links to."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bot import cli as bot_cli
+from bot.config import KEYS
+from engine import cli as engine_cli
+from engine.guidance import PRESETS
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+COMMANDS = ROOT / "bot" / "on_discord"
+_FENCE = re.compile(r"^```(?:sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`([^`\n]+)`")
+
+
+def commands(text: str) -> list[str]:
+    """Return every command line, from blocks of shell and from `code` in a sentence."""
+    lines = [line for block in _FENCE.findall(text) for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [line.split("  #")[0].strip() for line in (*lines, *_INLINE.findall(prose))]
+
+
+def slash_commands() -> set[str]:
+    """Return the names of all slash commands, `group name` for those of a group."""
+    names: set[str] = set()
+    for path in COMMANDS.rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        own = re.findall(r'command\(\s*name="([a-z-]+)"', source)
+        group = re.search(r'super\(\).__init__\(\s*name="([a-z-]+)"', source)
+        names |= {f"{group[1]} {name}" for name in own} | {group[1]} if group else set(own)
+    return names
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_commands_can_be_called(path: Path) -> None:
+    parsers = {"bot": bot_cli.build_parser, "engine": engine_cli.build_parser}
+    for line in commands(path.read_text(encoding="utf-8")):
+        for package, build in parsers.items():
+            found = re.match(rf"(?:\.venv/bin/)?python -m {package}(?: (.*))?$", line)
+            if found and found[1]:
+                assert callable(build().parse_args(shlex.split(found[1], comments=True)).act), line
+        bench = re.match(r"python -m benchmarks\.(\w+)", line)
+        assert bench is None or (ROOT / "benchmarks" / f"{bench[1]}.py").exists(), line
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_settings_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"['`]([A-Z]+(?:_[A-Z]+)+)[`=]", text)) | set(re.findall(r"['`]([A-Z_]+)=", text))
+    assert named <= {key.name for key in KEYS}
+
+
+def test_values_of_settings_are_allowed() -> None:
+    keys = {key.name: key for key in KEYS}
+    for path in DOCS:
+        for name, value in re.findall(r"`([A-Z_]+)=([^`]+)`", path.read_text(encoding="utf-8")):
+            keys[name].parse(value)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_slash_commands_and_presets_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    known = slash_commands()
+    assert {"reset", "system set"} <= known
+    for named in re.findall(r"`/([a-z][a-z -]*?)`", text):
+        assert named in known, f"/{named} in {path.name}"
+    for preset in re.findall(r"preset `(\w+)`", text):
+        assert preset in PRESETS
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_the_documents_of_models_responsibility_and_questions_are_there_and_linked() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("models.md", "faq.md", "responsible-use.md"):
+        assert ROOT / "docs" / name in DOCS
+        assert f"docs/{name}" in readme
