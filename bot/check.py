@@ -97,7 +97,7 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
 
 
 def _check_moderation_model(folder: Path) -> Finding:
-    """Read every byte of the moderation model and see whether its tokenizer can write Llama Guard's prompt."""
+    """Read every byte of the moderation model, and see whether it can be given Llama Guard's prompt."""
     try:
         model = open_folder(folder)
         model.verify()
