@@ -177,9 +177,10 @@ def _reason(chosen: Option, load: Load) -> str:
     need = f"it needs {size(chosen.memory.total)}"
     if chosen.speed is None:
         return f"{need} (measure with --measure)"
+    together, single = f"{chosen.speed.together:.3g} tokens/s", f"{chosen.speed.single:.3g}"
     return (
-        f"{need} and is the fastest measured here that keeps the model's quality, {chosen.speed.together:.3g} "
-        f"tokens/s for {load.num_conversations} conversations together and {chosen.speed.single:.3g} for one alone"
+        f"{need} and is the fastest measured here that keeps the model's quality, {together} for "
+        f"{load.num_conversations} conversations together and {single} for one alone"
     )
 
 
