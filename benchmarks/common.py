@@ -30,9 +30,9 @@ def default_model(precision: Precision = DEFAULT_PRECISION) -> Path:
     return ensure_default_model(cache_folder(), precision)
 
 
-def random_prompt(seed: int, num_tokens: int) -> Prompt:
+def random_prompt(seed: int, num_tokens: int, vocab_size: int = 40000) -> Prompt:
     """Return a prompt of random text tokens: no two seeds share a prefix."""
-    ids = np.random.default_rng(seed).integers(FIRST_TEXT_ID, 40000, num_tokens)
+    ids = np.random.default_rng(seed).integers(FIRST_TEXT_ID, vocab_size, num_tokens)
     return Prompt(tuple(int(token) for token in ids))
 
 

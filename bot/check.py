@@ -15,7 +15,13 @@ from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
 from bot.discord_check import check_discord
 from bot.finding import Finding
-from bot.model_check import check_memory, check_precision, check_provider, check_system_prompt
+from bot.model_check import (
+    check_memory,
+    check_precision,
+    check_provider,
+    check_speed,
+    check_system_prompt,
+)
 from engine.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.model_folder import ModelFolder
@@ -28,8 +34,11 @@ _DEFAULT_MODEL_GIB = 1.0
 """Disk that download and conversion of the default model take at most."""
 
 
-def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Finding]:
-    """Check one thing after the other; without good settings nothing else can be checked."""
+def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool = False) -> Iterator[Finding]:
+    """Check one thing after the other; without good settings nothing else can be checked.
+
+    `measure` also has the model answer, which takes some seconds with a small one and more with a large one.
+    """
     try:
         settings = load_settings(environment, env_file)
     except ConfigError as error:
@@ -49,6 +58,10 @@ def run_checks(environment: Mapping[str, str], env_file: Path) -> Iterator[Findi
         yield check_memory(settings, model)
         yield check_system_prompt(settings, model)
         yield check_precision(settings, model)
+    if measure and model is not None and finding.is_good:
+        yield check_speed(
+            settings, settings.model or default_model_folder(settings.cache, default_precision(settings))
+        )
     yield _check_database(settings.database)
     yield _check_cache(settings, needs_space=settings.model is None and model is None)
 

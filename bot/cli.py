@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="talk in this terminal")
     chat.set_defaults(act=_chat)
     check = commands.add_parser("check", help="say what is right and what is to be done")
+    check.add_argument("--measure", action="store_true", help="also measure how fast the model answers here")
     check.set_defaults(act=_check)
     play = commands.add_parser("playground", help="the bot on a simulated Discord in the browser")
     play.add_argument(
@@ -134,10 +135,10 @@ def _chat(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(_options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> int:
     console = Console(soft_wrap=True)
     is_good = True
-    for finding in run_checks(os.environ, ENV_FILE):
+    for finding in run_checks(os.environ, ENV_FILE, measure=options.measure):
         mark = Text("✔ ", "green") if finding.is_good else Text("✘ ", "red")
         console.print(mark, Text(f"{finding.subject}: {finding.sentence}"), sep="")
         is_good = is_good and finding.is_good

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
 from engine import machine
-from engine.advice import Load, advise
+from engine.advice import Blocks, Load, advise
 from engine.architecture import Precision
 from engine.converted_folder import ConvertedFolder
 from engine.engine import context_tokens, max_kv_tokens
-from engine.errors import ModelError
+from engine.errors import EngineError, ModelError
 from engine.footprint import PROCESS_BYTES, running_bytes
 from engine.guidance import preset_name
+from engine.measuring import measure_model
 from engine.model_folder import ModelFolder
+from engine.opening import open_folder
 from engine.processor import read_processor
 from engine.text_size import size
 from engine.types import ModelInfo
@@ -90,8 +95,8 @@ def check_precision(settings: Settings, model: ModelFolder) -> Finding:
     if not isinstance(model, ConvertedFolder):
         return Finding(True, "Precision", f"{model.precision}, as it was released.")
     load = Load(settings.max_concurrent, context_tokens(model, engine_options(settings)))
-    has_4_bits = model.manifest.precision is Precision.INT4
-    advice = advise(model.manifest.decoder, machine.resources(), load, {}, has_4_bits=has_4_bits)
+    blocks = Blocks(has_4_bits=model.manifest.precision is Precision.INT4)
+    advice = advise(model.manifest.decoder, machine.resources(), load, {}, blocks)
     best = advice.chosen
     if best is None:
         return Finding(False, "Precision", advice.sentences[0])
@@ -102,4 +107,22 @@ def check_precision(settings: Settings, model: ModelFolder) -> Finding:
         "Precision",
         f"{model.precision}; {best.precision} suits this machine better, with {size(best.memory.total)} of "
         f"memory. `python -m engine inspect {model.folder} --measure` tells how fast each is.",
+    )
+
+
+def check_speed(settings: Settings, folder: Path) -> Finding:
+    """Have the model answer, alone and as many at once as are set, and say how fast that is."""
+    options = engine_options(settings)
+    num_threads = settings.threads or machine.num_physical_cores()
+    try:
+        model = open_folder(folder)
+        load = Load(model.max_answers or options.max_concurrent, context_tokens(model, options))
+        speed = asyncio.run(measure_model(folder, num_threads=num_threads, load=load))
+    except EngineError as error:
+        return Finding(False, "Speed", str(error))
+    return Finding(
+        True,
+        "Speed",
+        f"{speed.single:.3g} tokens/s for one answer, {speed.together:.3g} for {load.num_conversations} at "
+        f"once together, prompts at {speed.prefill:.3g}.",
     )

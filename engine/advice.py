@@ -35,6 +35,14 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """What weights are like already: with 4 bits at most, int4 loses nothing; offsets stay beside scales."""
+
+    has_4_bits: bool = False
+    has_offsets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
     """Tokens a second: of one conversation alone, of all together, and when a prompt is read."""
 
@@ -73,19 +81,16 @@ def advise(
     resources: Resources,
     load: Load,
     speeds: Mapping[Precision, Speed],
-    *,
-    has_4_bits: bool = False,
+    blocks: Blocks | None = None,
 ) -> Advice:
-    """Advise on a model of these dimensions; `speeds` are those that were measured.
-
-    `has_4_bits` says that its weights have no more than 4 bits already, so that int4 loses nothing.
-    """
+    """Advise on a model of these dimensions; `speeds` are those that were measured."""
+    blocks = blocks or Blocks()
     load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
-    candidates = _options(config, resources, load, speeds)
-    bears_4_bits = has_4_bits or config.num_parameters >= _BEARS_4_BITS
-    chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if has_4_bits else "int8")
+    candidates = _options(config, resources, load, speeds, blocks)
+    bears_4_bits = blocks.has_4_bits or config.num_parameters >= _BEARS_4_BITS
+    chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if blocks.has_4_bits else "int8")
     told = tuple(_sentences(candidates, chosen, config, resources, load))
-    if has_4_bits:
+    if blocks.has_4_bits:
         told += ("Its weights have 4 bits already: int4 takes them over as they are.",)
     elif not bears_4_bits:
         told += (
@@ -102,14 +107,18 @@ def _kv_tokens(config: DecoderConfig, resources: Resources, load: Load) -> int:
 
 
 def _options(
-    config: DecoderConfig, resources: Resources, load: Load, speeds: Mapping[Precision, Speed]
+    config: DecoderConfig,
+    resources: Resources,
+    load: Load,
+    speeds: Mapping[Precision, Speed],
+    blocks: Blocks,
 ) -> list[Option]:
     """Return an option for each precision."""
     num_kv_tokens = _kv_tokens(config, resources, load)
     made = []
     for precision in Precision:
-        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens)
-        disk = weight_bytes(config, precision)
+        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens, has_offsets=blocks.has_offsets)
+        disk = weight_bytes(config, precision, has_offsets=blocks.has_offsets)
         made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
     return made
 

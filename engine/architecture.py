@@ -74,3 +74,10 @@ class DecoderConfig:
     def kv_bytes_per_token(self, bytes_per_value: int = 4) -> int:
         """Bytes of KV cache that one token takes in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
+
+
+LLAMA_2_SIZES = {
+    "Llama 2 7B": DecoderConfig(32, 4096, 11008, 32, 32, 128, 32000, 4096, 1e4, 1e-5, tied_embeddings=False),
+    "Llama 2 13B": DecoderConfig(40, 5120, 13824, 40, 40, 128, 32000, 4096, 1e4, 1e-5, tied_embeddings=False),
+}
+"""The dimensions of the models that this program is for."""

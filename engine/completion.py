@@ -37,7 +37,7 @@ def stream_completion(
         max_tokens=context,
     )
     logits = slots.prefill(0, list(ids), 0)
-    while not (delta := request.accept(logits)).is_final:
+    while not (delta := request.accept(logits[None])).is_final:
         yield delta.text
         logits = slots.decode(0, request.ids[-1:], [len(request.ids) - 1])[0]
     yield delta.text

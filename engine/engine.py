@@ -23,6 +23,7 @@ from engine.prompt import fit_prompt, make_chat_format
 from engine.request import Delta, Request
 from engine.runner import Runner
 from engine.sampling import Sampler
+from engine.speculation import Speculation
 from engine.types import (
     ChatMessage,
     Completion,
@@ -46,6 +47,7 @@ class EngineOptions:
     requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
     at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
     used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
+    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible.
     """
 
     num_threads: int = 0
@@ -54,6 +56,7 @@ class EngineOptions:
     context_tokens: int = 0
     kv_cache_mb: int = 0
     chat_format: str = ""
+    speculation: bool = True
 
 
 class Engine:
@@ -179,6 +182,8 @@ class Engine:
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,
+            # A run over several tokens rounds differently from single steps, so that a guess might show.
+            speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
         )
 
     def _load_runner(self) -> Runner:

@@ -29,30 +29,37 @@ class Footprint:
         return self.weights + self.kv + PROCESS_BYTES
 
 
-def weight_bytes(config: DecoderConfig, precision: Precision) -> int:
-    """Return the bytes of a converted model's weights on disk, with scales of blocks and rotary tables."""
+def weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes of a converted model's weights on disk, with scales of blocks and rotary tables.
+
+    `has_offsets` says that each block of the layers' weights has an offset too, as Q4_1's and Q4_K's have.
+    """
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
     norms = (2 * config.num_layers + 1) * config.hidden_size
     linear = config.num_parameters - embeddings - norms
     rotary = (config.context_length + 1) * config.head_dim
+    offset = _SCALE_BYTES / _BLOCK_SIZE if has_offsets and _BITS[precision] <= 8 else 0
     return int(
-        linear * _bytes_each(_BITS[precision])
+        linear * (_bytes_each(_BITS[precision]) + offset)
         + embeddings * _bytes_each(_OUTER_BITS[precision])
         + (norms + rotary) * 4
     )
 
 
-def running_weight_bytes(config: DecoderConfig, precision: Precision) -> int:
+def running_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 
     ONNX Runtime works on a rearranged copy; the mapped file is only read once, and memory for other things.
     """
-    return weight_bytes(config, _RUN_AS.get(precision, precision))
+    return weight_bytes(config, _RUN_AS.get(precision, precision), has_offsets=has_offsets)
 
 
-def footprint(config: DecoderConfig, precision: Precision, *, num_kv_tokens: int) -> Footprint:
+def footprint(
+    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_offsets: bool = False
+) -> Footprint:
     """Return what the model takes with the KV of so many tokens."""
-    return Footprint(running_weight_bytes(config, precision), num_kv_tokens * config.kv_bytes_per_token())
+    weights = running_weight_bytes(config, precision, has_offsets=has_offsets)
+    return Footprint(weights, num_kv_tokens * config.kv_bytes_per_token())
 
 
 def running_bytes(bytes_on_disk: int, precision: str) -> int:

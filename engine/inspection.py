@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.advice import Blocks
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.graph_contents import graph_tensors
 from engine.convert.source import ModelSource, tensor_shape
@@ -32,6 +33,9 @@ from engine.tokenizer import load_tokenizer
 
 _4_BIT_KINDS = {"Q4_0", "Q4_1", "Q4_K"}
 """GGUF's types that mean the same as our 4-bit blocks."""
+_OFFSET_KINDS = {"Q4_1", "Q4_K"}
+_OFFSETS = ".offsets"
+"""How the graph of a converted model names them."""
 
 _RELEASED = "llama-2-onnx"
 _KINDS = {
@@ -65,12 +69,7 @@ class Description:
     tokenizer: TokenizerSpec | None = None
     num_tokens: int | None = None
     """Of the tokenizer."""
-
-    @property
-    def has_4_bits(self) -> bool:
-        """Whether the layers' weights have no more than 4 bits already."""
-        largest = self.tensors[0].kind if self.tensors else ""
-        return self.precision == "int4" or (self.precision is None and largest in _4_BIT_KINDS)
+    blocks: Blocks = field(default_factory=Blocks)
 
 
 @dataclass(slots=True)
@@ -109,11 +108,16 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
     found.description = description
     verify_files(found.path, manifest, full=verify)
     tokenizer = load_tokenizer(found.path, manifest.tokenizer)
+    tensors = graph_tensors(found.path / DECODER_FILE)
     found.description = dataclasses.replace(
         description,
-        tensors=_groups(graph_tensors(found.path / DECODER_FILE)),
+        tensors=_groups(tensors),
         tokenizer=manifest.tokenizer,
         num_tokens=tokenizer.vocab_size,
+        blocks=Blocks(
+            has_4_bits=manifest.precision == "int4",
+            has_offsets=any(name.endswith(_OFFSETS) for name in tensors),
+        ),
     )
     found.problems += _vocabulary_problems(manifest.decoder, tokenizer.vocab_size)
     make_chat_format(manifest, tokenizer)
@@ -143,7 +147,14 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
     except OSError as error:
         found.notes.append(f"The tokenizer could not be tried: {error.strerror}.")
     found.description = Description(
-        source.name, source.config, source.chat, source.origin, None, _groups(stored), tokenizer, num_tokens
+        source.name,
+        source.config,
+        source.chat,
+        source.origin,
+        tensors=_groups(stored),
+        tokenizer=tokenizer,
+        num_tokens=num_tokens,
+        blocks=_source_blocks(stored),
     )
     if verify and not found.problems:
         found.problems += _weight_problems(source, on_progress)
@@ -167,6 +178,13 @@ def _vocabulary_problems(config: DecoderConfig, num_tokens: int) -> Iterator[str
             f"The tokenizer knows {num_tokens} tokens and the model only {config.vocab_size}: they do not "
             "belong together. Get the tokenizer of this very model."
         )
+
+
+def _source_blocks(stored: Mapping[str, StoredTensor]) -> Blocks:
+    """Tell from the type of most of the weights what becomes of them."""
+    groups = _groups(stored)
+    kind = groups[0].kind if groups else ""
+    return Blocks(has_4_bits=kind in _4_BIT_KINDS, has_offsets=kind in _OFFSET_KINDS)
 
 
 def _groups(tensors: Mapping[str, StoredTensor]) -> tuple[TensorGroup, ...]:

@@ -108,15 +108,18 @@ class KVSlots:
         slot.busy = True
         slot.num_reserved = num_reserved
         slot.num_touched = max(slot.num_touched, num_cached)
-        self._touch(slot)
+        self._use(slot)
         emptied += self._empty_beyond_bound(keep=copy_from)
         return Placement(chosen, num_cached, copy_from, tuple(emptied))
 
     def extend(self, index: int, ids: Sequence[int]) -> None:
         """Record that the KV of `ids` was written after what slot `index` holds."""
-        slot = self._slots[index]
-        slot.ids.extend(ids)
-        slot.num_touched = max(slot.num_touched, len(slot.ids))
+        self._slots[index].ids.extend(ids)
+        self.touch(index, len(self._slots[index].ids))
+
+    def touch(self, index: int, num_tokens: int) -> None:
+        """Record that the memory of a slot's first `num_tokens` tokens was written, valid or not."""
+        self._slots[index].num_touched = max(self._slots[index].num_touched, num_tokens)
 
     def release(self, index: int, *, keep: bool = True) -> None:
         """End a request's use of a slot; its KV stays for the next turn unless `keep` is false."""
@@ -125,7 +128,7 @@ class KVSlots:
         slot.num_reserved = 0
         if not keep:
             slot.ids.clear()
-        self._touch(slot)
+        self._use(slot)
 
     def clear(self) -> None:
         """Forget everything, as after a fault that cost the memory too."""
@@ -162,7 +165,7 @@ class KVSlots:
             max(one.num_touched, num_moved),
         )
 
-    def _touch(self, slot: Slot) -> None:
+    def _use(self, slot: Slot) -> None:
         self._tick += 1
         slot.last_used = self._tick
 

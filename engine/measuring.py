@@ -20,8 +20,8 @@ from engine.convert.synthetic_source import SyntheticSource
 from engine.engine import Engine, EngineOptions
 from engine.errors import GenerationFailedError
 from engine.footprint import step_bytes
-from engine.manifest import load_manifest
 from engine.model import CpuModel, ModelOptions
+from engine.opening import open_folder
 from engine.types import Prompt, SamplingParams, Usage
 
 _BANDWIDTH_BYTES = 256 * 2**20
@@ -87,7 +87,7 @@ async def measure_model(folder: Path, *, num_threads: int, load: Load) -> Speed:
     engine_options = EngineOptions(
         num_threads=num_threads, max_concurrent=load.num_conversations, context_tokens=load.num_tokens
     )
-    vocab_size = load_manifest(folder).decoder.vocab_size
+    vocab_size = open_folder(folder).vocab_size
     async with await Engine.open(folder, engine_options) as engine:
         longest = max(2, min(MEASURED_CONTEXT, engine.info.context_length - _NEW_TOKENS - 1))
         await _answer(engine, vocab_size, seed=0, num_tokens=16)

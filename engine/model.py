@@ -21,6 +21,7 @@ from engine.architecture import DecoderConfig
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.manifest import DECODER_FILE
 from engine.sampling import FloatArray
+from engine.speculation import MAX_GUESS
 
 _SPIN_MICROSECONDS = "1000"
 _PROVIDERS = {
@@ -97,7 +98,8 @@ class CpuModel:
         max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
         self.kv = KVBuffers(config, options.num_slots, max_len)
         # The last row belongs to prefill, so that one step can have both.
-        self._logits = np.empty((options.num_slots + 1, config.vocab_size), np.float32)
+        num_rows = max(options.num_slots, 1 + MAX_GUESS) + 1
+        self._logits = np.empty((num_rows, config.vocab_size), np.float32)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
@@ -108,6 +110,15 @@ class CpuModel:
         logits = self._logits[-1:]
         self._run_chunk(slot, ids, num_past, [len(ids) - 1], logits)
         return logits.reshape(-1)
+
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        """Compute several ids of one slot; return the logits [len(ids), vocab] of all of them.
+
+        At most 1 + MAX_GUESS. The returned array is overwritten by the next decode.
+        """
+        logits = self._logits[: min(len(ids), len(self._logits) - 1)]
+        self._run_chunk(slot, ids, num_past, range(len(ids)), logits)
+        return logits
 
     def score(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
         """Compute `ids` as `prefill` does, but return the logits [len(ids), vocab] of all of them, anew."""
@@ -133,6 +144,8 @@ class CpuModel:
     ) -> None:
         if not ids or num_past < 0 or num_past + len(ids) > self._max_tokens:
             raise ValueError(f"{len(ids)} tokens after {num_past} do not fit {self._max_tokens}.")
+        if len(logit_rows) != len(logits):
+            raise ValueError(f"There is no room for the logits of {len(logit_rows)} rows.")
         self._run(slot, np.array([ids], np.int64), [num_past + len(ids)], logit_rows, logits)
 
     def _run(

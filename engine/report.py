@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.advice import MEASURED_CONTEXT, Advice, Option, Speed
-from engine.architecture import Precision
+from engine.architecture import LLAMA_2_SIZES, Precision
 from engine.footprint import step_bytes
 from engine.inspection import Inspection
 from engine.machine import Resources
@@ -50,6 +50,21 @@ class Report:
             problems.append(self.advice.sentences[0])
         return problems
 
+    def predictions(self) -> list[str]:
+        """Say what the recommended precision would do with other sizes, at the same share of the floor."""
+        best = None if self.advice is None else self.advice.chosen
+        floor = None if best is None else self.floor(best.precision)
+        if best is None or best.speed is None or floor is None or self.measured.bandwidth is None:
+            return []
+        reached, told = self.measured.bandwidth * best.speed.single / floor, []
+        for name, config in LLAMA_2_SIZES.items():
+            read = step_bytes(config, best.precision, num_tokens=MEASURED_CONTEXT, num_conversations=1)
+            told.append(f"{reached / read:.2g} with {name}")
+        return [
+            f"At the same share of the memory's bandwidth {best.precision} would give one conversation "
+            f"{' and '.join(told)} (tokens/s); larger models come nearer to it."
+        ]
+
     def floor(self, precision: Precision) -> float | None:
         """Return the tokens a second of one conversation that the memory's bandwidth allows at most."""
         if self.found.description is None or self.measured.bandwidth is None:
@@ -82,7 +97,7 @@ def as_json(report: Report) -> dict[str, object]:
         "load": None if advice is None else dataclasses.asdict(advice.load),
         "options": [] if advice is None else [_option_json(report, option) for option in advice.candidates],
         "recommended": None if advice is None or advice.chosen is None else str(advice.chosen.precision),
-        "advice": [] if advice is None else list(advice.sentences),
+        "advice": [] if advice is None else [*advice.sentences, *report.predictions()],
         "measured": None if measured.own is None else dataclasses.asdict(measured.own),
         "notes": found.notes,
         "problems": report.problems,

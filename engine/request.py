@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError
 from engine.sampling import FloatArray, Sampler
+from engine.speculation import Speculation
 from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
 
 Clock = Callable[[], float]
@@ -47,6 +48,8 @@ class Request:
     clock: Clock = time.monotonic
     ids: list[int] = field(init=False)
     slot: int | None = None
+    speculation: Speculation | None = None
+    """Guesses the next tokens; None for an answer that is decoded one by one."""
     num_computed: int = 0
     num_cached: int = 0
     cancelled: bool = False
@@ -75,11 +78,27 @@ class Request:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
-    def accept(self, logits: FloatArray) -> Delta:
-        """Sample the next token from `logits` [vocab] and return what it means for the listener.
+    def guess(self) -> tuple[int, ...]:
+        """Return what the next tokens may be, for `accept` to confirm."""
+        room = min(self.params.max_new_tokens - self.num_new, self.max_tokens - len(self.ids)) - 1
+        return self.speculation.guess(self.ids, room) if self.speculation is not None and room > 0 else ()
 
+    def accept(self, rows: FloatArray, guess: Sequence[int] = ()) -> Delta:
+        """Sample the next token from the first of `rows` [n, vocab] and return what it means to the listener.
+
+        Row i follows the first i tokens of `guess`: as long as what comes out is what was guessed, the next
+        row is valid too and gives a further token.
         Raises `GenerationFailedError` when the logits are unusable.
         """
+        text = ""
+        for row, guessed in zip(rows, (*guess, None), strict=False):
+            delta = self._accept(row)
+            text += delta.text
+            if delta.is_final or self.ids[-1] != guessed:
+                break
+        return replace(delta, text=text)
+
+    def _accept(self, logits: FloatArray) -> Delta:
         token = self.sampler.sample(logits)
         if self.first_token_at is None:
             self.first_token_at = self.clock()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.kv_slots import KVSlots
 from engine.request import Request
@@ -38,12 +38,24 @@ class SlotModel(Protocol):
     def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray: ...
 
 
+@runtime_checkable
+class SeveralAtOnce(Protocol):
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that guesses pay."""
+
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The logits [vocab] of each request whose next token can be sampled now; valid until the next step."""
+    """The logits of each request whose next token can be sampled now; valid until the next step.
+
+    logits: [1, vocab] each. Of a request with guessed tokens up to [1 + guessed, vocab]: a runner need not
+    compute them.
+    """
 
     logits: tuple[tuple[Request, FloatArray], ...]
     prefill_s: float
+    decode_s: float
 
 
 class Runner(Protocol):
@@ -54,6 +66,9 @@ class Runner(Protocol):
 
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""
+
+    def confirm(self, request: Request, num_right: int) -> None:
+        """Keep the KV of the last step's first `num_right` guessed tokens, which came out as guessed."""
 
     def release(self, request: Request, *, keep: bool) -> None:
         """Take back a request's place; `keep` its KV for the conversation's next turn."""
@@ -108,16 +123,22 @@ class SlotRunner:
 
     def step(self, plan: StepPlan) -> StepResult:
         logits: list[tuple[Request, FloatArray]] = []
-        prefill_s = 0.0
+        started = time.perf_counter()
         if plan.prefill is not None:
-            started = time.perf_counter()
             row = self._prefill(plan.prefill, plan.num_prefill)
-            prefill_s = time.perf_counter() - started
             if row is not None:
-                logits.append((plan.prefill, row))
-        if plan.decode:
+                logits.append((plan.prefill, row[None]))
+        prefilled = time.perf_counter()
+        if plan.guess and isinstance(self._model, SeveralAtOnce):
+            logits.append(self._decode_several(self._model, plan.decode[0], plan.guess))
+        elif plan.decode:
             logits += self._decode(plan.decode)
-        return StepResult(tuple(logits), prefill_s)
+        return StepResult(tuple(logits), prefilled - started, time.perf_counter() - prefilled)
+
+    def confirm(self, request: Request, num_right: int) -> None:
+        start = request.num_computed
+        self._slots.extend(_slot_of(request), request.ids[start : start + num_right])
+        request.num_computed += num_right
 
     def release(self, request: Request, *, keep: bool) -> None:
         if request.slot is not None:
@@ -157,7 +178,18 @@ class SlotRunner:
         for slot, request in by_slot.items():
             self._slots.extend(slot, request.ids[-1:])
             request.num_computed += 1
-        return [(request, logits[slot - window[0]]) for slot, request in by_slot.items()]
+        return [(request, logits[slot - window[0], None]) for slot, request in by_slot.items()]
+
+    def _decode_several(
+        self, model: SeveralAtOnce, request: Request, guess: Sequence[int]
+    ) -> tuple[Request, FloatArray]:
+        """Compute the next token of one request and what was guessed after it."""
+        slot, num_past = _slot_of(request), request.num_computed
+        logits = model.decode_several(slot, [request.ids[-1], *guess], num_past)
+        self._slots.extend(slot, request.ids[-1:])
+        self._slots.touch(slot, num_past + 1 + len(guess))
+        request.num_computed += 1
+        return request, logits
 
     def _window(self, by_slot: Mapping[int, Request]) -> range:
         """Return the slots to run over: all that decode, and a filler for an answer that is reproducible."""

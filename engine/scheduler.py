@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.request import Request
+from engine.speculation import StepTimer
 
 _MIN_CHUNK = 16
 _CHUNK_STEP = 16
@@ -23,11 +24,15 @@ _FIRST_GUESS_TOKENS_PER_S = 400.0
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: at most one prompt's next `num_prefill` tokens, then one token for each of `decode`."""
+    """One step: at most one prompt's next `num_prefill` tokens, then one token for each of `decode`.
+
+    guess: with only one request to decode, what its next tokens may be.
+    """
 
     prefill: Request | None
     num_prefill: int
     decode: tuple[Request, ...]
+    guess: tuple[int, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -65,6 +70,7 @@ class Scheduler:
         self._prefilling: deque[Request] = deque()
         self._decoding: list[Request] = []
         self.sizer = ChunkSizer()
+        self.timer = StepTimer()
 
     @property
     def num_waiting(self) -> int:
@@ -99,7 +105,8 @@ class Scheduler:
         """Return the next step."""
         decode = tuple(self._decoding)
         if not self._prefilling:
-            return StepPlan(None, 0, decode)
+            # Several rows fill a step already: there, more of them cost more than they bring.
+            return StepPlan(None, 0, decode, decode[0].guess() if len(decode) == 1 else ())
         prefill = self._prefilling[0]
         size = self.sizer.size(_BESIDE_DECODE_S if decode else _ALONE_S)
         return StepPlan(prefill, _chunk(len(prefill.pending_ids()), size), decode)

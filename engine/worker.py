@@ -132,7 +132,9 @@ class Worker:
         self._scheduler.sizer.record(plan.num_prefill, result.prefill_s)
         for request, logits in result.logits:
             try:
-                delta = request.accept(logits)
+                delta = request.accept(logits, plan.guess)
+                if plan.guess:
+                    self._learn(runner, request, len(logits) - 1, result.decode_s)
             except EngineError as error:
                 delta = request.fail(error)
             except Exception:  # one request's fault ends that request
@@ -141,8 +143,20 @@ class Worker:
             if delta.is_final:
                 self._forget(runner, request, keep=delta.error is None)
             self._deltas.append(delta)
+        if len(plan.decode) == 1 and not plan.guess:
+            self._scheduler.timer.record(result.decode_s)
         if plan.prefill is not None and plan.prefill.request_id in self._requests:
             self._scheduler.prefilled(plan.prefill)
+
+    def _learn(self, runner: Runner, request: Request, num_guessed: int, seconds: float) -> None:
+        """Keep what was guessed right, and whether it was worth its time."""
+        if not num_guessed:
+            return
+        num_right = len(request.ids) - request.num_computed - 1
+        runner.confirm(request, num_right)
+        if request.speculation is not None:
+            paid = self._scheduler.timer.pays(seconds, num_right + 1)
+            request.speculation.record(num_guessed, num_right, paid=paid)
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:

@@ -61,7 +61,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     advice = None
     if found.description is not None:
         description = found.description
-        advice = advise(description.config, machine, load, measured.speeds, has_4_bits=description.has_4_bits)
+        advice = advise(description.config, machine, load, measured.speeds, description.blocks)
     report = Report(found, machine, advice, measured)
     if arguments.json:
         print(json.dumps(as_json(report), ensure_ascii=False, indent=1, default=str))

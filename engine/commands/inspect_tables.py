@@ -34,6 +34,8 @@ def print_report(report: Report, console: Console) -> None:
             console.print(_speed_table(report, report.advice, description.config))
     for sentence in report.advice.sentences if report.advice and report.advice.chosen else ():
         console.print(Text(f"• {sentence}"), soft_wrap=True)
+    for prediction in report.predictions():
+        console.print(Text(f"• {prediction}"), soft_wrap=True)
     for note in found.notes:
         console.print(Text(f"• {note}", "yellow"), soft_wrap=True)
     for problem in report.problems:

@@ -36,9 +36,9 @@ def read_decoder_config(config: Json) -> DecoderConfig:
     )
 
 
-def read_token_ids(config: Json, key: str, vocab_size: int) -> list[int]:
-    """Return the ids under `key`: one, several or none. Raises `ModelFormatError`."""
-    raw = config.get(key)
+def read_token_ids(config: Json, key: str, vocab_size: int, default: int | None = None) -> list[int]:
+    """Return the ids under `key`, if any; `default` where there is no such key. Raises `ModelFormatError`."""
+    raw = config.get(key, default)
     ids = raw if isinstance(raw, list) else [] if raw is None else [raw]
     for token in ids:
         if type(token) is not int or not 0 <= token < vocab_size:

@@ -31,6 +31,8 @@ _IN_LAYER = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+_DEFAULT_IDS = {"bos": 1, "eos": 2}
+"""Those of LlamaConfig."""
 _LAYER = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
 _DERIVED = "self_attn.rotary_emb.inv_freq"
 """Old files store what follows from the configuration."""
@@ -51,13 +53,15 @@ class HuggingFaceSource:
         begins, ends = (
             [
                 *self._tokenizer.token_ids(f"{kind}_token"),
-                *read_token_ids(config, f"{kind}_token_id", vocab_size),
+                *read_token_ids(config, f"{kind}_token_id", vocab_size, default),
                 *read_token_ids(generation, f"{kind}_token_id", vocab_size),
             ]
-            for kind in ("bos", "eos")
+            for kind, default in _DEFAULT_IDS.items()
         )
-        # LlamaConfig's defaults.
-        self.bos_id, self.eos_id = (*begins, 1)[0], (*ends, 2)[0]
+        if not ends:
+            raise ModelFormatError(f"{folder} names no token that ends a text.")
+        # Without a token that begins a text, nothing asks for one.
+        self.bos_id, self.eos_id = (*begins, *ends)[0], ends[0]
         self.stop_ids = tuple(sorted(set(ends) - {self.eos_id}))
         self.chat = detect_chat(self._tokenizer.chat_template)
         self.name = _name(folder.resolve())

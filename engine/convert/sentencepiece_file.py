@@ -12,6 +12,8 @@ from engine.convert.tokenizer_file import AddedToken
 from engine.errors import ModelFormatError
 
 _Piece = sentencepiece_model.ModelProto.SentencePiece
+_FIXED = (_Piece.UNKNOWN, _Piece.BYTE)
+"""What SentencePiece itself needs stays as it is, however a folder calls it."""
 _MAX_ADDED = 100_000
 
 
@@ -32,30 +34,27 @@ class SentencePieceFile:
             raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
         except Exception as error:
             raise ModelFormatError(f"{path} is not a readable SentencePiece model.") from error
-        self._own_control = [
-            AddedToken(index, piece.piece, special=True)
+        own = [
+            AddedToken(index, piece.piece, special=piece.type == _Piece.CONTROL)
             for index, piece in enumerate(self._model.pieces)
-            if piece.type == _Piece.CONTROL
+            if piece.type in (_Piece.CONTROL, _Piece.USER_DEFINED)
         ]
-        self._added = [token for token in added if self._is_new(token)]
-        for token in self._added:
+        self._new = [token for token in added if self._is_new(token)]
+        for token in self._new:
             self._add(token)
+        known = [token for token in added if self._model.pieces[token.token_id].type not in _FIXED]
+        self.added = [*own, *known]
 
     @property
     def ids(self) -> dict[str, int]:
         return {piece.piece: index for index, piece in enumerate(self._model.pieces)}
 
-    @property
-    def added(self) -> list[AddedToken]:
-        return [*self._own_control, *self._added]
-
     def save(self, path: Path, control: Collection[int]) -> None:
-        changed = list(self._added)
-        for index in control:
-            if self._model.pieces[index].type not in (_Piece.CONTROL, _Piece.UNKNOWN):
-                self._model.pieces[index].type = _Piece.CONTROL
-                changed.append(AddedToken(index, self._model.pieces[index].piece, special=True))
-        path.write_bytes(self._model.SerializeToString() if changed else self._original)
+        pieces = self._model.pieces
+        opened = [index for index in control if pieces[index].type not in (_Piece.CONTROL, *_FIXED)]
+        for index in opened:
+            pieces[index].type = _Piece.CONTROL
+        path.write_bytes(self._model.SerializeToString() if self._new or opened else self._original)
 
     def _is_new(self, token: AddedToken) -> bool:
         """Folders list the model's own control tokens again; these are left as the model has them."""

@@ -30,7 +30,7 @@ class TokenizerFile(Protocol):
 
     @property
     def added(self) -> Collection[AddedToken]:
-        """Return the tokens beside the trained ones."""
+        """Return the tokens that are not of the trained text, whoever added them."""
 
     def save(self, path: Path, control: Collection[int]) -> None:
         """Write a file in which no text becomes one of the tokens `control`."""

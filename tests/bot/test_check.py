@@ -15,7 +15,7 @@ from bot.finding import Finding
 from engine.architecture import DecoderConfig, Precision
 from engine.guidance import META_SYSTEM_PROMPT
 from engine.manifest import DECODER_FILE, WEIGHTS_FILE, ChatSpec, Manifest, TokenizerSpec, describe_files
-from tests.engine.tiny_model import tiny_tokenizer
+from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
 
 RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
@@ -234,3 +234,18 @@ def test_a_system_prompt_that_leaves_no_room_is_a_problem(place: Place) -> None:
     (problem,) = place.problems(GUIDANCE="safe", CONTEXT_TOKENS="256")
     assert problem.startswith("System prompt: guidance safe")
     assert "GUIDANCE=none" in problem
+
+
+def test_on_request_the_models_speed_is_measured(place: Place) -> None:
+    folder = make_tiny_model(place.folder / "real")
+    environment = {**place.environment, "MODEL": str(folder), "MAX_CONCURRENT": "2"}
+    findings = {f.subject: f for f in run_checks(environment, place.env_file, measure=True)}
+    assert findings["Speed"].is_good
+    assert "for 2 at once together" in findings["Speed"].sentence
+    assert "Speed" not in place.check(MODEL=str(folder))
+
+
+def test_a_model_that_cannot_answer_is_told_where_it_is_measured(place: Place) -> None:
+    findings = {f.subject: f for f in run_checks(place.environment, place.env_file, measure=True)}
+    assert not findings["Speed"].is_good
+    assert "lacks" in findings["Speed"].sentence

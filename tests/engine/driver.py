@@ -46,7 +46,11 @@ class Driver:
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, logits in result.logits:
-            delta = request.accept(logits)
+            delta = request.accept(logits, plan.guess)
+            if plan.guess and request.speculation is not None:
+                num_right = len(request.ids) - request.num_computed - 1
+                self.runner.confirm(request, num_right)
+                request.speculation.record(len(plan.guess), num_right, paid=num_right > 0)
             if delta.is_final:
                 self._end(request, delta)
         if plan.prefill is not None and plan.prefill.request_id not in self.finals:

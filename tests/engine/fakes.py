@@ -75,6 +75,7 @@ class HistoryModel:
         self._max_tokens = max_tokens
         self.chunks: list[int] = []
         self.windows: list[int] = []
+        self.guesses: list[int] = []
         self.fault: Exception | None = None
         """Raised by every run while it is set."""
 
@@ -91,6 +92,13 @@ class HistoryModel:
         self.kv.ids[list(slots), list(lengths)] = ids
         histories = (self.kv.ids[slot, : length + 1] for slot, length in zip(slots, lengths, strict=True))
         return np.stack([history_logits(history) for history in histories])
+
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        self._check(ids, [num_past + len(ids)])
+        self.guesses.append(len(ids) - 1)
+        self.kv.ids[slot, num_past : num_past + len(ids)] = ids
+        ends = range(num_past + 1, num_past + len(ids) + 1)
+        return np.stack([history_logits(self.kv.ids[slot, :end]) for end in ends])
 
     def _check(self, ids: Sequence[int], totals: Sequence[int], room: int = 0) -> None:
         if self.fault is not None:
@@ -151,7 +159,10 @@ class ScriptedRunner:
             plan.prefill.num_computed += plan.num_prefill
             if plan.prefill.num_computed == plan.prefill.num_prompt:
                 rows.append(plan.prefill)
-        return StepResult(tuple((request, self._logits(request)) for request in rows), 0.001)
+        return StepResult(tuple((request, self._logits(request)[None]) for request in rows), 0.001, 0.001)
+
+    def confirm(self, request: Request, num_right: int) -> None:
+        raise AssertionError("Nothing was computed for a guess.")
 
     def release(self, request: Request, *, keep: bool) -> None:
         self.placed.discard(request.request_id)

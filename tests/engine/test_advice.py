@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.advice import Advice, Fit, Load, Speed, advise
+from engine.advice import Advice, Blocks, Fit, Load, Speed, advise
 from engine.architecture import DecoderConfig, Precision
 from engine.machine import Resources
 from engine.processor import Processor
@@ -29,7 +29,7 @@ def advice(
 ) -> Advice:
     free = None if free_gib is None else int(free_gib * GIB)
     machine = Resources(int(memory_gib * GIB), free, 2, processor)
-    return advise(config, machine, load, speeds or {}, has_4_bits=has_4_bits)
+    return advise(config, machine, load, speeds or {}, Blocks(has_4_bits))
 
 
 def test_eight_bits_are_the_safe_choice() -> None:

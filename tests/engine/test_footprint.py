@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.architecture import DecoderConfig, Precision
+from engine.architecture import LLAMA_2_SIZES, Precision
 from engine.footprint import (
     PROCESS_BYTES,
     footprint,
@@ -20,7 +20,7 @@ from engine.manifest import WEIGHTS_FILE
 from engine.text_size import size
 from tests.engine.tiny_model import make_tiny_model, tiny_config
 
-LLAMA_2_7B = DecoderConfig(32, 4096, 11008, 32, 32, 128, 32000, 4096, 1e4, 1e-5, tied_embeddings=False)
+LLAMA_2_7B = LLAMA_2_SIZES["Llama 2 7B"]
 
 
 @pytest.mark.parametrize("precision", Precision)

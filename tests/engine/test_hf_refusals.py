@@ -104,6 +104,7 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     "a tokenizer too large": (set_key("vocab_size", 383), "384 tokens for 383 embeddings"),
     "a tokenizer too small": (set_key("vocab_size", 1000), "384 tokens for 1000 embeddings"),
     "an end outside": (set_key("eos_token_id", 384), "eos_token_id 384 is outside its vocabulary"),
+    "no end": (set_key("eos_token_id", None), "names no token that ends a text"),
     "an end in words": (set_key("eos_token_id", [2, "x"]), "eos_token_id 'x' is outside"),
     "a missing tensor": (
         drop_tensor("model.layers.1.mlp.up_proj.weight"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
 from engine.architecture import Precision
 from engine.convert.converter import convert
@@ -136,6 +137,29 @@ def test_tokens_added_to_a_sentencepiece_model_are_known(tmp_path: Path, told_in
     assert chat_format is not None
     assert [token for token in chat_format.encode(DIALOG) if token >= size] == [size, size + 1] * 2 + [size]
     assert chat_format.stop_ids == {2, size + 1}
+
+
+def test_a_piece_that_the_template_writes_is_control_though_the_model_calls_it_text(tmp_path: Path) -> None:
+    model = sentencepiece_model.ModelProto.FromString(tiny_model_bytes())
+    size = len(model.pieces)
+    for text in ("<|im_start|>", "<|im_end|>", "<tool>"):
+        model.pieces.add(piece=text, score=0.0, type=4)
+    source = grown(with_sentencepiece(), size + 3)
+    source.files["tokenizer.model"] = model.SerializeToString()
+    source.files["chat_template.jinja"] = chat_templates.CHATML.encode()
+    _, tokenizer = converted(source, tmp_path)
+    assert set(tokenizer.special_ids) == {"<s>", "</s>", "<|im_start|>", "<|im_end|>"}
+    ids = tokenizer.encode("<|im_start|><tool>")
+    assert (size in ids, size + 2 in ids) == (False, True)
+
+
+@pytest.mark.parametrize(("bos_id", "expected"), [(None, 2), (0, 0)])
+def test_a_model_may_have_no_token_that_begins_a_text(
+    tmp_path: Path, bos_id: int | None, expected: int
+) -> None:
+    model = TinyHuggingFace()
+    model.config["bos_token_id"] = bos_id
+    assert open_source(model.save(tmp_path / "source")).bos_id == expected
 
 
 TEMPLATES: dict[str, dict[str, object]] = {

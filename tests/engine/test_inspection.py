@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from engine import cli, machine
+from engine.advice import Blocks
+from engine.architecture import Precision
 from engine.cgroups import Limits
+from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
+from engine.footprint import weight_bytes
 from engine.inspection import inspect
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
@@ -65,6 +69,22 @@ def test_a_hugging_face_folder_is_explained(tmp_path: Path) -> None:
     assert found.description is not None
     assert sum(group.count for group in found.description.tensors) == 29
     assert found.description.num_tokens == 384
+
+
+@pytest.mark.parametrize("kind", [QuantType.Q4_0, QuantType.Q4_1])
+def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Path, kind: int) -> None:
+    file = TinyGGUF(quant_type=kind).save(tmp_path / "tiny.gguf")
+    folder = tmp_path / "model"
+    convert(GGUFSource(file), folder, Precision.INT4)
+    for path in (file, folder):
+        description = inspect(path).description
+        assert description is not None
+        assert description.blocks == Blocks(has_4_bits=True, has_offsets=kind == QuantType.Q4_1)
+        expected = weight_bytes(
+            description.config, Precision.INT4, has_offsets=description.blocks.has_offsets
+        )
+        written = (folder / WEIGHTS_FILE).stat().st_size
+        assert expected - 1024 <= written < expected + 100 * 4096
 
 
 def test_a_released_model_is_explained() -> None:
@@ -281,6 +301,7 @@ def test_measuring_gives_a_speed_for_each_precision_and_for_the_model(
         assert min(speed["single"], speed["together"], speed["prefill"]) > 0
     assert report["recommended"] in speeds
     assert "the fastest measured here for 2 conversations" in report["advice"][0]
+    assert "with Llama 2 7B and" in report["advice"][-1]
 
 
 def test_the_catalogue_has_every_tensor(gguf_file: Path) -> None:

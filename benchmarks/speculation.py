@@ -1,0 +1,106 @@
+"""What guessing tokens brings: decode speed with and without it, of answers that quote and of others.
+
+    python -m benchmarks.speculation --threads 2 --rounds 5
+
+Default model, one conversation at a time, through the public API, with the bot's usual sampling but for the
+repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns; the ratio is
+the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no guesses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.common import answer, default_model, print_table
+from engine.engine import Engine, EngineOptions
+from engine.types import ChatMessage, SamplingParams
+
+MAX_NEW_TOKENS = 160
+STORY = (
+    "The old lighthouse on the cliff had not been lit for thirty years. Then, one evening in November, Tomas "
+    "saw a faint yellow glow behind its dusty windows. He rowed closer and called out, but nobody "
+    "answered. The next morning he climbed the ninety-nine steps and found a small oil lamp, still warm, and "
+    "beside it a letter with his own name on it. It said: keep the light burning until I come back."
+)
+CODE = """def read_settings(path):
+    settings = {}
+    for line in open(path):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, _, value = line.partition("=")
+        settings[key.strip()] = value.strip()
+    return settings
+"""
+WORKLOADS: dict[str, tuple[Sequence[str], float]] = {
+    "quoting and summing up": (
+        (
+            f"Repeat this text word for word:\n\n{STORY}",
+            f"Repeat this code exactly as it is:\n\n{CODE}",
+            f"Sum this text up in its own words:\n\n{STORY}",
+            f"Add a docstring to this code and show all of it again:\n\n{CODE}",
+        ),
+        1.2,
+    ),
+    "other questions": (
+        (
+            "Why is the sky blue?",
+            "Write a short poem about the sea.",
+            "Give me three tips for learning Python.",
+            "What should I cook tonight with rice and tomatoes?",
+        ),
+        0.97,
+    ),
+}
+
+
+async def speed(engine: Engine, question: str) -> float:
+    """Return decode tokens/s of an answer."""
+    prompt = engine.fit_prompt([ChatMessage("user", question)], 2048)
+    params = SamplingParams(repetition_penalty=1.0, max_new_tokens=MAX_NEW_TOKENS)
+    usage = (await answer(engine, prompt, params)).usage
+    return (usage.num_new_tokens - 1) / (usage.duration_s - usage.time_to_first_token_s)
+
+
+async def compare(threads: int, rounds: int) -> None:
+    """Measure both engines by turns and print the table."""
+    plain, guessing = [
+        await Engine.open(
+            default_model(), EngineOptions(num_threads=threads, max_concurrent=1, speculation=speculation)
+        )
+        for speculation in (False, True)
+    ]
+    rows = []
+    for name, (questions, goal) in WORKLOADS.items():
+        ratios, speeds = [], []
+        for _ in range(rounds):
+            pairs = [
+                (await speed(plain, question), await speed(guessing, question)) for question in questions
+            ]
+            ratios.append(statistics.mean(fast / slow for slow, fast in pairs))
+            speeds += pairs
+        medians = [f"{statistics.median(side):.0f}" for side in zip(*speeds, strict=True)]
+        spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+        rows.append([name, *medians, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])
+    await plain.close()
+    await guessing.close()
+    columns = ["tokens/s", "one by one", "guessing", "ratio", "over the rounds", "goal"]
+    print_table(f"{threads} threads, {rounds} rounds", columns, rows)
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    asyncio.run(compare(arguments.threads, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
