@@ -17,7 +17,7 @@ def check_discord(settings: Settings) -> Iterator[Finding]:
         return
     application_id = bot_id(settings.discord_token)
     yield Finding(True, "Token", f"has the right shape; it is of the bot {application_id}.")
-    needed = privileged(intents())
+    needed = privileged(intents(sees_all_messages=settings.sees_all_messages))
     switches = (
         f"switch on {', '.join(needed)}" if needed else "no privileged one is needed: leave all switches off"
     )

@@ -17,7 +17,7 @@ LIVE = frozenset(
     {
         *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN"),
         *("TEMPERATURE", "TOP_P", "TOP_K", "MIN_P", "REPETITION_PENALTY"),
-        *("MAX_NEW_TOKENS", "MAX_HISTORY_TOKENS"),
+        *("MAX_NEW_TOKENS", "MAX_HISTORY_TOKENS", "LIMITS"),
         *("RETENTION_DAYS", "GRACE_DAYS", "LOG_LEVEL"),
     }
 )

@@ -18,9 +18,11 @@ _SHOWN = {"read_messages": "View Channels"}
 SCOPES = ("bot", "applications.commands")
 
 
-def intents() -> discord.Intents:
-    """Return what we want to be told: nothing that is privileged."""
-    return discord.Intents(guilds=True, guild_messages=True, dm_messages=True)
+def intents(*, sees_all_messages: bool) -> discord.Intents:
+    """Return what we want to be told: nothing that is privileged, unless it is to see all messages."""
+    return discord.Intents(
+        guilds=True, guild_messages=True, dm_messages=True, message_content=sees_all_messages
+    )
 
 
 def privileged(wanted: discord.Intents) -> list[str]:

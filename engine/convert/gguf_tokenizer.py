@@ -19,12 +19,25 @@ Field = Callable[[str], Any]
 _CONTROL_TOKEN, _USER_DEFINED_TOKEN = 3, 4
 """GGUF's token types are SentencePiece's piece types: 1 normal, 2 unknown, 3 control, 4 added, 6 byte."""
 
-_PRE_TOKENIZERS = {
+_LLAMA_3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "llama-bpe": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_LLAMA_3_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
     "smollm": lambda: pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     ),
 }
 """Byte-level pre-tokenizers by their GGUF name. An unknown one is refused: guessing would garble text."""
+_WHOLE_WORDS_FIRST = {"llama-bpe"}
+"""These look a word up before they merge its pieces."""
 
 
 def save_tokenizer(
@@ -59,7 +72,8 @@ def _save_bpe(field: Field, pieces: list[str], added: list[str], path: Path) -> 
         raise ModelFormatError(f"The tokenizer splits text in the way {pre!r}, which is not supported.")
     merges = [tuple(merge.split(" ", 1)) for merge in field("tokenizer.ggml.merges")]
     # Control tokens stay ordinary vocabulary that no merge reaches: text can never become one.
-    tokenizer = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in _WHOLE_WORDS_FIRST))
     tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     # What was added to the trained tokens is found in text as it stands.

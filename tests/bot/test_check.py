@@ -131,6 +131,11 @@ def test_the_invite_link_has_exactly_the_permissions_that_are_used(place: Place)
     assert "leave all switches off" in findings["Intents"].sentence
 
 
+def test_the_switch_that_is_needed_to_see_all_messages_is_named(place: Place) -> None:
+    findings = place.check(DISCORD_TOKEN=TOKEN, MESSAGE_CONTENT_INTENT="on")
+    assert "switch on Message Content" in findings["Intents"].sentence
+
+
 def test_without_a_token_there_is_no_link(place: Place) -> None:
     assert not {"Invite", "Intents"} & set(place.check())
 

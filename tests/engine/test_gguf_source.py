@@ -154,8 +154,8 @@ SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
     "no epsilon": (set_field("llama.attention.layer_norm_rms_epsilon", 0.0), "must be above 0"),
     "end token outside": (set_field("tokenizer.ggml.eos_token_id", 384), "eos token 384 is outside"),
     "unknown splitting": (
-        set_field("tokenizer.ggml.pre", "llama-bpe"),
-        "'llama-bpe', which is not supp",
+        set_field("tokenizer.ggml.pre", "qwen2"),
+        "'qwen2', which is not supp",
     ),
     "unknown tokenizer": (set_field("tokenizer.ggml.model", "bert"), "'bert', which is not supported"),
     "no tokenizer": (drop_field("tokenizer.ggml.model"), "lacks the field tokenizer.ggml.model"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +112,26 @@ def test_what_the_template_writes_is_control_though_the_file_calls_it_added(tmp_
     assert (
         b"".join(tokenizer.token_bytes[token] for token in ids) == b"<|im_start|>user<|endoftext|><|im_end|>"
     )
+
+
+SPLITS: dict[str, tuple[str, list[str]]] = {
+    "smollm": ("don't 1234\n\n  the", ["don", "'t", " ", "1", "2", "3", "4", "\n\n ", " the"]),
+    "gpt-2": ("don't 1234\n\n  the", ["don", "'t", " 1234", "\n\n ", " the"]),
+    "llama-bpe": ("DON'T 1234!\n\n  the", ["DON", "'T", " ", "123", "4", "!\n\n", " ", " the"]),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_words_are_split_as_the_file_names_it(tmp_path: Path, name: str) -> None:
+    text, words = SPLITS[name]
+    file = TinyGGUF()
+    file.fields["tokenizer.ggml.pre"] = name
+    del file.fields["tokenizer.ggml.merges"][1:]  # one is left: words are found whole, or not at all
+    spec = GGUFSource(file.save(tmp_path / "tiny.gguf")).save_tokenizer(tmp_path)
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / spec.file))
+    split = library.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[start:end] for _, (start, end) in split] == words
+    assert (len(library.encode(" the").ids) == 1) == (name == "llama-bpe")
 
 
 def test_an_added_piece_is_control_where_it_ends_a_text(
