@@ -88,6 +88,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             SettingsStore(database),
             settings.chat,
             gate=moderation.gate,
+            servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
             shutdown_grace_s=settings.shutdown_grace_s,
@@ -95,7 +96,13 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(chat, moderation, Privacy.over(database, settings.keeping), metrics)
+            yield LlamacordClient(
+                chat,
+                moderation,
+                Privacy.over(database, settings.keeping),
+                metrics,
+                sees_all_messages=settings.sees_all_messages,
+            )
 
 
 @asynccontextmanager
@@ -230,6 +237,11 @@ async def _start(client: discord.Client, token: str) -> None:
     except discord.LoginFailure as error:
         raise StartError(
             "Discord refused DISCORD_TOKEN. Copy the token anew from the Bot page of your application."
+        ) from error
+    except discord.PrivilegedIntentsRequired as error:
+        raise StartError(
+            "Discord does not give the bot the Message Content Intent. Switch it on on the Bot page of your "
+            "application, or set MESSAGE_CONTENT_INTENT=off."
         ) from error
     except (discord.DiscordServerError, discord.GatewayNotFound) as error:
         raise StartError("Discord has a fault at the moment. Start again in a few minutes.") from error

@@ -19,7 +19,7 @@ from dotenv.parser import parse_stream
 
 from bot import parsers
 from bot.conversation.guidance import Guidance, GuidanceChoice
-from bot.conversation.parameters import HISTORY_RANGE, ChatParameters
+from bot.conversation.parameters import HISTORY_RANGE, ChatParameters, read_limits
 from bot.limits.rates import Allowance
 from bot.privacy.keeping import Keeping
 from engine.types import RANGES
@@ -101,7 +101,19 @@ KEYS: tuple[Key, ...] = (
         parsers.choice("on", "off"),
         "on: SYSTEM_PROMPT and /system follow the guidance. off: they take its place.",
     ),
+    Key(
+        "MESSAGE_CONTENT_INTENT",
+        "off",
+        parsers.choice("on", "off"),
+        "on: moderators may let me answer without a mention. Also switch it on in the developer portal.",
+    ),
     *_CHAT_KEYS,
+    Key(
+        "LIMITS",
+        "",
+        read_limits,
+        "What servers and conversations may set, as temperature=0..1, max_new_tokens=1..800.",
+    ),
     Key("MODERATION_MODEL", "", parsers.path, "Folder of a converted Llama Guard. Empty: none."),
     Key("MODERATION_UNSURE", "refuse", parsers.choice("refuse", "allow"), "What it could not judge."),
     Key(
@@ -152,6 +164,7 @@ class Settings:
     max_concurrent: int
     context_tokens: int
     max_queue: int
+    sees_all_messages: bool
     chat: ChatParameters
     moderation_model: Path | None
     moderation_refuses_unchecked: bool
@@ -198,9 +211,11 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
         max_queue=values["MAX_QUEUE"],
+        sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(
             system_prompt=values["SYSTEM_PROMPT"],
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
+            limits=values["LIMITS"] or {},
             **{key.name.lower(): values[key.name] for key in _CHAT_KEYS},
         ),
         moderation_model=values["MODERATION_MODEL"],

@@ -16,6 +16,9 @@ _RUN_AS = {"fp16": Precision.FP32}
 PROCESS_BYTES = 150 * 2**20
 """Python, the libraries, and what a step needs beside weights and KV."""
 
+_CONVERSION_BYTES_PER_WEIGHT = 12
+"""As stored, as float32, as the test for numbers sees it, and as written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -65,6 +68,12 @@ def footprint(
 def running_bytes(bytes_on_disk: int, precision: str) -> int:
     """Return the bytes that weights of this size take in memory on the CPU, which widens half precision."""
     return 2 * bytes_on_disk if precision in ("fp16", "float16") else bytes_on_disk
+
+
+def conversion_bytes(config: DecoderConfig) -> int:
+    """Return the bytes of memory that a conversion takes at its peak: the largest matrix in several forms."""
+    largest = max(2 * config.intermediate_size, config.qkv_size, config.vocab_size) * config.hidden_size
+    return PROCESS_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
 
 
 def kv_token_bound(kv_bytes_per_token: int, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:

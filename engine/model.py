@@ -8,6 +8,7 @@ every run: the operators trust them, and some wrong ones would end the process.
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -220,16 +221,26 @@ def open_session(
     if lean:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if device == "cuda":
+        _find_cuda()
     try:
         source = model if isinstance(model, bytes) else str(model)
         session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS[device])
     except Exception as error:
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise ModelResourceError("There is not enough memory to load the model.") from error
-        raise ModelFormatError(f"{model!s} could not be loaded: {_first_line(error)}") from error
+        name = "A part of the graph" if isinstance(model, bytes) else str(model)
+        raise ModelFormatError(f"{name} could not be loaded: {_first_line(error)}") from error
     if session.get_providers()[0] != _PROVIDERS[device][0]:
         raise ModelResourceError("There is no usable CUDA device here. Leave out the device, or name cpu.")
     return session
+
+
+def _find_cuda() -> None:
+    """Load CUDA's libraries where they are packages. What is missing shows in the providers of a session."""
+    onnxruntime.set_default_logger_severity(4)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) -> None:

@@ -38,6 +38,8 @@ class ReleaseModel:
         self.contract = describe_release(files)
         if not lean:
             _check_memory(files)
+        # The small graph first: without the device it fails at once.
+        self._join = _open_join(self.contract, num_threads, device)
         self._embeddings = read_embeddings(files.embeddings)
         if self._embeddings.shape[1] != self.contract.hidden_size:
             raise ModelFormatError(
@@ -46,7 +48,6 @@ class ReleaseModel:
             )
         self._device = device
         self._session = open_session(files.graph, num_threads, device, lean=lean)
-        self._join = _open_join(self.contract, num_threads, device)
         self._mask = self._upload(_causal_mask(self.contract))
         self._cache: dict[str, onnxruntime.OrtValue] = {}
         self.num_held = 0

@@ -91,6 +91,13 @@ class Conversations:
             raise NotFoundError
         return ConversationRef(row["channel_id"], ConversationKind(row["kind"]), row["guild_id"])
 
+    async def server_of(self, conversation_id: int) -> int | None:
+        """Return the server that a conversation is in, None for a direct message."""
+        row = await self._database.fetch_one(
+            "SELECT guild_id FROM conversations WHERE id = ?", (conversation_id,)
+        )
+        return None if row is None else row["guild_id"]
+
     async def begin_turn(
         self,
         conversation_id: int,

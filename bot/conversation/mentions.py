@@ -62,11 +62,14 @@ def outside_quotes(content: str) -> str:
     return _QUOTED.sub(" ", content)
 
 
+def is_from_a_person(incoming: Incoming) -> bool:
+    """Tell whether a person wrote this, not a bot, a webhook or the system."""
+    return not incoming.is_bot and not incoming.is_webhook and incoming.is_ordinary
+
+
 def is_for_us(incoming: Incoming, bot: Bot) -> bool:
     """Tell whether a person speaks to us: by mention, by a reply to us, or directly."""
-    if incoming.is_bot or incoming.is_webhook or not incoming.is_ordinary:
-        return False
-    if incoming.author_id == bot.user_id:
+    if not is_from_a_person(incoming) or incoming.author_id == bot.user_id:
         return False
     return (
         incoming.is_direct

@@ -19,6 +19,10 @@ Value = int | float
 HISTORY_RANGE = Range(128, 131_072)
 """Tokens of system prompt and history that an answer may take into account."""
 
+_LIMIT = re.compile(r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>[0-9.]+?)\s*\.\.\s*(?P<high>[0-9]+(?:\.[0-9]+)?)")
+SEED_RANGE = Range(0, 999_999_999_999)
+"""0 draws another one for each answer."""
+
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(?:[.,][0-9]{1,12})?")
 
 
@@ -51,6 +55,17 @@ class Parameter:
         """Return `value` as people write it."""
         return str(int(value)) if self.is_whole else f"{value:g}"
 
+    def within(self, limits: Mapping[str, Range]) -> Parameter:
+        """Return this parameter with no more than the operator's `limits` allow."""
+        limit = limits.get(self.name, self.allowed)
+        low, high = max(limit.low, self.allowed.low), min(limit.high, self.allowed.high)
+        return dataclasses.replace(self, allowed=Range(low, high))
+
+    def nearest(self, value: Value) -> Value:
+        """Return the allowed value that is nearest to `value`."""
+        bounded = min(max(value, self.allowed.low), self.allowed.high)
+        return int(bounded) if self.is_whole else bounded
+
     @property
     def meaning(self) -> Phrase:
         """What it does, in a few words."""
@@ -63,12 +78,21 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("temperature", RANGES["temperature"], False),
         Parameter("top_p", RANGES["top_p"], False),
         Parameter("top_k", RANGES["top_k"], True),
+        Parameter("min_p", RANGES["min_p"], False),
         Parameter("repetition_penalty", RANGES["repetition_penalty"], False),
         Parameter("max_new_tokens", RANGES["max_new_tokens"], True),
         Parameter("max_history_tokens", HISTORY_RANGE, True),
+        Parameter("seed", SEED_RANGE, True),
     )
 }
 """What `/settings` offers, in the order shown."""
+
+ANSWER_PRESETS: dict[str, dict[str, Value]] = {
+    "precise": {"temperature": 0.2, "top_p": 0.8, "top_k": 20, "min_p": 0.05},
+    "balanced": {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.0},
+    "creative": {"temperature": 1.1, "top_p": 0.97, "top_k": 100, "min_p": 0.03},
+}
+"""Several parameters under one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +109,17 @@ class ChatParameters:
     repetition_penalty: float = 1.1
     max_new_tokens: int = 512
     max_history_tokens: int = 3072
+    seed: int = 0
     system_prompt: str | None = None
     guidance: Guidance = field(default_factory=Guidance)
     """The operator's alone: no conversation overrides it."""
+    limits: Mapping[str, Range] = field(default_factory=dict)
+    """The operator's too: what servers and conversations may choose from, by parameter."""
 
     def __post_init__(self) -> None:
         self.sampling()
         HISTORY_RANGE.check("max_history_tokens", self.max_history_tokens)
+        SEED_RANGE.check("seed", self.seed)
 
     def sampling(self, stop: tuple[str, ...] = ()) -> SamplingParams:
         """Return what the engine is given."""
@@ -102,6 +130,7 @@ class ChatParameters:
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             max_new_tokens=self.max_new_tokens,
+            seed=self.seed or None,
             stop=stop,
         )
 
@@ -128,35 +157,65 @@ def find_parameter(name: str) -> Parameter:
     return parameter
 
 
-def apply_overrides(defaults: ChatParameters, overrides: Mapping[str, object]) -> ChatParameters:
-    """Return `defaults` with a conversation's `overrides`; what is unknown or out of range is left out."""
-    fitting = {
-        name: value
-        for name, value in overrides.items()
-        if (name in PARAMETERS and PARAMETERS[name].accepts(value))
-        or (name == "system_prompt" and isinstance(value, str))
-    }
-    changed: ChatParameters = dataclasses.replace(defaults, **fitting)  # type: ignore[arg-type]
+def read_limits(text: str) -> dict[str, Range]:
+    """Return the limits that `text` names, as in `temperature=0..1, max_new_tokens=1..800`.
+
+    Raises `ValueError` saying what is allowed.
+    """
+    limits = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _LIMIT.fullmatch(part)
+        if match is None or match["name"] not in PARAMETERS:
+            raise ValueError(f"must be like temperature=0..1, with one of {', '.join(PARAMETERS)}")
+        low, high = float(match["low"]), float(match["high"])
+        allowed = PARAMETERS[match["name"]].allowed
+        if not allowed.low <= low <= high <= allowed.high:
+            raise ValueError(f"must stay within {match['name']}={allowed.low:g}..{allowed.high:g}")
+        limits[match["name"]] = Range(low, high)
+    return limits
+
+
+def apply_overrides(defaults: ChatParameters, *layers: Mapping[str, object]) -> ChatParameters:
+    """Return `defaults` under each of the `layers`, the last one on top.
+
+    What is unknown, out of range or beyond the operator's limits is left out.
+    """
+    changed = defaults
+    for layer in layers:
+        fitting = {name: value for name, value in layer.items() if _fits(name, value, defaults.limits)}
+        changed = dataclasses.replace(changed, **fitting)  # type: ignore[arg-type]
     return changed
 
 
-def describe(defaults: ChatParameters, overrides: Mapping[str, object]) -> list[Phrase]:
-    """Return one line a parameter: its value here, its default, its range, its meaning."""
-    current = apply_overrides(defaults, overrides)
+def describe(
+    defaults: ChatParameters, server: Mapping[str, object], own: Mapping[str, object]
+) -> list[Phrase]:
+    """Return one line a parameter: its value here, where that comes from, its range, its meaning."""
+    current, below = apply_overrides(defaults, server, own), apply_overrides(defaults, server)
     lines = []
     for name, parameter in PARAMETERS.items():
-        value, default = current.value(name), defaults.value(name)
+        parameter = parameter.within(defaults.limits)
+        if name in own and _fits(name, own[name], defaults.limits):
+            origin = phrase("settings.from_here", value=parameter.format(below.value(name)))
+        elif name in server and _fits(name, server[name], defaults.limits):
+            origin = phrase("settings.from_server", value=parameter.format(defaults.value(name)))
+        else:
+            origin = phrase("settings.is_default")
         lines.append(
             phrase(
                 "settings.line",
                 name=name,
-                value=parameter.format(value),
-                origin=phrase("settings.is_default")
-                if value == default
-                else phrase("settings.default_is", value=parameter.format(default)),
+                value=parameter.format(current.value(name)),
+                origin=origin,
                 low=parameter.format(parameter.allowed.low),
                 high=parameter.format(parameter.allowed.high),
                 meaning=parameter.meaning,
             )
         )
     return lines
+
+
+def _fits(name: str, value: object, limits: Mapping[str, Range]) -> bool:
+    if name == "system_prompt":
+        return isinstance(value, str)
+    return name in PARAMETERS and PARAMETERS[name].within(limits).accepts(value)

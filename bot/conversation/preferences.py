@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot.conversation.parameters import ChatParameters, Value, apply_overrides, describe, find_parameter
+from bot.conversation.parameters import (
+    ANSWER_PRESETS,
+    PARAMETERS,
+    ChatParameters,
+    Value,
+    apply_overrides,
+    describe,
+    find_parameter,
+)
 from bot.conversation.prompting import check_question
 from bot.errors import ParameterError, SystemPromptError
 from bot.language.phrases import Phrase, phrase
+from bot.servers.servers import Servers
 from engine.guidance import PRESETS, preset_name
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
@@ -53,15 +63,17 @@ class Preferences:
         conversations: Conversations,
         settings: SettingsStore,
         defaults: ChatParameters,
+        servers: Servers | None = None,
     ) -> None:
         self._engine = engine
+        self._servers = servers
         self._conversations = conversations
         self._settings = settings
         self.defaults = defaults
 
     async def parameters(self, conversation_id: int) -> ChatParameters:
         """Return what holds for the conversation."""
-        return apply_overrides(self.defaults, await self._settings.all(conversation_id))
+        return apply_overrides(self.defaults, *await self._layers(conversation_id))
 
     def system_prompt_of(self, parameters: ChatParameters) -> str:
         """Return the whole system prompt in force.
@@ -73,22 +85,55 @@ class Preferences:
     async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""
         conversation_id = await self._conversations.open(ref)
-        return describe(self.defaults, await self._settings.all(conversation_id))
+        return describe(self.defaults, *await self._layers(conversation_id))
 
     async def set(self, ref: ConversationRef, name: str, text: str, *, by_user_id: int) -> tuple[str, Value]:
         """Set the parameter `name` to what `text` says. Raises `ParameterError`."""
-        parameter = find_parameter(name)
+        parameter = find_parameter(name).within(self.defaults.limits)
         value = parameter.parse(text)
+        await self._set_all(ref, {parameter.name: value}, by_user_id)
+        return parameter.name, value
+
+    async def set_answer_preset(self, ref: ConversationRef, name: str, *, by_user_id: int) -> None:
+        """Set the parameters that a preset names, as far as the operator allows. Raises `ParameterError`."""
+        preset = ANSWER_PRESETS.get(name)
+        if preset is None:
+            raise ParameterError(phrase("settings.unknown_preset", names=", ".join(ANSWER_PRESETS)))
+        values = {
+            key: PARAMETERS[key].within(self.defaults.limits).nearest(value) for key, value in preset.items()
+        }
+        await self._set_all(ref, values, by_user_id)
+
+    async def set_for_server(
+        self, servers: Servers, guild_id: int, name: str, text: str | None, *, by_user_id: int
+    ) -> str:
+        """Set a server's default, or remove it with None; return its name. Raises `ParameterError`."""
+        parameter = find_parameter(name).within(self.defaults.limits)
+        kept = dict((await servers.config(guild_id)).answer_defaults)
+        kept.pop(parameter.name, None)
+        if text is not None:
+            kept[parameter.name] = parameter.parse(text)
+        changed = [f"{key}={PARAMETERS[key].format(value)}" for key, value in kept.items()]
+        await servers.change(guild_id, {"answer_defaults": changed}, by_user_id=by_user_id)
+        return parameter.name
+
+    async def _set_all(self, ref: ConversationRef, values: Mapping[str, Value], by_user_id: int) -> None:
         conversation_id = await self._conversations.open(ref)
-        overrides = {**await self._settings.all(conversation_id), parameter.name: value}
-        changed = apply_overrides(self.defaults, overrides)
+        changed = apply_overrides(self.defaults, *await self._layers(conversation_id), values)
         num_tokens = await self._count(self.system_prompt_of(changed))
         if num_tokens > self._max_system_tokens(changed):
             raise ParameterError(phrase("settings.no_room", num_tokens=num_tokens))
-        await self._settings.set(
-            conversation_id, parameter.name, value, by_user_id=by_user_id, at=datetime.now(UTC)
-        )
-        return parameter.name, value
+        for name, value in values.items():
+            at = datetime.now(UTC)
+            await self._settings.set(conversation_id, name, value, by_user_id=by_user_id, at=at)
+
+    async def _layers(self, conversation_id: int) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """Return what the server and what the conversation set."""
+        own = await self._settings.all(conversation_id)
+        if self._servers is None:
+            return {}, own
+        config = await self._servers.config(await self._conversations.server_of(conversation_id))
+        return dict(config.answer_defaults), own
 
     async def reset(self, ref: ConversationRef, name: str | None) -> int:
         """Set one parameter, or all of them, back to the default; return how many had been changed."""

@@ -24,12 +24,14 @@ from bot.conversation.upkeep import Upkeep
 from bot.errors import EmptyQuestionError, NothingToContinueError
 from bot.servers.gate import Gate
 from bot.servers.origin import Origin
+from bot.servers.servers import Servers
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from storage.conversations import (
     ConversationRef,
     Conversations,
     InterruptedAnswer,
+    Message,
     MessageState,
     Quote,
 )
@@ -79,6 +81,7 @@ class ChatService:
         defaults: ChatParameters,
         *,
         gate: Gate | None = None,
+        servers: Servers | None = None,
         screening: Screening | None = None,
         on_answered: Answered | None = None,
         shutdown_grace_s: float = 0.0,
@@ -89,7 +92,7 @@ class ChatService:
         """`shutdown_grace_s`: how long `close` lets answers in the making come to their end."""
         self.engine = engine
         self.conversations = conversations
-        self.preferences = Preferences(engine, conversations, settings, defaults)
+        self.preferences = Preferences(engine, conversations, settings, defaults, servers)
         self._gate = gate
         answering = Answering(engine, conversations, self.preferences, screening, on_answered)
         self._shutdown_grace_s = shutdown_grace_s
@@ -169,6 +172,11 @@ class ChatService:
             return True
         return discord_id in await self.conversations.parts(answer_id)
 
+    async def is_our_thread(self, thread_id: int) -> bool:
+        """Tell whether a thread was started from an answer of ours: its id is that of the message."""
+        message = await self.conversations.find_by_discord_id(thread_id)
+        return message is not None and message.author_id is None
+
     async def asker_of(self, answer_id: int) -> int | None:
         """Return who asked the question that `answer_id` answers, or None if that is not known."""
         job = self._queues.find(answer_id)
@@ -180,6 +188,10 @@ class ChatService:
     def stop(self, answer_id: int, reason: StopReason = StopReason.USER) -> bool:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
+
+    async def transcript(self, ref: ConversationRef, limit: int) -> list[Message]:
+        """Return the newest messages of a conversation, oldest first."""
+        return await self.conversations.recent(await self.conversations.open(ref), limit)
 
     def out_of_time(self, answer_id: int) -> None:
         """End an answer that can be shown no longer, if it has not ended."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import discord
 
-from bot.conversation.mentions import Bot, is_for_us
+from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
 from bot.delivery.delivery import MAX_PARTS
 from bot.delivery.outbox import Buttons
@@ -32,6 +32,7 @@ from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.forget_button import ForgetButton
 from bot.on_discord.forgetting import PersonForgetting
+from bot.on_discord.history_pages import HistoryButton
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer
 from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
@@ -66,10 +67,13 @@ class LlamacordClient(discord.Client):
         privacy: Privacy,
         metrics: Metrics,
         *,
+        sees_all_messages: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         super().__init__(
-            intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
+            intents=discord.Intents(
+                guilds=True, guild_messages=True, dm_messages=True, message_content=sees_all_messages
+            ),
             allowed_mentions=SILENT,
             max_messages=None,
         )
@@ -82,7 +86,9 @@ class LlamacordClient(discord.Client):
         self.config_controls = ConfigPanel(moderation)
         self.moderation_controls = ModerationButtons(chat, moderation)
         self.mod_log = ModLog(self, moderation.servers)
-        self.tree = Commands(self, chat, moderation, privacy, self.config_controls, self._answer_in)
+        self.tree = Commands(
+            self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
+        )
         self.controls = AnswerControls(chat, self._answer_in)
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(loop_seconds)
@@ -90,7 +96,9 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(*ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton)
+        self.add_dynamic_items(
+            *ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton, HistoryButton
+        )
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
         try:
@@ -125,7 +133,8 @@ class LlamacordClient(discord.Client):
         if self.user is None:
             return
         bot = bot_of(self.user, message.guild)
-        if not is_for_us(incoming_of(message), bot):
+        incoming = incoming_of(message)
+        if not is_for_us(incoming, bot) and not (is_from_a_person(incoming) and await self._is_free(message)):
             return
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
@@ -205,6 +214,21 @@ class LlamacordClient(discord.Client):
                 _log.exception("A question could not be taken")
             await self._refuse(message, sentence_for(error))
 
+    async def _is_free(self, message: discord.Message) -> bool:
+        """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
+        if not self.intents.message_content or message.guild is None or message.mentions:
+            return False
+        channel = message.channel
+        parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
+        try:
+            free = (await self.moderation.servers.config(message.guild.id)).free_channels
+            if channel.id in free or parent_id in free:
+                return True
+            return isinstance(channel, discord.Thread) and await self.chat.is_our_thread(channel.id)
+        except StorageError as error:
+            _log.error("It could not be told whether to answer: %s", error)
+            return False
+
     async def _newest_part(self, message: discord.Message) -> int | None:
         """Return the message replied to if it shows the newest answer: all that is said follows that."""
         replied_id = None if message.reference is None else message.reference.message_id
@@ -242,8 +266,13 @@ class LlamacordClient(discord.Client):
             trigger_id,
             self.chat.conversations,
             locale=locale,
+            as_embeds=self._uses_embeds(channel),
             edit_interval_s=self._edit_interval_s,
         )
+
+    def _uses_embeds(self, channel: Channel) -> bool:
+        guild = getattr(channel, "guild", None)
+        return guild is not None and self.moderation.servers.known(guild.id).uses_embeds
 
     async def _sync(self) -> None:
         await self.tree.set_translator(CommandTranslator())

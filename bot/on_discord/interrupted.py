@@ -71,7 +71,7 @@ async def _add_note(
 ) -> None:
     """Add to what is shown, which may be a little more than what was stored."""
     shown = await channel.fetch_message(last_id)
-    parts = with_note([shown.content], note)
+    parts = with_note([shown.content or "\n".join(e.description or "" for e in shown.embeds)], note)
     await outbox.edit(last_id, parts[0], buttons=buttons)
     if len(parts) > 1:
         await outbox.send(parts[1], buttons=Buttons.NONE)

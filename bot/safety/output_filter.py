@@ -84,7 +84,7 @@ class FilterStream:
     def feed(self, text: str, *, final: bool) -> str:
         """Return what may be shown of the whole text so far; of what was shown only the last word changes."""
         if not text.startswith(self._raw):  # the end was cut off, as at a stop string
-            return self._rules.filtered(text)
+            return self._rules.scan(text, final=final)[0]
         shown, num_done = self._rules.scan(text[len(self._raw) :], final=final)
         self._raw = text[: len(self._raw) + num_done]
         self._shown += shown

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bot.errors import ChatError
+from bot.conversation.parameters import find_parameter
+from bot.errors import ChatError, ParameterError
 from bot.language.phrases import phrase
 from bot.safety.patterns import MAX_PATTERNS, PatternError, check_pattern
 
@@ -45,7 +46,8 @@ class ServerConfig:
     allowed_channels, allowed_roles: where and whom we answer; empty is everywhere and everybody.
     user_per_minute, server_per_minute: None leaves the operator's limit. lists_everywhere: whether the lists
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
-    checked in time.
+    checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
+    answers are shown as embeds. answer_defaults: parameters of answers, over the operator's.
     """
 
     allowed_channels: frozenset[int] = frozenset()
@@ -62,6 +64,9 @@ class ServerConfig:
     labels_answers: bool = False
     lists_everywhere: bool = True
     refuses_unchecked: bool = True
+    free_channels: frozenset[int] = frozenset()
+    uses_embeds: bool = False
+    answer_defaults: tuple[tuple[str, int | float], ...] = ()
 
     def with_value(self, name: str, value: object) -> ServerConfig:
         """Return the settings with one of them changed. Raises `SettingError`."""
@@ -74,6 +79,8 @@ class ServerConfig:
             return None
         if isinstance(value, frozenset):
             return sorted(value)
+        if name == "answer_defaults":
+            return [f"{key}={number:.12g}" for key, number in value]
         if isinstance(value, tuple):
             return list(value)
         return str(value) if isinstance(value, StrEnum) else value
@@ -156,6 +163,17 @@ def _check_pattern(pattern: str) -> str:
         ) from None
 
 
+def _parameters(value: object) -> tuple[tuple[str, int | float], ...]:
+    """Read parameters written as `temperature=0.5`. The operator's limits are checked where they are used."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise SettingError(phrase("config.bad_choice"))
+    pairs = [item.partition("=") for item in value]
+    try:
+        return tuple((name, find_parameter(name).parse(text)) for name, _, text in pairs)
+    except ParameterError as error:
+        raise SettingError(error.sentence) from error
+
+
 _DEFAULT = ServerConfig()
 _READERS: dict[str, Callable[[object], Any]] = {
     "allowed_channels": _ids,
@@ -172,4 +190,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "labels_answers": _flag,
     "lists_everywhere": _flag,
     "refuses_unchecked": _flag,
+    "free_channels": _ids,
+    "uses_embeds": _flag,
+    "answer_defaults": _parameters,
 }

@@ -67,6 +67,10 @@ class Servers:
             self._tell(guild_id, name)
         return config
 
+    def known(self, guild_id: int) -> ServerConfig:
+        """Return a server's settings as far as they were read already, else the defaults."""
+        return self._kept.get(guild_id) or ServerConfig()
+
     def forget(self, guild_id: int) -> None:
         """Read a server's settings anew when they are next asked for: they were deleted."""
         self._kept.pop(guild_id, None)

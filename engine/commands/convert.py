@@ -21,7 +21,9 @@ _CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none":
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
     command = commands.add_parser("convert", help="turn the weights of a Llama model into a model folder")
-    command.add_argument("source", type=Path, help="a GGUF file, or a Hugging Face folder with safetensors")
+    command.add_argument(
+        "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
+    )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
     command.add_argument(

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from engine.architecture import Precision
+from engine import machine
+from engine.architecture import DecoderConfig, Precision
 from engine.convert.decoder_graph import DecoderGraph
 from engine.convert.external_data import ExternalDataWriter
 from engine.convert.source import ModelSource, VerifiableSource
 from engine.errors import ModelFormatError, ModelResourceError
+from engine.footprint import conversion_bytes, weight_bytes
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
 
-_BYTES_PER_WEIGHT = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.25, Precision.INT4: 0.75}
-"""Scales and offsets included."""
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -43,7 +43,8 @@ def convert(
         if destination.exists():
             raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
-        _check_space(parent, source.config.num_parameters, precision)
+        _check_space(parent, source.config, precision)
+        _check_memory(source.config)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
             if isinstance(source, VerifiableSource):
@@ -56,12 +57,21 @@ def convert(
         ) from error
 
 
-def _check_space(folder: Path, num_parameters: int, precision: Precision) -> None:
-    needed = int(num_parameters * _BYTES_PER_WEIGHT[precision]) + _SPARE_BYTES
+def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
+    needed = weight_bytes(config, precision, has_offsets=True) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
             f"{folder} has {free / 2**30:.1f} GiB free, the model needs {needed / 2**30:.1f}. Free some."
+        )
+
+
+def _check_memory(config: DecoderConfig) -> None:
+    needed, free = conversion_bytes(config), machine.free_memory_bytes()
+    if free is not None and free < needed:
+        raise ModelResourceError(
+            f"{free / 2**30:.1f} GiB of memory are free, the conversion needs {needed / 2**30:.1f}. "
+            "Close other programs, or convert on another machine."
         )
 
 

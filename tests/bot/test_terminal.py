@@ -133,7 +133,7 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
     assert terminal.engine.dialogs[0][0].content == "Be brief."
 
     output = await terminal.run("/settings", "/settings reset", "/system clear", "/system show")
-    assert "temperature = 0.25 (default 0.7" in output
+    assert "temperature = 0.25 (set here; without that 0.7" in output
     assert "Set back to the default: 1." in output
     assert output.endswith("You are a test.\n")
 

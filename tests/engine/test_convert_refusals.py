@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from engine import machine
 from engine.architecture import Precision
 from engine.convert.converter import convert
 from engine.convert.source import FloatArray
@@ -45,6 +46,18 @@ def test_a_small_disk_is_refused_before_anything_is_written(
     with pytest.raises(ModelResourceError, match=r"has 0\.0 GiB free, the model needs 0\.1\. Free some"):
         make_tiny_model(tmp_path / "model")
     assert names(tmp_path) == []
+
+
+def test_too_little_memory_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10**8)
+    message = r"^0\.1 GiB of memory are free, the conversion needs 0\.1\. Close other programs"
+    with pytest.raises(ModelResourceError, match=message):
+        make_tiny_model(tmp_path / "model")
+    assert names(tmp_path) == []
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: None)
+    make_tiny_model(tmp_path / "model")
 
 
 UNWRITABLE = {

@@ -12,3 +12,12 @@ def check_moderator(interaction: Interaction) -> None:
     """Raise `NotAllowedError` unless the person who acts may moderate here."""
     if not may_moderate(actor_of(interaction)):
         raise NotAllowedError(phrase("errors.not_a_moderator"))
+
+
+def check_manager(interaction: Interaction) -> int:
+    """Return the server. Raises `NotAllowedError` for anybody but those who manage it."""
+    if interaction.guild_id is None:
+        raise NotAllowedError(phrase("moderation.only_in_servers"))
+    if not interaction.permissions.manage_guild:
+        raise NotAllowedError(phrase("moderation.not_a_manager"))
+    return interaction.guild_id

@@ -15,6 +15,8 @@ from bot.on_discord.commands.ask import ask_commands
 from bot.on_discord.commands.block import block_commands
 from bot.on_discord.commands.config import config_command
 from bot.on_discord.commands.conversation import conversation_commands
+from bot.on_discord.commands.free import free_commands
+from bot.on_discord.commands.history import history_commands
 from bot.on_discord.commands.privacy import privacy_commands
 from bot.on_discord.commands.reset import reset_command
 from bot.on_discord.commands.settings import SettingsCommands
@@ -43,9 +45,11 @@ class Commands(app_commands.CommandTree[discord.Client]):
         privacy: Privacy,
         panel: ConfigPanel,
         make_answer: MakeAnswer,
+        *,
+        sees_all: bool = False,
     ) -> None:
         super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
-        self.add_command(SettingsCommands(chat.preferences))
+        self.add_command(SettingsCommands(chat.preferences, moderation.servers))
         self.add_command(SystemCommands(chat.preferences))
         for command in (
             *conversation_commands(chat),
@@ -55,6 +59,8 @@ class Commands(app_commands.CommandTree[discord.Client]):
             reset_command(chat, moderation),
             *block_commands(moderation),
             config_command(panel),
+            *free_commands(moderation.servers, sees_all=sees_all),
+            *history_commands(chat),
         ):
             self.add_command(command)
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversation.parameters import PARAMETERS, ChatParameters, apply_overrides, describe, find_parameter
+from bot.conversation.parameters import (
+    ANSWER_PRESETS,
+    PARAMETERS,
+    ChatParameters,
+    apply_overrides,
+    describe,
+    find_parameter,
+    read_limits,
+)
 from bot.errors import ParameterError
 from engine.errors import InvalidParameterError
 
@@ -113,7 +121,39 @@ def test_the_prompt_budget_leaves_room_for_the_answer(
 
 
 def test_description_shows_value_default_and_range() -> None:
-    lines = describe(DEFAULTS, {"temperature": 0.2})
+    lines = describe(DEFAULTS, {"top_k": 7}, {"temperature": 0.2})
     assert len(lines) == len(PARAMETERS)
-    assert lines[0].startswith("**temperature** = `0.2` (default 0.7, 0 to 2):")
+    assert lines[0].startswith("**temperature** = `0.2` (set here; without that 0.7, 0 to 2):")
     assert lines[1].startswith("**top_p** = `0.9` (default, 0.01 to 1):")
+    assert lines[2].startswith("**top_k** = `7` (this server's default; mine is 40, 0 to 1000):")
+
+
+def test_layers_lie_over_each_other_within_the_operators_limits() -> None:
+    defaults = ChatParameters(
+        limits=read_limits("temperature=0..1, max_new_tokens=1..100"), max_new_tokens=80
+    )
+    changed = apply_overrides(
+        defaults, {"temperature": 0.5, "top_k": 9, "max_new_tokens": 500}, {"temperature": 1.5, "top_k": 8}
+    )
+    assert (changed.temperature, changed.top_k, changed.max_new_tokens) == (0.5, 8, 80)
+    assert "(default, 0 to 1)" in describe(defaults, {}, {})[0]
+
+
+@pytest.mark.parametrize("text", ["speed=1..2", "temperature", "top_p=0..3", "top_p=1..0.5", "top_k=a..b"])
+def test_bad_limits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        read_limits(text)
+
+
+def test_a_seed_reaches_the_engine_and_0_is_none() -> None:
+    assert ChatParameters(seed=7).sampling().seed == 7
+    assert ChatParameters().sampling().seed is None
+
+
+@pytest.mark.parametrize("name", ANSWER_PRESETS)
+def test_presets_are_allowed_values_and_bend_to_limits(name: str) -> None:
+    limits = read_limits("temperature=0.5..0.6, top_k=30..30")
+    for key, value in ANSWER_PRESETS[name].items():
+        assert PARAMETERS[key].accepts(value)
+        bounded = PARAMETERS[key].within(limits)
+        assert bounded.accepts(bounded.nearest(value))

@@ -73,7 +73,7 @@ async def test_settings_are_shown_set_and_reset(world: World) -> None:
     assert "**temperature** = `0.7` (default, 0 to 2)" in await settings(world)
     changed = await world.mod.slash(world.general, "settings set", name="temperature", value="0,25")
     assert text(changed) == "**temperature** is `0.25` in this conversation from now on."
-    assert "**temperature** = `0.25` (default 0.7, 0 to 2)" in await settings(world)
+    assert "**temperature** = `0.25` (set here; without that 0.7, 0 to 2)" in await settings(world)
     assert "`0.7`" in text(await world.mod.slash(world.random, "settings show"))
     reset = await world.mod.slash(world.general, "settings reset", name="temperature")
     assert text(reset) == "Settings: 1 back to default."

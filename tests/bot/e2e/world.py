@@ -50,6 +50,7 @@ class World:
         self.safety_model: SafetyModel | None = None
         self.privacy: Privacy
         self.keeping = Keeping()
+        self.sees_all_messages = False
         self.metrics: Metrics
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
@@ -67,6 +68,8 @@ class World:
         self.anna = self.guild.add_member(self.env.create_user("anna", global_name="Anna"))
         self.bob = self.guild.add_member(self.env.create_user("bob", global_name="Bob"))
         self.mod = self.guild.add_member(self.env.create_user("max", global_name="Max"), roles=[mods])
+        chiefs = self.guild.create_role("Chiefs", permissions=discord.Permissions(manage_guild=True))
+        self.chief = self.guild.add_member(self.env.create_user("eva", global_name="Eva"), roles=[chiefs])
         await self.env.settle()
 
     async def new_client(self) -> LlamacordClient:
@@ -83,12 +86,18 @@ class World:
             SettingsStore(self.database),
             self.defaults,
             gate=self.moderation.gate,
+            servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
         )
         self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
-            chat, self.moderation, self.privacy, self.metrics, edit_interval_s=EDIT_S
+            chat,
+            self.moderation,
+            self.privacy,
+            self.metrics,
+            sees_all_messages=self.sees_all_messages,
+            edit_interval_s=EDIT_S,
         )
         return self.client
 
@@ -173,10 +182,13 @@ def labels(message: discord.Message) -> list[str | None]:
 
 
 @contextlib.asynccontextmanager
-async def open_world(path: Path, *, keeping: Keeping | None = None) -> AsyncIterator[World]:
+async def open_world(
+    path: Path, *, keeping: Keeping | None = None, sees_all_messages: bool = False
+) -> AsyncIterator[World]:
     """Make a world, and at its end close the bot and look for pings."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
+        world.sees_all_messages = sees_all_messages
         world.keeping = keeping or world.keeping
         await world.start()
         yield world

@@ -1,0 +1,69 @@
+"""`/history` on the simulated Discord: pages, file, rights, restart."""
+
+from __future__ import annotations
+
+import discord
+import simcord
+
+from tests.bot.e2e.world import World, labels
+from tests.fakes import Script
+
+
+async def talk(world: World, num_turns: int) -> None:
+    world.engine.respond = lambda dialog: Script((f"answer to {dialog[-1].content}",), delay_s=1)
+    for number in range(num_turns):
+        await world.anna.send(world.general, f"{world.me} question {number} " + "x" * 300)
+        await world.env.advance_time(20)
+
+
+def shown(result: simcord.InteractionResult) -> discord.Message:
+    assert result.acknowledged
+    assert result.response is not None
+    assert result.response.ephemeral
+    return result.response.message
+
+
+async def test_history_is_paged_and_the_buttons_outlive_a_restart(world: World) -> None:
+    await talk(world, 3)
+    page = shown(await world.bob.slash(world.general, "history"))
+    assert page.content.startswith("**What I remember here**, page 3 of 3\n")
+    assert "Anna: question 2" in page.content
+    assert labels(page) == ["Older", "As a file"]
+    await world.client.close()
+    await world.env.restart_bot(await world.new_client())
+    await world.bob.click(page, label="Older")
+    page = shown_again(world, page)
+    assert "page 2 of 3" in page.content
+    assert labels(page) == ["Older", "Newer", "As a file"]
+    result = await world.bob.click(page, label="As a file")
+    assert result.response is not None
+    (file,) = result.response.attachments
+    text = (await file.read()).decode()
+    assert text.count("question") == 6
+    assert "UTC] Anna:\nquestion 0" in text
+
+
+def shown_again(world: World, message: discord.Message) -> discord.Message:
+    return next(m for m in world.general.history(viewer=world.bob) if m.id == message.id)
+
+
+async def test_history_as_a_file_and_of_nothing(world: World) -> None:
+    assert "Nothing has been said" in shown(await world.anna.slash(world.general, "history")).content
+    assert "Nothing" in shown(await world.anna.slash(world.general, "history", file=True)).content
+    await world.anna.send_dm("hi")
+    await world.run(2)
+    assert "hi" in shown(await world.anna.user.slash("history")).content
+
+
+async def test_history_shows_no_other_channel_and_pings_nobody(world: World) -> None:
+    await world.anna.send(world.random, f"{world.me} secret")
+    await world.run(2)
+    await world.anna.send(world.general, f"{world.me} @everyone || hidden ||")
+    await world.run(2)
+    page = shown(await world.bob.slash(world.general, "history"))
+    assert "secret" not in page.content
+    assert "@everyone" not in page.content
+    own = world.env.backend.get_message(world.general.id, page.id)
+    own.components[0]["components"][-1]["custom_id"] = f"llamacord:history:{world.random.id}:0"
+    await world.bob.click(page, custom_id=f"llamacord:history:{world.random.id}:0")
+    assert "secret" not in shown_again(world, page).content
