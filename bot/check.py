@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
+from bot.discord_check import check_discord
 from bot.finding import Finding
 from bot.model_check import (
     check_memory,
@@ -21,7 +22,6 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.parsers import bot_id
 from engine.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.model_folder import ModelFolder
@@ -48,7 +48,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     yield Finding(True, "Settings", f"as they should be, {origin}.")
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
-    yield _check_token(settings)
+    yield from check_discord(settings)
     model, finding = _check_model(settings)
     yield finding
     if model is not None and model.notice:
@@ -64,12 +64,6 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         )
     yield _check_database(settings.database)
     yield _check_cache(settings, needs_space=settings.model is None and model is None)
-
-
-def _check_token(settings: Settings) -> Finding:
-    if settings.discord_token is None:
-        return Finding(True, "Token", "none; `run` opens the playground. Set DISCORD_TOKEN for Discord.")
-    return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
