@@ -26,6 +26,7 @@ from engine.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.model_folder import ModelFolder
 from engine.opening import open_folder
+from engine.prompt import make_chat_format
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -62,6 +63,8 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield check_speed(
             settings, settings.model or default_model_folder(settings.cache, default_precision(settings))
         )
+    if settings.moderation_model is not None:
+        yield _check_moderation_model(settings.moderation_model)
     yield _check_database(settings.database)
     yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
@@ -85,6 +88,18 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
             False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
         )
     return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
+
+
+def _check_moderation_model(folder: Path) -> Finding:
+    """Read every byte of the moderation model, and see whether it can be given Llama Guard's prompt."""
+    try:
+        model = open_folder(folder)
+        model.verify()
+        make_chat_format(model, model.load_tokenizer(), "llama-2")
+    except ModelError as error:
+        return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
+    sentence = f"{model.name} ({model.precision}) in {folder} is whole; it needs memory of its own."
+    return Finding(True, "Moderation", sentence)
 
 
 def _check_database(path: Path) -> Finding:

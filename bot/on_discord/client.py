@@ -179,7 +179,8 @@ class LlamacordClient(discord.Client):
         await self.departures.compare(self.guilds)
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
-        """Keep what there is of a server that we are in again."""
+        """Keep what there is of a server that we are in again; its settings may be gone meanwhile."""
+        self.moderation.servers.forget(guild.id)
         await self.departures.joined(guild)
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:

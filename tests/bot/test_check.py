@@ -254,3 +254,15 @@ def test_a_model_that_cannot_answer_is_told_where_it_is_measured(place: Place) -
     findings = {f.subject: f for f in run_checks(place.environment, place.env_file, measure=True)}
     assert not findings["Speed"].is_good
     assert "lacks" in findings["Speed"].sentence
+
+
+def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
+    assert "Moderation" not in place.check()
+    write_model(place.folder / "guard", None)
+    found = place.check(MODERATION_MODEL=str(place.folder / "guard"))["Moderation"]
+    assert found.is_good
+    assert "needs memory of its own" in found.sentence
+    (place.folder / "guard" / WEIGHTS_FILE).write_bytes(b"")
+    (problem,) = place.problems(MODERATION_MODEL=str(place.folder / "guard"))
+    assert problem.startswith("Moderation: ")
+    assert "Change MODERATION_MODEL." in problem
