@@ -9,10 +9,10 @@ from enum import StrEnum
 from engine.architecture import DecoderConfig, Precision
 from engine.footprint import Footprint, footprint, kv_token_bound, weight_bytes
 from engine.machine import Resources
+from engine.text_size import size
 
 _BEARS_4_BITS = 1_000_000_000
 """Parameters from which rounding to 4 bits costs little; SmolLM2-135M loses 0.1 to 0.9 nats a token by it."""
-_GIB = 2**30
 MEASURED_CONTEXT = 512
 """Tokens of KV of each conversation with which speeds are measured and their floor is told."""
 
@@ -147,13 +147,13 @@ def _sentences(
     if chosen is None:
         least = min(candidates, key=lambda option: option.memory.total)
         yield (
-            f"Even {least.precision} needs {least.memory.total / _GIB:.1f} GiB of memory, and there are "
-            f"{resources.memory_bytes / _GIB:.1f}. Choose a smaller model or context, or a larger machine."
+            f"Even {least.precision} needs {size(least.memory.total)} of memory, and there are "
+            f"{size(resources.memory_bytes)}. Choose a smaller model or context, or a larger machine."
         )
         return
     yield f"{chosen.precision} suits this machine: {_reason(chosen, load)}."
     if chosen.fit is Fit.NOT_NOW and resources.free_bytes is not None:
-        yield f"Only {resources.free_bytes / _GIB:.1f} GiB are free now: close other programs first."
+        yield f"Only {size(resources.free_bytes)} are free now: close other programs first."
     if any(option.precision == "fp16" for option in candidates):
         native = resources.processor.half
         yield (
@@ -162,24 +162,25 @@ def _sentences(
             + ". It only saves disk."
         )
     if resources.processor.flags and resources.processor.int8 is None:
-        yield "This processor has no 8-bit dot product: with it, 8-bit weights would be about twice as fast."
+        yield "This processor has no 8-bit dot product: others compute with few bits faster."
     wanted = load.num_conversations * load.num_tokens
     held = _kv_tokens(config, resources, load)
     if held < wanted:
         yield (
             f"{load.num_conversations} conversations of {load.num_tokens} tokens would take "
-            f"{wanted * config.kv_bytes_per_token() / _GIB:.1f} GiB of KV. The engine holds {held} tokens at "
+            f"{size(wanted * config.kv_bytes_per_token())} of KV. The engine holds {held} tokens at "
             "most and lets questions wait instead; a smaller CONTEXT_TOKENS has more answered at once."
         )
 
 
 def _reason(chosen: Option, load: Load) -> str:
-    need = f"it needs {chosen.memory.total / _GIB:.1f} GiB"
+    need = f"it needs {size(chosen.memory.total)}"
     if chosen.speed is None:
         return f"{need} (measure with --measure)"
+    together, single = f"{chosen.speed.together:.3g} tokens/s", f"{chosen.speed.single:.3g}"
     return (
-        f"{need} and was the fastest measured here for {load.num_conversations} conversations, "
-        f"{chosen.speed.together:.3g} tokens/s together and {chosen.speed.single:.3g} for one alone"
+        f"{need} and is the fastest measured here that keeps the model's quality, {together} for "
+        f"{load.num_conversations} conversations together and {single} for one alone"
     )
 
 

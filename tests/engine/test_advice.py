@@ -62,7 +62,7 @@ def test_the_fastest_measured_is_chosen() -> None:
     speeds = {Precision.FP32: Speed(9, 90, 1), Precision.INT8: Speed(10, 20, 1)}
     found = advice(SMALL, 64, speeds=speeds)
     assert found.chosen is found.option(Precision.FP32)
-    assert "90 tokens/s together and 9 for one" in found.sentences[0]
+    assert "90 tokens/s for 8 conversations together and 9 for one" in found.sentences[0]
 
 
 def test_what_does_not_fit_is_not_chosen_however_fast() -> None:
@@ -76,7 +76,7 @@ def test_where_nothing_fits_the_least_need_is_told() -> None:
     assert found.chosen is None
     assert {option.fit for option in found.candidates} == {Fit.NO}
     (sentence,) = found.sentences
-    assert "GiB of memory, and there are 2.0" in sentence
+    assert "GiB of memory, and there are 2.0 GiB" in sentence
 
 
 def test_memory_that_other_programs_hold_is_told() -> None:

@@ -300,7 +300,7 @@ def test_measuring_gives_a_speed_for_each_precision_and_for_the_model(
     for speed in (*speeds.values(), report["measured"]):
         assert min(speed["single"], speed["together"], speed["prefill"]) > 0
     assert report["recommended"] in speeds
-    assert "the fastest measured here for 2 conversations" in report["advice"][0]
+    assert "tokens/s for 2 conversations together" in report["advice"][0]
     assert "with Llama 2 7B and" in report["advice"][-1]
 
 
