@@ -6,8 +6,10 @@ Nothing else in the program constructs these. What it opens it closes, in the op
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from bot.operations.metrics import Metrics
 from bot.operations.watching import watch
 from bot.playground import serve as playground
 from bot.privacy.privacy import Privacy
+from bot.reload import Reloader
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
@@ -146,16 +149,31 @@ async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Da
 
 
 async def run_on_discord(
-    settings: Settings, model: Path, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+    settings: Settings,
+    model: Path,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+    read_settings: Callable[[], Settings],
 ) -> None:
     """Connect to Discord and answer until `stop` is set; `on_ready` gets the bot's name.
 
-    Raises `StartError` where Discord cannot be reached or refuses the bot.
+    On the signal SIGHUP the settings are read anew. Raises `StartError` where Discord cannot be reached or
+    refuses the bot.
     """
     if settings.discord_token is None:
         raise StartError("DISCORD_TOKEN is not set.")
-    async with open_client(settings, model) as client, _watched(client, settings.metrics_port):
+    async with (
+        open_client(settings, model) as client,
+        _watched(client, settings.metrics_port),
+    ):
+        _reload_on_signal(Reloader(settings, read_settings, client.apply))
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
+
+
+def _reload_on_signal(reloader: Reloader) -> None:
+    with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
 
 
 @asynccontextmanager

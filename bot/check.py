@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
+from bot.discord_check import check_discord
 from bot.finding import Finding
 from bot.model_check import (
     check_memory,
@@ -21,11 +22,11 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.parsers import bot_id
 from engine.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.model_folder import ModelFolder
 from engine.opening import open_folder
+from engine.prompt import make_chat_format
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -48,7 +49,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     yield Finding(True, "Settings", f"as they should be, {origin}.")
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
-    yield _check_token(settings)
+    yield from check_discord(settings)
     model, finding = _check_model(settings)
     yield finding
     if model is not None and model.notice:
@@ -62,14 +63,10 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield check_speed(
             settings, settings.model or default_model_folder(settings.cache, default_precision(settings))
         )
+    if settings.moderation_model is not None:
+        yield _check_moderation_model(settings.moderation_model)
     yield _check_database(settings.database)
     yield _check_cache(settings, needs_space=settings.model is None and model is None)
-
-
-def _check_token(settings: Settings) -> Finding:
-    if settings.discord_token is None:
-        return Finding(True, "Token", "none; `run` opens the playground. Set DISCORD_TOKEN for Discord.")
-    return Finding(True, "Token", f"has the right shape; it is of the bot {bot_id(settings.discord_token)}.")
 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
@@ -91,6 +88,18 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
             False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
         )
     return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
+
+
+def _check_moderation_model(folder: Path) -> Finding:
+    """Read every byte of the moderation model, and see whether it can be given Llama Guard's prompt."""
+    try:
+        model = open_folder(folder)
+        model.verify()
+        make_chat_format(model, model.load_tokenizer(), "llama-2")
+    except ModelError as error:
+        return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
+    sentence = f"{model.name} ({model.precision}) in {folder} is whole; it needs memory of its own."
+    return Finding(True, "Moderation", sentence)
 
 
 def _check_database(path: Path) -> Finding:

@@ -96,7 +96,14 @@ def _run(options: argparse.Namespace) -> int:
     def on_ready(name: str) -> None:
         print(f"Ready: connected to Discord as {name}. Mention it there. Ctrl-C ends it.", flush=True)
 
-    _until_stopped(lambda stop: app.run_on_discord(settings, model, stop=stop, on_ready=on_ready))
+    def read_settings() -> Settings:
+        return load_settings(os.environ, ENV_FILE)
+
+    _until_stopped(
+        lambda stop: app.run_on_discord(
+            settings, model, stop=stop, on_ready=on_ready, read_settings=read_settings
+        )
+    )
     return 0
 
 
@@ -142,7 +149,11 @@ def _load(*, quiet: bool = False) -> Settings:
     """Read the settings and start logging; `quiet` leaves out what only a server's operator wants."""
     settings = load_settings(os.environ, ENV_FILE)
     level = settings.log_level
-    configure_logging(max(level, logging.WARNING) if quiet else level, secret=settings.discord_token)
+    configure_logging(
+        max(level, logging.WARNING) if quiet else level,
+        secret=settings.discord_token,
+        as_json=settings.logs_json,
+    )
     for hint in settings.hints:
         _say(f"llamacord: {hint}")
     return settings

@@ -145,6 +145,9 @@ KEYS: tuple[Key, ...] = (
         "Seconds that answers in the making get to end when the bot is stopped; then they are marked.",
     ),
     Key("LOG_LEVEL", "info", parsers.choice("debug", "info", "warning", "error"), "How much is logged."),
+    Key(
+        "LOG_FORMAT", "text", parsers.choice("text", "json"), "How: a line to read, or a JSON object a line."
+    ),
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )
 """Every setting there is, in the order of `.env.example`."""
@@ -174,6 +177,9 @@ class Settings:
     shutdown_grace_s: int
     log_level: int
     playground_port: int
+    logs_json: bool
+    values: Mapping[str, Any] = field(repr=False, compare=False)
+    """What each of `KEYS` was read as."""
     hints: tuple[str, ...] = ()
     """Sentences about keys in `.env` that look like misspelt ones."""
 
@@ -226,6 +232,8 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         shutdown_grace_s=values["SHUTDOWN_GRACE"],
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
         playground_port=values["PLAYGROUND_PORT"],
+        logs_json=values["LOG_FORMAT"] == "json",
+        values=values,
         hints=hints,
     )
 

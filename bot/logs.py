@@ -6,10 +6,12 @@ gateway events and aiosqlite whole statements with their values, which is what p
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TextIO
 
 _OURS = ("bot", "engine", "storage")
@@ -19,6 +21,26 @@ _WEBHOOK_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[\w.-]+")
 
 _NOT_FOR_US = "voice will NOT be supported"
 """discord.py says so at every start; nobody wants to talk to this bot."""
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as a JSON object on one line and leaves secrets out."""
+
+    def __init__(self, secret: str | None) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "origin": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return _without_secrets(json.dumps(fields, ensure_ascii=False), self._secret)
 
 
 class LineFormatter(logging.Formatter):
@@ -34,20 +56,31 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; line breaks, those of a traceback too, become ` | `."""
         line = " | ".join(part for part in super().format(record).splitlines() if part.strip())
-        line = _WEBHOOK_TOKEN.sub(r"\1[hidden]", line)
-        return line.replace(self._secret, "[hidden]") if self._secret else line
+        return _without_secrets(line, self._secret)
 
 
-def configure_logging(level: int, *, secret: str | None = None, stream: TextIO | None = None) -> None:
+def _without_secrets(line: str, secret: str | None) -> str:
+    line = _WEBHOOK_TOKEN.sub(r"\1[hidden]", line)
+    return line.replace(secret, "[hidden]") if secret else line
+
+
+def configure_logging(
+    level: int, *, secret: str | None = None, stream: TextIO | None = None, as_json: bool = False
+) -> None:
     """Send all logs to `stream` (stderr), ours from `level` on. `secret` is replaced where it occurs."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter(secret))
+    handler.setFormatter(JsonFormatter(secret) if as_json else LineFormatter(secret))
     handler.addFilter(lambda record: not record.getMessage().endswith(_NOT_FOR_US))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(level, logging.INFO))
+    set_level(level)
+    logging.captureWarnings(True)
+
+
+def set_level(level: int) -> None:
+    """Log from `level` on, others' records from INFO on."""
+    logging.getLogger().setLevel(max(level, logging.INFO))
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
-    logging.captureWarnings(True)

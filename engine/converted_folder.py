@@ -70,11 +70,11 @@ class ConvertedFolder:
         return load_tokenizer(self.folder, self.manifest.tokenizer)
 
     def load_model(self, size: RunnerSize) -> SlotModel:
+        verify_files(self.folder, self.manifest)
         options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
         return CpuModel(self.folder, self.manifest.decoder, options)
 
     def load_runner(self, size: RunnerSize) -> Runner:
-        verify_files(self.folder, self.manifest)
         num_slots = 2 * size.num_answers
         return SlotRunner(
             lambda: self.load_model(size),

@@ -13,6 +13,7 @@ from typing import Any
 
 import discord
 
+from bot.config import Settings
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
 from bot.delivery.delivery import MAX_PARTS
@@ -21,6 +22,7 @@ from bot.delivery.render import stretches
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
+from bot.logs import set_level
 from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.tree import Commands
@@ -36,6 +38,7 @@ from bot.on_discord.history_pages import HistoryButton
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer
 from bot.on_discord.interactions import Interaction, ref_of
 from bot.on_discord.interrupted import mark_interrupted
+from bot.on_discord.invite import intents
 from bot.on_discord.locales import locale_of
 from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
@@ -71,9 +74,7 @@ class LlamacordClient(discord.Client):
         edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
         super().__init__(
-            intents=discord.Intents(
-                guilds=True, guild_messages=True, dm_messages=True, message_content=sees_all_messages
-            ),
+            intents=intents(sees_all_messages=sees_all_messages),
             allowed_mentions=SILENT,
             max_messages=None,
         )
@@ -118,6 +119,12 @@ class LlamacordClient(discord.Client):
         for task in list(self._tasks):
             task.cancel()
         await super().close()
+
+    def apply(self, settings: Settings) -> None:
+        """Let settings that were read anew take effect."""
+        self.chat.preferences.defaults = settings.chat
+        self.privacy.sweeper.keeping = settings.keeping
+        set_level(settings.log_level)
 
     def vitals(self) -> Vitals:
         """Return how we are now."""
@@ -172,7 +179,8 @@ class LlamacordClient(discord.Client):
         await self.departures.compare(self.guilds)
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
-        """Keep what there is of a server that we are in again."""
+        """Keep what there is of a server that we are in again; its settings may be gone meanwhile."""
+        self.moderation.servers.forget(guild.id)
         await self.departures.joined(guild)
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:

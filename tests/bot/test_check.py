@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import urllib.parse
 from pathlib import Path
 
+import discord
 import pytest
 
 from bot.check import run_checks
@@ -107,6 +110,34 @@ def test_a_token_is_judged_by_its_shape_and_never_shown(place: Place) -> None:
     (problem,) = place.problems(DISCORD_TOKEN="secret.secret.secret")
     assert "three parts" in problem
     assert "secret" not in problem
+
+
+def test_the_invite_link_has_exactly_the_permissions_that_are_used(place: Place) -> None:
+    findings = place.check(DISCORD_TOKEN=TOKEN)
+    link = re.search(r"https://\S+", findings["Invite"].sentence)
+    assert link is not None
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(link[0]).query)
+    assert query["client_id"] == ["123456789012345678"]
+    assert set(query["scope"][0].split()) == {"bot", "applications.commands"}
+    granted = {name for name, is_on in discord.Permissions(int(query["permissions"][0])) if is_on}
+    assert granted == {
+        "read_messages",  # as discord.py calls View Channels
+        "send_messages",
+        "send_messages_in_threads",
+        "read_message_history",
+        "attach_files",
+    }
+    assert "View Channels, " in findings["Invite"].sentence
+    assert "leave all switches off" in findings["Intents"].sentence
+
+
+def test_the_switch_that_is_needed_to_see_all_messages_is_named(place: Place) -> None:
+    findings = place.check(DISCORD_TOKEN=TOKEN, MESSAGE_CONTENT_INTENT="on")
+    assert "switch on Message Content" in findings["Intents"].sentence
+
+
+def test_without_a_token_there_is_no_link(place: Place) -> None:
+    assert not {"Invite", "Intents"} & set(place.check())
 
 
 def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> None:
@@ -223,3 +254,15 @@ def test_a_model_that_cannot_answer_is_told_where_it_is_measured(place: Place) -
     findings = {f.subject: f for f in run_checks(place.environment, place.env_file, measure=True)}
     assert not findings["Speed"].is_good
     assert "lacks" in findings["Speed"].sentence
+
+
+def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
+    assert "Moderation" not in place.check()
+    write_model(place.folder / "guard", None)
+    found = place.check(MODERATION_MODEL=str(place.folder / "guard"))["Moderation"]
+    assert found.is_good
+    assert "needs memory of its own" in found.sentence
+    (place.folder / "guard" / WEIGHTS_FILE).write_bytes(b"")
+    (problem,) = place.problems(MODERATION_MODEL=str(place.folder / "guard"))
+    assert problem.startswith("Moderation: ")
+    assert "Change MODERATION_MODEL." in problem

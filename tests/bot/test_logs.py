@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Iterator
 
 import pytest
 
-from bot.logs import configure_logging
+from bot.logs import configure_logging, set_level
 
 
 @pytest.fixture
@@ -72,3 +73,26 @@ def test_configuring_twice_does_not_log_twice(output: io.StringIO) -> None:
     configure_logging(logging.INFO, stream=output)
     logging.getLogger("bot").info("once")
     assert output.getvalue().count("once") == 1
+
+
+def test_as_json_a_record_is_one_object_without_secrets(output: io.StringIO) -> None:
+    configure_logging(logging.INFO, secret="abc.def.ghi", stream=output, as_json=True)
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        logging.getLogger("bot.app").exception('It "broke" with %s', "abc.def.ghi")
+    (line,) = output.getvalue().splitlines()
+    read = json.loads(line)
+    assert (read["level"], read["origin"]) == ("error", "bot.app")
+    assert read["message"] == 'It "broke" with [hidden]'
+    assert read["exception"].endswith("ValueError: first\nsecond")
+    assert read["time"].endswith("+00:00")
+
+
+def test_the_level_can_be_changed_later(output: io.StringIO) -> None:
+    configure_logging(logging.ERROR, stream=output)
+    set_level(logging.DEBUG)
+    logging.getLogger("bot").debug("ours")
+    logging.getLogger("discord").debug("theirs")
+    assert "ours" in output.getvalue()
+    assert "theirs" not in output.getvalue()

@@ -17,10 +17,11 @@ from benchmarks.record_hf_reference import PROMPTS_FILE
 from engine.chat_template import ChatTemplate
 from engine.convert.chat_detection import detect_chat
 from engine.convert.sources import open_source
+from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.jinja_format import JinjaFormat
 from engine.manifest import load_manifest
-from engine.prompt import ChatMLFormat, fit_prompt, make_chat_format
+from engine.prompt import ChatMLFormat, Llama2Format, fit_prompt, make_chat_format
 from engine.template_process import TemplateProcess
 from engine.tokenizer import Tokenizer, load_tokenizer
 from engine.types import ChatMessage
@@ -253,6 +254,15 @@ def test_after_an_endless_dialog_others_are_answered(monkeypatch: pytest.MonkeyP
     assert template.encode(dialog_of("stop")) == tiny_bpe().encode("stop")
 
 
+def test_a_process_that_was_killed_is_started_anew() -> None:
+    template = made(SAY)
+    process = template._process._process
+    process.kill()
+    process.wait()
+    assert template.encode(dialog_of("still here")) == tiny_bpe().encode("still here")
+    assert template._process._process.pid != process.pid
+
+
 def test_the_process_ends_with_its_owner() -> None:
     renderer = TemplateProcess(SAY, {})
     process = renderer._process
@@ -307,3 +317,12 @@ def test_a_manifest_keeps_the_template(tmp_path: Path) -> None:
     chat_format = make_chat_format(manifest, load_tokenizer(folder, manifest.tokenizer))
     assert isinstance(chat_format, JinjaFormat)
     assert chat_format.encode(dialog_of(" Hi ")) == made(chat_templates.TRIMMING).encode(dialog_of("Hi"))
+
+
+def test_another_format_can_be_used_in_the_place_of_a_template(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model", chat_format="jinja", template="Task: {{ messages }}")
+    engine = Engine(folder, EngineOptions(chat_format="llama-2"))
+    dialog = [ChatMessage("user", "Task: check this")]
+    assert list(engine.fit_prompt(dialog, 500).ids) == Llama2Format(tiny_bpe(), 1, 2).encode(dialog)
+    with pytest.raises(ModelFormatError, match="no chat format called"):
+        Engine(folder, EngineOptions(chat_format="unknown"))

@@ -1,0 +1,63 @@
+"""Settings read anew while the bot runs: what can change at once does, the rest is said.
+
+A file that is wrong changes nothing. Knows nothing of signals, nor of how a setting takes effect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from bot.config import ConfigError, Settings
+
+_log = logging.getLogger(__name__)
+
+LIVE = frozenset(
+    {
+        *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN"),
+        *("TEMPERATURE", "TOP_P", "TOP_K", "MIN_P", "REPETITION_PENALTY"),
+        *("MAX_NEW_TOKENS", "MAX_HISTORY_TOKENS", "LIMITS"),
+        *("RETENTION_DAYS", "GRACE_DAYS", "LOG_LEVEL"),
+    }
+)
+"""Keys that take effect without a restart."""
+
+
+class Reloader:
+    """Reads with `read`, and hands to `apply` settings in which only live keys differ from those in force."""
+
+    def __init__(
+        self, current: Settings, read: Callable[[], Settings], apply: Callable[[Settings], None]
+    ) -> None:
+        self._current = current
+        self._read = read
+        self._apply = apply
+
+    def reload(self) -> None:
+        """Read the settings anew; say in the log what came of it. Never raises `ConfigError`."""
+        try:
+            new = self._read()
+        except ConfigError as error:
+            _log.error("The settings stay as they were. %s", error)
+            return
+        changed = [key for key, value in new.values.items() if value != self._current.values.get(key)]
+        live = [key for key in changed if key in LIVE]
+        others = [key for key in changed if key not in LIVE]
+        if live:
+            self._current = _with(self._current, new, live)
+            self._apply(self._current)
+        _log.info("Settings read anew; changed: %s", ", ".join(live) or "none")
+        if others:
+            _log.warning("These changes need a restart: %s", ", ".join(others))
+
+
+def _with(current: Settings, new: Settings, live: list[str]) -> Settings:
+    """Return `current` with the live parts of `new`."""
+    return dataclasses.replace(
+        current,
+        chat=new.chat,
+        keeping=new.keeping,
+        log_level=new.log_level,
+        values={**current.values, **{key: new.values[key] for key in live}},
+    )
