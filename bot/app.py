@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,10 @@ import discord
 from rich.console import Console
 
 from bot.config import Settings
+from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
+from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
+from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
 from bot.operations.http import serving
 from bot.operations.loop_lag import measure_lag
@@ -85,8 +88,9 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
+        switchable = await stack.enter_async_context(SwitchableEngine(engine))
         chat = ChatService(
-            engine,
+            switchable,
             conversations,
             SettingsStore(database),
             settings.chat,
@@ -99,13 +103,23 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(
+            client = LlamacordClient(
                 chat,
                 moderation,
                 Privacy.over(database, settings.keeping),
                 metrics,
                 sees_all_messages=settings.sees_all_messages,
             )
+            shelf = ModelShelf(settings.models, model, engine_options(settings), _opener(settings))
+            client.offer_models(ModelSwitch(chat, switchable, shelf, model.name), settings.operator_ids)
+            yield client
+
+
+def _opener(settings: Settings) -> Callable[[Path], Awaitable[ClosableEngine]]:
+    async def open_engine(folder: Path) -> ClosableEngine:
+        return await Engine.open(folder, engine_options(settings))
+
+    return open_engine
 
 
 @asynccontextmanager

@@ -33,8 +33,8 @@ class Rendered(NamedTuple):
 class TemplateProcess:
     """Renders dialogs with one template. Safe to call from any thread.
 
-    The process ends with this object or with the program; a new one is started when it was ended for taking
-    too long, at the next call.
+    The process ends with this object or with the program; where it ended before, because it took too long or
+    somebody killed it, the next call starts a new one.
     """
 
     def __init__(self, template: str, tokens: dict[str, str]) -> None:
@@ -43,14 +43,13 @@ class TemplateProcess:
             raise ModelFormatError("The model's chat template is too long to be one.")
         self._first = {"template": template, "tokens": tokens}
         self._lock = threading.Lock()
-        self._end: weakref.finalize[[subprocess.Popen[str]], TemplateProcess] | None = None
         self._start()
 
     def render(self, dialogs: Sequence[Sequence[ChatMessage]]) -> list[Rendered]:
         """Render each dialog. Raises `PromptError` when that takes too much time or memory."""
         request = [[asdict(message) for message in dialog] for dialog in dialogs]
         with self._lock:
-            if self._end is None or not self._end.alive:
+            if self._process.poll() is not None:
                 self._start()
             answers = self._ask(request)
         return [Rendered(answer.get("text", ""), answer.get("error")) for answer in answers]
@@ -90,8 +89,7 @@ class TemplateProcess:
             process.stdin.flush()
             return json.loads(process.stdout.readline())
         except (OSError, ValueError) as error:
-            if self._end is not None:
-                self._end()
+            self._end()
             raise PromptError("The model's chat template takes too much time or memory.") from error
         finally:
             timer.cancel()

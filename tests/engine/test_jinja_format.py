@@ -254,6 +254,15 @@ def test_after_an_endless_dialog_others_are_answered(monkeypatch: pytest.MonkeyP
     assert template.encode(dialog_of("stop")) == tiny_bpe().encode("stop")
 
 
+def test_a_process_that_was_killed_is_started_anew() -> None:
+    template = made(SAY)
+    process = template._process._process
+    process.kill()
+    process.wait()
+    assert template.encode(dialog_of("still here")) == tiny_bpe().encode("still here")
+    assert template._process._process.pid != process.pid
+
+
 def test_the_process_ends_with_its_owner() -> None:
     renderer = TemplateProcess(SAY, {})
     process = renderer._process
