@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +17,10 @@ import discord
 from rich.console import Console
 
 from bot.config import Settings
+from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
+from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
+from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.operations.watching import watched
@@ -81,8 +84,9 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
+        switchable = await stack.enter_async_context(SwitchableEngine(engine))
         chat = ChatService(
-            engine,
+            switchable,
             conversations,
             SettingsStore(database),
             settings.chat,
@@ -95,13 +99,23 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             max_total=settings.max_queue,
         )
         async with chat:
-            yield LlamacordClient(
+            client = LlamacordClient(
                 chat,
                 moderation,
                 Privacy.over(database, settings.keeping),
                 metrics,
                 sees_all_messages=settings.sees_all_messages,
             )
+            shelf = ModelShelf(settings.models, model, engine_options(settings), _opener(settings))
+            client.offer_models(ModelSwitch(chat, switchable, shelf, model.name), settings.operator_ids)
+            yield client
+
+
+def _opener(settings: Settings) -> Callable[[Path], Awaitable[ClosableEngine]]:
+    async def open_engine(folder: Path) -> ClosableEngine:
+        return await Engine.open(folder, engine_options(settings))
+
+    return open_engine
 
 
 @asynccontextmanager

@@ -70,6 +70,8 @@ KEYS: tuple[Key, ...] = (
         parsers.path,
         "Folder of a model: converted, or a Llama-2-Onnx release. Empty: the default.",
     ),
+    Key("MODELS", "", parsers.path, "Folder of models that operators may switch between with /model."),
+    Key("OPERATOR_IDS", "", parsers.ids, "Discord ids of those who run the bot, separated by commas."),
     Key(
         "PRECISION",
         "auto",
@@ -168,6 +170,8 @@ class Settings:
     context_tokens: int
     max_queue: int
     sees_all_messages: bool
+    models: Path | None
+    operator_ids: frozenset[int]
     chat: ChatParameters
     moderation_model: Path | None
     moderation_refuses_unchecked: bool
@@ -217,6 +221,8 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
         max_queue=values["MAX_QUEUE"],
+        models=values["MODELS"],
+        operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(
             system_prompt=values["SYSTEM_PROMPT"],

@@ -4,6 +4,7 @@
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
     ├── AttachmentError             a file that cannot be read
+    ├── ModelSwitchError            another model cannot be loaded
     ├── NothingHereError            nothing is running, or nothing was said
     ├── NothingToContinueError      the newest answer is whole
     ├── TooManyWaitingError         too many answers wait in all conversations
@@ -60,6 +61,10 @@ class ParameterError(ChatError):
 
 class AttachmentError(ChatError):
     """A file that cannot be read."""
+
+
+class ModelSwitchError(ChatError):
+    """Another model cannot be loaded."""
 
 
 class NothingHereError(ChatError):

@@ -8,13 +8,13 @@ from pathlib import Path
 from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
+from bot.model_memory import memory_needed
 from engine import machine
 from engine.advice import Blocks, Load, advise
 from engine.architecture import Precision
 from engine.converted_folder import ConvertedFolder
-from engine.engine import context_tokens, max_kv_tokens
+from engine.engine import context_tokens
 from engine.errors import EngineError, ModelError
-from engine.footprint import PROCESS_BYTES, running_bytes
 from engine.guidance import preset_name
 from engine.measuring import measure_model
 from engine.model_folder import ModelFolder
@@ -64,7 +64,7 @@ def check_provider(settings: Settings) -> Finding:
 
 def check_memory(settings: Settings, model: ModelFolder) -> Finding:
     """Compare what the model needs with what is free."""
-    needed, free = memory_needed(settings, model), machine.free_memory_bytes()
+    needed, free = memory_needed(engine_options(settings), model), machine.free_memory_bytes()
     sentence = f"the model and {settings.max_concurrent} answers at once need up to {size(needed)}"
     if free is None:
         return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
@@ -76,18 +76,6 @@ def check_memory(settings: Settings, model: ModelFolder) -> Finding:
             "CONTEXT_TOKENS, or choose a smaller model.",
         )
     return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
-
-
-def memory_needed(settings: Settings, model: ModelFolder) -> int:
-    """Estimate the bytes of weights, KV and process."""
-    options = engine_options(settings)
-    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
-    num_tokens = min(in_use, max_kv_tokens(model, options))
-    return (
-        running_bytes(model.num_bytes, model.precision)
-        + num_tokens * model.kv_bytes_per_token
-        + PROCESS_BYTES
-    )
 
 
 def check_precision(settings: Settings, model: ModelFolder) -> Finding:

@@ -55,6 +55,14 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def ids(written: str) -> frozenset[int]:
+    """Return the Discord ids in a list separated by commas."""
+    parts = [part.strip() for part in written.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in parts):
+        raise ValueError("must be Discord ids, which are numbers, separated by commas")
+    return frozenset(map(int, parts))
+
+
 def text(max_length: int) -> Callable[[str], str]:
     """Return a parser for any text up to a length in characters."""
 

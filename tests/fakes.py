@@ -133,6 +133,10 @@ class ScriptedEngine:
     def load(self) -> EngineLoad:
         return EngineLoad(self.num_running, 10 * self.num_running, 1000)
 
+    async def close(self) -> None:
+        """End; closing twice is fine."""
+        self.health = Health.CLOSED
+
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:

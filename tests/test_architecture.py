@@ -133,6 +133,8 @@ def test_only_the_composition_root_builds_the_engine_and_opens_the_database() ->
         "app.py",
         "check.py",
         "model_check.py",
+        "model_memory.py",
+        "model_shelf.py",
     }
 
 

@@ -154,6 +154,11 @@ class Preferences:
             return SystemPrompt(text, None, is_guided=False)
         return SystemPrompt(text, own, is_guided=text != own)
 
+    async def system_prompt_cost(self, ref: ConversationRef) -> tuple[int, int]:
+        """Return how many tokens the whole system prompt takes, and how many it may take."""
+        parameters = await self.parameters(await self._conversations.open(ref))
+        return await self._count(self.system_prompt_of(parameters)), self._max_system_tokens(parameters)
+
     async def set_system_prompt(self, ref: ConversationRef, text: str, *, by_user_id: int) -> int:
         """Set the conversation's text; return the tokens of the whole system prompt.
 

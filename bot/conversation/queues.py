@@ -174,9 +174,14 @@ class AnswerQueues:
             self._stop(lane, job, reason)
         return len(jobs)
 
-    def pause(self) -> None:
-        """Let nothing more begin; what runs goes on."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Let nothing more begin and wait for what runs; return whether it ended in time."""
         self.is_paused = True
+        running = [task for task in self._tasks if not task.done()]
+        if running:
+            _, pending = await asyncio.wait(running, timeout=timeout_s)
+            return not pending
+        return True
 
     def resume(self) -> None:
         """Let answers begin again."""

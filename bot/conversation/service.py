@@ -193,6 +193,14 @@ class ChatService:
         """Return the newest messages of a conversation, oldest first."""
         return await self.conversations.recent(await self.conversations.open(ref), limit)
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Let nothing more begin, and wait until nothing runs; return whether that came about in time."""
+        return await self._queues.drain(timeout_s)
+
+    def resume(self) -> None:
+        """Let answers begin again."""
+        self._queues.resume()
+
     def out_of_time(self, answer_id: int) -> None:
         """End an answer that can be shown no longer, if it has not ended."""
         self.stop(answer_id, StopReason.OUT_OF_TIME)

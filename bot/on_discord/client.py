@@ -15,6 +15,7 @@ import discord
 
 from bot.config import Settings
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
+from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
 from bot.delivery.delivery import MAX_PARTS
 from bot.delivery.outbox import Buttons
@@ -25,6 +26,7 @@ from bot.limits.clock import loop_seconds
 from bot.logs import set_level
 from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
 from bot.on_discord.command_sync import sync_commands
+from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.commands.tree import Commands
 from bot.on_discord.config_controls import ConfigPanel, is_config_form
 from bot.on_discord.config_panel import PanelItem
@@ -94,6 +96,10 @@ class LlamacordClient(discord.Client):
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
+        """Add `/model`. Call before the connection."""
+        self.tree.add_command(ModelCommands(switch, operator_ids))
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""

@@ -37,7 +37,7 @@ def add_to(commands: Subparsers) -> None:
     )
     command.add_argument("--verify", action="store_true", help="read every byte: checksums, or all weights")
     command.add_argument(
-        "--measure", action="store_true", help="measure how fast each precision runs here; about a minute"
+        "--measure", action="store_true", help="measure how fast each precision runs here; a minute, or a few"
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(act=_inspect)

@@ -6,9 +6,17 @@ import discord
 from discord import app_commands
 
 from bot.conversation.preferences import MAX_SYSTEM_PROMPT_CHARS, Preferences, SystemPrompt
-from bot.language.phrases import phrase
+from bot.errors import is_expected, sentence_for
+from bot.language.phrases import phrase, render
 from bot.on_discord.commands.checks import check_moderator
-from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
+from bot.on_discord.interactions import (
+    Interaction,
+    acknowledge,
+    acknowledge_with,
+    conversation_of,
+    reporting,
+    say,
+)
 from engine.guidance import PRESETS
 
 _PRESETS = [app_commands.Choice(name=name, value=name) for name in PRESETS]
@@ -44,6 +52,19 @@ class SystemCommands(app_commands.Group):
             num_tokens = await self._preferences.set_system_prompt(ref, text, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.changed", num=num_tokens))
 
+    @app_commands.command(name="edit", description="Edit the system prompt in a form (moderators)")
+    async def edit(self, interaction: Interaction) -> None:
+        """Show the form, with what holds now."""
+        async with reporting(interaction):
+            check_moderator(interaction)
+            ref = conversation_of(interaction)
+            prompt = await self._preferences.system_prompt(ref)
+            num_tokens, allowed = await self._preferences.system_prompt_cost(ref)
+            cost = render(phrase("system.form_cost", tokens=num_tokens, allowed=allowed), interaction.locale)
+            text = prompt.text if prompt.own is None and not prompt.is_guided else prompt.own or ""
+            title = render(phrase("system.form_title"), interaction.locale)
+            await interaction.response.send_modal(SystemForm(self._preferences, title, cost, text))
+
     @app_commands.command(name="preset", description="Use a system prompt with a name here (moderators)")
     @app_commands.describe(name="safe: Meta's safety guidance; none: no text")
     @app_commands.choices(name=_PRESETS)
@@ -64,6 +85,39 @@ class SystemCommands(app_commands.Group):
             await acknowledge(interaction)
             was_own = await self._preferences.clear_system_prompt(conversation_of(interaction))
             await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
+
+
+class SystemForm(discord.ui.Modal):
+    """The system prompt to edit; Discord counts its characters while one types."""
+
+    def __init__(self, preferences: Preferences, title: str, cost: str, text: str) -> None:
+        super().__init__(title=title)
+        self._preferences = preferences
+        self._text: discord.ui.TextInput[SystemForm] = discord.ui.TextInput(
+            label=cost[:45],
+            default=text[:MAX_SYSTEM_PROMPT_CHARS],
+            style=discord.TextStyle.paragraph,
+            max_length=MAX_SYSTEM_PROMPT_CHARS,
+        )
+        self.add_item(self._text)
+
+    async def on_submit(self, interaction: Interaction) -> None:
+        """Set it, and say what it costs; what cannot be set is given back."""
+        text = self._text.value
+        async with reporting(interaction):
+            check_moderator(interaction)
+            await acknowledge_with(interaction, is_private=True)
+            ref = conversation_of(interaction)
+            try:
+                await self._preferences.set_system_prompt(ref, text, by_user_id=interaction.user.id)
+            except Exception as error:
+                if not is_expected(error):
+                    raise
+                await say(interaction, sentence_for(error), discord.utils.escape_markdown(text)[:_MAX_SHOWN])
+                return
+            tokens, allowed = await self._preferences.system_prompt_cost(ref)
+            num = len(text.strip())
+            await say(interaction, phrase("system.edited", characters=num, tokens=tokens, allowed=allowed))
 
 
 def _shown(prompt: SystemPrompt) -> tuple[str, str]:

@@ -14,8 +14,10 @@ from typing import Any
 import discord
 import simcord
 
+from bot.conversation.model_switch import ModelSwitch, Shelf
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
+from bot.conversation.switchable_engine import SwitchableEngine
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
@@ -51,6 +53,8 @@ class World:
         self.privacy: Privacy
         self.keeping = Keeping()
         self.sees_all_messages = False
+        self.shelf: Shelf | None = None
+        self.operator_ids: frozenset[int] = frozenset()
         self.metrics: Metrics
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
@@ -80,8 +84,9 @@ class World:
         self.moderation = Moderation.over(
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
+        engine = SwitchableEngine(self.engine)
         chat = ChatService(
-            self.engine,
+            engine,
             self.conversations,
             SettingsStore(self.database),
             self.defaults,
@@ -99,6 +104,9 @@ class World:
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=EDIT_S,
         )
+        if self.shelf is not None:
+            switch = ModelSwitch(chat, engine, self.shelf, "small")
+            self.client.offer_models(switch, self.operator_ids)
         return self.client
 
     @property

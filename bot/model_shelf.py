@@ -1,0 +1,71 @@
+"""The models in the folder that the operator set: their names, what they need, and how they are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bot.conversation.switchable_engine import ClosableEngine
+from bot.errors import ModelSwitchError
+from bot.language.phrases import phrase
+from bot.model_memory import memory_needed
+from engine import machine
+from engine.engine import EngineOptions
+from engine.errors import ModelError
+from engine.opening import open_folder
+
+MAX_MODELS = 25
+"""As many as Discord offers at once."""
+
+
+class ModelShelf:
+    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        first: Path,
+        options: EngineOptions,
+        open_engine: Callable[[Path], Awaitable[ClosableEngine]],
+    ) -> None:
+        self._folder = folder
+        self._first = first
+        self._options = options
+        self._open_engine = open_engine
+
+    def names(self) -> list[str]:
+        """Return the names of the folders that hold a model."""
+        return list(self._models())[:MAX_MODELS]
+
+    def missing_bytes(self, name: str, current: str) -> int:
+        """Return how much memory is missing; the one in use gives its memory back first."""
+        models = self._models()
+        if name not in models:
+            raise ModelSwitchError(phrase("model.unknown", names=", ".join(models) or "-"))
+        free = machine.free_memory_bytes()
+        if free is None:
+            return 0
+        returned = memory_needed(self._options, open_folder(models[current])) if current in models else 0
+        return memory_needed(self._options, open_folder(models[name])) - free - returned
+
+    async def open(self, name: str) -> ClosableEngine:
+        """Load a model. Raises `EngineError`."""
+        return await self._open_engine(self._models()[name])
+
+    def _models(self) -> dict[str, Path]:
+        found = {self._first.name: self._first}
+        try:
+            folders = sorted(self._folder.iterdir()) if self._folder is not None else []
+        except OSError:
+            folders = []
+        for folder in folders:
+            if folder.is_dir() and _is_chat_model(folder):
+                found.setdefault(folder.name, folder)
+        return found
+
+
+def _is_chat_model(folder: Path) -> bool:
+    try:
+        return open_folder(folder).chat.format is not None
+    except ModelError:
+        return False

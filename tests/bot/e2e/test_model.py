@@ -1,0 +1,157 @@
+"""`/model` and `/system edit` on the simulated Discord: rights, a switch while people talk, failures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import simcord
+
+from bot.conversation.switchable_engine import ClosableEngine
+from bot.errors import ModelSwitchError
+from engine.errors import ModelFormatError
+from engine.types import Health
+from tests.bot.e2e.world import TOKEN_S, World, open_world
+from tests.fakes import Script, ScriptedEngine
+
+
+class FakeShelf:
+    """Three models: one to start with, one to switch to, and one that cannot be loaded."""
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self.opened: list[str] = []
+        self.engines: dict[str, ScriptedEngine] = {}
+
+    def names(self) -> list[str]:
+        return ["small", "large", "broken"]
+
+    def missing_bytes(self, name: str, current: str) -> int:
+        if name not in self.names():
+            raise ModelSwitchError("There is no such model.")
+        return self.missing
+
+    async def open(self, name: str) -> ClosableEngine:
+        self.opened.append(name)
+        if name == "broken":
+            raise ModelFormatError("It is broken.")
+        engine = ScriptedEngine([Script((f"I am {name}",), delay_s=TOKEN_S)])
+        self.engines[name] = engine
+        return engine
+
+
+@pytest.fixture
+async def shelf() -> FakeShelf:
+    return FakeShelf()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, shelf: FakeShelf) -> AsyncIterator[World]:
+    async with open_world(tmp_path / "models.sqlite3") as world:
+        world.shelf, world.operator_ids = shelf, frozenset({world.chief.id})
+        await world.client.close()
+        await world.env.restart_bot(await world.new_client())
+        yield world
+
+
+def said(result: simcord.InteractionResult) -> str:
+    assert result.acknowledged
+    assert result.response is not None
+    assert result.response.ephemeral
+    return result.response.content
+
+
+async def use(world: World, name: str) -> str:
+    """Let the operator switch to a model; return what is said."""
+    return said(await world.chief.slash(world.general, "model use", name=name))
+
+
+async def test_operators_switch_and_conversations_survive(world: World, shelf: FakeShelf) -> None:
+    world.answers("I am small")
+    await world.anna.send(world.general, f"{world.me} who are you?")
+    await world.run(2)
+    assert (await use(world, "large")).startswith("`large` answers")
+    assert world.engine.health is Health.CLOSED
+    await world.anna.send(world.general, f"{world.me} and now?")
+    await world.run(2)
+    assert world.replies(world.general)[-1].content == "I am large"
+    assert [m.content for m in shelf.engines["large"].dialogs[-1]][1:] == [
+        "who are you?",
+        "I am small",
+        "and now?",
+    ]
+    assert await use(world, "large") == "`large` answers already."
+
+
+async def test_members_neither_see_nor_switch_and_moderators_only_see(world: World) -> None:
+    assert "Only moderators" in said(await world.anna.slash(world.general, "model show"))
+    assert "`small` answers. There are: `small`, `large`" in said(
+        await world.mod.slash(world.general, "model show")
+    )
+    for person in (world.anna, world.mod):
+        assert "OPERATOR_IDS" in said(await person.slash(world.general, "model use", name="large"))
+    assert "OPERATOR_IDS" in said(await world.anna.user.slash("model use", name="large"))
+    assert world.engine.health is Health.READY
+
+
+async def test_the_names_are_offered_to_operators_alone(world: World) -> None:
+    offered = await world.chief.autocomplete(world.general, "model use", "name", "lar")
+    assert [choice["value"] for choice in offered] == ["large"]
+    assert await world.anna.autocomplete(world.general, "model use", "name", "") == []
+
+
+async def test_without_memory_or_with_a_wrong_name_nothing_is_closed(world: World, shelf: FakeShelf) -> None:
+    shelf.missing = 3 * 2**20
+    assert "needs 3 MiB more" in await use(world, "large")
+    assert "no such model" in await use(world, "other")
+    assert world.engine.health is Health.READY
+    assert shelf.opened == []
+
+
+async def test_a_model_that_cannot_be_loaded_gives_way_to_the_old_one(world: World, shelf: FakeShelf) -> None:
+    text = await use(world, "broken")
+    assert text.startswith("`broken` could not be loaded; `small` answers again.")
+    assert shelf.opened == ["broken", "small"]
+    await world.anna.send(world.general, f"{world.me} hi")
+    await world.run(2)
+    assert world.replies(world.general)[-1].content == "I am small"
+
+
+async def test_a_switch_waits_for_answers_and_refuses_questions_meanwhile(
+    world: World, shelf: FakeShelf
+) -> None:
+    world.answers("one", " two")
+    await world.anna.send(world.general, f"{world.me} hi")
+    await world.run(1)
+    result = await world.chief.slash(world.general, "model use", name="large")
+    await world.bob.send(world.random, f"{world.me} hi")
+    assert "not available right now" in world.reply(world.random).content
+    assert "being loaded" in said(await world.chief.slash(world.random, "model use", name="large"))
+    await world.run(2)
+    assert world.reply(world.general).content == "one two"
+    assert said(result).startswith("`large` answers everybody")
+
+
+async def test_the_system_prompt_is_edited_in_a_form_that_tells_its_cost(world: World) -> None:
+    assert "Only moderators" in said(await world.anna.slash(world.general, "system edit"))
+    form = await world.mod.slash(world.general, "system edit")
+    assert form.modal is not None
+    field = form.modal["components"][0]["components"][0]
+    assert field["value"] == "You are a test."
+    assert field["label"].startswith("Now 15 of ")
+    assert field["max_length"] == 1500
+    result = await world.mod.submit_modal(form, {field["custom_id"]: "Be brief."})
+    assert said(result).startswith(
+        "The system prompt is changed: 9 characters; with all that comes before it 9 of"
+    )
+    form = await world.mod.slash(world.general, "system edit")
+    result = await world.mod.submit_modal(form, {field_id(form): "x" * 1400})
+    assert "1400 tokens" in said(result)
+    assert "xxxx" in said(result), "what was typed is not lost"
+    assert "Be brief." in said(await world.anna.slash(world.general, "system show"))
+
+
+def field_id(form: simcord.InteractionResult) -> str:
+    assert form.modal is not None
+    return str(form.modal["components"][0]["components"][0]["custom_id"])
