@@ -55,7 +55,7 @@ from bot.operations.metrics import Metrics
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
-from bot.servers.refusals import RefusalError
+from bot.servers.refusals import BlockedError, NotHereError, RefusalError
 from storage.errors import DuplicateMessageError, StorageError
 from storage.turns import NewestTurn
 
@@ -147,12 +147,13 @@ class LlamacordClient(discord.Client):
             return
         bot = bot_of(self.user, message.guild)
         incoming = incoming_of(message)
-        if not is_for_us(incoming, bot) and not (is_from_a_person(incoming) and await self._is_free(message)):
+        is_addressed = is_for_us(incoming, bot)
+        if not is_addressed and not (is_from_a_person(incoming) and await self._is_free(message)):
             return
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        await self._ask(message, bot)
+        await self._ask(message, bot, is_addressed=is_addressed)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
@@ -161,6 +162,8 @@ class LlamacordClient(discord.Client):
             return
         bot = bot_of(self.user, message.guild)
         try:
+            if await self.chat.conversations.find_by_discord_id(message.id) is None:
+                return
             question = await question_of(message, bot)
             await self.chat.check_text(origin_of_message(message), question.content)
             turn = await self.chat.upkeep.question_edited(message.channel.id, message.id, question.content)
@@ -210,7 +213,7 @@ class LlamacordClient(discord.Client):
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
 
-    async def _ask(self, message: discord.Message, bot: Bot) -> None:
+    async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
         try:
             question = await question_of(message, bot, await self._newest_part(message))
             await self.chat.ask(
@@ -220,7 +223,9 @@ class LlamacordClient(discord.Client):
             _log.info("A question arrived twice")
         except RefusalError as error:
             self.metrics.refused(error)
-            if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
+            # Where every message is answered, who may not ask may still talk to others.
+            is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
+            if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
                 await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             self.metrics.refused(error)
