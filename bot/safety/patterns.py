@@ -6,6 +6,8 @@ up, so no pattern can hold anything for longer than its time. Knows nothing of w
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -17,6 +19,8 @@ MAX_PATTERN_CHARS = 200
 TIMEOUT_S = 0.1
 """For all patterns over one text together."""
 _TRIAL_TIMEOUT_S = 0.05
+_MAX_REPETITIONS = 50_000
+"""All `{…}` of a pattern multiplied."""
 _TRIALS = ("a" * 200 + "!", "ab" * 100, " " * 200, "1" * 200)
 
 
@@ -41,6 +45,10 @@ def check_pattern(pattern: str) -> str:
     """Return `pattern`. Raises `PatternError` for one too long, not valid or slow already on trifles."""
     if len(pattern) > MAX_PATTERN_CHARS:
         raise PatternError("too_long")
+    # Repetitions inside repetitions multiply, and to compile many takes long already, without a time limit.
+    counts = [int(written[-9:]) for written in re.findall(r"[{,]\s*([0-9]+)(?=\s*[,}])", pattern)]
+    if math.prod(max(1, count) for count in counts) > _MAX_REPETITIONS:
+        raise PatternError("slow")
     compiled = _compile(pattern)
     try:
         if compiled.search("", timeout=_TRIAL_TIMEOUT_S) is not None:

@@ -53,8 +53,8 @@ class Servers:
         """Change settings, all or none, and return what holds. Raises `SettingError` or `StorageError`."""
         async with self._lock:
             config = await self._read(guild_id)
-            for name, value in changes.items():
-                config = config.with_value(name, value)
+            # In a thread: patterns are compiled and tried.
+            config = await asyncio.to_thread(_changed, config, changes)
             await self._store.set_all(
                 guild_id,
                 {name: config.stored(name) for name in changes},
@@ -88,3 +88,9 @@ class Servers:
                 listener(guild_id, name)
             except Exception:  # noqa: BLE001 - the setting is changed, whatever a listener makes of it
                 _log.exception("A change of %s was not taken up", name)
+
+
+def _changed(config: ServerConfig, changes: Mapping[str, object]) -> ServerConfig:
+    for name, value in changes.items():
+        config = config.with_value(name, value)
+    return config
