@@ -39,19 +39,20 @@ def _controls(interaction: Interaction) -> Controls:
     return cast("_HasControls", interaction.client).controls
 
 
-class StopButton(
+class AnswerButton(
     discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:stop:(?P<answer_id>[0-9]{1,18})",
+    template=r"llamacord:(?P<act>stop|regenerate|continue):(?P<answer_id>[0-9]{1,18})",
 ):
-    """Ends the answer above it."""
+    """Does something with the answer above it: `act` is what. `label` is the key of its phrase."""
 
-    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
+    def __init__(self, act: str, answer_id: int, locale: str = ENGLISH, *, label: str = "") -> None:
+        self.act = act
         self.answer_id = answer_id
         super().__init__(
             discord.ui.Button(
-                label=render(phrase("buttons.stop"), locale),
+                label=render(phrase(label or f"buttons.{act}"), locale),
                 style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:stop:{answer_id}",
+                custom_id=f"llamacord:{act}:{answer_id}",
             )
         )
 
@@ -63,76 +64,13 @@ class StopButton(
         match: re.Match[str],
     ) -> Self:
         """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
+        return cls(match["act"], int(match["answer_id"]))
 
     async def callback(self, interaction: Interaction) -> None:
         """Pass the press on."""
-        await _controls(interaction).stop(interaction, self.answer_id)
-
-
-class RegenerateButton(
-    discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:regenerate:(?P<answer_id>[0-9]{1,18})",
-):
-    """Makes another answer in the place of the one above it."""
-
-    def __init__(self, answer_id: int, locale: str = ENGLISH, *, label: str = "buttons.regenerate") -> None:
-        self.answer_id = answer_id
-        super().__init__(
-            discord.ui.Button(
-                label=render(phrase(label), locale),
-                style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:regenerate:{answer_id}",
-            )
-        )
-
-    @classmethod
-    async def from_custom_id(
-        cls,
-        interaction: Interaction,  # noqa: ARG003 - discord.py's signature
-        item: discord.ui.Item[discord.ui.View],  # noqa: ARG003
-        match: re.Match[str],
-    ) -> Self:
-        """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
-
-    async def callback(self, interaction: Interaction) -> None:
-        """Pass the press on."""
-        await _controls(interaction).regenerate(interaction, self.answer_id)
-
-
-class ContinueButton(
-    discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:continue:(?P<answer_id>[0-9]{1,18})",
-):
-    """Goes on with the answer above it."""
-
-    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
-        self.answer_id = answer_id
-        super().__init__(
-            discord.ui.Button(
-                label=render(phrase("buttons.continue"), locale),
-                style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:continue:{answer_id}",
-            )
-        )
-
-    @classmethod
-    async def from_custom_id(
-        cls,
-        interaction: Interaction,  # noqa: ARG003 - discord.py's signature
-        item: discord.ui.Item[discord.ui.View],  # noqa: ARG003
-        match: re.Match[str],
-    ) -> Self:
-        """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
-
-    async def callback(self, interaction: Interaction) -> None:
-        """Pass the press on."""
-        await _controls(interaction).continue_(interaction, self.answer_id)
-
-
-ANSWER_BUTTONS = (StopButton, RegenerateButton, ContinueButton)
+        controls = _controls(interaction)
+        acts = {"stop": controls.stop, "regenerate": controls.regenerate, "continue": controls.continue_}
+        await acts[self.act](interaction, self.answer_id)
 
 
 def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.View | None:
@@ -140,15 +78,10 @@ def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.Vie
     if buttons is Buttons.NONE:
         return None
     view = discord.ui.View(timeout=None)
-    match buttons:
-        case Buttons.STOP:
-            view.add_item(StopButton(answer_id, locale))
-        case Buttons.REDO:
-            view.add_item(RegenerateButton(answer_id, locale, label="buttons.redo"))
-        case _:
-            view.add_item(RegenerateButton(answer_id, locale))
+    if buttons is Buttons.STOP:
+        return view.add_item(AnswerButton("stop", answer_id, locale))
+    label = "buttons.redo" if buttons is Buttons.REDO else ""
+    view.add_item(AnswerButton("regenerate", answer_id, locale, label=label))
     if buttons is Buttons.CONTINUE:
-        view.add_item(ContinueButton(answer_id, locale))
-    if buttons is not Buttons.STOP:
-        view.add_item(ReportButton(answer_id, locale))
-    return view
+        view.add_item(AnswerButton("continue", answer_id, locale))
+    return view.add_item(ReportButton(answer_id, locale))

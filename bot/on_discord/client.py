@@ -24,7 +24,7 @@ from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
 from bot.logs import set_level
-from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
+from bot.on_discord.buttons import AnswerButton, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.commands.tree import Commands
@@ -45,6 +45,7 @@ from bot.on_discord.locales import locale_of
 from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
 from bot.on_discord.moderation_controls import ModerationButtons
+from bot.on_discord.old_forms import answer_old_form
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.presence import keep_presence
 from bot.on_discord.purging import keep_purging
@@ -104,7 +105,7 @@ class LlamacordClient(discord.Client):
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
         self.add_dynamic_items(
-            *ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton, HistoryButton
+            AnswerButton, ReportButton, UndoResetButton, PanelItem, ForgetButton, HistoryButton
         )
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
@@ -205,6 +206,8 @@ class LlamacordClient(discord.Client):
         """Take forms of the server's settings, those of earlier runs too."""
         if is_config_form(interaction):
             await self.config_controls.submit(interaction)
+        elif interaction.type is discord.InteractionType.modal_submit:
+            await answer_old_form(interaction)
 
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""
