@@ -6,10 +6,8 @@ Nothing else in the program constructs these. What it opens it closes, in the op
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,10 +22,8 @@ from bot.conversation.service import ChatService
 from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
 from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
-from bot.operations.http import serving
-from bot.operations.loop_lag import measure_lag
 from bot.operations.metrics import Metrics
-from bot.operations.watching import watch
+from bot.operations.watching import watched
 from bot.playground import serve as playground
 from bot.privacy.privacy import Privacy
 from bot.reload import Reloader
@@ -179,36 +175,10 @@ async def run_on_discord(
         raise StartError("DISCORD_TOKEN is not set.")
     async with (
         open_client(settings, model) as client,
-        _watched(client, settings.metrics_port),
+        watched(client, settings.metrics_port),
     ):
-        _reload_on_signal(Reloader(settings, read_settings, client.apply))
+        Reloader(settings, read_settings, client.apply).listen()
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
-
-
-def _reload_on_signal(reloader: Reloader) -> None:
-    with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
-
-
-@asynccontextmanager
-async def _watched(client: LlamacordClient, port: int) -> AsyncIterator[None]:
-    """Count errors and, with a port, serve figures and health. Raises `PortError`."""
-    counter = client.metrics.error_counter()
-    logging.getLogger().addHandler(counter)
-    try:
-        if not port:
-            yield
-            return
-        watch(client)
-        lag = asyncio.create_task(measure_lag(client.metrics.lagged))
-        try:
-            async with serving(port, client.metrics, client.vitals) as chosen:
-                _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
-                yield
-        finally:
-            lag.cancel()
-    finally:
-        logging.getLogger().removeHandler(counter)
 
 
 async def connect(

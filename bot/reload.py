@@ -1,12 +1,15 @@
 """Settings read anew while the bot runs: what can change at once does, the rest is said.
 
-A file that is wrong changes nothing. Knows nothing of signals, nor of how a setting takes effect.
+A file that is wrong changes nothing. Knows nothing of how a setting takes effect.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
+import signal
 from collections.abc import Callable
 
 from bot.config import ConfigError, Settings
@@ -33,6 +36,11 @@ class Reloader:
         self._current = current
         self._read = read
         self._apply = apply
+
+    def listen(self) -> None:
+        """Reload whenever the process gets the signal SIGHUP. Call it on the event loop."""
+        with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
 
     def reload(self) -> None:
         """Read the settings anew; say in the log what came of it. Never raises `ConfigError`."""

@@ -24,7 +24,7 @@ from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
 from bot.logs import set_level
-from bot.on_discord.buttons import AnswerButton, answer_view
+from bot.on_discord.buttons import NumberedButton, OnPress, Press, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.commands.tree import Commands
@@ -34,7 +34,6 @@ from bot.on_discord.controls import AnswerControls
 from bot.on_discord.departures import Departures
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
-from bot.on_discord.forget_button import ForgetButton
 from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.history_pages import HistoryButton
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer
@@ -43,7 +42,6 @@ from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.invite import intents
 from bot.on_discord.locales import locale_of
 from bot.on_discord.mod_log import ModLog
-from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
 from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.old_forms import answer_old_form
 from bot.on_discord.origins import origin_of_message
@@ -56,7 +54,7 @@ from bot.operations.metrics import Metrics
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.refusal_pace import RefusalPace
-from bot.servers.refusals import RefusalError
+from bot.servers.refusals import BlockedError, NotHereError, RefusalError
 from storage.errors import DuplicateMessageError, StorageError
 from storage.turns import NewestTurn
 
@@ -85,15 +83,13 @@ class LlamacordClient(discord.Client):
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
-        self.forgetting = PersonForgetting(chat, privacy.people)
         self.departures = Departures(privacy.retention)
         self.config_controls = ConfigPanel(moderation)
-        self.moderation_controls = ModerationButtons(chat, moderation)
         self.mod_log = ModLog(self, moderation.servers)
         self.tree = Commands(
             self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
         )
-        self.controls = AnswerControls(chat, self._answer_in)
+        self.presses = self._what_presses_do()
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,9 +100,7 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(
-            AnswerButton, ReportButton, UndoResetButton, PanelItem, ForgetButton, HistoryButton
-        )
+        self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton)
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
         try:
@@ -148,12 +142,13 @@ class LlamacordClient(discord.Client):
             return
         bot = bot_of(self.user, message.guild)
         incoming = incoming_of(message)
-        if not is_for_us(incoming, bot) and not (is_from_a_person(incoming) and await self._is_free(message)):
+        is_addressed = is_for_us(incoming, bot)
+        if not is_addressed and not (is_from_a_person(incoming) and await self._is_free(message)):
             return
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        await self._ask(message, bot)
+        await self._ask(message, bot, is_addressed=is_addressed)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
@@ -162,6 +157,8 @@ class LlamacordClient(discord.Client):
             return
         bot = bot_of(self.user, message.guild)
         try:
+            if await self.chat.conversations.find_by_discord_id(message.id) is None:
+                return
             question = await question_of(message, bot)
             await self.chat.check_text(origin_of_message(message), question.content)
             turn = await self.chat.upkeep.question_edited(message.channel.id, message.id, question.content)
@@ -213,7 +210,7 @@ class LlamacordClient(discord.Client):
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
 
-    async def _ask(self, message: discord.Message, bot: Bot) -> None:
+    async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
         try:
             question = await question_of(message, bot, await self._newest_part(message))
             await self.chat.ask(
@@ -223,7 +220,9 @@ class LlamacordClient(discord.Client):
             _log.info("A question arrived twice")
         except RefusalError as error:
             self.metrics.refused(error)
-            if self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
+            # Where every message is answered, who may not ask may still talk to others.
+            is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
+            if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
                 await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             self.metrics.refused(error)
@@ -276,6 +275,19 @@ class LlamacordClient(discord.Client):
             await self.chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
+
+    def _what_presses_do(self) -> dict[Press, OnPress]:
+        answers = AnswerControls(self.chat, self._answer_in)
+        moderators = ModerationButtons(self.chat, self.moderation)
+        people = PersonForgetting(self.chat, self.privacy.people)
+        return {
+            Press.STOP: answers.stop,
+            Press.REGENERATE: answers.regenerate,
+            Press.CONTINUE: answers.continue_,
+            Press.REPORT: moderators.report,
+            Press.UNDO_RESET: moderators.undo_reset,
+            Press.FORGET: people.forget,
+        }
 
     def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
         return DiscordAnswer(

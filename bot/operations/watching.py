@@ -1,12 +1,20 @@
-"""Which figures of a running bot are read at each scrape."""
+"""Which figures of a running bot are read at each scrape, and that they are served while it runs."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from bot.conversation.service import ChatService
 from bot.operations.health import State, Vitals
+from bot.operations.http import serving
+from bot.operations.loop_lag import measure_lag
 from bot.operations.metrics import Metrics
+
+_log = logging.getLogger(__name__)
 
 
 class Watched(Protocol):
@@ -21,6 +29,27 @@ class Watched(Protocol):
 
     def vitals(self) -> Vitals:
         """Return how the bot is now."""
+
+
+@asynccontextmanager
+async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
+    """Count errors and, with a port, serve figures and health meanwhile. Raises `PortError`."""
+    counter = bot.metrics.error_counter()
+    logging.getLogger().addHandler(counter)
+    try:
+        if not port:
+            yield
+            return
+        watch(bot)
+        async with serving(port, bot.metrics, bot.vitals) as chosen:
+            _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
+            lag = asyncio.create_task(measure_lag(bot.metrics.lagged))
+            try:
+                yield
+            finally:
+                lag.cancel()
+    finally:
+        logging.getLogger().removeHandler(counter)
 
 
 def watch(bot: Watched) -> None:

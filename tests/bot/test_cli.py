@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from bot import app, cli
+from storage.lock import locked
 from tests.bot.test_check import TOKEN, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,16 @@ def test_a_busy_database_is_one_sentence(
         assert "Another program is using the database." in failure(capsys, "chat")
     finally:
         other.close()
+
+
+def test_a_second_bot_on_one_database_is_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(folder / "model")
+    monkeypatch.setenv("MODEL", "model")
+    monkeypatch.setenv("DATABASE", "data/test.sqlite3")
+    with locked(Path("data/test.sqlite3")):
+        assert "Another Llamacord is running with this database." in failure(capsys, "chat")
 
 
 def test_no_network_at_the_first_start_is_one_sentence(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,14 @@ def test_a_token_that_changed_is_not_shown(place: Place, caplog: pytest.LogCaptu
     place.reload(f"DISCORD_TOKEN={token}")
     assert "need a restart: DISCORD_TOKEN" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_the_signal_reloads(place: Place) -> None:
+    place.reloader.listen()
+    place.file.write_text("TOP_K=5", encoding="utf-8")
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with asyncio.timeout(5):
+        while not place.applied:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    assert place.applied[0].chat.top_k == 5

@@ -144,6 +144,8 @@ async def test_a_prompt_that_mentions_everyone_pings_nobody(world: World) -> Non
 
 
 async def test_commands_are_registered_once(world: World) -> None:
+    """Ask 21, commands that do not appear: registered when they changed, and only then."""
+
     def num_syncs() -> int:
         return sum(r.method == "PUT" and r.path.endswith("/commands") for r in world.env.http_requests)
 

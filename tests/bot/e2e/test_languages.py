@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import discord
 import pytest
 from discord import app_commands
 from simcord import interactions
 
+from bot.conversation.model_switch import ModelSwitch
 from bot.language.catalog import ENGLISH, LANGUAGES, catalog
 from bot.language.phrases import phrase, render
+from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.translator import CommandTranslator
 from tests.bot.e2e.test_commands import text
 from tests.bot.e2e.world import World, labels, open_world
@@ -133,9 +135,17 @@ def named(payload: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
         yield from named(option, path)
 
 
+def whole_tree(world: World) -> app_commands.CommandTree[discord.Client]:
+    """Return the tree with the commands that are there only where several models are."""
+    tree = world.client.tree
+    if tree.get_command("model") is None:
+        tree.add_command(ModelCommands(cast("ModelSwitch", None), frozenset()))
+    return tree
+
+
 async def payloads(world: World) -> list[dict[str, Any]]:
     """Return all commands as they are sent to Discord."""
-    tree = world.client.tree
+    tree = whole_tree(world)
     return [await c.get_translated_payload(tree, CommandTranslator()) for c in tree.get_commands()]
 
 
@@ -164,7 +174,7 @@ async def test_no_two_commands_have_the_same_name_in_any_language(world: World) 
 @pytest.mark.parametrize("language", TRANSLATIONS)
 async def test_no_translation_is_of_a_command_that_does_not_exist(world: World, language: str) -> None:
     known = set()
-    for command in world.client.tree.walk_commands():
+    for command in whole_tree(world).walk_commands():
         known.add(command.qualified_name)
         if isinstance(command, app_commands.Command):
             for parameter in command.parameters:

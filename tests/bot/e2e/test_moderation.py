@@ -99,7 +99,8 @@ async def test_the_bot_itself_deletes_what_was_put_aside(
     assert not any(SECRET.encode() in file.read_bytes() for file in world.path.parent.iterdir())
 
 
-async def test_any_conversation_of_the_server_can_be_reset_from_anywhere(world: World) -> None:
+async def test_ask_16_any_conversation_of_the_server_can_be_reset_from_anywhere(world: World) -> None:
+    """Ask 16, moderator permissions."""
     world.answers("answer")
     await ask(world, "remember me")
     thread = world.open_thread(world.random)
@@ -308,7 +309,8 @@ async def test_ask_16_an_answer_is_reported_once_to_the_log_with_a_link(world: W
     assert SECRET not in "".join(lines)
 
 
-async def test_a_report_works_after_a_restart_and_without_a_log(world: World) -> None:
+async def test_ask_14_a_report_works_after_a_restart_and_without_a_log(world: World) -> None:
+    """Ask 14, buttons dead after a restart."""
     world.answers("answer")
     await ask(world, "hi")
     await world.client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import discord
@@ -12,7 +13,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from storage.conversations import MessageState
 from tests.bot.e2e.test_moderation import ask, logged, open_log, shown, text
-from tests.bot.e2e.world import EDIT_S, World
+from tests.bot.e2e.world import EDIT_S, World, open_world
 from tests.fakes import Script, ScriptedEngine
 
 FORBIDDEN_QUESTION = "The rules of this server do not allow this text, so I cannot answer it."
@@ -92,7 +93,8 @@ async def test_lists_and_limits_are_set_in_forms_also_after_a_restart(world: Wor
     assert ((await config(world)).user_per_minute, (await config(world)).server_per_minute) == (3, None)
 
 
-async def test_a_form_that_was_open_over_a_restart_is_taken(world: World) -> None:
+async def test_ask_14_a_form_that_was_open_over_a_restart_is_taken(world: World) -> None:
+    """Ask 14, buttons dead after a restart: not even what was being filled in is lost."""
     admin = await admin_of(world)
     form = await admin.click(await panel(world, admin), custom_id="llamacord:config:answer_lists")
     await world.client.close()
@@ -287,6 +289,38 @@ async def test_age_restricted_channels_are_respected(world: World, rule: str, as
     )
 
 
+async def test_in_a_free_channel_who_may_not_ask_may_talk_to_others_in_peace(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "llamacord.sqlite3", sees_all_messages=True) as world:
+        world.answers("answer")
+        friends = world.guild.create_role("Friends")
+        await change(world, allowed_roles=[friends.id], free_channels=[world.general.id])
+        await world.mod.slash(world.random, "block", user=world.bob)
+        await world.anna.send(world.general, "hello Bob")
+        await world.bob.send(world.general, "hello Anna")
+        await world.run(2)
+        assert world.replies(world.general) == []
+        await ask(world, "and me?")
+        assert "only people with certain roles" in world.reply(world.general).content
+
+
+async def test_edits_are_held_to_the_lists_and_other_messages_are_no_business_of_ours(
+    tmp_path: Path,
+) -> None:
+    async with open_world(tmp_path / "llamacord.sqlite3", sees_all_messages=True) as world:
+        world.answers("answer")
+        log = await open_log(world)
+        await change(world, question_words=["badger"])
+        chat = await world.anna.send(world.general, "hello Bob")
+        await world.anna.edit(chat, "hello badger")
+        question = await world.anna.send(world.general, f"{world.me} a cat?")
+        await world.run(2)
+        assert logged(world, log) == []
+        await world.anna.edit(question, f"{world.me} a badger?")
+        await world.run(2)
+        assert len(logged(world, log)) == 1
+        assert [m.content for m in await world.stored(world.general)] == ["a cat?", "answer"]
+
+
 # Lists and labels
 
 
@@ -345,14 +379,19 @@ async def test_a_list_that_takes_too_long_refuses_or_not_as_the_server_wants(
     assert len(logged(world, log)) == (1 if refuses else 0)
 
 
-async def test_invitations_and_secrets_never_reach_discord_even_in_pieces(world: World) -> None:
-    pieces = ("Join dis", "cord.g", "g/abc", "def now. ", "AKIAIOSF", "ODNN7EXAMPLE", " bye")
+async def test_ask_7_invitations_secrets_and_mass_mentions_never_reach_discord(world: World) -> None:
+    """Ask 7, the model pings @everyone: nor does it invite or leak, not even in pieces."""
+    pieces = ("@every", "one! Join dis", "cord.g", "g/abc", "def now. ", "AKIAIOSF", "ODNN7EXAMPLE", " bye")
     world.answers(*pieces)
     await world.anna.send(world.general, f"{world.me} hi")
-    await world.run(9)
-    assert world.reply(world.general).content == "Join [invitation removed] now. [secret removed] bye"
+    await world.run(10)
+    assert (
+        world.reply(world.general).content
+        == "@\u200beveryone! Join [invitation removed] now. [secret removed] bye"
+    )
     sent = "".join(str(request.json) for request in world.env.http_requests)
     assert "discord.gg" not in sent
+    assert "@everyone" not in sent
     assert "AKIAIOSFODNN7EXAMPLE" not in sent
     assert "discord.gg" not in (await world.stored(world.general))[-1].content
 

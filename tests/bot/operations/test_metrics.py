@@ -6,6 +6,9 @@ import asyncio
 import logging
 import socket
 import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,8 +19,10 @@ from bot.operations.health import Vitals
 from bot.operations.http import PortError, serving
 from bot.operations.loop_lag import measure_lag
 from bot.operations.metrics import Metrics
+from bot.operations.watching import watched
 from engine.types import Completion, FinishReason, Health, Usage
 from storage.conversations import MessageState
+from tests.fakes import ScriptedEngine
 
 WELL = Vitals(Health.READY, True, 1, 2)
 
@@ -100,3 +105,38 @@ async def test_a_port_in_use_is_a_sentence() -> None:
         with pytest.raises(PortError, match=r"METRICS_PORT .* in use"):
             async with serving(taken.getsockname()[1], Metrics(), lambda: WELL):
                 pass
+
+
+@dataclass
+class Bot:
+    """What is watched, standing still."""
+
+    chat: Any
+    metrics: Metrics
+    latency: float = 0.05
+
+    def vitals(self) -> Vitals:
+        return WELL
+
+
+async def test_a_running_bot_is_served_and_its_errors_count() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    chat = SimpleNamespace(num_running=1, num_waiting=2, engine=ScriptedEngine())
+    async with watched(Bot(chat, Metrics()), port), aiohttp.ClientSession() as session:
+        logging.getLogger("bot.some.file").error("it broke")
+        async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+            found = figures(await response.read())
+    assert found["llamacord_gateway_latency_seconds"] == 0.05
+    assert found["llamacord_kv_tokens_max"] == 1000
+    assert found["llamacord_is_busy"] == 1
+    assert found["llamacord_errors_total/bot.some.file"] == 1
+
+
+async def test_without_a_port_nothing_is_served() -> None:
+    metrics = Metrics()
+    async with watched(Bot(SimpleNamespace(), metrics), 0):
+        logging.getLogger("bot.some.file").error("it broke")
+    assert "llamacord_is_busy" not in figures(metrics.exposition())
+    assert figures(metrics.exposition())["llamacord_errors_total/bot.some.file"] == 1

@@ -160,6 +160,7 @@ def test_there_are_enough_attempts_and_no_two_are_the_same() -> None:
 
 @pytest.mark.parametrize("group", list(groups()))
 async def test_no_attempt_breaks_a_rule(group: list[Attempt], tmp_path: Path) -> None:
+    """Asks 1, 2, 3 and 7: the loop is never blocked, parts fit, conversations never mix, nobody is pinged."""
     async with red_world(tmp_path / "llamacord.sqlite3") as world:
         heartbeat = Heartbeat()
         try:
