@@ -193,6 +193,8 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
     "line breaks": ("\n" * 5000 + "x",),
     "half a pair": ("\ud83d", "x"),
     "controls": ("\x00\x07\x1b[31mred",),
+    "slashes without end": ("discord.com" + "/" * 6000,),
+    "slashes in pieces": ("discord.com", *("/" * 500 for _ in range(12))),
     "a small line": ("-# I was restarted before I could answer.",),
 }
 _TEXTS = {

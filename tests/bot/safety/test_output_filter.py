@@ -118,9 +118,23 @@ def test_a_text_that_was_cut_at_its_end_is_filtered_as_a_whole() -> None:
     assert stream.feed("hello @here", final=True) == "hello @\u200bhere"
 
 
-@pytest.mark.parametrize(
-    "text", ["a" * 20_000, "@" * 20_000, "discord." * 2500, "-----begin " * 2000, "é" * 20_000]
+ENDLESS = (
+    "a" * 20_000,
+    "@" * 20_000,
+    "é" * 20_000,
+    "discord." * 2500,
+    "-----begin " * 2000,
+    "discord.com" + "/" * 8000,
+    "discord.com/a/b/" * 800,
+    "discord:" + "/" * 8000,
+    "discord.com/api/" + "/" * 8000,
+    "discord.gg" + "%2f" * 3000,
+    "discord.com/" + "%69" * 3000,
+    ("a" * 30 + ".") * 300,
 )
+
+
+@pytest.mark.parametrize("text", ENDLESS, ids=lambda text: text[:16])
 def test_it_takes_no_long_time(text: str) -> None:
     begun_s = time.perf_counter()
     FILTER.filtered(text)
