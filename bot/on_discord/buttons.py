@@ -1,59 +1,59 @@
-"""The buttons below an answer. They carry the answer's id, so they work after a restart.
+"""The buttons that outlive a restart: each carries what it does and the number of what it does it to.
 
-Knows nothing of what they do: that is the client's `controls`.
+The number is of an answer, a reset or a person. Knows nothing of what a press does: that is the client's
+`presses`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
 from typing import Protocol, Self, cast
 
 import discord
 
 from bot.delivery.outbox import Buttons
-from bot.language.catalog import ENGLISH
 from bot.language.phrases import phrase, render
-from bot.on_discord.moderation_buttons import ReportButton
 
 Interaction = discord.Interaction[discord.Client]
 
 
-class Controls(Protocol):
-    """What the buttons do. No method raises."""
+class Press(StrEnum):
+    """What a button does. The values are part of messages on Discord: they stay as they are."""
 
-    async def stop(self, interaction: Interaction, answer_id: int) -> None:
-        """End the answer."""
-
-    async def regenerate(self, interaction: Interaction, answer_id: int) -> None:
-        """Answer the same question again."""
-
-    async def continue_(self, interaction: Interaction, answer_id: int) -> None:
-        """Go on with an answer that was cut short."""
+    STOP = "stop"
+    REGENERATE = "regenerate"
+    CONTINUE = "continue"
+    REPORT = "report"
+    UNDO_RESET = "undo"
+    FORGET = "forget"
 
 
-class _HasControls(Protocol):
-    controls: Controls
+OnPress = Callable[[Interaction, int], Awaitable[None]]
+"""Acts on the number that a button carries. Never raises."""
 
 
-def _controls(interaction: Interaction) -> Controls:
-    return cast("_HasControls", interaction.client).controls
+class _HasPresses(Protocol):
+    presses: Mapping[Press, OnPress]
 
 
-class StopButton(
+class NumberedButton(
     discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:stop:(?P<answer_id>[0-9]{1,18})",
+    template=rf"llamacord:(?P<press>{'|'.join(Press)}):(?P<number>[0-9]{{1,20}})",
 ):
-    """Ends the answer above it."""
+    """One button."""
 
-    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
-        self.answer_id = answer_id
-        super().__init__(
-            discord.ui.Button(
-                label=render(phrase("buttons.stop"), locale),
-                style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:stop:{answer_id}",
-            )
-        )
+    def __init__(
+        self,
+        press: Press,
+        number: int,
+        label: str = "…",
+        style: discord.ButtonStyle = discord.ButtonStyle.secondary,
+    ) -> None:
+        self.press = press
+        self.number = number
+        super().__init__(discord.ui.Button(label=label, style=style, custom_id=f"llamacord:{press}:{number}"))
 
     @classmethod
     async def from_custom_id(
@@ -63,92 +63,46 @@ class StopButton(
         match: re.Match[str],
     ) -> Self:
         """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
+        return cls(Press(match["press"]), int(match["number"]))
 
     async def callback(self, interaction: Interaction) -> None:
         """Pass the press on."""
-        await _controls(interaction).stop(interaction, self.answer_id)
+        await cast("_HasPresses", interaction.client).presses[self.press](interaction, self.number)
 
 
-class RegenerateButton(
-    discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:regenerate:(?P<answer_id>[0-9]{1,18})",
-):
-    """Makes another answer in the place of the one above it."""
-
-    def __init__(self, answer_id: int, locale: str = ENGLISH, *, label: str = "buttons.regenerate") -> None:
-        self.answer_id = answer_id
-        super().__init__(
-            discord.ui.Button(
-                label=render(phrase(label), locale),
-                style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:regenerate:{answer_id}",
-            )
-        )
-
-    @classmethod
-    async def from_custom_id(
-        cls,
-        interaction: Interaction,  # noqa: ARG003 - discord.py's signature
-        item: discord.ui.Item[discord.ui.View],  # noqa: ARG003
-        match: re.Match[str],
-    ) -> Self:
-        """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
-
-    async def callback(self, interaction: Interaction) -> None:
-        """Pass the press on."""
-        await _controls(interaction).regenerate(interaction, self.answer_id)
+_BELOW_AN_ANSWER: Mapping[Buttons, tuple[tuple[Press, str], ...]] = {
+    Buttons.NONE: (),
+    Buttons.STOP: ((Press.STOP, "buttons.stop"),),
+    Buttons.REGENERATE: ((Press.REGENERATE, "buttons.regenerate"), (Press.REPORT, "moderation.report")),
+    Buttons.REDO: ((Press.REGENERATE, "buttons.redo"), (Press.REPORT, "moderation.report")),
+    Buttons.CONTINUE: (
+        (Press.REGENERATE, "buttons.regenerate"),
+        (Press.CONTINUE, "buttons.continue"),
+        (Press.REPORT, "moderation.report"),
+    ),
+}
 
 
-class ContinueButton(
-    discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
-    template=r"llamacord:continue:(?P<answer_id>[0-9]{1,18})",
-):
-    """Goes on with the answer above it."""
-
-    def __init__(self, answer_id: int, locale: str = ENGLISH) -> None:
-        self.answer_id = answer_id
-        super().__init__(
-            discord.ui.Button(
-                label=render(phrase("buttons.continue"), locale),
-                style=discord.ButtonStyle.secondary,
-                custom_id=f"llamacord:continue:{answer_id}",
-            )
-        )
-
-    @classmethod
-    async def from_custom_id(
-        cls,
-        interaction: Interaction,  # noqa: ARG003 - discord.py's signature
-        item: discord.ui.Item[discord.ui.View],  # noqa: ARG003
-        match: re.Match[str],
-    ) -> Self:
-        """Make the button that was pressed."""
-        return cls(int(match["answer_id"]))
-
-    async def callback(self, interaction: Interaction) -> None:
-        """Pass the press on."""
-        await _controls(interaction).continue_(interaction, self.answer_id)
-
-
-ANSWER_BUTTONS = (StopButton, RegenerateButton, ContinueButton)
-
-
-def answer_view(answer_id: int, buttons: Buttons, locale: str) -> discord.ui.View | None:
+def answer_view(answer_id: int, buttons: Buttons, locale: object) -> discord.ui.View | None:
     """Return the buttons below an answer, labelled for the readers there; None for none."""
     if buttons is Buttons.NONE:
         return None
     view = discord.ui.View(timeout=None)
-    match buttons:
-        case Buttons.STOP:
-            view.add_item(StopButton(answer_id, locale))
-        case Buttons.REDO:
-            view.add_item(RegenerateButton(answer_id, locale, label="buttons.redo"))
-        case _:
-            view.add_item(RegenerateButton(answer_id, locale))
-    if buttons is Buttons.CONTINUE:
-        view.add_item(ContinueButton(answer_id, locale))
-    if buttons is not Buttons.STOP:
-        view.add_item(ReportButton(answer_id, locale))
+    for press, key in _BELOW_AN_ANSWER[buttons]:
+        view.add_item(NumberedButton(press, answer_id, render(phrase(key), locale)))
+    return view
+
+
+def undo_view(reset_id: int, locale: object) -> discord.ui.View:
+    """Return the button below a reset."""
+    view = discord.ui.View(timeout=None)
+    view.add_item(NumberedButton(Press.UNDO_RESET, reset_id, render(phrase("moderation.undo"), locale)))
+    return view
+
+
+def forget_view(user_id: int, locale: object) -> discord.ui.View:
+    """Return the button that confirms `/forget-me`."""
+    label = render(phrase("forget_me.button"), locale)
+    view = discord.ui.View(timeout=None)
+    view.add_item(NumberedButton(Press.FORGET, user_id, label, discord.ButtonStyle.danger))
     return view

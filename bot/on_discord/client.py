@@ -24,7 +24,7 @@ from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
 from bot.logs import set_level
-from bot.on_discord.buttons import ANSWER_BUTTONS, answer_view
+from bot.on_discord.buttons import NumberedButton, OnPress, Press, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.commands.tree import Commands
@@ -34,7 +34,6 @@ from bot.on_discord.controls import AnswerControls
 from bot.on_discord.departures import Departures
 from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
-from bot.on_discord.forget_button import ForgetButton
 from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.history_pages import HistoryButton
 from bot.on_discord.incoming import bot_of, incoming_of, may_answer
@@ -43,8 +42,8 @@ from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.invite import intents
 from bot.on_discord.locales import locale_of
 from bot.on_discord.mod_log import ModLog
-from bot.on_discord.moderation_buttons import ReportButton, UndoResetButton
 from bot.on_discord.moderation_controls import ModerationButtons
+from bot.on_discord.old_forms import answer_old_form
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.presence import keep_presence
 from bot.on_discord.purging import keep_purging
@@ -84,15 +83,13 @@ class LlamacordClient(discord.Client):
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
-        self.forgetting = PersonForgetting(chat, privacy.people)
         self.departures = Departures(privacy.retention)
         self.config_controls = ConfigPanel(moderation)
-        self.moderation_controls = ModerationButtons(chat, moderation)
         self.mod_log = ModLog(self, moderation.servers)
         self.tree = Commands(
             self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
         )
-        self.controls = AnswerControls(chat, self._answer_in)
+        self.presses = self._what_presses_do()
         self._edit_interval_s = edit_interval_s
         self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,9 +100,7 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(
-            *ANSWER_BUTTONS, ReportButton, UndoResetButton, PanelItem, ForgetButton, HistoryButton
-        )
+        self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton)
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(keep_purging(self.chat.conversations))
         try:
@@ -208,6 +203,8 @@ class LlamacordClient(discord.Client):
         """Take forms of the server's settings, those of earlier runs too."""
         if is_config_form(interaction):
             await self.config_controls.submit(interaction)
+        elif interaction.type is discord.InteractionType.modal_submit:
+            await answer_old_form(interaction)
 
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""
@@ -278,6 +275,19 @@ class LlamacordClient(discord.Client):
             await self.chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
+
+    def _what_presses_do(self) -> dict[Press, OnPress]:
+        answers = AnswerControls(self.chat, self._answer_in)
+        moderators = ModerationButtons(self.chat, self.moderation)
+        people = PersonForgetting(self.chat, self.privacy.people)
+        return {
+            Press.STOP: answers.stop,
+            Press.REGENERATE: answers.regenerate,
+            Press.CONTINUE: answers.continue_,
+            Press.REPORT: moderators.report,
+            Press.UNDO_RESET: moderators.undo_reset,
+            Press.FORGET: people.forget,
+        }
 
     def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
         return DiscordAnswer(

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class PersonForgetting:
-    """Satisfies `bot.on_discord.forget_button.Forgetting`."""
+    """Carries out the confirmation of `/forget-me`."""
 
     def __init__(self, chat: ChatService, people: People) -> None:
         self._chat = chat

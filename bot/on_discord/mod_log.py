@@ -15,8 +15,8 @@ import discord
 from bot.language.phrases import phrase, render
 from bot.limits.buckets import Buckets, Rate
 from bot.limits.clock import loop_seconds
+from bot.on_discord.buttons import undo_view
 from bot.on_discord.discord_outbox import SILENT
-from bot.on_discord.moderation_buttons import undo_view
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.servers import Servers
 from storage.errors import StorageError

@@ -12,7 +12,7 @@ from discord import app_commands
 
 from bot.conversation.service import ChatService
 from bot.language.phrases import Phrase, phrase
-from bot.on_discord.forget_button import forget_view
+from bot.on_discord.buttons import forget_view
 from bot.on_discord.interactions import Interaction, acknowledge, reporting, say
 from bot.privacy.export import fitting, to_json
 from bot.privacy.keeping import Keeping

@@ -10,9 +10,9 @@ from discord import app_commands
 from bot.conversation.service import ChatService
 from bot.errors import ChatError, NotAllowedError
 from bot.language.phrases import phrase
+from bot.on_discord.buttons import undo_view
 from bot.on_discord.commands.checks import check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
-from bot.on_discord.moderation_buttons import undo_view
 from bot.on_discord.moderation_controls import bring_back
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind

@@ -187,3 +187,16 @@ async def test_ask_about_a_message_that_was_not_for_us(world: World) -> None:
 async def test_asking_about_a_message_without_text_is_told(world: World) -> None:
     said = await world.bob.send(world.general, "", attachments=[("cat.png", b"\x89PNG")])
     assert "no text" in alone(await world.anna.context_menu(world.general, "Ask about this", said))
+
+
+async def test_a_form_of_before_a_restart_gives_back_what_was_typed(world: World) -> None:
+    """Ask 14: never Interaction failed."""
+    said = await world.bob.send(world.general, "E = mc²")
+    form = await world.anna.context_menu(world.general, "Ask about this", said)
+    await world.client.close()
+    await world.env.restart_bot(await world.new_client())
+    assert form.modal is not None
+    field = form.modal["components"][0]["components"][0]
+    result = await world.anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
+    assert "I was restarted" in alone(result)
+    assert "Who found that?" in alone(result)

@@ -17,7 +17,7 @@ import simcord
 from bot.conversation.model_switch import ModelSwitch, Shelf
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
-from bot.conversation.switchable_engine import SwitchableEngine
+from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
 from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
@@ -25,6 +25,7 @@ from bot.privacy.keeping import Keeping
 from bot.privacy.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
+from engine.errors import ModelFormatError
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -35,6 +36,19 @@ TOKEN_S = 30.0
 EDIT_S = 6.0
 SETTLE_S = 3.0
 """Shorter than every pause of the bot, so that no pause passes by itself while a test waits."""
+
+
+class EmptyShelf:
+    """No model to switch to."""
+
+    def names(self) -> list[str]:
+        return ["small"]
+
+    def missing_bytes(self, name: str, current: str) -> int:
+        return 0
+
+    async def open(self, name: str) -> ClosableEngine:
+        raise ModelFormatError(f"There is no {name}.")
 
 
 class World:
@@ -53,7 +67,7 @@ class World:
         self.privacy: Privacy
         self.keeping = Keeping()
         self.sees_all_messages = False
-        self.shelf: Shelf | None = None
+        self.shelf: Shelf = EmptyShelf()
         self.operator_ids: frozenset[int] = frozenset()
         self.metrics: Metrics
         self.allowance = Allowance(per_user=30, per_server=0)
@@ -104,9 +118,7 @@ class World:
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=EDIT_S,
         )
-        if self.shelf is not None:
-            switch = ModelSwitch(chat, engine, self.shelf, "small")
-            self.client.offer_models(switch, self.operator_ids)
+        self.client.offer_models(ModelSwitch(chat, engine, self.shelf, "small"), self.operator_ids)
         return self.client
 
     @property
