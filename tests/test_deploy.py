@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.cli import build_parser
-from bot.config import KEYS
+from bot.config_keys import KEYS
 
 ROOT = Path(__file__).parents[1]
 UNIT = ROOT / "deploy" / "llamacord.service"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot import cli as bot_cli
-from bot.config import KEYS
+from bot.config_keys import KEYS
 from engine import cli as engine_cli
 from engine.guidance import PRESETS
 

@@ -10,7 +10,8 @@ import platformdirs
 import pytest
 
 from bot import parsers
-from bot.config import KEYS, ConfigError, load_settings
+from bot.config import ConfigError, load_settings
+from bot.config_keys import KEYS
 from bot.conversation.guidance import Guidance, GuidanceChoice
 from bot.conversation.parameters import PARAMETERS, ChatParameters
 from engine.types import RANGES

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import KEYS, Settings, load_settings
+from bot.config import Settings, load_settings
+from bot.config_keys import KEYS
 from bot.reload import LIVE, Reloader
 
 
