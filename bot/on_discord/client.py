@@ -14,17 +14,10 @@ from typing import Any
 import discord
 
 from bot.config import Settings
-from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
-from bot.delivery.delivery import MAX_PARTS
-from bot.delivery.outbox import Buttons
-from bot.delivery.render import stretches
-from bot.errors import is_expected, sentence_for
-from bot.language.phrases import render
-from bot.limits.clock import loop_seconds
 from bot.logs import set_level
-from bot.on_discord.buttons import NumberedButton, OnPress, Press, answer_view
+from bot.on_discord.buttons import NumberedButton, OnPress, Press
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
 from bot.on_discord.commands.tree import Commands
@@ -36,27 +29,23 @@ from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.discord_outbox import SILENT, Channel
 from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.history_pages import HistoryButton
-from bot.on_discord.incoming import bot_of, incoming_of, may_answer
-from bot.on_discord.interactions import Interaction, ref_of
+from bot.on_discord.incoming import bot_of
+from bot.on_discord.interactions import Interaction
 from bot.on_discord.interrupted import mark_interrupted
 from bot.on_discord.invite import intents
-from bot.on_discord.locales import locale_of
+from bot.on_discord.message_changes import MessageChanges
+from bot.on_discord.messages import MessageIntake
 from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.old_forms import answer_old_form
-from bot.on_discord.origins import origin_of_message
 from bot.on_discord.presence import keep_presence
 from bot.on_discord.purging import keep_purging
-from bot.on_discord.questions import question_of
 from bot.on_discord.translator import CommandTranslator
 from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
-from bot.servers.refusal_pace import RefusalPace
-from bot.servers.refusals import BlockedError, NotHereError, RefusalError
-from storage.errors import DuplicateMessageError, StorageError
-from storage.turns import NewestTurn
+from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +79,11 @@ class LlamacordClient(discord.Client):
             self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
         )
         self.presses = self._what_presses_do()
+        self._changes = MessageChanges(chat)
+        self._intake = MessageIntake(
+            chat, moderation.servers, self._answer_in, metrics.refused, sees_all=sees_all_messages
+        )
         self._edit_interval_s = edit_interval_s
-        self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
@@ -138,45 +130,24 @@ class LlamacordClient(discord.Client):
 
     async def on_message(self, message: discord.Message) -> None:
         """Answer what is meant for us."""
-        if self.user is None:
-            return
-        bot = bot_of(self.user, message.guild)
-        incoming = incoming_of(message)
-        is_addressed = is_for_us(incoming, bot)
-        if not is_addressed and not (is_from_a_person(incoming) and await self._is_free(message)):
-            return
-        if not may_answer(message):
-            _log.info("A question was left alone: no permission to answer there")
-            return
-        await self._ask(message, bot, is_addressed=is_addressed)
+        if self.user is not None:
+            await self._intake.take(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
         message = payload.message
         if self.user is None or message.author.bot or message.edited_at is None or not message.content:
             return
-        bot = bot_of(self.user, message.guild)
-        try:
-            if await self.chat.conversations.find_by_discord_id(message.id) is None:
-                return
-            question = await question_of(message, bot)
-            await self.chat.check_text(origin_of_message(message), question.content)
-            turn = await self.chat.upkeep.question_edited(message.channel.id, message.id, question.content)
-        except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
-            if not is_expected(error):
-                _log.exception("An edit could not be followed")
-            return
-        if turn is not None and turn.part_ids:
-            await self._offer_redo(message, turn)
+        await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete."""
-        await self._forget(payload.channel_id, payload.message_id)
+        await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
         for message_id in sorted(payload.message_ids):
-            await self._forget(payload.channel_id, message_id)
+            await self._changes.deleted(payload.channel_id, message_id)
 
     async def on_ready(self) -> None:
         """Look which servers we are in."""
@@ -209,72 +180,6 @@ class LlamacordClient(discord.Client):
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
-
-    async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
-        try:
-            question = await question_of(message, bot, await self._newest_part(message))
-            await self.chat.ask(
-                question, self._answer_in(message.channel, message.id, locale_of(message.guild))
-            )
-        except DuplicateMessageError:
-            _log.info("A question arrived twice")
-        except RefusalError as error:
-            self.metrics.refused(error)
-            # Where every message is answered, who may not ask may still talk to others.
-            is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
-            if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
-                await self._refuse(message, error.sentence)
-        except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
-            self.metrics.refused(error)
-            if not is_expected(error):
-                _log.exception("A question could not be taken")
-            await self._refuse(message, sentence_for(error))
-
-    async def _is_free(self, message: discord.Message) -> bool:
-        """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
-        if not self.intents.message_content or message.guild is None or message.mentions:
-            return False
-        channel = message.channel
-        parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
-        try:
-            free = (await self.moderation.servers.config(message.guild.id)).free_channels
-            if channel.id in free or parent_id in free:
-                return True
-            return isinstance(channel, discord.Thread) and await self.chat.is_our_thread(channel.id)
-        except StorageError as error:
-            _log.error("It could not be told whether to answer: %s", error)
-            return False
-
-    async def _newest_part(self, message: discord.Message) -> int | None:
-        """Return the message replied to if it shows the newest answer: all that is said follows that."""
-        replied_id = None if message.reference is None else message.reference.message_id
-        if replied_id is None:
-            return None
-        ref = ref_of(message.channel.id, message.channel, _guild_id(message))
-        return replied_id if await self.chat.steering.is_newest(ref, replied_id) else None
-
-    async def _offer_redo(self, message: discord.Message, turn: NewestTurn) -> None:
-        """Put a button below the answer to a question that was edited afterwards."""
-        view = answer_view(turn.answer.id, Buttons.REDO, locale_of(message.guild))
-        part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
-        try:
-            await part.edit(view=view, allowed_mentions=SILENT)
-        except (discord.DiscordException, OSError) as error:
-            _log.info("An edited question could not be offered again: %s", type(error).__name__)
-
-    async def _refuse(self, message: discord.Message, sentence: str) -> None:
-        reference = message.to_reference(fail_if_not_exists=False)
-        try:
-            text = render(sentence, locale_of(message.guild))
-            await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
-        except (discord.DiscordException, OSError) as error:
-            _log.warning("A refusal could not be sent: %s", type(error).__name__)
-
-    async def _forget(self, channel_id: int, message_id: int) -> None:
-        try:
-            await self.chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
-        except StorageError as error:
-            _log.error("A deleted message could not be forgotten: %s", error)
 
     def _what_presses_do(self) -> dict[Press, OnPress]:
         answers = AnswerControls(self.chat, self._answer_in)
@@ -316,12 +221,3 @@ class LlamacordClient(discord.Client):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("Background work failed", exc_info=error)
-
-
-def cut_as_shown(text: str) -> list[str]:
-    """Return what of an answer's text each of its messages shows."""
-    return stretches(text, MAX_PARTS)
-
-
-def _guild_id(message: discord.Message) -> int | None:
-    return None if message.guild is None else message.guild.id
