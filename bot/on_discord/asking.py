@@ -18,19 +18,18 @@ import discord
 from bot.conversation.mentions import label
 from bot.conversation.service import ChatService, Question
 from bot.conversation.text_files import joined
-from bot.errors import is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.attachments import read_texts
 from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.discord_answer import DiscordAnswer
-from bot.on_discord.discord_outbox import SILENT, Channel
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT, Channel
 from bot.on_discord.interaction_outbox import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.interactions import (
     Interaction,
     acknowledge_with,
     conversation_of,
-    log_fault,
     say,
+    sentence_of,
     writable_channel,
 )
 from bot.on_discord.locales import locale_of
@@ -68,9 +67,7 @@ class Asking:
             else:
                 await self._ask_in_response(interaction, request)
         except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
-            if not is_expected(error):
-                log_fault()
-            await _refuse(interaction, sentence_for(error))
+            await _refuse(interaction, sentence_of(error))
 
     async def _ask_in_channel(self, interaction: Interaction, request: Request, channel: Channel) -> None:
         locale = locale_of(interaction.guild)
@@ -126,9 +123,9 @@ def _shown(interaction: Interaction, request: Request, locale: str) -> str:
 async def _refuse(interaction: Interaction, sentence: str) -> None:
     """Say it to the person alone; a question that everybody sees, and that is not taken, goes again."""
     if interaction.response.type is discord.InteractionResponseType.channel_message:
-        with suppress(discord.HTTPException):
+        with suppress(*DISCORD_FAILURES):
             await interaction.delete_original_response()
-        with suppress(discord.HTTPException):
+        with suppress(*DISCORD_FAILURES):
             text = render(sentence, interaction.locale)
             await interaction.followup.send(text, ephemeral=True, allowed_mentions=SILENT)
         return

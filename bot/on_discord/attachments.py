@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import aiohttp
 import discord
 
 from bot.conversation.mentions import label
 from bot.conversation.text_files import MAX_BYTES, MAX_FILES, decode
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase
+from bot.on_discord.discord_outbox import DISCORD_FAILURES
 
 FETCH_TIMEOUT_S = 20.0
 _SEEN = ("image/", "video/", "audio/")
@@ -42,7 +42,7 @@ async def _read_text(attachment: discord.Attachment) -> str:
     try:
         async with asyncio.timeout(FETCH_TIMEOUT_S):
             data = await attachment.read()
-    except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
+    except DISCORD_FAILURES as error:
         raise AttachmentError(phrase("files.not_fetched", name=name)) from error
     text = await asyncio.to_thread(decode, data[:MAX_BYTES])
     if text is None:

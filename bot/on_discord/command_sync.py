@@ -14,6 +14,8 @@ import discord
 from discord import app_commands
 from discord.http import Route
 
+from bot.on_discord.discord_outbox import DISCORD_FAILURES
+
 AnyCommand = app_commands.Command[Any, ..., Any] | app_commands.Group | app_commands.ContextMenu
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ async def sync_commands(tree: app_commands.CommandTree[discord.Client]) -> bool:
             _log.info("Commands are up to date")
             return False
         await tree.sync()
-    except (discord.DiscordException, OSError) as error:
+    except DISCORD_FAILURES as error:
         _log.warning("Commands could not be registered; the next start tries again: %s", type(error).__name__)
         return False
     _log.info("Commands were registered: they had changed")

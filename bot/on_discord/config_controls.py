@@ -7,13 +7,22 @@ from collections.abc import Mapping
 
 import discord
 
-from bot.errors import NotAllowedError
-from bot.language.phrases import phrase, render
+from bot.errors import NotAllowedError, sentence_for
+from bot.language.phrases import phrase
 from bot.on_discord.config_panel import FORMS, PREFIX, SWITCHES, form, form_values, panel_text, panel_view
-from bot.on_discord.interactions import Interaction, acknowledge, data_of, reporting, say
+from bot.on_discord.interactions import (
+    Interaction,
+    acknowledge,
+    data_of,
+    reporting,
+    say,
+    show_form,
+    show_instead,
+)
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.server_config import ServerConfig, SettingError
+from storage.errors import StorageError
 
 
 class ConfigPanel:
@@ -36,7 +45,7 @@ class ConfigPanel:
             guild_id = _managed_guild(interaction)
             if name in FORMS:
                 config = await self._moderation.servers.config(guild_id)
-                await interaction.response.send_modal(form(name, config, interaction.locale))
+                await show_form(interaction, form(name, config, interaction.locale))
                 return
             await acknowledge(interaction)
             data = data_of(interaction)
@@ -49,15 +58,17 @@ class ConfigPanel:
         name = str(data.get("custom_id", "")).removeprefix(PREFIX)
         async with reporting(interaction):
             guild_id = _managed_guild(interaction)
-            await interaction.response.defer()
+            await acknowledge(interaction)
             written = form_values(data)
             try:
                 changes = {
                     setting: _read(setting, written.get(setting, "")) for setting in FORMS.get(name, ())
                 }
                 await self._change(interaction, guild_id, changes)
-            except SettingError as error:
-                await _give_back(interaction, error.sentence, "\n\n".join(written.values()))
+            except (SettingError, StorageError) as error:
+                given_back = "\n\n".join(written.values()).encode("utf-8", "replace")
+                file = discord.File(io.BytesIO(given_back), "input.txt")
+                await say(interaction, sentence_for(error), file=file)
 
     async def _change(self, interaction: Interaction, guild_id: int, changes: Mapping[str, object]) -> None:
         config = await self._moderation.servers.change(guild_id, changes, by_user_id=interaction.user.id)
@@ -65,7 +76,7 @@ class ConfigPanel:
             self._moderation.notices.post(
                 Notice(guild_id, NoticeKind.CONFIG_CHANGED, by_user_id=interaction.user.id, detail=name)
             )
-        await _redraw(interaction, config)
+        await show_instead(interaction, *panel_text(config), view=panel_view(config, interaction.locale))
 
 
 def is_config_form(interaction: Interaction) -> bool:
@@ -121,21 +132,3 @@ def _read(setting: str, written: str) -> object:
     if text and not text.isdecimal():
         raise SettingError(phrase("config.bad_limit"))
     return int(text) if text else None
-
-
-async def _redraw(interaction: Interaction, config: ServerConfig) -> None:
-    locale = interaction.locale
-    await interaction.edit_original_response(
-        content="\n".join(render(line, locale) for line in panel_text(config)),
-        view=panel_view(config, locale),
-        allowed_mentions=discord.AllowedMentions.none(),
-    )
-
-
-async def _give_back(interaction: Interaction, sentence: str, written: str) -> None:
-    await interaction.followup.send(
-        render(sentence, interaction.locale),
-        file=discord.File(io.BytesIO(written.encode("utf-8", "replace")), "input.txt"),
-        ephemeral=True,
-        allowed_mentions=discord.AllowedMentions.none(),
-    )

@@ -15,7 +15,7 @@ from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons
 from bot.language.phrases import phrase, render
-from bot.on_discord.discord_outbox import Channel, DiscordOutbox
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
 from bot.on_discord.interaction_outbox import InteractionOutbox
 from storage.conversations import Conversations
 from storage.errors import StorageError
@@ -153,7 +153,7 @@ class DiscordAnswer:
             while True:
                 await channel.typing()
                 await asyncio.sleep(TYPING_INTERVAL_S)
-        except (discord.DiscordException, OSError) as error:
+        except DISCORD_FAILURES as error:
             _log.debug("Typing could not be shown: %s", type(error).__name__)
 
     async def _stop_typing(self) -> None:

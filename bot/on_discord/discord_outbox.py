@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 FILE_NAME = "answer.txt"
 SILENT = discord.AllowedMentions.none()
+DISCORD_FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
+"""What is raised where Discord does not do what was asked, or cannot be reached."""
 Channel = (
     discord.TextChannel
     | discord.VoiceChannel

@@ -17,8 +17,7 @@ from bot.conversation.transcript import export, pages
 from bot.delivery.defuse import defuse
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Interaction
-from bot.on_discord.discord_outbox import SILENT
-from bot.on_discord.interactions import conversation_of, reporting, say
+from bot.on_discord.interactions import conversation_of, reporting, say, show_instead
 
 MAX_MESSAGES = 400
 _NEWEST = 10_000
@@ -59,15 +58,13 @@ class HistoryButton(
                 await send_file(interaction, chat)
                 return
             text, view = await page_of(interaction, chat, int(self.page))
-            await interaction.response.edit_message(content=text, view=view, allowed_mentions=SILENT)
+            await show_instead(interaction, text, view=view)
 
 
 async def show_newest(interaction: Interaction, chat: ChatService) -> None:
     """Answer a command with the newest page."""
     text, view = await page_of(interaction, chat, _NEWEST)
-    await interaction.response.send_message(
-        text, view=view or discord.utils.MISSING, ephemeral=True, allowed_mentions=SILENT
-    )
+    await say(interaction, text, view=view)
 
 
 async def send_file(interaction: Interaction, chat: ChatService) -> None:
@@ -78,7 +75,7 @@ async def send_file(interaction: Interaction, chat: ChatService) -> None:
         await say(interaction, phrase("errors.nothing_said"))
         return
     file = discord.File(io.BytesIO(text.encode("utf-8", "replace")), filename="conversation.txt")
-    await interaction.response.send_message(file=file, ephemeral=True, allowed_mentions=SILENT)
+    await say(interaction, file=file)
 
 
 async def page_of(

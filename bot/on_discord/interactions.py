@@ -5,22 +5,35 @@ Knows nothing of commands and buttons.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import discord
 
 from bot.conversation.permissions import Actor
-from bot.errors import is_expected, sentence_for
-from bot.language.phrases import render
-from bot.on_discord.discord_outbox import Channel
+from bot.errors import ChatError, is_expected, sentence_for
+from bot.language.phrases import phrase, render
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT, Channel
 from storage.conversations import ConversationKind, ConversationRef
 
 _log = logging.getLogger(__name__)
 
 Interaction = discord.Interaction[discord.Client]
+
+PATIENCE_S = 2.0
+"""How long an interaction may go without a first answer; Discord gives it up after 3 seconds."""
+_ACKNOWLEDGED = 40060
+_MESSAGES = {
+    discord.InteractionResponseType.channel_message,
+    discord.InteractionResponseType.deferred_channel_message,
+}
+
+
+class _Act(Protocol):
+    async def __call__(self, *, is_known: bool) -> object: ...
 
 
 def actor_of(interaction: Interaction) -> Actor:
@@ -76,55 +89,125 @@ async def say(
 ) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
-    silent = discord.AllowedMentions.none()
-    try:
-        if not interaction.response.is_done():
+    shown = view or discord.utils.MISSING
+
+    async def send(*, is_known: bool) -> None:
+        if file is not discord.utils.MISSING:
+            file.reset()
+        if not is_known:
             await interaction.response.send_message(
-                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
             )
-        elif interaction.type is discord.InteractionType.component:
-            await interaction.followup.send(
-                text, ephemeral=True, allowed_mentions=silent, view=view or discord.utils.MISSING, file=file
-            )
-        else:
+        elif _has_own_message(interaction):
             files = [] if file is discord.utils.MISSING else [file]
             await interaction.edit_original_response(
-                content=text, allowed_mentions=silent, view=view, attachments=files
+                content=text, allowed_mentions=SILENT, view=view, attachments=files
             )
-    except discord.HTTPException as error:
-        _log.warning("An interaction could not be answered: status %d, code %d", error.status, error.code)
+        else:
+            await interaction.followup.send(
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
+            )
+
+    await _attempt(interaction, send)
+
+
+async def show_instead(
+    interaction: Interaction, *lines: str, view: discord.ui.View | None = None
+) -> None:
+    """Put this in the place of the message whose button or menu was used. Never raises."""
+    text = "\n".join(render(line, interaction.locale) for line in lines)
+
+    async def edit(*, is_known: bool) -> None:
+        change = interaction.edit_original_response if is_known else interaction.response.edit_message
+        await change(content=text, view=view, allowed_mentions=SILENT)
+
+    await _attempt(interaction, edit)
+
+
+async def show_form(interaction: Interaction, form: discord.ui.Modal) -> None:
+    """Show a form, which only a first answer can. Raises `ChatError` where it is too late for one."""
+    if interaction.response.is_done():
+        raise ChatError(phrase("errors.not_taken"))
+    await interaction.response.send_modal(form)
 
 
 async def acknowledge(interaction: Interaction) -> None:
     """Tell Discord within its 3 seconds that an answer follows. Never raises."""
-    try:
-        if interaction.type is discord.InteractionType.component:
-            await interaction.response.defer()
-        else:
-            await interaction.response.defer(ephemeral=True)
-    except discord.HTTPException as error:
-        _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+    async def defer(*, is_known: bool) -> None:
+        if not is_known:
+            is_command = interaction.type is discord.InteractionType.application_command
+            await interaction.response.defer(ephemeral=is_command)
+
+    await _attempt(interaction, defer)
 
 
 async def acknowledge_with(interaction: Interaction, *, is_private: bool) -> None:
     """Tell Discord that an answer follows, for everybody or for the person who acts. Never raises."""
-    try:
-        await interaction.response.defer(ephemeral=is_private, thinking=True)
-    except discord.HTTPException as error:
-        _log.warning("An interaction came too late: status %d, code %d", error.status, error.code)
+
+    async def defer(*, is_known: bool) -> None:
+        if not is_known:
+            await interaction.response.defer(ephemeral=is_private, thinking=True)
+
+    await _attempt(interaction, defer)
 
 
-def log_fault() -> None:
-    """Log the exception being handled as a fault of ours."""
-    _log.exception("An interaction failed")
+def sentence_of(error: Exception) -> str:
+    """Return what the person who acts is told of an exception, and log a fault."""
+    if isinstance(error, DISCORD_FAILURES):
+        _log.warning("Discord did not take the answer to an interaction: %s", _kind_of(error))
+        return phrase("errors.not_taken")
+    if not is_expected(error):
+        _log.error("An interaction failed", exc_info=error)
+    return sentence_for(error)
 
 
 @asynccontextmanager
 async def reporting(interaction: Interaction) -> AsyncIterator[None]:
-    """Turn any exception of the body into a sentence for the person who acts."""
+    """Turn any exception of the body into a sentence for the person who acts.
+
+    A body that takes its time is acknowledged before Discord gives the interaction up.
+    """
+    in_time = asyncio.create_task(_acknowledge_in_time(interaction))
     try:
         yield
     except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
-        if not is_expected(error):
-            _log.exception("An interaction failed")
-        await say(interaction, sentence_for(error))
+        await say(interaction, sentence_of(error))
+    finally:
+        in_time.cancel()
+
+
+async def _acknowledge_in_time(interaction: Interaction) -> None:
+    await asyncio.sleep(PATIENCE_S)
+    await acknowledge(interaction)
+
+
+async def _attempt(interaction: Interaction, act: _Act) -> None:
+    """Do what answers an interaction, a second time if need be: Discord's faults are mostly short ones.
+
+    `is_known` tells `act` whether Discord has had a first answer, also one whose receipt we never got.
+    """
+    is_known = interaction.response.is_done()
+    for _ in range(2):
+        try:
+            await act(is_known=is_known)
+        except DISCORD_FAILURES as error:
+            _log.warning("An interaction could not be answered: %s", _kind_of(error))
+            if isinstance(error, discord.NotFound):
+                return
+            is_known = interaction.response.is_done() or getattr(error, "code", 0) == _ACKNOWLEDGED
+        else:
+            return
+
+
+def _has_own_message(interaction: Interaction) -> bool:
+    """Tell whether the first answer is a message of this interaction, and not the one with the button."""
+    if interaction.response.type is None:
+        return interaction.type is discord.InteractionType.application_command
+    return interaction.response.type in _MESSAGES
+
+
+def _kind_of(error: Exception) -> str:
+    if isinstance(error, discord.HTTPException):
+        return f"status {error.status}, code {error.code}"
+    return type(error).__name__

@@ -15,7 +15,7 @@ from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons, OutboxError
 from bot.delivery.render import with_note
 from bot.language.phrases import phrase, render
-from bot.on_discord.discord_outbox import DiscordOutbox
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, DiscordOutbox
 from bot.on_discord.locales import locale_of
 from storage.conversations import Conversations, InterruptedAnswer, MessageState
 from storage.errors import StorageError
@@ -38,7 +38,7 @@ async def mark_interrupted(
         buttons = offered if newest[one.channel_id] == one.answer.id else Buttons.NONE
         try:
             await _mark(client, conversations, one, buttons)
-        except (OutboxError, StorageError, discord.DiscordException, OSError) as error:
+        except (OutboxError, StorageError, *DISCORD_FAILURES) as error:
             _log.warning("Interrupted answer %d was not marked: %s", one.answer.id, type(error).__name__)
 
 

@@ -13,7 +13,7 @@ from bot.delivery.outbox import Buttons
 from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.buttons import answer_view
-from bot.on_discord.discord_outbox import SILENT
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
 from bot.on_discord.locales import locale_of
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.questions import question_of
@@ -58,7 +58,7 @@ async def _offer_redo(message: discord.Message, turn: NewestTurn) -> None:
     part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
     try:
         await part.edit(view=view, allowed_mentions=SILENT)
-    except (discord.DiscordException, OSError) as error:
+    except DISCORD_FAILURES as error:
         _log.info("An edited question could not be offered again: %s", type(error).__name__)
 
 

@@ -16,7 +16,7 @@ from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
 from bot.on_discord.controls import MakeAnswer
-from bot.on_discord.discord_outbox import SILENT
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
 from bot.on_discord.incoming import incoming_of, may_answer
 from bot.on_discord.interactions import ref_of
 from bot.on_discord.locales import locale_of
@@ -111,7 +111,7 @@ async def _refuse(message: discord.Message, sentence: str) -> None:
     try:
         text = render(sentence, locale_of(message.guild))
         await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
-    except (discord.DiscordException, OSError) as error:
+    except DISCORD_FAILURES as error:
         _log.warning("A refusal could not be sent: %s", type(error).__name__)
 
 

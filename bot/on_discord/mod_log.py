@@ -16,7 +16,7 @@ from bot.language.phrases import phrase, render
 from bot.limits.buckets import Buckets, Rate
 from bot.limits.clock import loop_seconds
 from bot.on_discord.buttons import undo_view
-from bot.on_discord.discord_outbox import SILENT
+from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.servers import Servers
 from storage.errors import StorageError
@@ -74,7 +74,7 @@ class ModLog:
             notice = self._waiting.popleft()
             try:
                 await self._write(notice)
-            except (discord.DiscordException, StorageError, OSError) as error:
+            except (StorageError, *DISCORD_FAILURES) as error:
                 _log.warning(
                     "Server %d: the moderators' log could not be written: %s",
                     notice.guild_id,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import discord
 
+from bot.on_discord.discord_outbox import DISCORD_FAILURES
 from bot.operations.health import State, Vitals
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,6 @@ async def keep_presence(client: discord.Client, vitals: Callable[[], Vitals]) ->
                     status=wanted[0], activity=discord.CustomActivity(name=wanted[1])
                 )
                 shown = wanted
-            except (discord.DiscordException, OSError) as error:
+            except DISCORD_FAILURES as error:
                 _log.debug("The presence could not be changed: %s", type(error).__name__)
         await asyncio.sleep(INTERVAL_S)

@@ -15,7 +15,7 @@ from bot.conversation.parameters import PARAMETERS
 from bot.language.phrases import phrase, render
 from bot.on_discord.asking import Asking, Request
 from bot.on_discord.incoming import bot_of
-from bot.on_discord.interactions import Interaction, say
+from bot.on_discord.interactions import Interaction, reporting, say, show_form
 from bot.on_discord.questions import quoted
 from storage.conversations import Quote
 
@@ -55,11 +55,12 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
     @_everywhere
     @_for_everybody
     async def ask_about(interaction: Interaction, message: discord.Message) -> None:
-        quote = quoted(message, _bot_at(interaction))
-        if not quote.content:
-            await say(interaction, phrase("ask.nothing_there"))
-            return
-        await interaction.response.send_modal(AboutForm(asking, quote, str(interaction.locale)))
+        async with reporting(interaction):
+            quote = quoted(message, _bot_at(interaction))
+            if not quote.content:
+                await say(interaction, phrase("ask.nothing_there"))
+                return
+            await show_form(interaction, AboutForm(asking, quote, str(interaction.locale)))
 
     return [ask, ask_about]
 

@@ -17,6 +17,7 @@ from bot.conversation.steering import MaySteer
 from bot.errors import NotHereError
 from bot.language.phrases import phrase
 from bot.on_discord.controls import MakeAnswer
+from bot.on_discord.discord_outbox import DISCORD_FAILURES
 from bot.on_discord.interactions import (
     Interaction,
     acknowledge,
@@ -84,5 +85,5 @@ async def _delete(channel: discord.abc.Messageable | None, part_ids: tuple[int, 
     for part_id in part_ids if channel is not None else ():
         try:
             await discord.PartialMessage(channel=channel, id=part_id).delete()  # type: ignore[arg-type]
-        except (discord.DiscordException, OSError) as error:
+        except DISCORD_FAILURES as error:
             _log.info("A message of an undone answer could not be deleted: %s", type(error).__name__)

@@ -16,6 +16,7 @@ from bot.on_discord.interactions import (
     conversation_of,
     reporting,
     say,
+    show_form,
 )
 from engine.guidance import PRESETS
 
@@ -63,7 +64,7 @@ class SystemCommands(app_commands.Group):
             cost = render(phrase("system.form_cost", tokens=num_tokens, allowed=allowed), interaction.locale)
             text = prompt.text if prompt.own is None and not prompt.is_guided else prompt.own or ""
             title = render(phrase("system.form_title"), interaction.locale)
-            await interaction.response.send_modal(SystemForm(self._preferences, title, cost, text))
+            await show_form(interaction, SystemForm(self._preferences, title, cost, text))
 
     @app_commands.command(name="preset", description="Use a system prompt with a name here (moderators)")
     @app_commands.describe(name="safe: Meta's safety guidance; none: no text")
