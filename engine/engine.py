@@ -166,6 +166,10 @@ class Engine:
         self._streams[request.request_id] = stream
         return stream
 
+    def drop_idle_cache(self) -> None:
+        """See `TextEngine.drop_idle_cache`."""
+        self._worker.forget()
+
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
         ends = frozenset({self._model.eos_id, *self._model.stop_ids})
         stop_ids = self._format.stop_ids if self._format else ends

@@ -32,6 +32,8 @@ class Slot:
     """Tokens whose memory was ever written since the slot was emptied."""
     num_reserved: int = 0
     """Tokens that the request using it may come to hold; 0 for an idle slot."""
+    is_kept: bool = True
+    """Whether its KV stays after the release of the request that is using it."""
 
     @property
     def num_claimed(self) -> int:
@@ -121,14 +123,31 @@ class KVSlots:
         """Record that the memory of a slot's first `num_tokens` tokens was written, valid or not."""
         self._slots[index].num_touched = max(self._slots[index].num_touched, num_tokens)
 
-    def release(self, index: int, *, keep: bool = True) -> None:
-        """End a request's use of a slot; its KV stays for the next turn unless `keep` is false."""
+    def release(self, index: int, *, keep: bool = True) -> bool:
+        """End a request's use of a slot; return whether its memory is to be given back.
+
+        Its KV stays for the next turn unless `keep` is false, or `forget` was called meanwhile.
+        """
         slot = self._slots[index]
         slot.busy = False
         slot.num_reserved = 0
-        if not keep:
-            slot.ids.clear()
         self._use(slot)
+        if keep and slot.is_kept:
+            return False
+        return self._empty(slot)
+
+    def forget(self) -> list[int]:
+        """Empty every idle slot, and each busy one as soon as it is released.
+
+        Return the slots whose memory is to be given back.
+        """
+        emptied = []
+        for index, slot in enumerate(self._slots):
+            if slot.busy:
+                slot.is_kept = False
+            elif self._empty(slot):
+                emptied.append(index)
+        return emptied
 
     def clear(self) -> None:
         """Forget everything, as after a fault that cost the memory too."""
@@ -165,6 +184,15 @@ class KVSlots:
             max(one.num_touched, num_moved),
         )
 
+    @staticmethod
+    def _empty(slot: Slot) -> bool:
+        """Forget what a slot holds; return whether it took any memory."""
+        was_touched = slot.num_touched > 0
+        slot.ids.clear()
+        slot.num_touched = 0
+        slot.is_kept = True
+        return was_touched
+
     def _use(self, slot: Slot) -> None:
         self._tick += 1
         slot.last_used = self._tick
@@ -195,8 +223,7 @@ class KVSlots:
                 break
             slot = self._slots[index]
             total -= slot.num_touched
-            slot.ids.clear()
-            slot.num_touched = 0
+            self._empty(slot)
             emptied.append(index)
         return emptied
 

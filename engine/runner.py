@@ -73,6 +73,9 @@ class Runner(Protocol):
     def release(self, request: Request, *, keep: bool) -> None:
         """Take back a request's place; `keep` its KV for the conversation's next turn."""
 
+    def forget(self) -> None:
+        """Let go of all KV that no request uses, and of the others' when they are released."""
+
     def reload(self) -> None:
         """Start over with a fresh model and an empty cache after a fault."""
 
@@ -142,9 +145,14 @@ class SlotRunner:
 
     def release(self, request: Request, *, keep: bool) -> None:
         if request.slot is not None:
-            self._slots.release(request.slot, keep=keep)
+            if self._slots.release(request.slot, keep=keep):
+                self._model.kv.give_back(request.slot)
             self._placed.remove(request)
             request.slot = None
+
+    def forget(self) -> None:
+        for slot in self._slots.forget():
+            self._model.kv.give_back(slot)
 
     def reload(self) -> None:
         for request in self._placed:

@@ -211,3 +211,9 @@ class TextEngine(Protocol):
 
         Raises `QueueFullError`, `PromptTooLongError` or `EngineUnavailableError`.
         """
+
+    def drop_idle_cache(self) -> None:
+        """Forget what is kept of former prompts and answers to make next turns faster, and return at once.
+
+        What is in use is forgotten as soon as its request ends. For when texts were deleted.
+        """

@@ -44,6 +44,7 @@ class Worker:
         self._delivered_at = 0.0
         self._num_faults = 0
         self._closing = False
+        self._forgetting = False
         self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
         self._started: Callable[[Exception | None], None] = lambda _: None
@@ -65,6 +66,10 @@ class Worker:
     def cancel(self, request_id: int) -> None:
         """End a request before the next step. Any thread; ids that are gone already are ignored."""
         self._commands.put(lambda: self._cancel(request_id))
+
+    def forget(self) -> None:
+        """Let go of the KV of all that was computed so far, before the next step. Any thread."""
+        self._commands.put(self._begin_forgetting)
 
     def close(self) -> None:
         """End all requests and the thread, after the current step. Any thread; returns at once."""
@@ -106,6 +111,9 @@ class Worker:
         """Take what was asked for, then run one step."""
         self._take_commands(wait=self._scheduler.is_idle)
         self._drop_cancelled(runner)
+        if self._forgetting:
+            self._forgetting = False
+            runner.forget()
         if self._closing:
             return
         self._scheduler.admit(runner.place)
@@ -178,6 +186,9 @@ class Worker:
     def _cancel(self, request_id: int) -> None:
         if request_id in self._requests:
             self._requests[request_id].cancelled = True
+
+    def _begin_forgetting(self) -> None:
+        self._forgetting = True
 
     def _begin_closing(self) -> None:
         self._closing = True

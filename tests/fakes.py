@@ -127,6 +127,8 @@ class ScriptedEngine:
     dialogs: list[tuple[ChatMessage, ...]] = field(default_factory=list)
     params: list[SamplingParams] = field(default_factory=list)
     generations: list[ScriptedGeneration] = field(default_factory=list)
+    num_drops: int = 0
+    """How often the cache was dropped."""
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
     @property
@@ -179,6 +181,10 @@ class ScriptedEngine:
     def num_running(self) -> int:
         """Answers that have not ended."""
         return sum(g.completion is None and not g.is_cancelled for g in self.generations)
+
+    def drop_idle_cache(self) -> None:
+        """Count it."""
+        self.num_drops += 1
 
     def _next_script(self, dialog: Sequence[ChatMessage]) -> Script:
         if self.respond is not None:

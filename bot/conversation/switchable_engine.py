@@ -70,3 +70,7 @@ class SwitchableEngine:
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """See `TextEngine.generate`."""
         return self.current.generate(prompt, params)
+
+    def drop_idle_cache(self) -> None:
+        """See `TextEngine.drop_idle_cache`."""
+        self.current.drop_idle_cache()

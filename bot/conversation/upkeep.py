@@ -32,20 +32,23 @@ class Upkeep:
 
     async def message_deleted(
         self, channel_id: int, discord_id: int, cut: Cut = lambda text: (text,)
-    ) -> None:
+    ) -> bool:
         """Forget a deleted question with its answers, or what a deleted part of an answer showed.
 
         `cut` returns the stretches of an answer's text that its messages show.
+        Return whether anything of the message was kept.
         """
         async with self._queues.entrance(channel_id):
             await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
-            if deleted is None:
-                message = await self._conversations.find_by_discord_id(discord_id)
-                if message is not None:
-                    await self._part_deleted(message, discord_id, cut)
+            if deleted is not None:
+                return True
+            message = await self._conversations.find_by_discord_id(discord_id)
+            if message is not None:
+                await self._part_deleted(message, discord_id, cut)
+            return message is not None
 
     async def question_edited(self, channel_id: int, discord_id: int, content: str) -> NewestTurn | None:
         """Remember the new text of a question; return the turn if its answer could be made again for it.

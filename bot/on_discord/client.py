@@ -39,7 +39,7 @@ from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.old_forms import answer_old_form
 from bot.on_discord.presence import keep_presence
-from bot.on_discord.purging import keep_purging
+from bot.on_discord.purging import Purging
 from bot.on_discord.translator import CommandTranslator
 from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
@@ -78,8 +78,10 @@ class LlamacordClient(discord.Client):
         self.tree = Commands(
             self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
         )
+        self._purging = Purging(chat.conversations, self._drop_caches)
+        self.privacy.sweeper.on_deleted = self._purging.note
         self.presses = self._what_presses_do()
-        self._changes = MessageChanges(chat)
+        self._changes = MessageChanges(chat, self._purging.note)
         self._intake = MessageIntake(
             chat, moderation.servers, self._answer_in, metrics.refused, sees_all=sees_all_messages
         )
@@ -94,7 +96,7 @@ class LlamacordClient(discord.Client):
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
         self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton)
         self.moderation.notices.listen(self.mod_log.post)
-        self._keep(keep_purging(self.chat.conversations))
+        self._keep(self._purging.run())
         try:
             interrupted = await self.chat.interrupt_pending()
         except StorageError as error:
@@ -184,7 +186,7 @@ class LlamacordClient(discord.Client):
     def _what_presses_do(self) -> dict[Press, OnPress]:
         answers = AnswerControls(self.chat, self._answer_in)
         moderators = ModerationButtons(self.chat, self.moderation)
-        people = PersonForgetting(self.chat, self.privacy.people)
+        people = PersonForgetting(self.chat, self.privacy.people, self._drop_caches)
         return {
             Press.STOP: answers.stop,
             Press.REGENERATE: answers.regenerate,
@@ -193,6 +195,12 @@ class LlamacordClient(discord.Client):
             Press.UNDO_RESET: moderators.undo_reset,
             Press.FORGET: people.forget,
         }
+
+    def _drop_caches(self) -> None:
+        """Let the engines forget what they computed of texts some of which were deleted."""
+        self.chat.engine.drop_idle_cache()
+        if self.moderation.safety_model is not None:
+            self.moderation.safety_model.drop_idle_cache()
 
     def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
         return DiscordAnswer(

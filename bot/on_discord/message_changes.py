@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import discord
 
@@ -24,10 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 class MessageChanges:
-    """Keeps what was taken in step with Discord. Never raises."""
+    """Keeps what was taken in step with Discord. Never raises. `on_deleted` is called when something is gone."""
 
-    def __init__(self, chat: ChatService) -> None:
+    def __init__(self, chat: ChatService, on_deleted: Callable[[], None]) -> None:
         self._chat = chat
+        self._on_deleted = on_deleted
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked."""
@@ -47,7 +49,8 @@ class MessageChanges:
     async def deleted(self, channel_id: int, message_id: int) -> None:
         """Forget what was deleted."""
         try:
-            await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
+            if await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown):
+                self._on_deleted()
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 

@@ -23,12 +23,13 @@ PAUSE_S = 0.05
 
 
 class Sweeper:
-    """Looks from time to time. `keeping` may be replaced meanwhile."""
+    """Looks from time to time. `keeping` may be replaced meanwhile; `on_deleted` is called after deletions."""
 
     def __init__(
         self, retention: Retention, keeping: Keeping, *, now: Callable[[], datetime] = utc_now
     ) -> None:
         self.keeping = keeping
+        self.on_deleted: Callable[[], None] = lambda: None
         self._retention = retention
         self._now = now
 
@@ -47,6 +48,7 @@ class Sweeper:
         is_place_gone = await self._sweep_gone()
         if num_questions or is_place_gone:
             await self._retention.scrub()
+            self.on_deleted()
             _log.info("Deleted what is not kept any longer: %d questions for their age", num_questions)
 
     async def _sweep_old(self) -> int:

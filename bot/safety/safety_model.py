@@ -40,6 +40,10 @@ class SafetyModel:
             _log.warning("The moderation model could not judge: %s", type(error).__name__)
             return Verdict.UNDECIDED
 
+    def drop_idle_cache(self) -> None:
+        """See `TextEngine.drop_idle_cache`."""
+        self._engine.drop_idle_cache()
+
     async def _judge(self, question: str, answer: str | None) -> Verdict:
         try:
             return read_verdict(await self._ask(task(question, answer)))

@@ -31,6 +31,7 @@ class Moderation:
     notices: Notices
     gate: Gate
     screening: ServerScreening
+    safety_model: SafetyModel | None
 
     @classmethod
     def over(
@@ -48,4 +49,4 @@ class Moderation:
             servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
         )
         screening = ServerScreening(servers, conversations, notices, clock, safety_model)
-        return cls(servers, blocks, Reports(database), notices, gate, screening)
+        return cls(servers, blocks, Reports(database), notices, gate, screening, safety_model)

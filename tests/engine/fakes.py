@@ -142,7 +142,7 @@ class ScriptedRunner:
 
     def __init__(self, answer: Answer, vocab_size: int, on_step: Callable[[StepPlan], None]) -> None:
         self.answer = answer
-        self.num_reloads = 0
+        self.num_reloads = self.num_forgotten = 0
         self.reload_error: Exception | None = None
         self.placed: set[int] = set()
         self._vocab_size = vocab_size
@@ -163,6 +163,9 @@ class ScriptedRunner:
 
     def confirm(self, request: Request, num_right: int) -> None:
         raise AssertionError("Nothing was computed for a guess.")
+
+    def forget(self) -> None:
+        self.num_forgotten += 1
 
     def release(self, request: Request, *, keep: bool) -> None:
         self.placed.discard(request.request_id)

@@ -10,7 +10,7 @@ import pytest
 from engine.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
-from tests.engine.engine_stage import read
+from tests.engine.engine_stage import read, wait_until
 from tests.engine.tiny_model import make_tiny_model
 
 OPTIONS = EngineOptions(num_threads=1, max_concurrent=4, kv_cache_mb=1)
@@ -65,3 +65,19 @@ async def test_the_next_turn_finds_its_history_and_answers_the_same(folder: Path
     assert warm.usage.num_cached_tokens >= len("Hello there. " * 10) // 4
     assert cold.usage.num_cached_tokens == 0
     assert warm.text == cold.text
+
+
+async def test_a_dropped_cache_holds_nothing_and_changes_no_answer(folder: Path) -> None:
+    async with await Engine.open(folder, OPTIONS) as engine:
+        (prompt, *_) = await prompts(engine)
+        first = await answer(engine, prompt, 1)
+        running = engine.generate(prompt, SamplingParams(temperature=1.0, max_new_tokens=100, seed=1))
+        await anext(running)
+        engine.drop_idle_cache()
+        await read(running)
+        await wait_until(lambda: engine.load.num_kv_tokens == 0)
+        again = await answer(engine, prompt, 1)
+        engine.drop_idle_cache()
+        await wait_until(lambda: engine.load.num_kv_tokens == 0)
+    assert (again.usage.num_cached_tokens, again.text) == (0, first.text)
+    engine.drop_idle_cache()

@@ -26,6 +26,7 @@ class Conversations(RuleBasedStateMachine):
         self.slots = KVSlots(NUM_SLOTS, MAX_TOKENS)
         self.memory = HistoryMemory(NUM_SLOTS, MAX_LEN + 1)
         self.running: dict[int, tuple[list[int], int]] = {}
+        self.forgotten: set[int] = set()
         self.ended: list[list[int]] = []
 
     @precondition(lambda self: self.slots.can_acquire())
@@ -60,9 +61,22 @@ class Conversations(RuleBasedStateMachine):
     def end(self, data: st.DataObject, keep: bool) -> None:
         slot = data.draw(st.sampled_from(sorted(self.running)))
         ids, _ = self.running.pop(slot)
-        self.slots.release(slot, keep=keep)
+        is_kept = keep and slot not in self.forgotten
+        self.forgotten.discard(slot)
+        if self.slots.release(slot, keep=keep):
+            self.memory.give_back(slot)
         self.ended.append(ids)
-        assert self.slots[slot].ids == (ids if keep else [])
+        assert self.slots[slot].ids == (ids if is_kept else [])
+
+    @rule()
+    def forget(self) -> None:
+        for slot in self.slots.forget():
+            assert slot not in self.running
+            self.memory.give_back(slot)
+        self.forgotten = set(self.running)
+        idle = [slot for slot in range(NUM_SLOTS) if slot not in self.running]
+        assert all(self.slots[slot].ids == [] for slot in idle)
+        assert (self.memory.ids[idle] == -1).all(), "nothing is left in the memory"
 
     @precondition(lambda self: self.running)
     @rule()
@@ -78,12 +92,15 @@ class Conversations(RuleBasedStateMachine):
         self.memory.swap(first, second, max(len(self.slots[slot].ids) for slot in pair))
         self.slots.swap(first, second)
         self.running[second] = self.running.pop(first)
+        if first in self.forgotten:
+            self.forgotten ^= {first, second}
 
     @rule()
     def lose_everything(self) -> None:
         self.slots.clear()
         self.memory.ids[:] = -1
         self.running.clear()
+        self.forgotten.clear()
         assert self.slots.num_tokens == self.slots.num_busy == 0
 
     @invariant()

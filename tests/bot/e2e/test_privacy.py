@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import simcord
 
+from bot.conversation.service import UNDO_TIME
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import render
 from bot.logs import LineFormatter
@@ -261,3 +262,24 @@ async def conversations_of_all_kinds(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} {CANARY}")
     await world.mod.slash(world.general, "system set", text=CANARY)
     await world.run(1)
+
+
+async def test_what_is_deleted_leaves_the_memory_of_the_engine_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo(world)
+    question = await world.anna.send(world.general, f"{world.me} {CANARY}")
+    other = await world.bob.send(world.general, "just talking")
+    await world.run(2)
+    await world.bob.delete(other)
+    await world.env.advance_time(61)
+    assert world.engine.num_drops == 0
+    await world.anna.delete(question)
+    await world.env.advance_time(61)
+    assert world.engine.num_drops == 1
+    await world.mod.slash(world.general, "reset")
+    monkeypatch.setattr("bot.on_discord.purging.UNDO_TIME", -UNDO_TIME)
+    await world.env.advance_time(61)
+    assert world.engine.num_drops == 2
+    await forget(world.anna, world.general)
+    assert world.engine.num_drops == 3
