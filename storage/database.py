@@ -21,7 +21,7 @@ from typing import Self
 
 import aiosqlite
 
-from storage.errors import CorruptDatabaseError, DatabaseUnavailableError, StorageError
+from storage.errors import CorruptDatabaseError, DatabaseUnavailableError, NotFoundError, StorageError
 from storage.migrations import MIGRATIONS, Migration
 from storage.opening import open_connection
 from storage.sqlite_errors import CORRUPT, storage_error
@@ -155,6 +155,8 @@ class Database:
         except asyncio.CancelledError:
             await self._settle()
             raise
+        except OverflowError as error:  # a number that SQLite cannot hold is nothing's number
+            raise NotFoundError from error
         except sqlite3.Error as error:
             raise storage_error(error) from error
 
