@@ -156,13 +156,13 @@ class ScriptedEngine:
         kept = (*system, *turns)
         if answer_so_far:
             kept = (*kept, ChatMessage("assistant", answer_so_far))
-        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode())
+        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode("utf-8", "replace"))
         self._fitted[ids] = kept
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
     def count_tokens(self, text: str) -> int:
         """Count bytes."""
-        return len(text.encode())
+        return len(text.encode("utf-8", "replace"))
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """Begin the next scripted answer."""

@@ -118,8 +118,10 @@ async def show_instead(
     text = "\n".join(render(line, interaction.locale) for line in lines)
 
     async def edit(*, is_known: bool) -> None:
-        change = interaction.edit_original_response if is_known else interaction.response.edit_message
-        await change(content=text, view=view, allowed_mentions=SILENT)
+        if is_known:
+            await interaction.edit_original_response(content=text, view=view, allowed_mentions=SILENT)
+        else:
+            await interaction.response.edit_message(content=text, view=view, allowed_mentions=SILENT)
 
     await _attempt(interaction, edit)
 
@@ -192,7 +194,7 @@ async def _attempt(interaction: Interaction, act: _Act) -> None:
         try:
             await act(is_known=is_known)
         except DISCORD_FAILURES as error:
-            _log.warning("An interaction could not be answered: %s", _kind_of(error))
+            _log.warning("Discord did not take what answers an interaction: %s", _kind_of(error))
             if isinstance(error, discord.NotFound):
                 return
             is_known = interaction.response.is_done() or getattr(error, "code", 0) == _ACKNOWLEDGED
