@@ -133,4 +133,3 @@ KEYS: tuple[Key, ...] = (
     Key("PLAYGROUND_PORT", "8323", parsers.whole(0, 65535), "Port of the playground. 0: any free one."),
 )
 """Every setting there is, in the order of `.env.example`."""
-

@@ -21,7 +21,7 @@ from bot.on_discord.interactions import (
 )
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
-from bot.servers.server_config import ServerConfig, SettingError
+from bot.servers.server_config import SettingError
 from storage.errors import StorageError
 
 

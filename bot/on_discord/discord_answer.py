@@ -9,8 +9,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import discord
-
 from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons

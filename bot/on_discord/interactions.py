@@ -111,9 +111,7 @@ async def say(
     await _attempt(interaction, send)
 
 
-async def show_instead(
-    interaction: Interaction, *lines: str, view: discord.ui.View | None = None
-) -> None:
+async def show_instead(interaction: Interaction, *lines: str, view: discord.ui.View | None = None) -> None:
     """Put this in the place of the message whose button or menu was used. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
 

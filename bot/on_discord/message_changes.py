@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class MessageChanges:
-    """Keeps what was taken in step with Discord. Never raises. `on_deleted` is called when something is gone."""
+    """Keeps what was taken in step with Discord. Never raises. `on_deleted` is told of it."""
 
     def __init__(self, chat: ChatService, on_deleted: Callable[[], None]) -> None:
         self._chat = chat

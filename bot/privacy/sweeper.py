@@ -23,7 +23,7 @@ PAUSE_S = 0.05
 
 
 class Sweeper:
-    """Looks from time to time. `keeping` may be replaced meanwhile; `on_deleted` is called after deletions."""
+    """Looks from time to time. `keeping` may be replaced meanwhile; `on_deleted` is told of deletions."""
 
     def __init__(
         self, retention: Retention, keeping: Keeping, *, now: Callable[[], datetime] = utc_now

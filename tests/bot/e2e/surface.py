@@ -1,6 +1,6 @@
-"""All that people can use of the bot: one row for every command, menu entry, button, menu and form.
+"""All that people can use of the bot: a row for every command, menu entry, button, menu and form.
 
-A row says who may use it, what it answers, and how it is used; the bot itself is asked that no row is missing.
+A row says who may use it, what it answers and how it is used; the bot itself is asked that none is missing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Person:
         place: simcord.ChannelHandle = self.channel or self.actor.dm_channel
         return place
 
-    async def slash(self, name: str, **options: Any) -> Result:
+    async def slash(self, name: str, /, **options: Any) -> Result:
         where = () if self.channel is None else (self.channel,)
         result: Result = await self.actor.slash(*where, name, **options)
         return result
@@ -145,7 +145,7 @@ def press(
         message, found = newest_with(pattern, person)
         if values is None:
             return lambda by: by.actor.click(message, custom_id=found)
-        return lambda by: by.actor.select(message, values(world, by), custom_id=found)
+        return lambda by: by.actor.select(message, values(by), custom_id=found)
 
     return Row(name, open_, needs, said, **known)
 
@@ -213,7 +213,8 @@ async def reset_in_sight(world: World, person: Person) -> None:
     """Have the log, with its Undo, where the person is; in a direct message it is below the answer."""
     if person.channel is not None:
         change = {"log_channel": person.channel.id}
-        await world.moderation.servers.change(person.channel.guild.id, change, by_user_id=1)
+        guild_id = person.actor.guild.id
+        await world.moderation.servers.change(guild_id, change, by_user_id=1)
     await reset(world, person)
 
 
@@ -248,7 +249,9 @@ ROWS = [
     slash("opt-in", said="I answer you"),
     slash("export-data", said="All that I keep", before=talked),
     slash("forget-me", said="cannot be undone"),
-    slash("reset", MODERATOR, "Forgotten: 2", before=talked, bad=(({"undo": True}, "Nothing was forgotten"),)),
+    slash(
+        "reset", MODERATOR, "Forgotten: 2", before=talked, bad=(({"undo": True}, "Nothing was forgotten"),)
+    ),
     slash("block", MODERATOR, "I do not answer", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("unblock", MODERATOR, "not blocked", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("blocked", MODERATOR, "Nobody", in_dm=ON_A_SERVER),
@@ -312,20 +315,31 @@ ROWS = [
     press("undo button", "llamacord:undo:", MODERATOR, "is back", reset_in_sight),
     press("forget button", "llamacord:forget:", EVERYBODY, "Deleted were", asked_to_forget, is_private=True),
     press("history page", r"llamacord:history:\d+:\d", EVERYBODY, "page 1", paged, is_private=True),
-    press("history file", r"llamacord:history:\d+:file", EVERYBODY, "conversation.txt", paged, is_private=True),
+    press(
+        "history file", r"llamacord:history:\d+:file", EVERYBODY, "conversation.txt", paged, is_private=True
+    ),
     *(
-        press(f"config {name}", f"{PREFIX}{name}", MANAGER, said, panel, values=values, is_private=True, in_dm=None)
+        press(
+            f"config {name}",
+            f"{PREFIX}{name}",
+            MANAGER,
+            said,
+            panel,
+            values=values,
+            is_private=True,
+            in_dm=None,
+        )
         for name, said, values in (
-            ("allowed_channels", "I answer in: <#", lambda w, by: [by.channel]),
-            ("allowed_roles", "I answer people with: everybody", lambda w, by: []),
-            ("log_channel", "Moderator log: <#", lambda w, by: [by.channel]),
-            ("switches", "Settings of this server", lambda w, by: ["labels_answers"]),
+            ("allowed_channels", "I answer in: <#", lambda by: [by.channel]),
+            ("allowed_roles", "I answer people with: everybody", lambda _: []),
+            ("log_channel", "Moderator log: <#", lambda by: [by.channel]),
+            ("switches", "Settings of this server", lambda _: ["labels_answers"]),
             ("age", "Age-restricted", None),
             *((name, "", None) for name in FORMS),
         )
     ),
     *(
-    form(f"config form {name}", panel_button(name), "7", MANAGER, "Settings of", in_dm=None)
+        form(f"config form {name}", panel_button(name), "7", MANAGER, "Settings of", in_dm=None)
         for name in FORMS
     ),
 ]
@@ -348,5 +362,3 @@ def names_in(client: Any) -> set[str]:
         *forms,
         *(f"config form {name}" for name in FORMS),
     }
-
-

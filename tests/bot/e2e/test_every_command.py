@@ -1,4 +1,4 @@
-"""Every command, menu entry, button, menu and form in every situation: acknowledged in time, answered, harmless.
+"""Every command, entry, button, menu and form in every situation: acknowledged in time, answered, harmless.
 
 A test's situation is the same for all rows of `surface.py`: who acts and where, bad values, twice at once,
 after a restart, Discord or the database failing, and somebody who is powerful on another server.
@@ -30,14 +30,12 @@ from tests.bot.e2e.surface import (
     names_in,
     newest_with,
     reset,
-    slash,
     talked,
 )
 from tests.bot.e2e.test_model import FakeShelf
 from tests.bot.e2e.world import World, open_world
 
 for_every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 def no_fault_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     for when in ("setup", "call"):
-        faults = [r for r in caplog.get_records(when) if r.exc_info]  # type: ignore[arg-type]
+        faults = [r for r in caplog.get_records(when) if r.exc_info]
         assert not faults, faults
 
 
@@ -91,10 +89,10 @@ async def dump(world: World, guild_id: int | None = None) -> list[tuple[Any, ...
     rows: list[tuple[Any, ...]] = []
     for table in ("messages", "settings", "resets"):
         where = "" if guild_id is None else f"WHERE c.guild_id = {guild_id}"
-        sql = f"SELECT t.* FROM {table} t JOIN conversations c ON c.id = t.conversation_id {where}"
+        sql = f"SELECT t.* FROM {table} t JOIN conversations c ON c.id = t.conversation_id {where}"  # noqa: S608 - numbers only
         rows += [(table, *row) for row in await world.database.fetch_all(sql)]
     for table in ("blocks", "server_settings"):
-        sql = f"SELECT * FROM {table} WHERE guild_id = {guild_id or world.guild.id}"
+        sql = f"SELECT * FROM {table} WHERE guild_id = {guild_id or world.guild.id}"  # noqa: S608 - numbers only
         rows += [(table, *row) for row in await world.database.fetch_all(sql)]
     return rows
 
@@ -167,10 +165,7 @@ async def test_twice_at_once_both_are_answered(
 ) -> None:
     acts = person(world, who_may(row))
     use = await row.open(world, acts)
-    if "form" in row.name.casefold():
-        uses = [use, await row.open(world, acts)]
-    else:
-        uses = [use, use]
+    uses = [use, await row.open(world, acts)] if "form" in row.name.casefold() else [use, use]
     with monkeypatch.context() as patch:
         patch.setattr(world.env, "_settle_internal", at_once)
         first = await uses[0](acts)
@@ -224,7 +219,8 @@ async def test_an_answer_whose_receipt_is_lost_is_given_once(
 ) -> None:
     acts = person(world, who_may(row))
     use = await row.open(world, acts)
-    dispatch, lost = router.dispatch, []
+    dispatch = router.dispatch
+    lost: list[str] = []
 
     def lose_first(backend: Any, method: str, path: str, **kwargs: Any) -> Any:
         given = dispatch(backend, method, path, **kwargs)
