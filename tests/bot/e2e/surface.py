@@ -88,11 +88,12 @@ async def nothing(world: World, person: Person) -> None:
 async def say(world: World, person: Person, script: Script) -> None:
     """Have somebody ask: on the server Anna, so that others may not steer the answer."""
     world.engine.scripts = [script]
+    text = f"{CANARY} {len(world.env.http_requests)}?"
     if person.channel is None:
-        await person.actor.send_dm(f"{CANARY}?")
+        await person.actor.send_dm(text)
     else:
         asker = world.anna if person.channel.id == world.general.id else person.actor
-        await asker.send(person.channel, f"{world.me} {CANARY}?")
+        await asker.send(person.channel, f"{world.me} {text}")
     await world.run(1)
 
 
@@ -205,7 +206,8 @@ async def asked_to_forget(world: World, person: Person) -> None:
 
 
 async def paged(world: World, person: Person) -> None:
-    await say(world, person, Script(("answer " * 400,)))
+    for _ in range(3):
+        await say(world, person, Script(("answer " * 300,)))
     await person.slash("history")
 
 
