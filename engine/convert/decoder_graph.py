@@ -35,7 +35,7 @@ class DecoderGraph:
         """Return the model; `on_layer` is told the number of layers done."""
         config, graph = self._config, self._graph
         self._rope_tables()
-        # Rows [B * S, hidden] everywhere but in attention, so that a linear layer's sum is part of its product.
+        # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
         shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
         hidden = graph.op("Reshape", [self._weights.embedding("input_ids"), shape])
         self._sequence_shape()
