@@ -251,9 +251,7 @@ ROWS = [
     slash("opt-in", said="I answer you"),
     slash("export-data", said="All that I keep", before=talked),
     slash("forget-me", said="cannot be undone"),
-    slash(
-        "reset", MODERATOR, "Forgotten: 2", before=talked, bad=(({"undo": True}, "Nothing was forgotten"),)
-    ),
+    slash("reset", MODERATOR, "Forgotten: ", before=talked, bad=(({"undo": True}, "Nothing was forgotten"),)),
     slash("block", MODERATOR, "I do not answer", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("unblock", MODERATOR, "not blocked", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("blocked", MODERATOR, "Nobody", in_dm=ON_A_SERVER),
