@@ -113,3 +113,8 @@ def test_every_picture_of_the_documentation_is_shown_and_small() -> None:
     for picture in (ROOT / "docs").glob("*.png"):
         assert any(picture.name in text for text in texts), picture.name
         assert picture.stat().st_size < 200_000, picture.name
+
+
+def test_every_slash_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(slash_commands()) if f"`/{name}`" not in readme and f"`/{name} " not in readme] == []

@@ -14,7 +14,9 @@ _LIST = "document.getElementById('channel-message-list')"
 _MESSAGES = "[...document.querySelectorAll('.channel-message')]"
 _BUTTONS = f"{_MESSAGES}.flatMap(m => [...m.querySelectorAll('button')])"
 _IDLE = "!window.simcordPreview.pendingAction"
-_MARGIN = 12  # pixels of a picture above its first message
+_MARGIN = 12  # pixels of the page above the first message of a picture
+_TALLEST = 1000
+_SCALE = 1.5
 
 
 class Page:
@@ -95,6 +97,16 @@ class Page:
         await self._until(wanted, f"the choice {option!r}")
         await self.tab.evaluate(f"{wanted}.click()")
 
+    async def fill_in_form(self, **fields: str) -> None:
+        """Write into the fields of the form that is open, by their ids, and submit it."""
+        for name, text in fields.items():
+            field = f"document.querySelector('.modal-input[name={name}]')"
+            await self._until(field, f"a form with {name}")
+            await self.tab.evaluate(f"{field}.focus()")
+            await self.tab.type(text)
+        await self.tab.evaluate("document.querySelector('.modal-dialog .button-primary').click()")
+        await self._until(f"!document.querySelector('.modal-dialog') && {_IDLE}", "the end of a form")
+
     async def sit(self, label: str) -> None:
         """Become another person, or go to another channel: what "Viewing as" offers under this name."""
         await self.tab.evaluate(
@@ -108,9 +120,9 @@ class Page:
             f"the seat {label!r}",
         )
 
-    async def begin_picture(self) -> None:
-        """Let the next picture begin with the message that comes next."""
-        self._first = int(await self.tab.evaluate(f"{_MESSAGES}.length"))
+    async def begin_picture(self, *, with_all: bool = False) -> None:
+        """Let the next picture begin with the message that comes next, or with the first that there is."""
+        self._first = 0 if with_all else int(await self.tab.evaluate(f"{_MESSAGES}.length"))
 
     async def picture(self, file: Path) -> None:
         """Save the conversation since `begin_picture`, as people see it, as a PNG."""
@@ -119,12 +131,13 @@ class Page:
             " document.getElementById(id).style.display = 'none'"
         )
         height = await self.tab.evaluate(
-            f"(() => {{ const first = {_MESSAGES}[{self._first}], timeline = "
-            "document.getElementById('channel-timeline'); timeline.scrollTop = timeline.scrollHeight;"
-            f" return Math.ceil(innerHeight - timeline.clientHeight + {_MARGIN}"
-            f" + {_LIST}.getBoundingClientRect().bottom - first.getBoundingClientRect().top) }})()"
+            "(() => { const timeline = document.getElementById('channel-timeline');"
+            " timeline.scrollTop = timeline.scrollHeight;"
+            f" const shown = {_LIST}.getBoundingClientRect().bottom"
+            f" - {_MESSAGES}[{self._first}].getBoundingClientRect().top;"
+            f" return Math.ceil(innerHeight - timeline.clientHeight + shown + {_MARGIN}) }})()"
         )
-        await self.tab.resize(self._width, int(height), scale=1.5)
+        await self.tab.resize(self._width, min(int(height), _TALLEST), scale=_SCALE)
         await self.tab.evaluate("document.getElementById('channel-timeline').scrollTop = 1e6")
         await self._until("window.simcordPreview.ready", "the page in its new size")
         await self.tab.picture(file)
