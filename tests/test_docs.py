@@ -117,4 +117,6 @@ def test_every_picture_of_the_documentation_is_shown_and_small() -> None:
 
 def test_every_slash_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(slash_commands()) if f"`/{name}`" not in readme and f"`/{name} " not in readme] == []
+    assert [
+        name for name in sorted(slash_commands()) if f"`/{name}`" not in readme and f"`/{name} " not in readme
+    ] == []

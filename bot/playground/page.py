@@ -12,11 +12,12 @@ _ENTER, _ESCAPE = 13, 27
 _INPUT = "document.getElementById('channel-composer-input')"
 _LIST = "document.getElementById('channel-message-list')"
 _MESSAGES = "[...document.querySelectorAll('.channel-message')]"
+_TIMELINE = "document.getElementById('channel-timeline')"
 _BUTTONS = f"{_MESSAGES}.flatMap(m => [...m.querySelectorAll('button')])"
 _IDLE = "!window.simcordPreview.pendingAction"
 _MARGIN = 12  # pixels of the page above the first message of a picture
 _TALLEST = 1000
-_SCALE = 1.5
+_SCALE = 1.25
 
 
 class Page:
@@ -25,7 +26,7 @@ class Page:
     def __init__(self, tab: Tab, *, width: int = 860) -> None:
         self.tab = tab
         self._width = width
-        self._first = 0
+        self._begins_after = "0"
 
     async def open(self, url: str) -> None:
         """Go to the playground and wait until it is there."""
@@ -46,6 +47,11 @@ class Page:
         ended = f"[...({newest}?.querySelectorAll('button') ?? [])].some(b => b.innerText === 'Report')"
         await self._until(ended, "the end of an answer", timeout_s)
 
+    async def until_grown(self, num_characters: int, *, timeout_s: float = 60.0) -> None:
+        """Wait until the newest message has so much text."""
+        long = f"{_MESSAGES}.at(-1)?.innerText.length > {num_characters}"
+        await self._until(long, f"{num_characters} characters", timeout_s)
+
     async def type(self, text: str) -> None:
         """Type where messages are written."""
         await self.tab.evaluate(f"{_INPUT}.focus()")
@@ -57,7 +63,7 @@ class Page:
         await self.tab.press("Enter", _ENTER)
         await self._until(f"{_INPUT}.value === '' && {_IDLE}", "a message that was sent")
 
-    async def command(self, name: str, **options: str) -> None:
+    async def command(self, name: str, /, **options: str) -> None:
         """Run a slash command: pick it from the list, fill in its options, and send it."""
         await self.type(f"/{name}")
         await self._until("document.querySelector('.command-entry')", f"the command /{name}")
@@ -83,8 +89,9 @@ class Page:
 
     async def click(self, label: str) -> None:
         """Press the newest button with this label."""
-        await self._until(f"{_BUTTONS}.some(b => b.innerText === {json.dumps(label)})", f"a button {label}")
-        await self.tab.evaluate(f"{_BUTTONS}.findLast(b => b.innerText === {json.dumps(label)}).click()")
+        found = f"{_BUTTONS}.findLast(b => b.innerText === {json.dumps(label)} && !b.disabled)"
+        await self._until(f"{_IDLE} && {found}", f"a button {label}")
+        await self.tab.evaluate(f"{found}.click()")
 
     async def choose(self, menu: str, option: str) -> None:
         """Open the newest menu with this placeholder and choose one thing in it."""
@@ -122,7 +129,8 @@ class Page:
 
     async def begin_picture(self, *, with_all: bool = False) -> None:
         """Let the next picture begin with the message that comes next, or with the first that there is."""
-        self._first = 0 if with_all else int(await self.tab.evaluate(f"{_MESSAGES}.length"))
+        newest = await self.tab.evaluate(f"{_MESSAGES}.at(-1)?.dataset.messageId")
+        self._begins_after = "0" if with_all else newest or "0"
 
     async def picture(self, file: Path) -> None:
         """Save the conversation since `begin_picture`, as people see it, as a PNG."""
@@ -130,17 +138,30 @@ class Page:
             "for (const id of ['toolbar', 'messages-sidebar'])"
             " document.getElementById(id).style.display = 'none'"
         )
-        height = await self.tab.evaluate(
-            "(() => { const timeline = document.getElementById('channel-timeline');"
-            " timeline.scrollTop = timeline.scrollHeight;"
-            f" const shown = {_LIST}.getBoundingClientRect().bottom"
-            f" - {_MESSAGES}[{self._first}].getBoundingClientRect().top;"
-            f" return Math.ceil(innerHeight - timeline.clientHeight + shown + {_MARGIN}) }})()"
-        )
-        await self.tab.resize(self._width, min(int(height), _TALLEST), scale=_SCALE)
-        await self.tab.evaluate("document.getElementById('channel-timeline').scrollTop = 1e6")
-        await self._until("window.simcordPreview.ready", "the page in its new size")
+        await self._until_settled()
+        for _ in range(2):  # the text may run differently in the new size
+            await self.tab.resize(self._width, await self._needed_height(), scale=_SCALE)
+            await self._until_settled()
         await self.tab.picture(file)
+
+    async def _needed_height(self) -> int:
+        height = await self.tab.evaluate(
+            f"(() => {{ const first = {_MESSAGES}.find("
+            f"m => BigInt(m.dataset.messageId) > {self._begins_after}n);"
+            f" const shown = {_LIST}.getBoundingClientRect().bottom - first.getBoundingClientRect().top;"
+            f" return Math.ceil(innerHeight - {_TIMELINE}.clientHeight + shown + {_MARGIN}) }})()"
+        )
+        return min(int(height), _TALLEST)
+
+    async def _until_settled(self) -> None:
+        """Wait until the page fills its window, shows its newest message and lets everything be pressed."""
+        fills = "(r => r.top < 1 && Math.abs(innerHeight - r.bottom) < 1)"
+        await self._until(
+            f"{_IDLE} && window.simcordPreview.ready && !document.querySelector('.component-button:disabled')"
+            f" && {fills}(document.getElementById('channel-layout').getBoundingClientRect())",
+            "the conversation alone",
+        )
+        await self.tab.evaluate(f"{_TIMELINE}.scrollTop = {_TIMELINE}.scrollHeight")
 
     async def _until(self, script: str, what: str, timeout_s: float = 10.0) -> None:
         try:

@@ -4,6 +4,7 @@ Owns who does what on which picture. Waits on each for what must be seen there, 
 something else is never saved.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ Scene = Callable[[Page], Awaitable[None]]
 
 async def conversation(page: Page) -> None:
     """Two people ask in one channel, and have their answers with what can be done with them."""
-    await page.sit(MAX)
+    await page.sit(MAX_ELSEWHERE)
     await page.command("settings server", name="temperature", value="0")  # the same pictures each time
     await page.until_shown("temperature")
     await page.sit(MIA)
@@ -25,7 +26,6 @@ async def conversation(page: Page) -> None:
     await page.send("@Llamacord Write hello world in Python.")
     await page.until_answered()
     await page.sit(MAX)
-    await page.begin_picture()
     await page.send("@Llamacord Give me three tips for learning Python.")
     await page.until_answered()
 
@@ -35,18 +35,15 @@ async def streaming(page: Page) -> None:
     await page.sit(MAX_ELSEWHERE)
     await page.begin_picture()
     await page.send("@Llamacord Tell me a long story about a lighthouse keeper.")
-    await page.until_shown("Stop", timeout_s=60.0)
-
-
-async def stopped(page: Page) -> None:
-    """It was stopped, and can be gone on with."""
-    await page.click("Stop")
-    await page.until_answered(timeout_s=30.0)
-    await page.until_shown("Continue")
+    await page.until_grown(400)
+    await page.until_shown("Stop")
 
 
 async def code(page: Page) -> None:
-    """A long answer goes on in further messages, its code in one piece."""
+    """The story is stopped; somewhere else comes a long answer with code."""
+    await page.click("Stop")
+    await page.until_answered(timeout_s=30.0)
+    await page.until_shown("Continue")
     await page.sit(MAX)
     await page.begin_picture()
     await page.send("@Llamacord Write a Python class BankAccount with deposit and withdraw, and explain it.")
@@ -107,14 +104,14 @@ async def moderation(page: Page) -> None:
 
 SCENES: dict[str, Scene] = {
     scene.__name__: scene
-    for scene in (conversation, streaming, stopped, code, settings, history, config, refusal, moderation)
+    for scene in (conversation, streaming, code, settings, history, config, refusal, moderation)
 }
 """In the order in which they are played, for each begins where the one before ended."""
 
 
 async def take_pictures(page: Page, folder: Path) -> None:
     """Play all scenes and save a picture of each; `folder` is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     for name, play in SCENES.items():
         await play(page)
         await page.picture(folder / f"{name}.png")

@@ -34,7 +34,9 @@ class SimulatedDiscord:
         rights = discord.Permissions(manage_messages=True, manage_guild=True)
         moderators = guild.create_role("Moderators", permissions=rights)
         member, moderator = guild.add_member(mia), guild.add_member(max_, roles=[moderators])
-        log = guild.create_text_channel("mod-log", overwrites={member: discord.PermissionOverwrite(view_channel=False)})
+        log = guild.create_text_channel(
+            "mod-log", overwrites={member: discord.PermissionOverwrite(view_channel=False)}
+        )
         self._mentions = _TypedMentions(
             {BOT_NAME: f"<@{env.backend.bot_user.id}>", "Mia": mia.mention, "Max": max_.mention}
         )

@@ -143,5 +143,5 @@ async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(tmp_pa
         head = file.read_bytes()[:24]
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = struct.unpack(">II", head[16:24])
-        assert width == 1290
-        assert 200 < height <= 1500
+        assert width == 1075
+        assert 200 < height <= 1250

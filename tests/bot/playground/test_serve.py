@@ -14,7 +14,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import discord
 import pytest
 
 from bot.playground import serve as playground
