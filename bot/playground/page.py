@@ -96,9 +96,13 @@ class Page:
     async def choose(self, menu: str, option: str) -> None:
         """Open the newest menu with this placeholder and choose one thing in it."""
         menus = "[...document.querySelectorAll('.select-trigger')]"
-        found = f"{menus}.findLast(m => m.innerText.includes({json.dumps(menu)}))"
-        await self._until(found, f"a menu {menu!r}")
+        found = f"{menus}.findLast(m => m.innerText.includes({json.dumps(menu)}) && !m.disabled)"
+        await self._until(f"{_IDLE} && {found}", f"a menu {menu!r}")
         await self.tab.evaluate(f"{found}.click()")
+        search = "document.querySelector('.is-open .select-candidate-search')"
+        if await self.tab.evaluate(f"{search} !== null"):
+            await self.tab.evaluate(f"{search}.focus()")
+            await self.tab.type(option)
         options = "[...document.querySelectorAll('.is-open .select-option')]"
         wanted = f"{options}.find(o => o.innerText.includes({json.dumps(option)}))"
         await self._until(wanted, f"the choice {option!r}")
