@@ -61,7 +61,9 @@ def whole(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 @functools.cache
 def id_of_byte(make: Make) -> dict[int, int]:
     """Return the tokens of single bytes. The default model's vocabulary lacks a few rare ones."""
-    return {spelled[0]: token for token, spelled in enumerate(make().token_bytes) if len(spelled) == 1}
+    tokenizer = make()
+    single = {token: spelled[0] for token, spelled in enumerate(tokenizer.token_bytes) if len(spelled) == 1}
+    return {byte: token for token, byte in single.items() if token not in tokenizer.opening_space_ids}
 
 
 def byte_ids(make: Make, data: bytes) -> list[int]:

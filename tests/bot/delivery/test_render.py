@@ -103,6 +103,9 @@ def test_every_part_can_be_sent(text: str, final: bool) -> None:
 
 @many
 @given(markdown | long_markdown)
+@example(
+    "`inline code with spaces````one line of code```" + "https://example.org/path?quite=long&indeed#yes" * 43
+)
 def test_the_pieces_together_are_the_text(text: str) -> None:
     pieces = split(text, final=True)
     at = 0
@@ -112,8 +115,13 @@ def test_the_pieces_together_are_the_text(text: str) -> None:
         assert re.fullmatch(rf"\s*{closed_by or 'x'}{{0,8}}\s*", gap)
         assert not gap.strip() or closed_by, "only the marker that closes an already closed block is left out"
         at = piece.end
-        if index:
-            assert bool(piece.head) == bool(pieces[index - 1].tail and not gap.strip())
+        if piece.head:
+            assert index
+            assert pieces[index - 1].tail
+            assert not gap.strip()
+        elif index and pieces[index - 1].tail and not gap.strip():
+            before = text[pieces[index - 1].start : pieces[index - 1].end]
+            assert before.rstrip().endswith("`"), "only the cut made this look like a block of code"
         assert piece.show(text) == defuse(piece.head + text[piece.start : piece.end] + piece.tail)
     assert not text[at:].strip()
     assert bool(pieces) == bool(text.strip())
