@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -39,12 +40,6 @@ from storage.lock import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
-
-SCREENSHOT_SCRIPT = (
-    ("member", "@Llamacord Write hello world in Python."),
-    ("moderator", "@Llamacord Give me three tips for learning Python."),
-)
-"""Who says what on the picture for the documentation."""
 
 
 class StartError(Exception):
@@ -216,14 +211,15 @@ async def run_playground(
         await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
 
-async def take_screenshot(settings: Settings, model: Path, file: Path) -> None:
-    """Play a short conversation in the playground and save a picture of it. Raises `PlaygroundError`.
+async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
+    """Play the scenes of the documentation in the playground, in a database of their own.
 
-    Greedy, so that the same model gives the same picture.
+    Raises `PlaygroundError`.
     """
-    settings = dataclasses.replace(settings, chat=dataclasses.replace(settings.chat, temperature=0.0))
-    async with open_client(settings, model) as client:
-        await playground.screenshot(lambda: client, script=SCREENSHOT_SCRIPT, file=file)
+    with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
+        settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
+        async with open_client(settings, model) as client:
+            await playground.make_pictures(lambda: client, folder)
 
 
 async def run_in_terminal(settings: Settings, model: Path, console: Console) -> None:

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.set_defaults(act=_check)
     play = commands.add_parser("playground", help="the bot on a simulated Discord in the browser")
     play.add_argument(
-        "--screenshot", type=Path, metavar="FILE", help="save a picture of a conversation and end"
+        "--pictures", type=Path, metavar="FOLDER", help="save the pictures of the documentation and end"
     )
     play.set_defaults(act=_playground)
     return parser
@@ -110,10 +110,10 @@ def _run(options: argparse.Namespace) -> int:
 def _playground(options: argparse.Namespace) -> int:
     settings = _load()
     model = _model(settings)
-    file: Path | None = getattr(options, "screenshot", None)
-    if file is not None:
-        asyncio.run(app.take_screenshot(settings, model, file))
-        print(f"Saved {file}.")
+    folder: Path | None = getattr(options, "pictures", None)
+    if folder is not None:
+        asyncio.run(app.make_pictures(settings, model, folder))
+        print(f"Saved the pictures in {folder}.")
         return 0
 
     def on_ready(url: str) -> None:

@@ -86,3 +86,37 @@ def test_the_documents_of_models_responsibility_and_questions_are_there_and_link
     for name in ("models.md", "faq.md", "responsible-use.md"):
         assert ROOT / "docs" / name in DOCS
         assert f"docs/{name}" in readme
+
+
+_NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def test_every_test_that_the_features_name_exists() -> None:
+    named = _NAMED_TEST.findall((ROOT / "docs" / "features.md").read_text(encoding="utf-8"))
+    assert named
+    for file, name in named:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:async )?def {name}\(", source, re.MULTILINE), f"{file}::{name}"
+
+
+def test_every_feature_names_its_proof_or_says_not_yet() -> None:
+    lines = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and "Proof |" not in line]
+    assert [row.split("|")[1].strip() for row in rows if row[2].isdigit()] == [str(n) for n in range(1, 25)]
+    for row in rows:
+        proof = row.split("|")[-2]
+        assert _NAMED_TEST.search(proof) or "not yet" in proof, row
+
+
+def test_every_picture_of_the_documentation_is_shown_and_small() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (*DOCS, ROOT / "README.md")]
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert any(picture.name in text for text in texts), picture.name
+        assert picture.stat().st_size < 200_000, picture.name
+
+
+def test_every_slash_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [
+        name for name in sorted(slash_commands()) if f"`/{name}`" not in readme and f"`/{name} " not in readme
+    ] == []

@@ -88,6 +88,16 @@ class Tab:
         answer = await self.command("Page.captureScreenshot", format="png")
         await asyncio.to_thread(file.write_bytes, base64.b64decode(answer["data"]))
 
+    async def resize(self, width: int, height: int, *, scale: float) -> None:
+        """Give the page another size, in its own pixels; `scale` of a picture's pixels are one of them."""
+        await self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=False,
+        )
+
     async def command(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one DevTools command and return its result."""
         number = next(self._ids)
@@ -139,13 +149,7 @@ async def launch(*, width: int, height: int, scale: float = 1.0) -> AsyncIterato
         tab = Tab(socket)
         listener = asyncio.create_task(tab.listen(), name="chromium-listener")
         stack.callback(listener.cancel)
-        await tab.command(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=scale,
-            mobile=False,
-        )
+        await tab.resize(width, height, scale=scale)
         try:
             yield tab
         finally:

@@ -1,6 +1,6 @@
 """The playground: the very same bot, met in the local browser instead of on Discord.
 
-Owns the checks before it, its two ways of running (`serve` for people, `screenshot` for documentation) and
+Owns the checks before it, its two ways of running (`serve` for people, `make_pictures` for documentation) and
 the sentences for what can go wrong. Knows nothing of simcord beyond its name and version.
 """
 
@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ import aiohttp
 import discord
 
 from bot.playground.chromium import ChromiumError, find_chromium, launch
+from bot.playground.page import Page
+from bot.playground.pictures import take_pictures
 
 if TYPE_CHECKING:
     from bot.playground.simulated_discord import SimulatedDiscord
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 SIMCORD_VERSION = "3.2.1"
 
 _HOST = "127.0.0.1"
+_WIDTH, _HEIGHT = 860, 700
 _INSTALL = "Start it with `make run`, or run `pip install llamacord[playground]`."
 _PREVIEW_MODULES = ("linkify_it", "markdown_it", "PIL", "regex")  # simcord names them in an extra of its own
 
@@ -57,47 +60,18 @@ async def serve(
                 wait.cancel()
 
 
-async def screenshot(
-    make_client: Callable[[], discord.Client],
-    *,
-    script: Sequence[tuple[str, str]],
-    file: Path,
-    width: int = 900,
-    height: int = 700,
-    answer_timeout_s: float = 300.0,
-) -> None:
-    """Play a conversation and save a picture of it as a PNG.
-
-    `script` is a list of (who, text); who is "member" or "moderator". Each text is written once the answer
-    to the one before is complete, and each must get an answer.
-    """
+async def make_pictures(make_client: Callable[[], discord.Client], folder: Path) -> None:
+    """Play the scenes of the documentation in a headless browser and save a picture of each."""
     if find_chromium() is None:
         raise PlaygroundError("No Chromium was found. Install Debian's package chromium, or Google Chrome.")
     async with _simulation(make_client, port=0) as world:
-        for who, text in script:
-            if who not in world.people:
-                raise PlaygroundError(f"Nobody in the playground is called {who}: use member or moderator.")
-            try:
-                await world.ask(who, text, timeout_s=answer_timeout_s)
-            except TimeoutError:
-                raise PlaygroundError(
-                    f"The bot did not finish its answer within {answer_timeout_s:.0f} seconds."
-                ) from None
         try:
-            await _take_picture(world.page.url, file, width, height)
+            async with launch(width=_WIDTH, height=_HEIGHT) as tab:
+                page = Page(tab)
+                await page.open(world.page.url)
+                await take_pictures(page, folder)
         except (ChromiumError, TimeoutError, OSError) as error:
-            raise PlaygroundError(f"The screenshot could not be taken: {error}") from error
-
-
-async def _take_picture(url: str, file: Path, width: int, height: int) -> None:
-    async with launch(width=width, height=height, scale=2.0) as tab:
-        await tab.open(url)
-        await tab.wait_for("window.simcordPreview?.ready", timeout_s=30.0)
-        await tab.evaluate(
-            "for (const id of ['toolbar', 'messages-sidebar']) document.getElementById(id).remove()"
-        )
-        await tab.wait_for("window.simcordPreview?.ready")
-        await tab.picture(file)
+            raise PlaygroundError(f"The pictures could not be made: {error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The playground's Discord: a server with two channels, a member and a moderator, and the bot.
+"""The playground's Discord: a server, a member and a moderator, and the bot.
 
 Owns who and what is there, and the running bot. Knows nothing of how simcord is made to run live, nor of
 browsers. Import it only after `bot.playground.serve` found the right simcord.
@@ -20,11 +20,10 @@ from bot.playground.live_simcord import LiveEnv, LivePreview, Seat, cheap_pages
 BOT_NAME = "Llamacord"
 
 _READY_TIMEOUT_S = 10.0
-_QUIET_S = 2.0  # longer than the pause between two edits of a streaming answer
 
 
 class SimulatedDiscord:
-    """The people, the channels, and the page on which to meet the bot."""
+    """The people, the channels, and the page on which to meet the bot: a log channel too, for moderators."""
 
     def __init__(self, env: LiveEnv, *, port: int) -> None:
         env.backend.bot_user.name = BOT_NAME
@@ -32,18 +31,18 @@ class SimulatedDiscord:
         topic = f"Write @{BOT_NAME} and a question, or / for its commands."
         rooms = [guild.create_text_channel(name, topic=topic) for name in ("general", "random")]
         mia, max_ = (env.create_user(name.lower(), global_name=name) for name in ("Mia", "Max"))
-        moderators = guild.create_role("Moderators", permissions=discord.Permissions(manage_messages=True))
-        self.room = rooms[0]
-        self.people = {
-            "member": guild.add_member(mia),
-            "moderator": guild.add_member(max_, roles=[moderators]),
-        }
+        rights = discord.Permissions(manage_messages=True, manage_guild=True)
+        moderators = guild.create_role("Moderators", permissions=rights)
+        member, moderator = guild.add_member(mia), guild.add_member(max_, roles=[moderators])
+        log = guild.create_text_channel(
+            "mod-log", overwrites={member: discord.PermissionOverwrite(view_channel=False)}
+        )
         self._mentions = _TypedMentions(
             {BOT_NAME: f"<@{env.backend.bot_user.id}>", "Mia": mia.mention, "Max": max_.mention}
         )
         seats = [
-            *_seats("Mia (member)", self.people["member"], rooms),
-            *_seats("Max (moderator)", self.people["moderator"], rooms),
+            *_seats("Mia (member)", member, rooms),
+            *_seats("Max (moderator)", moderator, [*rooms, log]),
         ]
         self.page = LivePreview(
             env,
@@ -52,34 +51,6 @@ class SimulatedDiscord:
             timezone=_local_timezone(),
             read_typed=self._mentions.resolve,
             port=port,
-        )
-
-    async def ask(self, who: str, text: str, *, timeout_s: float) -> None:
-        """Write as one of the people and wait until the bot's answer is complete.
-
-        An answer is complete when it has no Stop button and did not change for two seconds. Raises
-        TimeoutError where it is not by then.
-        """
-        question = await self.people[who].send(self.room, self._mentions.resolve(text))
-        async with asyncio.timeout(timeout_s):
-            seen: list[object] = []
-            quiet_s = 0.0
-            while quiet_s < _QUIET_S or not seen or self._is_streaming(question.id):
-                await asyncio.sleep(0.1)
-                now: list[object] = [(answer.id, answer.content) for answer in self._answers(question.id)]
-                quiet_s = quiet_s + 0.1 if now == seen else 0.0
-                seen = now
-
-    def _answers(self, question_id: int) -> list[discord.Message]:
-        return [message for message in self.room.history() if message.id > question_id and message.author.bot]
-
-    def _is_streaming(self, question_id: int) -> bool:
-        return any(
-            isinstance(button, discord.Button) and "stop" in (button.label or "").casefold()
-            for answer in self._answers(question_id)
-            for row in answer.components
-            if isinstance(row, discord.ActionRow)
-            for button in row.children
         )
 
 

@@ -70,6 +70,7 @@ class World:
         self.shelf: Shelf = EmptyShelf()
         self.operator_ids: frozenset[int] = frozenset()
         self.metrics: Metrics
+        self.edit_interval_s = EDIT_S
         self.allowance = Allowance(per_user=30, per_server=0)
         self._stack = stack
         self._filler_ids = itertools.count(1)
@@ -116,7 +117,7 @@ class World:
             self.privacy,
             self.metrics,
             sees_all_messages=self.sees_all_messages,
-            edit_interval_s=EDIT_S,
+            edit_interval_s=self.edit_interval_s,
         )
         self.client.offer_models(ModelSwitch(chat, engine, self.shelf, "small"), self.operator_ids)
         return self.client

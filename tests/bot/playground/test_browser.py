@@ -1,78 +1,31 @@
 """The playground in a real browser: what a person sees and does. Fails when simcord's private names move."""
 
 import asyncio
-import json
+import contextlib
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.playground.chromium import Tab, find_chromium, launch
-from bot.playground.serve import screenshot, serve
+from bot.playground.chromium import find_chromium, launch
+from bot.playground.page import Page
+from bot.playground.pictures import SCENES
+from bot.playground.serve import make_pictures, serve
+from engine.types import ChatMessage
+from tests.bot.e2e.world import World
 from tests.bot.playground.demo_client import WORDS, DemoClient
+from tests.fakes import Script
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed here"),
 ]
 
-_ENTER, _TAB = 13, 9
+_ENTER, _BACKSPACE = 13, 8
 _MESSAGES = "[...document.querySelectorAll('.channel-message')]"
-
-
-class Page:
-    """The playground's page, used as a person uses it."""
-
-    def __init__(self, tab: Tab) -> None:
-        self.tab = tab
-
-    async def text(self) -> str:
-        text = await self.tab.evaluate("document.getElementById('channel-message-list').innerText")
-        return str(text)
-
-    async def until_shown(self, text: str) -> None:
-        await self.tab.wait_for(
-            f"document.getElementById('channel-message-list').innerText.includes({json.dumps(text)})"
-        )
-
-    async def type(self, text: str) -> None:
-        await self.tab.evaluate("document.getElementById('channel-composer-input').focus()")
-        await self.tab.type(text)
-
-    async def send(self, text: str) -> None:
-        """Type a message, press Enter once, and wait until the page took it."""
-        await self.type(text)
-        await self.tab.press("Enter", _ENTER)
-        await self.tab.wait_for(
-            "document.getElementById('channel-composer-input').value === ''"
-            " && !window.simcordPreview.pendingAction"
-        )
-
-    async def click(self, label: str) -> None:
-        button = f"{_MESSAGES}.flatMap(m => [...m.querySelectorAll('button')])"
-        await self.tab.wait_for(f"{button}.some(b => b.innerText === '{label}')")
-        await self.tab.evaluate(f"{button}.findLast(b => b.innerText === '{label}').click()")
-
-    async def sit(self, label: str) -> None:
-        await self.tab.evaluate(
-            "(() => { const picker = document.getElementById('viewer-picker');"
-            f" picker.value = [...picker.options].find(o => o.text === '{label}').value;"
-            " picker.dispatchEvent(new Event('change')) })()"
-        )
-        await self.tab.wait_for(
-            "!window.simcordPreview.pendingAction && window.simcordPreview.ready &&"
-            f" document.getElementById('viewer-picker').selectedOptions[0]?.text === '{label}'"
-        )
-
-    async def offered_commands(self) -> str:
-        await self.type("/")
-        text = await self.tab.wait_for("document.querySelector('[role=listbox]')?.innerText")
-        await self.tab.evaluate("document.execCommand('selectAll')")
-        await self.tab.press("Backspace", 8)
-        return str(text)
 
 
 @pytest.fixture
@@ -88,9 +41,9 @@ async def page(client: DemoClient) -> AsyncIterator[Page]:
     either: list[asyncio.Future[Any]] = [served, url]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     async with launch(width=1100, height=700) as tab:
-        await tab.open(await url)
-        await tab.wait_for("window.simcordPreview?.ready", timeout_s=30.0)
-        yield Page(tab)
+        page = Page(tab)
+        await page.open(await url)
+        yield page
     stop.set()
     await served
 
@@ -134,10 +87,18 @@ async def test_command_while_streaming_keeps_what_is_typed(page: Page) -> None:
     assert "Stop" in await page.text()
 
 
+async def _offered_commands(page: Page) -> str:
+    await page.type("/")
+    text = await page.tab.wait_for("document.querySelector('[role=listbox]')?.innerText")
+    await page.tab.evaluate("document.execCommand('selectAll')")
+    await page.tab.press("Backspace", _BACKSPACE)
+    return str(text)
+
+
 async def test_member_and_moderator(page: Page) -> None:
-    assert "/reset" not in await page.offered_commands()
+    assert "/reset" not in await _offered_commands(page)
     await page.sit("Max (moderator) in #general")
-    assert "/reset" in await page.offered_commands()
+    assert "/reset" in await _offered_commands(page)
     await page.sit("Max (moderator) in a direct message")
     await page.send("hello")
     await page.until_shown("one two")
@@ -158,13 +119,29 @@ async def test_many_sends_in_a_row_while_the_bot_edits(page: Page) -> None:
     )
 
 
-async def test_screenshot_is_a_picture_of_the_finished_answers(tmp_path: Path) -> None:
-    file = tmp_path / "conversation.png"
-    script = [("member", "@Llamacord hello"), ("moderator", "@Llamacord and again")]
-    client = DemoClient()
-    await screenshot(lambda: client, script=script, file=file, width=640, height=480)
-    head = file.read_bytes()[:24]
-    assert head[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", head[16:24]) == (1280, 960)
-    assert len(client.heard) == 2
+_CODE = "Here it is:\n\n```python\n" + "balance = balance + amount  # deposit\n" * 80 + "```\n\nThat is all."
+
+
+def _respond(dialog: Sequence[ChatMessage]) -> Script:
+    question = dialog[-1].content
+    if "lighthouse" in question:
+        return Script(["The keeper climbed ", "the stairs. "], delay_s=0.1, loops=True)
+    return Script([_CODE if "BankAccount" in question else "Read, write, repeat."])
+
+
+async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(tmp_path: Path) -> None:
+    """Asked, stopped, set up, reported, reset: what people and moderators do, in a real browser."""
+    async with contextlib.AsyncExitStack() as stack:
+        world = World(tmp_path / "bot.db", stack)
+        world.edit_interval_s = 0.5
+        world.engine.respond = _respond
+        client = await world.new_client()
+        await make_pictures(lambda: client, tmp_path / "pictures")
     assert client.is_closed()
+    assert {file.stem for file in (tmp_path / "pictures").glob("*.png")} == set(SCENES)
+    for file in (tmp_path / "pictures").glob("*.png"):
+        head = file.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = struct.unpack(">II", head[16:24])
+        assert width == 1075
+        assert 200 < height <= 1250

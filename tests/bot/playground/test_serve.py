@@ -14,11 +14,10 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import discord
 import pytest
 
 from bot.playground import serve as playground
-from bot.playground.serve import PlaygroundError, screenshot, serve
+from bot.playground.serve import PlaygroundError, make_pictures, serve
 from tests.bot.playground.demo_client import WORDS, DemoClient
 
 
@@ -319,19 +318,17 @@ def _not_installed(name: str) -> str:
     raise importlib.metadata.PackageNotFoundError(name)
 
 
-async def test_screenshot_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Mute(DemoClient):
-        async def on_message(self, message: discord.Message) -> None:
-            pass
+async def test_pictures_that_cannot_be_made_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def attempt() -> None:
+        await make_pictures(DemoClient, tmp_path)
 
-    async def attempt(who: str) -> None:
-        await screenshot(Mute, script=[(who, "@Llamacord hi")], file=tmp_path / "a.png", answer_timeout_s=0.5)
-
-    monkeypatch.setattr(playground, "find_chromium", lambda: Path("/bin/false"))
-    with pytest.raises(PlaygroundError, match="Nobody in the playground is called admin"):
-        await attempt("admin")
-    with pytest.raises(PlaygroundError, match="did not finish its answer"):
-        await attempt("member")
     monkeypatch.setattr(playground, "find_chromium", lambda: None)
     with pytest.raises(PlaygroundError, match="No Chromium was found"):
-        await attempt("member")
+        await attempt()
+    monkeypatch.undo()
+    monkeypatch.setattr("bot.playground.chromium.find_chromium", lambda: Path("/bin/false"))
+    monkeypatch.setattr(playground, "find_chromium", lambda: Path("/bin/false"))
+    with pytest.raises(PlaygroundError, match="could not be made: Chromium ended at once"):
+        await attempt()
