@@ -19,11 +19,13 @@ from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
 from bot.delivery.delivery import MAX_PARTS
 from bot.delivery.outbox import Buttons
+from bot.delivery.pace import Paces
 from bot.delivery.render import stretches
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
 from bot.logs import set_level
+from bot.on_discord.arrivals import Arrivals
 from bot.on_discord.buttons import NumberedButton, OnPress, Press, answer_view
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
@@ -91,6 +93,8 @@ class LlamacordClient(discord.Client):
         )
         self.presses = self._what_presses_do()
         self._edit_interval_s = edit_interval_s
+        self._arrivals = Arrivals()
+        self._paces = Paces()
         self._refusal_pace = RefusalPace(loop_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -140,15 +144,10 @@ class LlamacordClient(discord.Client):
         """Answer what is meant for us."""
         if self.user is None:
             return
-        bot = bot_of(self.user, message.guild)
-        incoming = incoming_of(message)
+        incoming, bot = incoming_of(message), bot_of(self.user, message.guild)
         is_addressed = is_for_us(incoming, bot)
-        if not is_addressed and not (is_from_a_person(incoming) and await self._is_free(message)):
-            return
-        if not may_answer(message):
-            _log.info("A question was left alone: no permission to answer there")
-            return
-        await self._ask(message, bot, is_addressed=is_addressed)
+        if is_addressed or is_from_a_person(incoming):
+            await self._ask(message, bot, is_addressed=is_addressed)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
@@ -212,10 +211,16 @@ class LlamacordClient(discord.Client):
 
     async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
         try:
-            question = await question_of(message, bot, await self._newest_part(message))
-            await self.chat.ask(
-                question, self._answer_in(message.channel, message.id, locale_of(message.guild))
-            )
+            with self._arrivals.enter(message.channel.id) as is_first:
+                if not is_addressed and not await self._is_free(message):
+                    return
+                if not may_answer(message):
+                    _log.info("A question was left alone: no permission to answer there")
+                    return
+                question = await question_of(message, bot, await self._newest_part(message))
+                answer = self._answer_in(message.channel, message.id, locale_of(message.guild))
+                await is_first.wait()
+                await self.chat.ask(question, answer)
         except DuplicateMessageError:
             _log.info("A question arrived twice")
         except RefusalError as error:
@@ -297,6 +302,7 @@ class LlamacordClient(discord.Client):
             locale=locale,
             as_embeds=self._uses_embeds(channel),
             edit_interval_s=self._edit_interval_s,
+            pace=self._paces.of(channel.id),
         )
 
     def _uses_embeds(self, channel: Channel) -> bool:
