@@ -32,7 +32,7 @@ def stream_completion(
         prompt=Prompt(tuple(ids)),
         params=params,
         sampler=Sampler(params, ids),
-        decoder=StreamDecoder(tokenizer.token_bytes, strips_first_space=tokenizer.strips_first_space),
+        decoder=StreamDecoder(tokenizer.token_bytes, opening_space_ids=tokenizer.opening_space_ids),
         stop_ids=frozenset({model.eos_id, *model.stop_ids}),
         max_tokens=context,
     )

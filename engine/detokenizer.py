@@ -7,25 +7,35 @@ part, and nothing that could still become a stop string is given out before that
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
 class StreamDecoder:
     """Decodes one answer. `stopped` becomes true when a stop string came; the text ends before it."""
 
     def __init__(
-        self, token_bytes: Sequence[bytes], stop: Sequence[str] = (), *, strips_first_space: bool = False
+        self,
+        token_bytes: Sequence[bytes],
+        stop: Sequence[str] = (),
+        *,
+        opening_space_ids: Container[int] = (),
     ) -> None:
         self._token_bytes = token_bytes
         self._stop = tuple(stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._strip_next = strips_first_space
+        self._opening_space_ids = opening_space_ids
+        self._at_start = True
         self._held = ""
         self.stopped = False
 
     def push(self, token_id: int) -> str:
         """Add a token; return the text that became certain, possibly none."""
-        return self._advance(self._utf8.decode(self._token_bytes[token_id]))
+        added = self._token_bytes[token_id]
+        if self._at_start and added:
+            self._at_start = False
+            if token_id in self._opening_space_ids:
+                added = added.removeprefix(b" ")
+        return self._advance(self._utf8.decode(added))
 
     def finish(self) -> str:
         """Return what was still held back; half a character becomes U+FFFD."""
@@ -36,8 +46,6 @@ class StreamDecoder:
     def _advance(self, text: str) -> str:
         if self.stopped or not text:
             return ""
-        if self._strip_next:
-            text, self._strip_next = text.removeprefix(" "), False
         self._held += text
         cut = min((at for at in map(self._held.find, self._stop) if at >= 0), default=-1)
         if cut >= 0:

@@ -178,7 +178,7 @@ class Engine:
             decoder=StreamDecoder(
                 self._token_bytes,
                 params.stop,
-                strips_first_space=self._tokenizer.strips_first_space and not prompt.is_continued,
+                opening_space_ids=() if prompt.is_continued else self._tokenizer.opening_space_ids,
             ),
             stop_ids=stop_ids,
             max_tokens=self._context,

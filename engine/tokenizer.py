@@ -23,6 +23,9 @@ from engine.manifest import TokenizerSpec
 Speller = Callable[[str], bytes]
 _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
+_SPACE = "\u2581"
+"""How SentencePiece writes a space inside a piece."""
+
 
 class Tokenizer(Protocol):
     """What prompts and streams need of a tokenizer. All methods are safe to call from any thread."""
@@ -45,8 +48,8 @@ class Tokenizer(Protocol):
         """Return what each id adds to the output, in UTF-8 bytes; control ids add nothing."""
 
     @property
-    def strips_first_space(self) -> bool:
-        """Return whether a space that opens an answer belongs to the encoding and not to the text."""
+    def opening_space_ids(self) -> frozenset[int]:
+        """Return the ids whose space, where one of them opens a text, belongs to the encoding alone."""
 
 
 class BpeTokenizer:
@@ -69,8 +72,10 @@ class BpeTokenizer:
         return max(self._vocabulary.values(), default=-1) + 1
 
     @cached_property
-    def strips_first_space(self) -> bool:
-        return b"".join(self.token_bytes[token] for token in self.encode("a")).startswith(b" ")
+    def opening_space_ids(self) -> frozenset[int]:
+        if not self.token_bytes[(self.encode("a") or [0])[0]].startswith(b" "):
+            return frozenset()
+        return frozenset(index for piece, index in self._vocabulary.items() if piece.startswith(_SPACE))
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(valid_unicode(text), add_special_tokens=False).ids)
@@ -101,8 +106,6 @@ class BpeTokenizer:
 
 class SentencePieceTokenizer:
     """A SentencePiece model with byte fallback, such as Llama 2's."""
-
-    strips_first_space = True
 
     def __init__(self, path: Path, special_ids: Mapping[str, int] | None = None) -> None:
         """Without `special_ids` the control tokens are the model's own."""
@@ -136,6 +139,11 @@ class SentencePieceTokenizer:
     def token_bytes(self) -> list[bytes]:
         return [self._bytes_of(index) for index in range(self.vocab_size)]
 
+    @cached_property
+    def opening_space_ids(self) -> frozenset[int]:
+        pieces = enumerate(map(self._processor.id_to_piece, range(self.vocab_size)))
+        return frozenset(index for index, piece in pieces if piece.startswith(_SPACE))
+
     def _own_control(self) -> dict[str, int]:
         processor = self._processor
         return {processor.id_to_piece(i): i for i in range(self.vocab_size) if processor.is_control(i)}
@@ -147,7 +155,7 @@ class SentencePieceTokenizer:
         piece: str = processor.id_to_piece(index)
         if processor.is_byte(index):
             return bytes([int(piece[3:5], 16)])
-        return piece.replace("\u2581", " ").encode()
+        return piece.replace(_SPACE, " ").encode()
 
 
 def load_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:

@@ -35,7 +35,10 @@ class DecoderGraph:
         """Return the model; `on_layer` is told the number of layers done."""
         config, graph = self._config, self._graph
         self._rope_tables()
-        hidden = self._weights.embedding("input_ids")
+        # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
+        shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
+        hidden = graph.op("Reshape", [self._weights.embedding("input_ids"), shape])
+        self._sequence_shape()
         normed = graph.op(
             "SimplifiedLayerNormalization",
             [hidden, self._weights.norm("layers.0.attn_norm")],
@@ -45,9 +48,7 @@ class DecoderGraph:
         for layer in range(config.num_layers):
             normed, hidden = self._layer(layer, normed, hidden)
             on_layer(layer + 1)
-        shape = graph.constant("hidden_shape", np.array([-1, config.hidden_size]))
-        flat = graph.op("Reshape", [normed, shape])
-        self._weights.head(graph.op("Gather", [flat, "logit_rows"], axis=0))
+        self._weights.head(graph.op("Gather", [normed, "logit_rows"], axis=0))
         return graph.build("decoder", list(_inputs(config)), list(_outputs(config)))
 
     def _layer(self, layer: int, normed: str, hidden: str) -> tuple[str, str]:
@@ -67,7 +68,8 @@ class DecoderGraph:
 
     def _attention(self, layer: int, qkv: str) -> str:
         config, output = self._config, f"attention.{layer}"
-        inputs = [qkv, "", "", f"past_key.{layer}", f"past_value.{layer}"]
+        sequences = self._graph.op("Reshape", [qkv, "sequence_shape"])
+        inputs = [sequences, "", "", f"past_key.{layer}", f"past_value.{layer}"]
         inputs += ["seqlens_k", "total_sequence_length", "rope_cos", "rope_sin"]
         self._graph.node(
             "GroupQueryAttention",
@@ -78,7 +80,14 @@ class DecoderGraph:
             kv_num_heads=config.num_kv_heads,
             do_rotary=1,
         )
-        return output
+        shape = self._graph.constant("attention_shape", np.array([-1, config.num_heads * config.head_dim]))
+        return self._graph.op("Reshape", [output, shape])
+
+    def _sequence_shape(self) -> None:
+        """Compute [B, S, width of packed queries, keys and values], which attention needs."""
+        width = self._graph.constant("qkv_width", np.array([self._config.qkv_size]))
+        batch = self._graph.op("Shape", ["input_ids"])
+        self._graph.op("Concat", [batch, width], "sequence_shape", axis=0)
 
     def _skip_norm(self, hidden: str, update: str, norm: str) -> tuple[str, str]:
         """Return the norm of hidden + update, and that sum."""

@@ -35,11 +35,11 @@ class Weights:
         return self._graph.constant(name, self._tensor(name))
 
     def linear(self, name: str, x: str, parts: list[str]) -> str:
-        """Multiply x [B, S, k] by the matrices of `parts`, stacked along their outputs."""
+        """Multiply rows x [n, k] by the matrices of `parts`, stacked along their outputs."""
         if self._bits is None:
             return self._dense(name, x, parts)
         packed = stack([self._packed(part, self._bits) for part in parts])
-        return self._block_linear(name, x, packed, leading=[0, 0])
+        return self._block_linear(name, x, packed)
 
     def embedding(self, ids: str) -> str:
         """Look ids up."""
@@ -65,7 +65,7 @@ class Weights:
             self._dense("head", rows, ["head"], "logits")
         elif not tied:
             packed = self._packed("head", _OUTER_BITS)
-            self._block_linear("head", rows, packed, leading=[0], output="logits")
+            self._block_linear("head", rows, packed, "logits")
         else:
             vocab, hidden = shape = (self._config.vocab_size, self._config.hidden_size)
             blocks = self._graph.view("embed.blocks", "embed.rows", (vocab, hidden // BLOCK_SIZE, BLOCK_SIZE))
@@ -87,10 +87,8 @@ class Weights:
         """Turn half precision into float32; of a constant ONNX Runtime does so once, when it loads."""
         return value if self._precision is Precision.FP32 else self._graph.op("Cast", [value], to=1)
 
-    def _block_linear(
-        self, name: str, x: str, packed: BlockQuantized, *, leading: list[int], output: str = ""
-    ) -> str:
-        """Multiply by a matrix in blocks. leading: x's dimensions before its last, 0 for as it is."""
+    def _block_linear(self, name: str, x: str, packed: BlockQuantized, output: str = "") -> str:
+        """Multiply rows by a matrix in blocks."""
         graph = self._graph
         values = graph.constant(f"{name}.values", packed.values)
         scales = graph.constant(f"{name}.scales", packed.scales)
@@ -99,11 +97,11 @@ class Weights:
         product = self._blocks(x, values, scales, packed.bits, packed.shape)
         # Each offset counts once for every input of its block: times their sum.
         num_blocks = packed.offsets.shape[1]
-        shape = np.array([*leading, num_blocks, BLOCK_SIZE])
-        blocks = graph.op("Reshape", [x, graph.constant(f"blocks.{'x'.join(map(str, shape))}", shape)])
+        shape = graph.constant(f"blocks.{num_blocks}", np.array([-1, num_blocks, BLOCK_SIZE]))
+        blocks = graph.op("Reshape", [x, shape])
         sums = graph.op("ReduceSum", [blocks, graph.constant("last_axis", np.array([-1]))], keepdims=0)
-        offsets = graph.op("MatMul", [sums, graph.constant(f"{name}.offsets", packed.offsets.T)])
-        return graph.op("Add", [product, offsets], output)
+        offsets = graph.constant(f"{name}.offsets", packed.offsets.T)
+        return graph.op("Gemm", [sums, offsets, product], output)
 
     def _blocks(
         self, x: str, values: str, scales: str, bits: int, shape: tuple[int, int], output: str = ""

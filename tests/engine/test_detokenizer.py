@@ -113,9 +113,15 @@ def test_half_a_character_at_the_end_becomes_a_replacement_after_what_was_held()
         ([b"Hi", b" you"], "Hi you"),
         ([b"", b" Hi"], "Hi"),
         ([b"\xf0", b"\x9f\x99\x82", b" "], "🙂 "),
+        ([b" a", b" Hi"], "a Hi"),
     ],
 )
 def test_only_the_space_that_opens_the_answer_is_dropped(pieces: list[bytes], text: str) -> None:
-    decoder = StreamDecoder(pieces, strips_first_space=True)
+    decoder = StreamDecoder(pieces, opening_space_ids=range(4))
     shown = "".join(decoder.push(token) for token in range(len(pieces)))
     assert shown + decoder.finish() == text
+
+
+def test_a_space_that_is_a_byte_of_its_own_is_text() -> None:
+    decoder = StreamDecoder([b" ", b" Hi"], opening_space_ids={1})
+    assert decoder.push(0) + decoder.push(1) == "  Hi"

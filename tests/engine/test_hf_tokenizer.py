@@ -92,9 +92,9 @@ def test_a_llama_tokenizer_json_is_read_like_sentencepiece(fast: Tokenizer, text
     ids = fast.encode(text)
     if not text.startswith(" "):  # tokenizers adds no second space
         assert ids == tiny_processor().encode(text)
-    assert fast.strips_first_space
+    assert fast.opening_space_ids
     assert not set(ids) & {0, 1, 2}
-    decoder = StreamDecoder(fast.token_bytes, strips_first_space=True)
+    decoder = StreamDecoder(fast.token_bytes, opening_space_ids=fast.opening_space_ids)
     shown = "".join(decoder.push(token) for token in ids) + decoder.finish()
     assert shown == (text if not text.startswith(" ") else shown)
     assert shown.strip(" ") == text.strip(" ")

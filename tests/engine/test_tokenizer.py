@@ -132,5 +132,9 @@ def test_an_unknown_kind_is_said_so(tmp_path: Path) -> None:
 def test_only_sentencepiece_puts_a_space_before_the_text(
     bpe: Tokenizer, pieces: SentencePieceTokenizer
 ) -> None:
-    assert (bpe.strips_first_space, pieces.strips_first_space) == (False, True)
+    assert not bpe.opening_space_ids
+    with_space = {index for index, data in enumerate(pieces.token_bytes) if data.startswith(b" ")}
+    (byte_of_space,) = with_space - pieces.opening_space_ids
+    assert pieces.token_bytes[byte_of_space] == b" "
+    assert pieces.opening_space_ids < with_space
     assert pieces.special_ids == SPECIAL_IDS
