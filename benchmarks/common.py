@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from engine.architecture import Precision
 from engine.default_model import DEFAULT_PRECISION, ensure_default_model
 from engine.types import Prompt, SamplingParams, TextEngine, Usage
 
+TIMER_S = 0.010
 FIRST_TEXT_ID = 300
 """Ids below are control tokens and single bytes."""
 
@@ -67,3 +69,12 @@ def resident_mb() -> float:
     """Return this process's resident memory in MB (10^6 bytes)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+async def watch_lag(lags_ms: list[float]) -> None:
+    """Add by how many ms a timer of 10 ms is late, again and again until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + TIMER_S
+        await asyncio.sleep(TIMER_S)
+        lags_ms.append((loop.time() - due) * 1e3)

@@ -14,12 +14,11 @@ import time
 
 import numpy as np
 
-from benchmarks.common import answer, default_model, print_table, random_prompt
+from benchmarks.common import answer, default_model, print_table, random_prompt, watch_lag
 from engine.engine import Engine, EngineOptions
 from engine.types import SamplingParams
 
 NUM_CONVERSATIONS = 8
-TIMER_S = 0.010
 GOAL_P99_MS, GOAL_WORST_MS = 50, 250
 
 
@@ -34,19 +33,11 @@ async def _converse(engine: Engine, number: int, until: float) -> int:
     return num_tokens
 
 
-async def _watch(lags_ms: list[float]) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + TIMER_S
-        await asyncio.sleep(TIMER_S)
-        lags_ms.append((loop.time() - due) * 1e3)
-
-
 async def measure(seconds: float, threads: int) -> tuple[list[float], float]:
     """Return the timer's lateness in ms and the tokens/s generated meanwhile."""
     lags_ms: list[float] = []
     async with await Engine.open(default_model(), EngineOptions(num_threads=threads)) as engine:
-        watcher = asyncio.create_task(_watch(lags_ms))
+        watcher = asyncio.create_task(watch_lag(lags_ms))
         until = time.perf_counter() + seconds
         started = time.perf_counter()
         tokens = await asyncio.gather(

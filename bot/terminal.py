@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from bot.conversation.jobs import Ending
-from bot.conversation.service import ChatService, Question
+from bot.conversation.question import Question
+from bot.conversation.service import ChatService
 from bot.errors import ChatError, is_expected, sentence_for
 from storage.conversations import ConversationKind, ConversationRef
 

@@ -43,6 +43,8 @@ class Script:
     loops: bool = False
     """Repeat the pieces until cancelled."""
     finish_reason: FinishReason = FinishReason.STOP
+    first_delay_s: float = 0.0
+    """Before the first piece, besides."""
 
 
 class ScriptedGeneration:
@@ -87,7 +89,8 @@ class ScriptedGeneration:
 
     async def _pause(self) -> None:
         if not self.is_cancelled:
-            self._sleep = asyncio.ensure_future(asyncio.sleep(self.script.delay_s))
+            delay_s = self.script.delay_s + (0.0 if self._num_given else self.script.first_delay_s)
+            self._sleep = asyncio.ensure_future(asyncio.sleep(delay_s))
             try:
                 await asyncio.wait({self._sleep})
             finally:

@@ -9,54 +9,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 from bot.conversation.fairness import Claim, FairOrder
 from bot.conversation.jobs import Job, StopReason
+from bot.conversation.lane import Lane
 from bot.errors import ConversationBusyError, ShuttingDownError, TooManyWaitingError
 
 _log = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 20.0
+"""Enough to mark all answers of a full conversation, since its messages may be edited only so often."""
 NUM_TOLD = 3
-"""How many of those who wait for other conversations are told their new place when it changes."""
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """The queue of one conversation. `admission` makes the order of arrival the order in storage."""
-
-    channel_id: int
-    admission: asyncio.Lock = field(default_factory=asyncio.Lock)
-    num_visitors: int = 0
-    running: Job | None = None
-    waiting: deque[Job] = field(default_factory=deque)
-    claims: deque[Claim] = field(default_factory=deque)
-    """One for each job that waits."""
-
-    def jobs(self) -> list[Job]:
-        return ([] if self.running is None else [self.running]) + list(self.waiting)
-
-    @property
-    def num_taken(self) -> int:
-        return self.num_visitors + len(self.jobs())
-
-    @property
-    def is_ready(self) -> bool:
-        return self.running is None and bool(self.waiting)
-
-    def take_next(self) -> tuple[Job, Claim]:
-        """Let the first one that waits run."""
-        self.running = self.waiting.popleft()
-        return self.running, self.claims.popleft()
-
-    def remove(self, job: Job) -> None:
-        index = self.waiting.index(job)
-        del self.waiting[index]
-        del self.claims[index]
+"""How many of those who wait, here and for other conversations, are told their new place when it changes."""
 
 
 class AnswerQueues:
@@ -74,7 +40,7 @@ class AnswerQueues:
         self._max_waiting = max_waiting
         self._max_running = max_running
         self._max_total = max_total
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
         self._order = FairOrder()
         self._arrivals = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,7 +76,7 @@ class AnswerQueues:
     @asynccontextmanager
     async def entrance(self, channel_id: int) -> AsyncIterator[None]:
         """Hold the conversation's entrance without asking for a place: nobody comes in meanwhile."""
-        lane = self._lanes.setdefault(channel_id, _Lane(channel_id))
+        lane = self._lanes.setdefault(channel_id, Lane(channel_id))
         lane.num_visitors += 1
         try:
             async with lane.admission:
@@ -124,8 +90,7 @@ class AnswerQueues:
         lane = self._lanes[channel_id]
         if self.is_closed:
             job.stop(StopReason.SHUTDOWN)
-        lane.waiting.append(job)
-        lane.claims.append(_claim_of(channel_id, job, next(self._arrivals)))
+        lane.append(job, _claim_of(channel_id, job, next(self._arrivals)))
         self._fill()
         if job in lane.waiting:
             job.view.waiting(self._place_of(lane) + len(lane.waiting) - 1)
@@ -214,7 +179,7 @@ class AnswerQueues:
                 while self._tasks:
                     await asyncio.wait(set(self._tasks))
 
-    def _stop(self, lane: _Lane, job: Job, reason: StopReason) -> None:
+    def _stop(self, lane: Lane, job: Job, reason: StopReason) -> None:
         job.stop(reason)
         if job in lane.waiting:
             lane.remove(job)
@@ -232,7 +197,7 @@ class AnswerQueues:
             self._order.served(claim)
             self._keep(self._serve(lane, job))
 
-    async def _serve(self, lane: _Lane, job: Job) -> None:
+    async def _serve(self, lane: Lane, job: Job) -> None:
         """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
         await self._end(job)
         lane.running = None
@@ -253,7 +218,7 @@ class AnswerQueues:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _drop_if_idle(self, lane: _Lane) -> None:
+    def _drop_if_idle(self, lane: Lane) -> None:
         if lane.num_taken == 0 and self._lanes.get(lane.channel_id) is lane:
             del self._lanes[lane.channel_id]
 
@@ -261,13 +226,14 @@ class AnswerQueues:
         """Return who could begin now, in fair order: the first of each conversation that nothing runs in."""
         return self._order.ordered(lane.claims[0] for lane in self._lanes.values() if lane.is_ready)
 
-    def _place_of(self, lane: _Lane) -> int:
+    def _place_of(self, lane: Lane) -> int:
         """Return the place of the first one that waits in `lane`; the next to be answered has place 1."""
         return 1 if lane.running is not None else self._ready().index(lane.claims[0]) + 1
 
-    def _tell_places(self, lane: _Lane) -> None:
+    def _tell_places(self, lane: Lane) -> None:
         if lane.waiting:
-            for place, job in enumerate(lane.waiting, start=self._place_of(lane)):
+            first = self._place_of(lane)
+            for place, job in enumerate(itertools.islice(lane.waiting, NUM_TOLD), start=first):
                 job.view.waiting(place)
 
 

@@ -5,69 +5,39 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering, can_go_on
 from bot.conversation.dialog import with_quote
+from bot.conversation.intake import Intake
 from bot.conversation.jobs import AnswerView, Job, StopReason
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import check_question
+from bot.conversation.question import Question
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.screening import Screening
 from bot.conversation.steering import Steering
 from bot.conversation.upkeep import Upkeep
-from bot.errors import EmptyQuestionError, NothingToContinueError
+from bot.errors import NothingToContinueError
 from bot.servers.gate import Gate
 from bot.servers.origin import Origin
 from bot.servers.servers import Servers
-from engine.errors import EngineUnavailableError
-from engine.types import Health, TextEngine
+from engine.types import TextEngine
 from storage.conversations import (
     ConversationRef,
     Conversations,
     InterruptedAnswer,
     Message,
     MessageState,
-    Quote,
 )
-from storage.errors import NotFoundError
 from storage.resets import Reset
 from storage.settings import SettingsStore
-from storage.turns import NewQuestion
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What somebody asked, and where."""
-
-    conversation: ConversationRef
-    discord_id: int
-    author_id: int
-    author_name: str
-    content: str
-    created_at: datetime
-    quote: Quote | None = None
-    """The message that the question replies to or is about."""
-    starter_id: int | None = None
-    """The Discord message that the thread was started from, for a question in a thread."""
-    settings_of: ConversationRef | None = None
-    """The conversation whose settings hold, if not this one's."""
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Parameters for this answer alone."""
-    notes: tuple[str, ...] = ()
-    """Phrases that are said below the answer."""
-    origin: Origin | None = None
-    """What a server's rules look at; None is a person without roles, directly in this conversation."""
 
 
 class ChatService:
@@ -94,13 +64,14 @@ class ChatService:
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults, servers)
         self._gate = gate
+        self._intake = Intake(engine, conversations, self.preferences)
         answering = Answering(engine, conversations, self.preferences, screening, on_answered)
         self._shutdown_grace_s = shutdown_grace_s
         self._queues = AnswerQueues(
             answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
         )
         self.steering = Steering(self._queues, conversations)
-        self.upkeep = Upkeep(self._queues, conversations, self._check_prompt)
+        self.upkeep = Upkeep(self._queues, conversations, self._intake.check_prompt)
 
     async def __aenter__(self) -> ChatService:
         return self
@@ -118,13 +89,13 @@ class ChatService:
         """
         channel_id = question.conversation.channel_id
         if self._gate is not None:
-            await self._gate.admit(_origin_of(question), with_quote(question.content, question.quote))
+            await self._gate.admit(question.asked_from, with_quote(question.content, question.quote))
         async with self._queues.place(channel_id):
-            content, conversation_id = await self._check(question)
+            content, conversation_id = await self._intake.check(question)
             last = self._queues.last(channel_id)
-            if last is not None and await self._ask_on(last, question, content):
+            if last is not None and await self._intake.ask_on(last, question, content):
                 return last.answer_id
-            job = await self._begin(conversation_id, question, content, view)
+            job = await self._intake.begin(conversation_id, question, content, view)
             self._queues.add(channel_id, job)
         return job.answer_id
 
@@ -146,7 +117,7 @@ class ChatService:
         if self._gate is not None and origin is not None:
             await self._gate.admit(origin, "")
         async with self._queues.place(channel_id):
-            self._check_engine()
+            self._intake.check_engine()
             parts = await self.conversations.parts(answer_id)
             asker_id = await self.asker_of(answer_id)
             if go_on:
@@ -241,90 +212,7 @@ class ChatService:
         """Questions that wait for their turn."""
         return self._queues.num_waiting
 
-    async def _check(self, question: Question) -> tuple[str, int]:
-        """Return what is asked and the conversation it is asked in. Raises what makes it unanswerable."""
-        content = question.content.strip()
-        if not content:
-            raise EmptyQuestionError
-        self._check_engine()
-        conversation_id = await self.conversations.open(question.conversation)
-        await self._check_prompt(conversation_id, with_quote(content, question.quote))
-        return content, conversation_id
-
-    async def _ask_on(self, job: Job, question: Question, content: str) -> bool:
-        """Let the answer to what the same person just said answer this too, if it has not begun."""
-        if question.overrides or not job.takes(question.author_id):
-            return False
-        async with job.changing:
-            is_known = await self.conversations.find_by_discord_id(question.discord_id) is not None
-            if is_known or not job.takes(question.author_id):
-                return False
-            job.begin_anew()
-            try:
-                await self.conversations.turns.ask_on(job.answer_id, _stored(question, content))
-            except NotFoundError:
-                return False
-            job.num_questions += 1
-        return True
-
-    async def _begin(self, conversation_id: int, question: Question, content: str, view: AnswerView) -> Job:
-        """Store a question and its answer to be."""
-        if question.starter_id is not None:
-            await self.conversations.turns.link(conversation_id, question.starter_id)
-        turn = await self.conversations.begin_turn(
-            conversation_id,
-            discord_id=question.discord_id,
-            author_id=question.author_id,
-            author_name=question.author_name,
-            content=content,
-            created_at=question.created_at,
-            quote=question.quote,
-        )
-        view.opened(turn.answer.id, ())
-        settings_of = question.settings_of
-        return Job(
-            turn.answer.id,
-            conversation_id,
-            question.author_id,
-            view,
-            _origin_of(question),
-            settings_id=0 if settings_of is None else await self.conversations.open(settings_of),
-            overrides=question.overrides,
-            notes=question.notes,
-        )
-
     async def _check_continuable(self, answer_id: int) -> None:
         answer = await self.conversations.find_answer(answer_id)
         if answer is not None and answer.state is not MessageState.PENDING and not can_go_on(answer):
             raise NothingToContinueError
-
-    async def _check_prompt(self, conversation_id: int, content: str) -> None:
-        """Refuse what no history could make answerable."""
-        parameters = await self.preferences.parameters(conversation_id)
-        await asyncio.to_thread(
-            check_question,
-            self.engine,
-            content,
-            self.preferences.system_prompt_of(parameters),
-            parameters.prompt_budget(self.engine.info.context_length),
-        )
-
-    def _check_engine(self) -> None:
-        if self.engine.health is not Health.READY:
-            raise EngineUnavailableError("The engine is not ready.")
-
-
-def _stored(question: Question, content: str) -> NewQuestion:
-    return NewQuestion(
-        question.discord_id,
-        question.author_id,
-        question.author_name,
-        content,
-        question.created_at,
-        question.quote,
-    )
-
-
-def _origin_of(question: Question) -> Origin:
-    ref = question.conversation
-    return question.origin or Origin(question.author_id, ref.channel_id, ref.guild_id)

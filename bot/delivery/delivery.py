@@ -15,6 +15,7 @@ from enum import Enum, auto
 
 from bot.delivery.board import Board, Delete, Edit, Look, Part, Request, Send
 from bot.delivery.outbox import Buttons, Outbox, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.delivery.pace import ChannelPace
 from bot.delivery.render import render, with_note
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Delivery:
     on_part: told position and Discord id of every message that is sent. min_interval_s: between two edits
     of one message. existing_parts: messages to reuse, as when an answer is made anew; those not needed are
     deleted at the end. max_parts: messages that the answer may take. give_up_after_s: how long `finish` may
-    take.
+    take. pace: of all edits in the channel, shared with the other answers in it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Delivery:
         existing_parts: Sequence[int] = (),
         give_up_after_s: float = 90.0,
         max_parts: int = MAX_PARTS,
+        pace: ChannelPace | None = None,
     ) -> None:
         self.lost = asyncio.Event()
         """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
@@ -76,6 +78,7 @@ class Delivery:
         self._answer_id = answer_id
         self._on_part = on_part
         self._min_interval_s = min_interval_s
+        self._pace = pace or ChannelPace()
         self._max_parts = max_parts
         self._give_up_after_s = give_up_after_s
         self._board = Board(existing_parts)
@@ -179,7 +182,7 @@ class Delivery:
 
     async def _do_when_due(self, request: Request) -> None:
         """Do `request`, or only wait for its time: by then a newer text may ask for something else."""
-        due_s = request.due_s if isinstance(request, Edit) else 0.0
+        due_s = max(request.due_s, self._pace.free_at_s) if isinstance(request, Edit) else 0.0
         wait_s = max(due_s, self._blocked_until_s) - _now_s()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
@@ -212,6 +215,7 @@ class Delivery:
             _log.exception("A message of answer %d could not be recorded.", self._answer_id)
 
     async def _edit(self, part: Part, look: Look) -> None:
+        self._pace.edits_at(_now_s())
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._outbox.edit(

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import discord
 
 from bot.conversation.mentions import label
-from bot.conversation.service import ChatService, Question
+from bot.conversation.question import Question
+from bot.conversation.service import ChatService
 from bot.conversation.text_files import joined
 from bot.language.phrases import phrase, render
 from bot.on_discord.attachments import read_texts

@@ -16,6 +16,7 @@ import discord
 from bot.config import Settings
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
+from bot.delivery.pace import Paces
 from bot.logs import set_level
 from bot.on_discord.buttons import NumberedButton, OnPress, Press
 from bot.on_discord.command_sync import sync_commands
@@ -86,6 +87,7 @@ class LlamacordClient(discord.Client):
             chat, moderation.servers, self._answer_in, metrics.refused, sees_all=sees_all_messages
         )
         self._edit_interval_s = edit_interval_s
+        self._paces = Paces()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
@@ -210,6 +212,7 @@ class LlamacordClient(discord.Client):
             locale=locale,
             as_embeds=self._uses_embeds(channel),
             edit_interval_s=self._edit_interval_s,
+            pace=self._paces.of(channel.id),
         )
 
     def _uses_embeds(self, channel: Channel) -> bool:

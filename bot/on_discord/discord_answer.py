@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons
+from bot.delivery.pace import ChannelPace
 from bot.language.phrases import phrase, render
+from bot.limits.clock import loop_seconds
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
 from bot.on_discord.interaction_outbox import InteractionOutbox
 from storage.conversations import Conversations
@@ -39,8 +41,9 @@ class DiscordAnswer:
         as_embeds: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
+        pace: ChannelPace | None = None,
     ) -> None:
-        """`locale`: of the readers. `outbox`: where to show it instead of in the channel."""
+        """`locale`: of the readers. `outbox`: shows it instead of the channel. `pace`: the channel's."""
         self._given_outbox = outbox
         self._channel = channel
         self._trigger_id = trigger_id
@@ -48,6 +51,7 @@ class DiscordAnswer:
         self._locale = locale
         self._as_embeds = as_embeds
         self._edit_interval_s = edit_interval_s
+        self._pace = pace or ChannelPace()
         self._answer_id = 0
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
@@ -75,11 +79,13 @@ class DiscordAnswer:
             on_part=self._attach,
             min_interval_s=self._edit_interval_s,
             existing_parts=parts,
+            pace=self._pace,
         )
 
     def waiting(self, place: int) -> None:
-        """Show the place in the queue."""
-        self.update(f"-# {render(phrase('answer.waiting', place=place), self._locale)}")
+        """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
+        if not self._part_ids or self._pace.has_room(loop_seconds()):
+            self.update(f"-# {render(phrase('answer.waiting', place=place), self._locale)}")
 
     def working(self) -> None:
         """Show typing until the end."""

@@ -5,6 +5,7 @@ What stands on Discord is never taken away: a note and a button are added below 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import discord
 from bot.conversation.answering import can_go_on
 from bot.delivery.delivery import Delivery
 from bot.delivery.outbox import Buttons, OutboxError
+from bot.delivery.pace import ChannelPace
 from bot.delivery.render import with_note
 from bot.language.phrases import phrase, render
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, DiscordOutbox
@@ -26,18 +28,25 @@ _log = logging.getLogger(__name__)
 async def mark_interrupted(
     client: discord.Client, conversations: Conversations, interrupted: Sequence[InterruptedAnswer]
 ) -> None:
-    """Mark them one after the other, once it is known which language is spoken where they are.
-
-    Only the last one of a channel can still be regenerated.
-    """
+    """Mark them, channel by channel one after the other, once it is known which language is spoken there."""
     if interrupted:
         await client.wait_until_ready()
-    newest = {one.channel_id: one.answer.id for one in interrupted}
+    by_channel: dict[int, list[InterruptedAnswer]] = {}
+    for one in interrupted:
+        by_channel.setdefault(one.channel_id, []).append(one)
+    await asyncio.gather(*(_mark_all(client, conversations, ones) for ones in by_channel.values()))
+
+
+async def _mark_all(
+    client: discord.Client, conversations: Conversations, interrupted: Sequence[InterruptedAnswer]
+) -> None:
+    """Mark the answers of one channel. Only the last one can still be regenerated."""
+    pace = ChannelPace()
     for one in interrupted:
         offered = Buttons.CONTINUE if can_go_on(one.answer) else Buttons.REGENERATE
-        buttons = offered if newest[one.channel_id] == one.answer.id else Buttons.NONE
+        buttons = offered if one is interrupted[-1] else Buttons.NONE
         try:
-            await _mark(client, conversations, one, buttons)
+            await _mark(client, conversations, one, buttons, pace)
         except (OutboxError, StorageError, *DISCORD_FAILURES) as error:
             _log.warning("Interrupted answer %d was not marked: %s", one.answer.id, type(error).__name__)
 
@@ -47,6 +56,7 @@ async def _mark(
     conversations: Conversations,
     one: InterruptedAnswer,
     buttons: Buttons,
+    pace: ChannelPace,
 ) -> None:
     answer = one.answer
     channel = client.get_partial_messageable(one.channel_id)
@@ -62,7 +72,7 @@ async def _mark(
 
     never_begun = answer.state is MessageState.INTERRUPTED
     note = render(phrase("answer.never_begun"), locale) if never_begun else None
-    delivery = Delivery(outbox, answer_id=answer.id, on_part=attach, existing_parts=one.part_ids)
+    delivery = Delivery(outbox, answer_id=answer.id, on_part=attach, existing_parts=one.part_ids, pace=pace)
     await delivery.finish(answer.content, note=note, buttons=buttons)
 
 

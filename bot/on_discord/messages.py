@@ -15,6 +15,7 @@ from bot.conversation.service import ChatService
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import render
 from bot.limits.clock import loop_seconds
+from bot.on_discord.arrivals import Arrivals
 from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
 from bot.on_discord.incoming import incoming_of, may_answer
@@ -50,24 +51,28 @@ class MessageIntake:
         self._make_answer = make_answer
         self._on_refusal = on_refusal
         self._sees_all = sees_all
+        self._arrivals = Arrivals()
         self._refusal_pace = RefusalPace(loop_seconds)
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
         """Answer what is meant for us."""
         incoming = incoming_of(message)
         is_addressed = is_for_us(incoming, bot)
-        if not is_addressed and not (is_from_a_person(incoming) and await self._is_free(message)):
-            return
-        if not may_answer(message):
-            _log.info("A question was left alone: no permission to answer there")
-            return
-        await self._ask(message, bot, is_addressed=is_addressed)
+        if is_addressed or is_from_a_person(incoming):
+            await self._ask(message, bot, is_addressed=is_addressed)
 
     async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
         try:
-            question = await question_of(message, bot, await self._newest_part(message))
-            view = self._make_answer(message.channel, message.id, locale_of(message.guild))
-            await self._chat.ask(question, view)
+            with self._arrivals.enter(message.channel.id) as is_first:
+                if not is_addressed and not await self._is_free(message):
+                    return
+                if not may_answer(message):
+                    _log.info("A question was left alone: no permission to answer there")
+                    return
+                question = await question_of(message, bot, await self._newest_part(message))
+                view = self._make_answer(message.channel, message.id, locale_of(message.guild))
+                await is_first.wait()
+                await self._chat.ask(question, view)
         except DuplicateMessageError:
             _log.info("A question arrived twice")
         except RefusalError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import discord
 
 from bot.conversation.mentions import Bot, label, readable
-from bot.conversation.service import Question
+from bot.conversation.question import Question
 from bot.conversation.text_files import joined
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase

@@ -14,7 +14,8 @@ import pytest
 from bot.conversation.jobs import StopReason
 from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import SystemPrompt
-from bot.conversation.service import ChatService, Question
+from bot.conversation.question import Question
+from bot.conversation.service import ChatService
 from bot.errors import (
     ConversationBusyError,
     EmptyQuestionError,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bot.conversation.parameters import ChatParameters
-from bot.conversation.service import ChatService, Question
+from bot.conversation.question import Question
+from bot.conversation.service import ChatService
 from bot.errors import ShuttingDownError
 from storage.conversations import ConversationKind, ConversationRef, Conversations, MessageState
 from storage.database import Database

@@ -11,7 +11,8 @@ import pytest
 from bot.conversation.fairness import MAX_REMEMBERED, Claim, FairOrder
 from bot.conversation.jobs import MAX_BURST
 from bot.conversation.parameters import ChatParameters
-from bot.conversation.service import ChatService, Question
+from bot.conversation.question import Question
+from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError, TooManyWaitingError
 from engine.types import ChatMessage, FinishReason
 from storage.conversations import ConversationKind, ConversationRef, MessageState, Quote

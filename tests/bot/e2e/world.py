@@ -67,6 +67,8 @@ class World:
         self.privacy: Privacy
         self.keeping = Keeping()
         self.sees_all_messages = False
+        self.edit_interval_s = EDIT_S
+        self.shutdown_grace_s = 0.0
         self.shelf: Shelf = EmptyShelf()
         self.operator_ids: frozenset[int] = frozenset()
         self.metrics: Metrics
@@ -109,6 +111,7 @@ class World:
             servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
+            shutdown_grace_s=self.shutdown_grace_s,
         )
         self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
@@ -204,12 +207,18 @@ def labels(message: discord.Message) -> list[str | None]:
 
 @contextlib.asynccontextmanager
 async def open_world(
-    path: Path, *, keeping: Keeping | None = None, sees_all_messages: bool = False
+    path: Path,
+    *,
+    keeping: Keeping | None = None,
+    sees_all_messages: bool = False,
+    edit_interval_s: float = EDIT_S,
+    shutdown_grace_s: float = 0.0,
 ) -> AsyncIterator[World]:
     """Make a world, and at its end close the bot and look for pings."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
         world.sees_all_messages = sees_all_messages
+        world.edit_interval_s, world.shutdown_grace_s = edit_interval_s, shutdown_grace_s
         world.keeping = keeping or world.keeping
         await world.start()
         yield world
