@@ -44,7 +44,7 @@ for_every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """A world whose administrators opened every command to everybody, everywhere."""
     monkeypatch.setattr("simcord.actors._check_command_access", lambda *_: None)
-    async with open_world(tmp_path / "every.sqlite3") as world:
+    async with open_world(tmp_path / "every.sqlite3", edit_interval_s=0.01) as world:
         await world.database.fetch_all("PRAGMA synchronous = OFF")
         world.shelf, world.operator_ids = FakeShelf(), frozenset({world.chief.id})
         client = world.client
