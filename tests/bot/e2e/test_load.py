@@ -40,7 +40,7 @@ async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_ord
     assert outcome.num_asked == NUM_ROOMS * len(TURNS)
     assert (num_objects_left, num_tasks_left) == (0, 0)
     assert engine.num_running == 0
-    # The goal is for a machine of one's own, as the benchmark shows it; other work there must not fail a test.
+    # The goal is the benchmark's; here other work on the machine must not fail the test.
     assert np.percentile(lags_ms, 99) < 10 * GOAL_P99_MS
 
 
