@@ -1,7 +1,7 @@
 """Carries a planned step out: places sequences in the KV cache, runs the model, keeps both in agreement.
 
 The worker knows only the `Runner` protocol. `SlotRunner` is the CPU's: one decode run over a window of
-slots, one prefill run over a single slot.
+slots, one prefill run for each prompt over a single slot.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from engine.kv_slots import KVSlots
 from engine.request import Request
 from engine.sampling import FloatArray
-from engine.scheduler import StepPlan
+from engine.scheduler import Chunk, StepPlan
 
 
 class KVMemory(Protocol):
@@ -127,10 +127,12 @@ class SlotRunner:
     def step(self, plan: StepPlan) -> StepResult:
         logits: list[tuple[Request, FloatArray]] = []
         started = time.perf_counter()
-        if plan.prefill is not None:
-            row = self._prefill(plan.prefill, plan.num_prefill)
+        for chunk in plan.prefill:
+            row = self._prefill(chunk)
             if row is not None:
-                logits.append((plan.prefill, row[None]))
+                # The model keeps one prefill's logits; those of other prompts follow in this step.
+                row = row if chunk is plan.prefill[-1] else row.copy()
+                logits.append((chunk.request, row[None]))
         prefilled = time.perf_counter()
         if plan.guess and isinstance(self._model, SeveralAtOnce):
             logits.append(self._decode_several(self._model, plan.decode[0], plan.guess))
@@ -167,10 +169,10 @@ class SlotRunner:
     def num_kv_tokens(self) -> int:
         return self._slots.num_tokens
 
-    def _prefill(self, request: Request, num_tokens: int) -> FloatArray | None:
+    def _prefill(self, chunk: Chunk) -> FloatArray | None:
         """Compute the next chunk of a prompt; return logits when it was the last."""
-        slot = _slot_of(request)
-        ids = request.pending_ids()[:num_tokens]
+        request, slot = chunk.request, _slot_of(chunk.request)
+        ids = request.pending_ids()[: chunk.num_tokens]
         logits = self._model.prefill(slot, ids, request.num_computed)
         self._slots.extend(slot, ids)
         request.num_computed += len(ids)

@@ -1,8 +1,9 @@
 """Decides what the next step computes. Pure: no tensors, no threads, no clock of its own.
 
-Every step decodes one token for each request past its prompt, and gives one waiting prompt a chunk of
-prefill, turn by turn, so that neither a long prompt nor many short ones hold up anyone for long. The chunk
-is sized by measured speed to take about as long as people do not notice.
+Every step decodes one token for each request past its prompt, and computes a budget of prompt tokens. Short
+prompts come first, since they are done soonest, but half of the budget is for the prompt whose turn it is, so
+that neither a long prompt nor many short ones hold up anyone for long. The budget is sized by measured speed
+to take about as long as people do not notice.
 """
 
 from __future__ import annotations
@@ -23,20 +24,32 @@ _FIRST_GUESS_TOKENS_PER_S = 400.0
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `num_tokens` of a request's prompt."""
+
+    request: Request
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: at most one prompt's next `num_prefill` tokens, then one token for each of `decode`.
+    """One step: chunks of prompts, and one token for each of `decode`.
 
     guess: with only one request to decode, what its next tokens may be.
     """
 
-    prefill: Request | None
-    num_prefill: int
+    prefill: tuple[Chunk, ...]
     decode: tuple[Request, ...]
     guess: tuple[int, ...] = ()
 
     @property
+    def num_prefill(self) -> int:
+        """Prompt tokens in this step."""
+        return sum(chunk.num_tokens for chunk in self.prefill)
+
+    @property
     def is_empty(self) -> bool:
-        return self.prefill is None and not self.decode
+        return not self.prefill and not self.decode
 
 
 class ChunkSizer:
@@ -106,18 +119,31 @@ class Scheduler:
         decode = tuple(self._decoding)
         if not self._prefilling:
             # Several rows fill a step already: there, more of them cost more than they bring.
-            return StepPlan(None, 0, decode, decode[0].guess() if len(decode) == 1 else ())
-        prefill = self._prefilling[0]
-        size = self.sizer.size(_BESIDE_DECODE_S if decode else _ALONE_S)
-        return StepPlan(prefill, _chunk(len(prefill.pending_ids()), size), decode)
+            return StepPlan((), decode, decode[0].guess() if len(decode) == 1 else ())
+        return StepPlan(self._chunks(self.sizer.size(_BESIDE_DECODE_S if decode else _ALONE_S)), decode)
 
     def prefilled(self, request: Request) -> None:
-        """Move on after a chunk of `request`: to decoding when its prompt is done, else to the next one."""
-        self._prefilling.remove(request)
-        if request.is_prefilling:
-            self._prefilling.append(request)
-        else:
+        """Move on after a chunk of `request`, in the order of the plan."""
+        if not request.is_prefilling:
+            self._prefilling.remove(request)
             self._decoding.append(request)
+        elif request is self._prefilling[0]:
+            self._prefilling.rotate(-1)
+
+    def _chunks(self, budget: int) -> tuple[Chunk, ...]:
+        """Divide `budget` tokens among the prompts; the last chunk is of the one whose turn it is."""
+        pending = {request: len(request.pending_ids()) for request in self._prefilling}
+        first, *others = self._prefilling
+        num_reserved = min(pending[first], budget // 2)
+        chunks = []
+        rest = budget - num_reserved
+        for request in sorted(others, key=pending.__getitem__):
+            num_tokens = _chunk(pending[request], rest)
+            if num_tokens < min(pending[request], _MIN_CHUNK):
+                break
+            chunks.append(Chunk(request, num_tokens))
+            rest -= num_tokens
+        return *chunks, Chunk(first, _chunk(pending[first], num_reserved + rest))
 
     def remove(self, request: Request) -> None:
         """Forget a request that ended, wherever it is."""

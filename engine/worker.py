@@ -153,8 +153,9 @@ class Worker:
             self._deltas.append(delta)
         if len(plan.decode) == 1 and not plan.guess:
             self._scheduler.timer.record(result.decode_s)
-        if plan.prefill is not None and plan.prefill.request_id in self._requests:
-            self._scheduler.prefilled(plan.prefill)
+        for chunk in plan.prefill:
+            if chunk.request.request_id in self._requests:
+                self._scheduler.prefilled(chunk.request)
 
     def _learn(self, runner: Runner, request: Request, num_guessed: int, seconds: float) -> None:
         """Keep what was guessed right, and whether it was worth its time."""

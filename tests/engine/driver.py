@@ -53,8 +53,9 @@ class Driver:
                 request.speculation.record(len(plan.guess), num_right, paid=num_right > 0)
             if delta.is_final:
                 self._end(request, delta)
-        if plan.prefill is not None and plan.prefill.request_id not in self.finals:
-            self.scheduler.prefilled(plan.prefill)
+        for chunk in plan.prefill:
+            if chunk.request.request_id not in self.finals:
+                self.scheduler.prefilled(chunk.request)
         return plan
 
     def end(self, request: Request, delta: Delta, *, keep: bool = True) -> None:

@@ -155,10 +155,10 @@ class ScriptedRunner:
     def step(self, plan: StepPlan) -> StepResult:
         self._on_step(plan)
         rows = list(plan.decode)
-        if plan.prefill is not None:
-            plan.prefill.num_computed += plan.num_prefill
-            if plan.prefill.num_computed == plan.prefill.num_prompt:
-                rows.append(plan.prefill)
+        for chunk in plan.prefill:
+            chunk.request.num_computed += chunk.num_tokens
+            if chunk.request.num_computed == chunk.request.num_prompt:
+                rows.append(chunk.request)
         return StepResult(tuple((request, self._logits(request)[None]) for request in rows), 0.001, 0.001)
 
     def confirm(self, request: Request, num_right: int) -> None:

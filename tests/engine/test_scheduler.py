@@ -24,12 +24,12 @@ def compute(scheduler: Scheduler, tokens_per_s: float = 160.0) -> StepPlan:
     for request in plan.decode:
         request.num_computed += 1
         request.ids.append(5)
-    if plan.prefill is not None:
-        plan.prefill.num_computed += plan.num_prefill
-        scheduler.sizer.record(plan.num_prefill, plan.num_prefill / tokens_per_s)
-        if plan.prefill.num_computed == plan.prefill.num_prompt:
-            plan.prefill.ids.append(5)
-        scheduler.prefilled(plan.prefill)
+    scheduler.sizer.record(plan.num_prefill, plan.num_prefill / tokens_per_s)
+    for request, num_tokens in ((chunk.request, chunk.num_tokens) for chunk in plan.prefill):
+        request.num_computed += num_tokens
+        if request.num_computed == request.num_prompt:
+            request.ids.append(5)
+        scheduler.prefilled(request)
     return plan
 
 
@@ -46,7 +46,7 @@ def test_a_long_prompt_never_keeps_streams_waiting_for_more_than_one_chunk() -> 
     while len(scheduler.plan().decode) < 3:
         compute(scheduler)
     start(scheduler, new_request(10, 3000))
-    while scheduler.plan().prefill is not None:
+    while scheduler.plan().prefill:
         before = [len(request.ids) for request in streams]
         plan = compute(scheduler)
         assert plan.num_prefill <= 64, "more than a stream should wait for at this speed"
@@ -60,13 +60,49 @@ def test_short_prompts_overtake_a_long_one_and_it_still_gets_its_turns() -> None
     compute(scheduler)
     short = [new_request(number, 10) for number in range(1, 11)]
     start(scheduler, *short)
-    order = [compute(scheduler).prefill for _ in range(11)]
-    assert sorted(request.request_id for request in order if request is not None) == list(range(11))
-    assert [request for request in order if request in short] == short
+    compute(scheduler)
+    assert long.num_computed > 64, "its turn"
+    for _ in range(10):
+        compute(scheduler)
     assert not any(request.is_prefilling for request in short)
     assert long.is_prefilling
     while long.is_prefilling:
-        assert compute(scheduler).prefill is long
+        assert compute(scheduler).prefill[0].request is long
+
+
+def test_half_of_the_budget_is_for_the_prompt_whose_turn_it_is() -> None:
+    scheduler = Scheduler(20)
+    prompts = [new_request(number, 2000) for number in range(3)]
+    start(scheduler, *prompts, *(new_request(number, 10_000) for number in range(3, 6)))
+    for turn in range(12):
+        plan = scheduler.plan()
+        whose = plan.prefill[-1]
+        assert whose.request.request_id == turn % 6, "long prompts that others overtake keep their turns"
+        assert whose.num_tokens >= plan.num_prefill // 2
+        for chunk in plan.prefill:
+            scheduler.prefilled(chunk.request)
+
+
+def test_short_prompts_share_a_step() -> None:
+    scheduler = Scheduler(20)
+    start(scheduler, *(new_request(number, 20) for number in range(6)))
+    plan = scheduler.plan()
+    assert sorted(chunk.request.request_id for chunk in plan.prefill) == list(range(6))
+    assert {chunk.num_tokens for chunk in plan.prefill} == {20}
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=20), st.floats(1.0, 1e5))
+def test_a_step_keeps_to_its_budget(lengths: list[int], tokens_per_s: float) -> None:
+    scheduler = Scheduler(20)
+    start(scheduler, *(new_request(number, length) for number, length in enumerate(lengths)))
+    scheduler.sizer.record(100, 100 / tokens_per_s)
+    plan = scheduler.plan()
+    chunks = {chunk.request: chunk.num_tokens for chunk in plan.prefill}
+    assert len(chunks) == len(plan.prefill), "one chunk a prompt"
+    budget = scheduler.sizer.size(0.4)
+    assert 0 < plan.num_prefill <= budget
+    if plan.num_prefill < budget - 16:
+        assert all(chunks.get(request, 0) == request.num_prompt for request in scheduler.running)
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.floats(1.0, 1e5))
@@ -90,8 +126,8 @@ def test_every_prompt_is_computed_once_in_order_and_never_one_token_alone(
         scheduler.admit(place)
         assert len(scheduler.running) <= 4
         plan = compute(scheduler, tokens_per_s)
-        if plan.prefill is not None:
-            chunks[plan.prefill].append(plan.num_prefill)
+        for chunk in plan.prefill:
+            chunks[chunk.request].append(chunk.num_tokens)
         for request in plan.decode:
             scheduler.remove(request)
     assert admitted == requests, "first come, first served"

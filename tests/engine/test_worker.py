@@ -54,7 +54,7 @@ def test_cancelled_while_waiting_never_runs() -> None:
     bench.worker.cancel(waiting.request_id)
     bench.let_go()
     assert bench.listener.completion(waiting).finish_reason is FinishReason.CANCELLED
-    assert all(plan.prefill is not waiting for plan in bench.plans)
+    assert all(chunk.request is not waiting for plan in bench.plans for chunk in plan.prefill)
     bench.worker.cancel(running.request_id)
     assert bench.listener.completion(running).finish_reason is FinishReason.CANCELLED
     bench.close()
