@@ -33,7 +33,7 @@ SHAPE = ReleaseShape(
     hidden_size=576,
     intermediate_size=1536,
     num_heads=9,
-    num_kv_heads=9,
+    num_kv_heads=3,
     vocab_size=49152,
     context_length=1024,
 )
