@@ -20,6 +20,7 @@ import onnxruntime
 
 from engine.architecture import DecoderConfig
 from engine.errors import ModelFormatError, ModelResourceError
+from engine.huge_pages import use_huge_pages
 from engine.manifest import DECODER_FILE
 from engine.sampling import FloatArray
 from engine.speculation import MAX_GUESS
@@ -102,6 +103,7 @@ class CpuModel:
         num_rows = max(options.num_slots, 1 + MAX_GUESS) + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
+        use_huge_pages()
 
     def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
         """Compute `ids` after `num_past` tokens of a slot; return the last one's logits [vocab].
