@@ -53,7 +53,7 @@ class TerminalView:
     def opened(self, answer_id: int, parts: Sequence[int]) -> None:  # noqa: ARG002 - no messages to edit here
         self.answer_id = answer_id
 
-    def waiting(self, place: int) -> None:
+    def waiting(self, place: int, *, for_others: bool) -> None:
         """Nobody else asks here."""
 
     def working(self) -> None:

@@ -33,6 +33,7 @@ _STOP_NOTES = {
     StopReason.OUT_OF_TIME: "answer.stopped_out_of_time",
     StopReason.RESET: "answer.stopped_reset",
     StopReason.FORGOTTEN: "answer.stopped_forgotten",
+    StopReason.BLOCKED: "answer.stopped_blocked",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""
@@ -183,7 +184,7 @@ class Answering:
             _log.warning("Answer %d could not be saved: %s", job.answer_id, error)
             note = together(*filter(None, (outcome.note, phrase("answer.not_saved"))))
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
-        if standing is None or job.stop_reason in _FORGOTTEN:
+        if standing is None or job.is_withdrawn or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
         return Ending(
             standing.id,

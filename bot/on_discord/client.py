@@ -81,8 +81,9 @@ class LlamacordClient(discord.Client):
         )
         self._purging = Purging(chat.conversations, self._drop_caches)
         self.privacy.sweeper.on_deleted = self._purging.note
+        chat.on_removed = self._purging.note
         self.presses = self._what_presses_do()
-        self._changes = MessageChanges(chat, self._purging.note)
+        self._changes = MessageChanges(chat)
         self._intake = MessageIntake(
             chat, moderation.servers, self._answer_in, metrics.refused, sees_all=sees_all_messages
         )

@@ -82,10 +82,11 @@ class DiscordAnswer:
             pace=self._pace,
         )
 
-    def waiting(self, place: int) -> None:
+    def waiting(self, place: int, *, for_others: bool) -> None:
         """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
         if not self._part_ids or self._pace.has_room(loop_seconds()):
-            self.update(f"-# {render(phrase('answer.waiting', place=place), self._locale)}")
+            key = "answer.waiting_for_others" if for_others else "answer.waiting"
+            self.update(f"-# {render(phrase(key, place=place), self._locale)}")
 
     def working(self) -> None:
         """Show typing until the end."""

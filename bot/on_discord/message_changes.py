@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import discord
 
@@ -25,11 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class MessageChanges:
-    """Keeps what was taken in step with Discord. Never raises. `on_deleted` is told of it."""
+    """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, on_deleted: Callable[[], None]) -> None:
+    def __init__(self, chat: ChatService) -> None:
         self._chat = chat
-        self._on_deleted = on_deleted
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked."""
@@ -49,8 +47,7 @@ class MessageChanges:
     async def deleted(self, channel_id: int, message_id: int) -> None:
         """Forget what was deleted."""
         try:
-            if await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown):
-                self._on_deleted()
+            await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 

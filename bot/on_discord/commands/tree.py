@@ -57,7 +57,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
             *ask_commands(Asking(chat, make_answer)),
             *privacy_commands(chat, privacy),
             reset_command(chat, moderation),
-            *block_commands(moderation),
+            *block_commands(chat, moderation),
             config_command(panel),
             *free_commands(moderation.servers, sees_all=sees_all),
             *history_commands(chat),
