@@ -234,7 +234,7 @@ class AnswerQueues:
             self._tell_place(lane, index, job)
 
     def _tell_place(self, lane: Lane, index: int, job: Job) -> None:
-        """Tell a job its place: the first one where nothing runs waits for others, all others for their own."""
+        """Tell a job its place: the first one where nothing runs waits for other conversations."""
         if index == 0 and lane.running is None:
             job.view.waiting(self._ready().index(lane.claims[0]) + 1, for_others=True)
         else:

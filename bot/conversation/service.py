@@ -19,6 +19,7 @@ from bot.conversation.question import Question
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.screening import Screening
 from bot.conversation.steering import Steering
+from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
 from bot.errors import NothingToContinueError
 from bot.servers.gate import Gate
@@ -37,6 +38,10 @@ from storage.settings import SettingsStore
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
+REPAIR_TIME = timedelta(days=1)
+"""How long after its end an answer whose ending never reached its readers is still shown to them."""
+MAX_REPAIRED = 200
+"""Such answers, at one start."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -64,6 +69,7 @@ class ChatService:
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults, servers)
+        self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
         answering = Answering(engine, conversations, self.preferences, screening, on_answered)
@@ -213,8 +219,14 @@ class ChatService:
             )
 
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
-        """Mark what an earlier run left unfinished. Call once, before the first question."""
-        return await self.conversations.interrupt_pending()
+        """Mark what an earlier run left unfinished. Call once, before the first question.
+
+        Return it, and the newest answers that ended and may still be shown as if they had not, in order.
+        """
+        interrupted = await self.conversations.interrupt_pending()
+        unshown = await self.conversations.unshown(within=REPAIR_TIME, limit=MAX_REPAIRED)
+        found = {one.answer.id: one for one in (*interrupted, *unshown)}
+        return [found[answer_id] for answer_id in sorted(found)]
 
     async def close(self) -> None:
         """Refuse further questions, and let every answer end or, after the grace, stop and mark it."""

@@ -45,7 +45,7 @@ async def history(world: World, where: str = "general") -> list[str]:
 
 async def open_log(world: World) -> simcord.ChannelHandle:
     log = world.guild.create_text_channel("mod-log")
-    await world.moderation.servers.change(world.guild.id, {"log_channel": log.id}, by_user_id=1)
+    await world.set_up(world.guild.id, {"log_channel": log.id})
     return log
 
 
@@ -392,7 +392,7 @@ async def test_the_log_of_one_server_says_nothing_of_another(tmp_path: Path) -> 
             world.env.create_user("eve", global_name="Eve"),
             roles=[elsewhere.create_role("Admins", permissions=discord.Permissions.all())],
         )
-        await world.moderation.servers.change(elsewhere.id, {"log_channel": log.id}, by_user_id=1)
+        await world.set_up(elsewhere.id, {"log_channel": log.id})
         await admin.slash(lobby, "reset")
         await world.env.settle()
         assert logged(world, log) == []
