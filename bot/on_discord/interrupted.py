@@ -1,5 +1,4 @@
-"""Shows, after a start, how answers of an earlier run ended: those it left unfinished, and those that ended
-without their readers being told.
+"""Shows, after a start, how answers of an earlier run ended: those it cut off, and those that ended unseen.
 
 Of what was cut off, nothing that stands on Discord is taken away: a note and a button are added below it.
 """
