@@ -3,18 +3,23 @@
 Owns how the page is found its way around in. Knows nothing of what the bot answers.
 """
 
+import asyncio
 import json
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
 
-_ENTER, _ESCAPE = 13, 27
 _INPUT = "document.getElementById('channel-composer-input')"
 _LIST = "document.getElementById('channel-message-list')"
 _MESSAGES = "[...document.querySelectorAll('.channel-message')]"
 _TIMELINE = "document.getElementById('channel-timeline')"
 _BUTTONS = f"{_MESSAGES}.flatMap(m => [...m.querySelectorAll('button')])"
+_KEY_DOWN = "new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true})"
+_ENTER = f"({_INPUT}.dispatchEvent({_KEY_DOWN}), true)"
 _IDLE = "!window.simcordPreview.pendingAction"
+_TAKES_ACTIONS = (
+    "(s => !s.pendingAction && (s.awaitingRevision ?? 0) <= s.publishedRevision)(window.simcordPreview)"
+)
 _MARGIN = 12  # pixels of the page above the first message of a picture
 _TALLEST = 1000
 _SCALE = 1.25
@@ -54,80 +59,76 @@ class Page:
 
     async def type(self, text: str) -> None:
         """Type where messages are written."""
-        await self.tab.evaluate(f"{_INPUT}.focus()")
-        await self.tab.type(text)
+        await self._until(f"{_INPUT} && {_typed(_INPUT, text)}", "a place to write")
 
     async def send(self, text: str) -> None:
         """Type a message, press Enter once, and wait until the page took it."""
         await self.type(text)
-        await self.tab.press("Enter", _ENTER)
-        await self._until(f"{_INPUT}.value === '' && {_IDLE}", "a message that was sent")
+        await self._act(_ENTER, f"a place to send {text!r}")
+        await self._until(f"{_INPUT}.value === ''", "a message that was sent")
 
     async def command(self, name: str, /, **options: str) -> None:
         """Run a slash command: pick it from the list, fill in its options, and send it."""
         await self.type(f"/{name}")
-        await self._until("document.querySelector('.command-entry')", f"the command /{name}")
-        await self.tab.press("Enter", _ENTER)
+        entries = "[...document.querySelectorAll('.command-entry')]"
+        entry = f"{entries}.find(e => e.querySelector('strong').innerText === {json.dumps('/' + name)})"
+        await self._until(_clicked(entry), f"the command /{name}")
         await self._until("document.querySelector('.command-row')", f"the form of /{name}")
         for option, value in options.items():
             await self._fill_in(option, value)
-        await self.tab.press("Escape", _ESCAPE)  # closes what is still offered
-        await self.tab.evaluate("document.getElementById('send-message').click()")
-        await self._until(f"!document.querySelector('.command-row') && {_IDLE}", f"the end of /{name}")
+        await self._act(_clicked("document.getElementById('send-message')"), f"/{name} to send")
+        await self._until("!document.querySelector('.command-row')", f"the end of /{name}")
 
     async def _fill_in(self, option: str, value: str) -> None:
         field = f"document.querySelector('.command-option-input[data-option={json.dumps(option)}]')"
         if not await self.tab.evaluate(f"{field} !== null"):
-            await self.tab.evaluate("document.querySelector('.command-ghost').click()")
+            await self._until(_clicked("document.querySelector('.command-ghost')"), "further options")
             offered = f"document.querySelector('.command-suggestion[data-value={json.dumps(option)}]')"
-            await self._until(offered, f"the option {option}")
-            await self.tab.evaluate(f"{offered}.click()")
-        await self.tab.evaluate(f"{field}.focus()")
-        await self.tab.type(value)
+            await self._until(_clicked(offered), f"the option {option}")
+        await self._until(f"{field} && {_typed(field, value)}", f"the field {option}")
         if await self.tab.evaluate("document.querySelector('.command-popup:not([hidden])') !== null"):
-            await self.tab.press("Enter", _ENTER)  # takes the first of the choices that are left
+            offered = "[...document.querySelectorAll('.command-suggestion')]"
+            meant = f"s.dataset.value === {json.dumps(value)} || s.innerText.includes({json.dumps(value)})"
+            await self._until(_clicked(f"{offered}.find(s => {meant})"), f"the choice {value!r}")
 
     async def click(self, label: str) -> None:
         """Press the newest button with this label."""
         found = f"{_BUTTONS}.findLast(b => b.innerText === {json.dumps(label)} && !b.disabled)"
-        await self._until(f"{_IDLE} && {found}", f"a button {label}")
-        await self.tab.evaluate(f"{found}.click()")
+        await self._act(_clicked(found), f"a button {label}")
 
     async def choose(self, menu: str, option: str) -> None:
         """Open the newest menu with this placeholder and choose one thing in it."""
         menus = "[...document.querySelectorAll('.select-trigger')]"
-        found = f"{menus}.findLast(m => m.innerText.includes({json.dumps(menu)}) && !m.disabled)"
-        await self._until(f"{_IDLE} && {found}", f"a menu {menu!r}")
-        await self.tab.evaluate(f"{found}.click()")
-        search = "document.querySelector('.is-open .select-candidate-search')"
-        if await self.tab.evaluate(f"{search} !== null"):
-            await self.tab.evaluate(f"{search}.focus()")
-            await self.tab.type(option)
-        options = "[...document.querySelectorAll('.is-open .select-option')]"
+        trigger = f"{menus}.findLast(m => m.innerText.includes({json.dumps(menu)}) && !m.disabled)"
+        opened = "document.querySelector('.preview-select.is-open')"
+        options = f"[...({opened}?.querySelectorAll('.select-option') ?? [])]"
         wanted = f"{options}.find(o => o.innerText.includes({json.dumps(option)}))"
-        await self._until(wanted, f"the choice {option!r}")
-        await self.tab.evaluate(f"{wanted}.click()")
+        # The page may close the menu again when the message is drawn anew: then it is opened once more.
+        await self._act(
+            f"{wanted} ? {_clicked(wanted)} : ({opened} || {_clicked(trigger)}, false)",
+            f"the choice {option!r} in the menu {menu!r}",
+        )
 
     async def fill_in_form(self, **fields: str) -> None:
         """Write into the fields of the form that is open, by their ids, and submit it."""
         for name, text in fields.items():
             field = f"document.querySelector('.modal-input[name={name}]')"
-            await self._until(field, f"a form with {name}")
-            await self.tab.evaluate(f"{field}.focus()")
-            await self.tab.type(text)
-        await self.tab.evaluate("document.querySelector('.modal-dialog .button-primary').click()")
-        await self._until(f"!document.querySelector('.modal-dialog') && {_IDLE}", "the end of a form")
+            await self._until(f"{field} && {_typed(field, text)}", f"a form with {name}")
+        submit = "document.querySelector('.modal-dialog .button-primary')"
+        await self._act(_clicked(submit), "a form to submit")
+        await self._until("!document.querySelector('.modal-dialog')", "the end of a form")
 
     async def sit(self, label: str) -> None:
         """Become another person, or go to another channel: what "Viewing as" offers under this name."""
-        await self.tab.evaluate(
-            "(() => { const picker = document.getElementById('viewer-picker');"
-            f" picker.value = [...picker.options].find(o => o.text === {json.dumps(label)}).value;"
-            " picker.dispatchEvent(new Event('change')) })()"
+        picker = "document.getElementById('viewer-picker')"
+        seat = f"[...{picker}.options].find(o => o.text === {json.dumps(label)})?.value"
+        await self._act(
+            f"{seat} && ({picker}.value = {seat}, {picker}.dispatchEvent(new Event('change')))",
+            f"the seat {label!r} to take",
         )
         await self._until(
             f"{_IDLE} && window.simcordPreview.ready &&"
-            f" document.getElementById('viewer-picker').selectedOptions[0]?.text === {json.dumps(label)}",
+            f" {picker}.selectedOptions[0]?.text === {json.dumps(label)}",
             f"the seat {label!r}",
         )
 
@@ -137,16 +138,23 @@ class Page:
         self._begins_after = "0" if with_all else newest or "0"
 
     async def picture(self, file: Path) -> None:
-        """Save the conversation since `begin_picture`, as people see it, as a PNG."""
-        await self.tab.evaluate(
-            "for (const id of ['toolbar', 'messages-sidebar'])"
-            " document.getElementById(id).style.display = 'none'"
-        )
+        """Save the conversation since `begin_picture`, as people see it; the window stays as it was."""
+        size = await self.tab.evaluate("[innerWidth, innerHeight, devicePixelRatio]")
+        await self._show_only_conversation(True)
         await self._until_settled()
         for _ in range(2):  # the text may run differently in the new size
             await self.tab.resize(self._width, await self._needed_height(), scale=_SCALE)
             await self._until_settled()
         await self.tab.picture(file)
+        await self._show_only_conversation(False)
+        await self.tab.resize(size[0], size[1], scale=size[2])
+
+    async def _show_only_conversation(self, only: bool) -> None:
+        display = "none" if only else ""
+        await self.tab.evaluate(
+            "for (const id of ['toolbar', 'messages-sidebar'])"
+            f" document.getElementById(id).style.display = '{display}'"
+        )
 
     async def _needed_height(self) -> int:
         height = await self.tab.evaluate(
@@ -158,17 +166,51 @@ class Page:
         return min(int(height), _TALLEST)
 
     async def _until_settled(self) -> None:
-        """Wait until the page fills its window, shows its newest message and lets everything be pressed."""
+        """Wait until the page fills its window, shows its newest message and waits for nothing itself."""
+        waiting = "document.querySelector('.component-button[aria-disabled=true]:not(:disabled)')"
         fills = "(r => r.top < 1 && Math.abs(innerHeight - r.bottom) < 1)"
         await self._until(
-            f"{_IDLE} && window.simcordPreview.ready && !document.querySelector('.component-button:disabled')"
+            f"{_TAKES_ACTIONS} && window.simcordPreview.ready && !{waiting}"
             f" && {fills}(document.getElementById('channel-layout').getBoundingClientRect())",
             "the conversation alone",
         )
         await self.tab.evaluate(f"{_TIMELINE}.scrollTop = {_TIMELINE}.scrollHeight")
+
+    async def _act(self, script: str, what: str, timeout_s: float = 10.0) -> None:
+        """Do something on the page that goes to the server, and wait until it is done there.
+
+        While one action is under way the page drops every other, and it takes some by itself; so `script`,
+        which is true when it could act, looks and acts in one go. What the server refused, because the page
+        was out of date, is done again.
+        """
+        do = (
+            f"(() => {{ if (!{_TAKES_ACTIONS} || !({script})) return '';"
+            " return window.simcordPreview.pendingAction?.requestId ?? 'none' })()"
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    request = await self.tab.wait_for(do, timeout_s=timeout_s)
+                    await self.tab.wait_for(_IDLE, timeout_s=timeout_s)
+                    refused = f"(a => a?.requestId === {json.dumps(request)} && a.rejected)"
+                    if not await self.tab.evaluate(f"{refused}(window.simcordPreview.lastAction)"):
+                        return
+        except TimeoutError:
+            raise ChromiumError(f"The page did not show {what} within {timeout_s:.0f} seconds.") from None
 
     async def _until(self, script: str, what: str, timeout_s: float = 10.0) -> None:
         try:
             await self.tab.wait_for(f"Boolean({script})", timeout_s=timeout_s)
         except TimeoutError:
             raise ChromiumError(f"The page did not show {what} within {timeout_s:.0f} seconds.") from None
+
+
+def _clicked(element: str) -> str:
+    """Return a script that presses what `element` finds, once it is in sight; true if it is there."""
+    return f"(e => e && !e.disabled && (e.scrollIntoView({{block: 'nearest'}}), e.click(), true))({element})"
+
+
+def _typed(element: str, text: str) -> str:
+    """Return a script that writes into what `element` finds, in place of what is there, like a keyboard."""
+    insert = f"document.execCommand('insertText', false, {json.dumps(text)})"
+    return f"(e => (e.focus(), e.select(), document.activeElement === e && {insert}))({element})"
