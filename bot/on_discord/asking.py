@@ -33,7 +33,7 @@ from bot.on_discord.interactions import (
     sentence_of,
     writable_channel,
 )
-from bot.on_discord.locales import locale_of
+from bot.on_discord.locales import Locales
 from bot.on_discord.origins import origin_of
 from storage.conversations import ConversationKind, ConversationRef, Quote
 
@@ -55,9 +55,10 @@ class Request:
 class Asking:
     """Takes requests. Never raises: whoever asks gets an answer or a sentence."""
 
-    def __init__(self, chat: ChatService, make_answer: MakeAnswer) -> None:
+    def __init__(self, chat: ChatService, make_answer: MakeAnswer, locales: Locales) -> None:
         self._chat = chat
         self._make_answer = make_answer
+        self._locales = locales
 
     async def take(self, interaction: Interaction, request: Request) -> None:
         """Answer a request."""
@@ -71,12 +72,12 @@ class Asking:
             await _refuse(interaction, sentence_of(error))
 
     async def _ask_in_channel(self, interaction: Interaction, request: Request, channel: Channel) -> None:
-        locale = locale_of(interaction.guild)
+        locale = await self._locales.of(interaction.guild)
         response = await interaction.response.send_message(
             _shown(interaction, request, locale), allowed_mentions=SILENT
         )
         question = await _question(interaction, request, response.message_id or interaction.id)
-        await self._chat.ask(question, self._make_answer(channel, response.message_id, locale))
+        await self._chat.ask(question, await self._make_answer(channel, response.message_id))
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)
@@ -86,7 +87,8 @@ class Asking:
             question = dataclasses.replace(
                 question, conversation=own, settings_of=question.conversation, starter_id=None
             )
-        locale = str(interaction.locale) if request.is_private else locale_of(interaction.guild)
+        is_seen_by_one = request.is_private
+        locale = str(interaction.locale) if is_seen_by_one else await self._locales.of(interaction.guild)
         outbox = InteractionOutbox(interaction, is_private=request.is_private, locale=locale)
         view = DiscordAnswer(None, None, self._chat.conversations, locale=locale, outbox=outbox)
         answer_id = await self._chat.ask(question, view)

@@ -86,40 +86,51 @@ async def say(
     *lines: str,
     view: discord.ui.View | None = None,
     file: discord.File = discord.utils.MISSING,
+    embed: discord.Embed | None = None,
 ) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     shown = view or discord.utils.MISSING
+    embeds = [] if embed is None else [embed]
 
     async def send(*, is_known: bool) -> None:
         if file is not discord.utils.MISSING:
             file.reset()
         if not is_known:
             await interaction.response.send_message(
-                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file, embeds=embeds
             )
         elif _has_own_message(interaction):
             files = [] if file is discord.utils.MISSING else [file]
             await interaction.edit_original_response(
-                content=text, allowed_mentions=SILENT, view=view, attachments=files
+                content=text, allowed_mentions=SILENT, view=view, attachments=files, embeds=embeds
             )
         else:
             await interaction.followup.send(
-                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file, embeds=embeds
             )
 
     await _attempt(interaction, send)
 
 
-async def show_instead(interaction: Interaction, *lines: str, view: discord.ui.View | None = None) -> None:
+async def show_instead(
+    interaction: Interaction,
+    *lines: str,
+    view: discord.ui.View | None = None,
+    embed: discord.Embed | None = None,
+) -> None:
     """Put this in the place of the message whose button or menu was used. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
 
     async def edit(*, is_known: bool) -> None:
         if is_known:
-            await interaction.edit_original_response(content=text, view=view, allowed_mentions=SILENT)
+            await interaction.edit_original_response(
+                content=text, view=view, embed=embed, allowed_mentions=SILENT
+            )
         else:
-            await interaction.response.edit_message(content=text, view=view, allowed_mentions=SILENT)
+            await interaction.response.edit_message(
+                content=text, view=view, embed=embed, allowed_mentions=SILENT
+            )
 
     await _attempt(interaction, edit)
 
