@@ -59,6 +59,9 @@ class TerminalView:
     def working(self) -> None:
         """The answer is about to appear."""
 
+    def followed(self) -> None:
+        """Nobody else asks here."""
+
     def update(self, text: str) -> None:
         """Write what is new; white space at the end waits until something follows it."""
         visible = without_controls(text.strip())
