@@ -276,6 +276,15 @@ async def test_ask_about_a_message_of_a_server_that_the_bot_is_no_member_of(worl
     assert await world.stored(lobby) == []
 
 
+async def test_a_message_of_a_server_that_is_not_known_is_not_taken_for_a_direct_one(world: World) -> None:
+    echo(world)
+    anna, _, lobby = leave(world)
+    await anna.send(lobby, "just talking")
+    await world.run(2)
+    assert written(world, lobby) == []
+    assert await world.stored(lobby) == []
+
+
 async def test_both_entries_are_offered_to_who_installs_the_bot_alone_and_nothing_else_is(
     world: World,
 ) -> None:
