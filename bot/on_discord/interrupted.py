@@ -137,8 +137,9 @@ def _is_cut_off(one: InterruptedAnswer) -> bool:
 
 def _note_of(one: InterruptedAnswer, config: ServerConfig, locale: str) -> str | None:
     """Return what is said below an answer; of one that came back, only what its server wants below all."""
-    if _is_cut_off(one):
-        return render(phrase("answer.never_begun"), locale)
+    if one.answer.state is MessageState.INTERRUPTED:
+        key = "answer.cut_short" if one.answer.content.strip() else "answer.never_begun"
+        return render(phrase(key), locale)
     if one.note is not None:
         return render(unpacked(one.note), locale) or None
     return render(phrase("moderation.label"), locale) if config.labels_answers else None
