@@ -141,10 +141,16 @@ async def scripted_load(folder: Path, num_rooms: int) -> Figures:
 async def model_load(folder: Path, num_rooms: int, threads: int) -> Figures:
     """Load the bot with the default model."""
     parameters = ChatParameters(max_new_tokens=MODEL_TOKENS)
+    options = EngineOptions(num_threads=threads)
     async with (
-        await Engine.open(default_model(), EngineOptions(num_threads=threads)) as engine,
+        await Engine.open(default_model(), options) as engine,
         open_crowd(
-            engine, folder, num_rooms, max_running=MAX_RUNNING, parameters=parameters, is_echoed=False
+            engine,
+            folder,
+            num_rooms,
+            max_running=options.max_concurrent,
+            parameters=parameters,
+            is_echoed=False,
         ) as crowd,
     ):
         measured = await measure(crowd, MODEL_TURNS, MODEL_PAUSE_S)

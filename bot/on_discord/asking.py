@@ -1,8 +1,9 @@
 """Questions that come by a command: `/ask`, and Ask about this in a message's menu.
 
 The question is shown as the command's response, and the answer is an ordinary message below it. Where only
-one person is to see it, or we may not write, the answer is the response itself, in a conversation of its own
-if it is private. Knows nothing of commands' options.
+one person is to see it, or we may not write, the answer is the response itself: in a conversation of its own
+if it is private, and in one of the person's own in a place where we are not ourselves. Knows nothing of
+commands' options.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bot.on_discord.interaction_outbox import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.interactions import (
     Interaction,
     acknowledge_with,
+    are_we_there,
     conversation_of,
     say,
     sentence_of,
@@ -87,17 +89,23 @@ class Asking:
             question = dataclasses.replace(
                 question, conversation=own, settings_of=question.conversation, starter_id=None
             )
-        is_seen_by_one = request.is_private
-        locale = str(interaction.locale) if is_seen_by_one else await self._locales.of(interaction.guild)
+        locale = str(interaction.locale) if request.is_private else await self._locale_of(interaction)
         outbox = InteractionOutbox(interaction, is_private=request.is_private, locale=locale)
         view = DiscordAnswer(None, None, self._chat.conversations, locale=locale, outbox=outbox)
         answer_id = await self._chat.ask(question, view)
         asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
 
+    async def _locale_of(self, interaction: Interaction) -> str:
+        """Return the locale of those who read the answer; of a server that we are no member of, Discord's."""
+        if are_we_there(interaction):
+            return await self._locales.of(interaction.guild)
+        return str(interaction.guild_locale or interaction.locale)
+
 
 async def _question(interaction: Interaction, request: Request, discord_id: int) -> Question:
     """Return what is asked. Raises `AttachmentError`."""
     channel, user = interaction.channel, interaction.user
+    is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
     return Question(
         conversation=conversation_of(interaction),
         discord_id=discord_id,
@@ -107,7 +115,7 @@ async def _question(interaction: Interaction, request: Request, discord_id: int)
         created_at=interaction.created_at,
         origin=origin_of(interaction),
         quote=request.quote,
-        starter_id=channel.id if isinstance(channel, discord.Thread) else None,
+        starter_id=interaction.channel_id if is_our_thread else None,
         overrides=request.overrides,
     )
 

@@ -81,7 +81,9 @@ class EarlierAnswers:
                 await self._add_note(outbox, one, note, buttons)
                 outcome = Outcome.SHOWN
             else:
-                outcome = await self._show_anew(outbox, one, _note_of(one, config, locale), buttons, pace)
+                outcome = await self._show_anew(
+                    outbox, one, _note_of(one, config, locale), buttons, pace, locale
+                )
         except OutboxRetryError:
             raise
         except OutboxError as error:
@@ -97,6 +99,7 @@ class EarlierAnswers:
         note: str | None,
         buttons: Buttons,
         pace: ChannelPace,
+        locale: str,
     ) -> Outcome:
         """Show the whole of an answer with its ending."""
 
@@ -106,7 +109,9 @@ class EarlierAnswers:
         delivery = Delivery(
             outbox, answer_id=one.answer.id, on_part=attach, existing_parts=one.part_ids, pace=pace
         )
-        result = await delivery.finish(one.answer.content, note=note, buttons=buttons)
+        file_note = render(phrase("answer.in_file"), locale)
+        content = one.answer.content
+        result = await delivery.finish(content, note=note, buttons=buttons, file_note=file_note)
         for discord_id in result.removed:
             await self._conversations.detach_part(discord_id)
         return result.outcome
@@ -132,8 +137,9 @@ def _is_cut_off(one: InterruptedAnswer) -> bool:
 
 def _note_of(one: InterruptedAnswer, config: ServerConfig, locale: str) -> str | None:
     """Return what is said below an answer; of one that came back, only what its server wants below all."""
-    if _is_cut_off(one):
-        return render(phrase("answer.never_begun"), locale)
+    if one.answer.state is MessageState.INTERRUPTED:
+        key = "answer.cut_short" if one.answer.content.strip() else "answer.never_begun"
+        return render(phrase(key), locale)
     if one.note is not None:
         return render(unpacked(one.note), locale) or None
     return render(phrase("moderation.label"), locale) if config.labels_answers else None

@@ -58,6 +58,9 @@ class MessageIntake:
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
         """Answer what is meant for us."""
+        if message.guild is None and not isinstance(message.channel, discord.DMChannel):
+            _log.info("A message came from a server that Discord has not announced")
+            return  # without its server it would look like a direct message
         incoming = incoming_of(message)
         is_addressed = is_for_us(incoming, bot)
         if is_addressed or is_from_a_person(incoming):
