@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +65,14 @@ class Bot:
 @asynccontextmanager
 async def running(folder: Path, **settings: str) -> AsyncIterator[Bot]:
     """Start the bot and wait until it is connected; kill what is left of it at the end."""
-    async with started(folder, **settings) as bot:
+    async with started(folder, settings) as bot:
         await bot.until_logged("Ready: connected to Discord as Llamacord")
         yield bot
 
 
 @asynccontextmanager
 async def started(
-    folder: Path, *, gateway: str = "", loading_s: float = 0, **settings: str
+    folder: Path, changes: Mapping[str, str], *, gateway: str = "", loading_s: float = 0
 ) -> AsyncIterator[Bot]:
     """Start the bot; kill what is left of it at the end."""
     with socket.socket() as probe:
@@ -84,7 +84,7 @@ async def started(
         "MODEL": str(folder / "model"),
         "DATABASE": str(folder / "bot.sqlite3"),
         "METRICS_PORT": str(port),
-        **settings,
+        **changes,
     }
     (folder / ".env").write_text("\n".join(f"{key}={value}" for key, value in settings.items()) + "\n")
     async with local_discord() as discord:
@@ -170,14 +170,14 @@ async def test_settings_are_read_anew_at_the_signal(tmp_path: Path) -> None:
 
 
 async def test_a_signal_to_reload_while_the_model_is_loaded_does_not_end_the_program(tmp_path: Path) -> None:
-    async with started(tmp_path, loading_s=1) as bot:
+    async with started(tmp_path, {}, loading_s=1) as bot:
         await bot.until_logged("Loading")
         bot.process.send_signal(signal.SIGHUP)
         await bot.until_logged("Ready: connected to Discord as Llamacord")
 
 
 async def test_a_gateway_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
-    async with started(tmp_path, gateway="ws://127.0.0.1:9/") as bot:
+    async with started(tmp_path, {}, gateway="ws://127.0.0.1:9/") as bot:
         assert await bot.exit_code() == 1
     assert "llamacord: Discord cannot be reached." in bot.log
     assert "error in Llamacord itself" not in bot.log
