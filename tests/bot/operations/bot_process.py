@@ -21,7 +21,7 @@ from engine.types import ChatMessage, Generation, Prompt, SamplingParams
 from tests.fakes import Script, ScriptedEngine
 
 WORD_S = 0.1
-SHORT = tuple(f" word{number}" for number in range(30))
+SHORT = tuple(f" word{number}" for number in range(50))
 
 
 class ProcessEngine(ScriptedEngine):

@@ -23,11 +23,10 @@ _DISPATCH, _HEARTBEAT, _IDENTIFY, _HELLO, _HEARTBEAT_ACK = 0, 1, 2, 10, 11
 
 @dataclass
 class LocalDiscord:
-    """`messages` are those of the bot, by id, as they stand now; `num_edits` says how often each changed."""
+    """`messages` are those of the bot, by id, as they stand now."""
 
     url: str = ""
     messages: dict[int, dict[str, Any]] = field(default_factory=dict)
-    num_edits: dict[int, int] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     """Requests that there is no answer to here."""
     _socket: web.WebSocketResponse | None = None
@@ -86,7 +85,6 @@ class LocalDiscord:
         message_id = int(request.match_info["id"])
         async with self._changed:
             self.messages[message_id] |= await request.json()
-            self.num_edits[message_id] = self.num_edits.get(message_id, 0) + 1
             self._changed.notify_all()
         return _json(self.messages[message_id])
 
