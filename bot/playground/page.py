@@ -21,7 +21,7 @@ _TAKES_ACTIONS = (
     "(s => !s.pendingAction && (s.awaitingRevision ?? 0) <= s.publishedRevision)(window.simcordPreview)"
 )
 _MARGIN = 12  # pixels of the page above the first message of a picture
-_TALLEST = 1000
+_SHORTEST, _TALLEST = 180, 1000  # simcord's page is never shorter
 _SCALE = 1.25
 
 
@@ -163,7 +163,7 @@ class Page:
             f" const shown = {_LIST}.getBoundingClientRect().bottom - first.getBoundingClientRect().top;"
             f" return Math.ceil(innerHeight - {_TIMELINE}.clientHeight + shown + {_MARGIN}) }})()"
         )
-        return min(int(height), _TALLEST)
+        return max(_SHORTEST, min(int(height), _TALLEST))
 
     async def _until_settled(self) -> None:
         """Wait until the page fills its window, shows its newest message and waits for nothing itself."""

@@ -119,6 +119,17 @@ async def test_many_sends_in_a_row_while_the_bot_edits(page: Page) -> None:
     )
 
 
+async def test_a_picture_leaves_the_window_as_it_was(page: Page, tmp_path: Path) -> None:
+    await page.send("hello")
+    window = "[innerWidth, innerHeight, devicePixelRatio, document.getElementById('toolbar').offsetHeight]"
+    before = await page.tab.evaluate(window)
+    await page.picture(tmp_path / "hello.png")
+    assert await page.tab.evaluate(window) == before
+    assert before[3] > 0
+    head = (tmp_path / "hello.png").read_bytes()[:24]
+    assert struct.unpack(">II", head[16:24])[1] < before[1]
+
+
 _CODE = "Here it is:\n\n```python\n" + "balance = balance + amount  # deposit\n" * 80 + "```\n\nThat is all."
 
 
