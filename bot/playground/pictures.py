@@ -12,6 +12,7 @@ from bot.playground.page import Page
 
 MIA, MAX = "Mia (member) in #general", "Max (moderator) in #general"
 MAX_ELSEWHERE, MAX_IN_LOG = "Max (moderator) in #random", "Max (moderator) in #mod-log"
+LEA = "Lea (moderator, in German) in #allgemein"
 
 Scene = Callable[[Page], Awaitable[None]]
 
@@ -33,6 +34,8 @@ async def conversation(page: Page) -> None:
 async def streaming(page: Page) -> None:
     """An answer is being written, and can be stopped."""
     await page.sit(MAX_ELSEWHERE)
+    await page.command("settings set", name="max_new_tokens", value="3000")  # long enough on any machine
+    await page.until_shown("3000")
     await page.begin_picture()
     await page.send("@Llamacord Tell me a long story about a lighthouse keeper.")
     await page.until_grown(400)
@@ -40,14 +43,24 @@ async def streaming(page: Page) -> None:
 
 
 async def code(page: Page) -> None:
-    """The story is stopped; somewhere else comes a long answer with code."""
+    """The story is stopped; somewhere else comes an answer with code."""
     await page.click("Stop")
-    await page.until_answered(timeout_s=30.0)
+    await page.until_answered()
     await page.until_shown("Continue")
     await page.sit(MAX)
     await page.begin_picture()
-    await page.send("@Llamacord Write a Python class BankAccount with deposit and withdraw, and explain it.")
+    await page.send("@Llamacord Write a short Python function that reverses a string, and explain it.")
     await page.until_answered()
+
+
+async def ask(page: Page) -> None:
+    """A question with `/ask` that everybody sees, and one that nobody else does."""
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("ask", prompt="What is the sea? Answer in one sentence.")
+    await page.until_answered()
+    await page.command("ask", prompt="What is the moon? Answer in one sentence.", private="True")
+    await page.until_answered_in_private()
 
 
 async def settings(page: Page) -> None:
@@ -58,6 +71,30 @@ async def settings(page: Page) -> None:
     await page.begin_picture()
     await page.command("settings show")
     await page.until_shown("max_history_tokens")
+
+
+async def model(page: Page) -> None:
+    """Which model answers."""
+    await page.sit(MAX)
+    await page.begin_picture()
+    await page.command("model show")
+    await page.until_shown("There are:")
+
+
+async def system(page: Page) -> None:
+    """The system prompt is written in a form."""
+    await page.sit(MAX_ELSEWHERE)
+    await page.begin_picture()
+    await page.command("system edit")
+    await page.write_in_form(1, "You are the keeper of a lighthouse. Answer in short sentences.")
+
+
+async def system_changed(page: Page) -> None:
+    """The form is sent; what was written in it holds."""
+    await page.submit_form()
+    await page.until_shown("The system prompt is changed")
+    await page.command("system show")
+    await page.until_shown("set for this conversation")
 
 
 async def history(page: Page) -> None:
@@ -76,7 +113,8 @@ async def config(page: Page) -> None:
     await page.choose("Channel for the moderators' log", "mod-log")
     await page.until_shown("mod-log")
     await page.click("Lists for questions")
-    await page.fill_in_form(question_words="homework*")
+    await page.write_in_form(1, "homework*")
+    await page.submit_form()
     await page.until_shown("for questions: 1")
 
 
@@ -102,9 +140,52 @@ async def moderation(page: Page) -> None:
     await page.until_shown("Undo")
 
 
+async def language(page: Page) -> None:
+    """On a German server buttons, notes and the answers to commands are German."""
+    await page.sit(LEA)
+    await page.begin_picture()
+    await page.send("@Llamacord Schreibe Hallo Welt in Python.")
+    await page.until_answered(report="Melden")
+    await page.command("settings set", name="temperature", value="7")
+    await page.until_shown("temperature")
+
+
+async def privacy(page: Page) -> None:
+    """What is kept of people, and all of it as a file."""
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("privacy")
+    await page.until_shown("What you can do")
+    await page.command("export-data")
+    await page.until_shown("llamacord-data.json")
+
+
+async def forget_me(page: Page) -> None:
+    """Somebody has all of theirs deleted, and gets a receipt."""
+    await page.begin_picture()
+    await page.command("forget-me")
+    await page.until_shown("It cannot be undone.")
+
+
 SCENES: dict[str, Scene] = {
     scene.__name__: scene
-    for scene in (conversation, streaming, code, settings, history, config, refusal, moderation)
+    for scene in (
+        conversation,
+        streaming,
+        code,
+        ask,
+        settings,
+        model,
+        system,
+        system_changed,
+        history,
+        config,
+        refusal,
+        moderation,
+        language,
+        privacy,
+        forget_me,
+    )
 }
 """In the order in which they are played, for each begins where the one before ended."""
 

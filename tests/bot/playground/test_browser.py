@@ -137,7 +137,7 @@ def _respond(dialog: Sequence[ChatMessage]) -> Script:
     question = dialog[-1].content
     if "lighthouse" in question:
         return Script(["The keeper climbed ", "the stairs. "], delay_s=0.1, loops=True)
-    return Script([_CODE if "BankAccount" in question else "Read, write, repeat."])
+    return Script([_CODE if "reverses" in question else "Read, write, repeat."])
 
 
 async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(tmp_path: Path) -> None:
