@@ -143,11 +143,15 @@ async def moderation(page: Page) -> None:
 async def language(page: Page) -> None:
     """On a German server buttons, notes and the answers to commands are German."""
     await page.sit(LEA)
+    await page.command("settings server", name="temperature", value="0")
+    await page.until_shown("temperature")
     await page.begin_picture()
-    await page.send("@Llamacord Schreibe Hallo Welt in Python.")
+    await page.send("@Llamacord Hallo! Wie geht es dir?")
     await page.until_answered(report="Melden")
     await page.command("settings set", name="temperature", value="7")
-    await page.until_shown("temperature")
+    await page.until_shown("temperature muss eine Zahl zwischen 0 und 2 sein.")
+    await page.command("history")
+    await page.until_shown("Woran ich mich hier erinnere")
 
 
 async def privacy(page: Page) -> None:
@@ -161,10 +165,20 @@ async def privacy(page: Page) -> None:
 
 
 async def forget_me(page: Page) -> None:
-    """Somebody has all of theirs deleted, and gets a receipt."""
+    """All that is kept of somebody can be deleted."""
     await page.begin_picture()
     await page.command("forget-me")
     await page.until_shown("It cannot be undone.")
+
+
+async def forgotten(page: Page) -> None:
+    """It is deleted, and a receipt says how much it was; then nothing more is to be kept."""
+    await page.click("Delete all of it")
+    await page.until_shown("Done. Deleted were")
+    await page.command("opt-out")
+    await page.until_shown("From now on I do not answer you")
+    await page.send("@Llamacord Do you know me?")
+    await page.until_shown("You have opted out")
 
 
 SCENES: dict[str, Scene] = {
@@ -185,6 +199,7 @@ SCENES: dict[str, Scene] = {
         language,
         privacy,
         forget_me,
+        forgotten,
     )
 }
 """In the order in which they are played, for each begins where the one before ended."""
