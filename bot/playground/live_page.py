@@ -1,14 +1,12 @@
 """simcord's page made to run live: for several people in several channels, and never frozen.
 
 With `live_simcord.py` it owns every private name of simcord that this project touches. Knows nothing of the
-bot, nor of who the people and channels are that it shows. simcord's page is frozen while an action runs.
-Three things are changed here.
+bot, nor of who is shown. simcord's page is frozen while an action runs; three things are changed here.
 
-1. A background task publishes the open pages whenever something happened, at most four times a second, and
-   no longer reads every message of the channel anew each time, which took a third of a second.
+1. A background task publishes the open pages whenever something happened, at most four times a second, without
+   reading every message anew each time, which took a third of a second.
 2. `LivePreview` accepts an action that was made on a page published a moment ago.
-3. Each person sits in several channels, and what a person types passes through `read_typed` first, which
-   turns an `@Name` into a mention.
+3. Each person sits in several channels, and `read_typed` turns a typed `@Name` into a mention.
 """
 
 import asyncio

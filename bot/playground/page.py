@@ -181,7 +181,7 @@ class Page:
             f" const shown = {_LIST}.getBoundingClientRect().bottom - first.getBoundingClientRect().top;"
             f" return {messages} }})()"
         )
-        return max(_SHORTEST, min(math.ceil(height), _TALLEST))
+        return int(max(_SHORTEST, min(math.ceil(height), _TALLEST)))
 
     async def _until_settled(self) -> None:
         """Wait until the page fills its window, shows its newest message and waits for nothing itself."""
