@@ -3,8 +3,8 @@
 With `live_simcord.py` it owns every private name of simcord that this project touches. Knows nothing of the
 bot, nor of who is shown. simcord's page is frozen while an action runs; three things are changed here.
 
-1. A background task publishes the open pages whenever something happened, at most four times a second, without
-   reading every message anew each time, which took a third of a second.
+1. A background task publishes the open pages whenever something happened, at most four times a second,
+   without reading every message anew each time, which took a third of a second.
 2. `LivePreview` accepts an action that was made on a page published a moment ago.
 3. Each person sits in several channels, and `read_typed` turns a typed `@Name` into a mention.
 """
