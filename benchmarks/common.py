@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,30 @@ async def answer(engine: TextEngine, prompt: Prompt, params: SamplingParams) -> 
     if generation.completion is None:
         raise RuntimeError("The answer ended without a completion.")
     return Answer(text, generation.completion.usage)
+
+
+class Side:
+    """One side of a comparison: a process of its own, idle until it is asked."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        """Start `module`, which reads what to measure line by line and answers each line with a figure."""
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, work: object) -> float:
+        """Return tokens/s. Raises `RuntimeError` when the process has ended."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("The process has no pipes.")
+        self._process.stdin.write(f"{work}\n")
+        self._process.stdin.flush()
+        figure = self._process.stdout.readline()
+        if not figure:
+            raise RuntimeError("The process that was to be measured has ended; it says why above.")
+        return float(figure)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,9 +2,11 @@
 
     python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 9
 
-The engine is driven through its public API, sampling and detokenizing included. llama.cpp is driven through
-its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens into
-text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile.
+The engine is driven through its public API as the bot drives it, sampling and detokenizing included; where a
+single answer is running it guesses tokens, which `--speculation off` switches off. llama.cpp is driven
+through its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens
+into text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile. A
+single conversation answers questions; several have random prompts, since all of those go on for as long.
 Needs `pip install llamacord[bench]`.
 """
 
@@ -15,46 +17,72 @@ import asyncio
 import ctypes
 import itertools
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import answer, cache_folder, default_model, print_table, random_prompt
+from benchmarks.common import Side, answer, cache_folder, default_model, print_table, random_prompt
 from engine.default_model import DEFAULT_PRECISION, fetch_gguf
 from engine.engine import Engine, EngineOptions
-from engine.types import SamplingParams
+from engine.opening import open_folder
+from engine.prompt import fit_prompt, make_chat_format
+from engine.types import ChatMessage, Prompt, SamplingParams
 
 PROMPT_TOKENS = 64
 NEW_TOKENS = 192
 PREFILL_TOKENS = 512
-NUM_CONVERSATIONS = 8
-DECODE_ONE, PREFILL, DECODE_MANY = "decode, 1 conversation", "prefill, 512 tokens", "decode, 8 conversations"
-GOALS = {DECODE_ONE: 1.1, PREFILL: 2.5, DECODE_MANY: 1.8}
+MAX_CONVERSATIONS = 16
+PREFILL = "prefill, 512 tokens"
+CONVERSATIONS = {"decode, 1 conversation": 1, "decode, 8 conversations": 8, "decode, 16 conversations": 16}
+GOALS = {
+    "decode, 1 conversation": 1.1,
+    PREFILL: 2.5,
+    "decode, 8 conversations": 1.8,
+    "decode, 16 conversations": 2.5,
+}
+QUESTIONS = (
+    "Write a long story about a lighthouse keeper who finds a letter.",
+    "Explain step by step how bread is baked.",
+    "Why is the sky blue, and why are sunsets red? Explain it to a child.",
+    "Write a diary of a week in the mountains.",
+)
+
+
+def _prompts(num: int) -> list[Prompt]:
+    """Return the prompts of `num` conversations; of one, another question each time."""
+    if num > 1:
+        return [random_prompt(100 + index, PROMPT_TOKENS) for index in range(num)]
+    model = open_folder(default_model())
+    chat = make_chat_format(model, model.load_tokenizer())
+    return [fit_prompt(chat, [ChatMessage("user", question)], 1024) for question in QUESTIONS]
 
 
 def _params(num_new: int) -> SamplingParams:
     return SamplingParams(max_new_tokens=num_new)
 
 
-async def serve_ours(threads: int) -> None:
+async def serve_ours(threads: int, *, speculation: bool) -> None:
     """Measure the engine as often as asked: tokens/s of each kind of work."""
-    async with await Engine.open(default_model(), EngineOptions(num_threads=threads)) as engine:
+    options = EngineOptions(
+        num_threads=threads, max_concurrent=MAX_CONVERSATIONS, context_tokens=1024, speculation=speculation
+    )
+    async with await Engine.open(default_model(), options) as engine:
         seeds = itertools.count(1)
+        questions = itertools.cycle(_prompts(1))
         await answer(engine, random_prompt(0, PROMPT_TOKENS), _params(32))
         for work in sys.stdin:
             if work.strip() == PREFILL:
                 usage = (await answer(engine, random_prompt(next(seeds), PREFILL_TOKENS), _params(1))).usage
                 figure = PREFILL_TOKENS / usage.time_to_first_token_s
             else:
-                figure = await _decode_speed(engine, 1 if work.strip() == DECODE_ONE else NUM_CONVERSATIONS)
+                num = CONVERSATIONS[work.strip()]
+                figure = await _decode_speed(engine, _prompts(num) if num > 1 else [next(questions)])
             print(figure, flush=True)
 
 
-async def _decode_speed(engine: Engine, num: int) -> float:
-    """Tokens/s in total while all `num` conversations are past their first token."""
-    prompts = [random_prompt(100 + index, PROMPT_TOKENS) for index in range(num)]
+async def _decode_speed(engine: Engine, prompts: list[Prompt]) -> float:
+    """Tokens/s in total while the conversations are past their first token."""
     # The prompts' KV is kept from this first round, so that the timed one is all decode.
     await asyncio.gather(*(answer(engine, prompt, _params(1)) for prompt in prompts))
     started = time.perf_counter()
@@ -62,7 +90,7 @@ async def _decode_speed(engine: Engine, num: int) -> float:
         a.usage for a in await asyncio.gather(*(answer(engine, p, _params(NEW_TOKENS)) for p in prompts))
     ]
     seconds = time.perf_counter() - started - min(usage.time_to_first_token_s for usage in usages)
-    return (sum(usage.num_new_tokens for usage in usages) - num) / seconds
+    return (sum(usage.num_new_tokens for usage in usages) - len(prompts)) / seconds
 
 
 class LlamaCpp:
@@ -80,9 +108,9 @@ class LlamaCpp:
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = NUM_CONVERSATIONS * 1024
+        params.n_ctx = MAX_CONVERSATIONS * 1024
         params.n_batch = params.n_ubatch = PREFILL_TOKENS
-        params.n_seq_max = NUM_CONVERSATIONS
+        params.n_seq_max = MAX_CONVERSATIONS
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         self.context = llama_cpp.llama_init_from_model(self.model, params)
@@ -127,64 +155,41 @@ class LlamaCpp:
         self.api.llama_sampler_sample(self.sampler(), self.context, -1)
         return time.perf_counter() - started
 
-    def decode_speed(self, num: int) -> float:
+    def decode_speed(self, prompts: list[Prompt]) -> float:
         self.forget()
-        samplers = [self.sampler() for _ in range(num)]
+        samplers = [self.sampler() for _ in prompts]
         tokens = []
-        for sequence in range(num):
-            ids = random_prompt(100 + sequence, PROMPT_TOKENS).ids
-            self.decode([(t, i, sequence, i == len(ids) - 1) for i, t in enumerate(ids)])
+        for sequence, prompt in enumerate(prompts):
+            last = len(prompt.ids) - 1
+            self.decode([(t, i, sequence, i == last) for i, t in enumerate(prompt.ids)])
             tokens.append(self.api.llama_sampler_sample(samplers[sequence], self.context, -1))
         started = time.perf_counter()
         for step in range(NEW_TOKENS - 1):
             self.decode(
-                [(token, PROMPT_TOKENS + step, sequence, True) for sequence, token in enumerate(tokens)]
+                [
+                    (token, len(prompt.ids) + step, sequence, True)
+                    for sequence, (token, prompt) in enumerate(zip(tokens, prompts, strict=True))
+                ]
             )
             for index, sampler in enumerate(samplers):
                 tokens[index] = self.api.llama_sampler_sample(sampler, self.context, index)
                 self.api.llama_token_to_piece(self.vocab, tokens[index], self.piece, 256, 0, True)
-        return num * (NEW_TOKENS - 1) / (time.perf_counter() - started)
+        return len(prompts) * (NEW_TOKENS - 1) / (time.perf_counter() - started)
 
 
 def serve_theirs(threads: int) -> None:
     """Measure llama.cpp as often as asked: tokens/s of each kind of work."""
     peer = LlamaCpp(fetch_gguf(cache_folder()), threads)
     seeds = itertools.count(1)
+    questions = itertools.cycle(_prompts(1))
     peer.prefill_seconds(0)
     for work in sys.stdin:
         if work.strip() == PREFILL:
             figure = PREFILL_TOKENS / peer.prefill_seconds(next(seeds))
         else:
-            figure = peer.decode_speed(1 if work.strip() == DECODE_ONE else NUM_CONVERSATIONS)
+            num = CONVERSATIONS[work.strip()]
+            figure = peer.decode_speed(_prompts(num) if num > 1 else [next(questions)])
         print(figure, flush=True)
-
-
-class Side:
-    """One side in its own process, idle until it is asked."""
-
-    def __init__(self, who: str, threads: int) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.cpu_vs_llamacpp",
-            "--only",
-            who,
-            "--threads",
-            str(threads),
-        ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def measure(self, work: str) -> float:
-        """Return tokens/s."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("The process has no pipes.")
-        self._process.stdin.write(work + "\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 def main() -> None:
@@ -194,20 +199,22 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--speculation", choices=("on", "off"), default="on")
     parser.add_argument("--only", choices=("ours", "theirs"))
     arguments = parser.parse_args()
     if arguments.only == "ours":
-        asyncio.run(serve_ours(arguments.threads))
+        asyncio.run(serve_ours(arguments.threads, speculation=arguments.speculation == "on"))
     elif arguments.only == "theirs":
         serve_theirs(arguments.threads)
     else:
-        compare(arguments.threads, arguments.rounds)
+        compare(arguments.threads, arguments.rounds, arguments.speculation)
 
 
-def compare(threads: int, rounds: int) -> None:
+def compare(threads: int, rounds: int, speculation: str) -> None:
     """Measure both sides by turns and print medians; the ratio is the median of the rounds' ratios."""
     default_model()
-    ours, theirs = Side("ours", threads), Side("theirs", threads)
+    options = ("--threads", threads, "--speculation", speculation)
+    ours, theirs = (Side("benchmarks.cpu_vs_llamacpp", "--only", who, *options) for who in ("ours", "theirs"))
     rows = []
     for work, goal in GOALS.items():
         pairs = [(ours.measure(work), theirs.measure(work)) for _ in range(rounds)]
@@ -225,7 +232,7 @@ def compare(threads: int, rounds: int) -> None:
         "over the rounds",
         "goal",
     ]
-    print_table(f"{threads} threads, medians of {rounds} rounds", columns, rows)
+    print_table(f"{threads} threads, speculation {speculation}, medians of {rounds} rounds", columns, rows)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import answer, print_table, random_prompt
+from benchmarks.common import Side, answer, print_table, random_prompt
 from benchmarks.published_loop import PublishedLoop
 from benchmarks.release_author import ReleaseShape, write_release
 from engine.architecture import Precision
@@ -33,7 +32,7 @@ SHAPE = ReleaseShape(
     hidden_size=576,
     intermediate_size=1536,
     num_heads=9,
-    num_kv_heads=9,
+    num_kv_heads=3,
     vocab_size=49152,
     context_length=1024,
 )
@@ -82,27 +81,6 @@ async def _decode_speed(engine: Engine, num: int) -> float:
     return (sum(usage.num_new_tokens for usage in usages) - num) / seconds
 
 
-class Side:
-    """One side in its own process, idle until it is asked."""
-
-    def __init__(self, who: str, folder: Path, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.release_vs_import", "--only", who]
-        command += ["--folder", str(folder), "--threads", str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def measure(self, num: int) -> float:
-        """Return tokens/s in total for `num` conversations."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("The process has no pipes.")
-        self._process.stdin.write(f"{num}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
 def main() -> None:
     """Print the comparison, or with --only serve one side's figures."""
     parser = argparse.ArgumentParser(
@@ -125,11 +103,12 @@ def main() -> None:
 def compare(folder: Path, threads: int, rounds: int) -> None:
     """Write and import the release, measure by turns, and print medians of the rounds' ratios."""
     release = write_release(folder / "135M_float32", SHAPE)
-    published = Side("published", release, threads)
+    module, options = "benchmarks.release_vs_import", ("--threads", threads, "--folder")
+    published = Side(module, "--only", "published", *options, release)
     imports = {}
     for precision in PRECISIONS:
         convert(open_source(release), folder / precision, precision)
-        imports[precision] = Side("import", folder / precision, threads)
+        imports[precision] = Side(module, "--only", "import", *options, folder / precision)
     published.measure(1)
     pairs: dict[tuple[Precision, int], list[tuple[float, float]]] = {work: [] for work in GOALS}
     for _ in range(rounds):

@@ -53,7 +53,7 @@ class TerminalView:
     def opened(self, answer_id: int, parts: Sequence[int]) -> None:  # noqa: ARG002 - no messages to edit here
         self.answer_id = answer_id
 
-    def waiting(self, place: int) -> None:
+    def waiting(self, place: int, *, for_others: bool) -> None:
         """Nobody else asks here."""
 
     def working(self) -> None:
@@ -172,19 +172,19 @@ class TerminalChat:
         raise ChatError("Use /settings, /settings set NAME VALUE or /settings reset [NAME].")
 
     async def _system(self, verb: str, text: str) -> str:
-        preferences = self._service.preferences
+        prompts = self._service.system_prompts
         match verb:
             case "" | "show":
-                prompt = await preferences.system_prompt(HERE)
+                prompt = await prompts.read(HERE)
                 return prompt.text or "There is no system prompt."
             case "set":
-                num_tokens = await preferences.set_system_prompt(HERE, text, by_user_id=_USER_ID)
-                return f"The system prompt is set; it takes {num_tokens} tokens."
+                cost = await prompts.set(HERE, text, by_user_id=_USER_ID)
+                return f"The system prompt is set; it takes {cost.num_tokens} tokens."
             case "preset":
-                num_tokens = await preferences.set_preset(HERE, text, by_user_id=_USER_ID)
-                return f"The preset {text} holds now; the model is told {num_tokens} tokens."
+                cost = await prompts.set_preset(HERE, text, by_user_id=_USER_ID)
+                return f"The preset {text} holds now; the model is told {cost.num_tokens} tokens."
             case "clear":
-                await preferences.clear_system_prompt(HERE)
+                await prompts.clear(HERE, by_user_id=_USER_ID)
                 return "The default system prompt holds again."
         raise ChatError("Use /system, /system set TEXT, /system preset NAME or /system clear.")
 

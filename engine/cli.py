@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from engine.commands import complete, convert, inspect, tokens
 from engine.errors import EngineError
 
+_ENDED_BY_READER = 141
+"""What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
 _COMMANDS = (complete, convert, inspect, tokens)
 
 
@@ -17,12 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         status: int = parsed.act(parsed)
+        sys.stdout.flush()
     except EngineError as error:
         print(f"llamacord: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("llamacord: stopped; nothing was left behind.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _ENDED_BY_READER
     return status
 
 

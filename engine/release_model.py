@@ -15,11 +15,11 @@ from onnx import helper
 
 from engine import machine
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.model import open_session
 from engine.release_contract import Contract, load_graph, read_contract
 from engine.release_embeddings import read_embeddings
 from engine.release_files import ReleaseFiles
 from engine.sampling import FloatArray
+from engine.session import open_session
 
 _MASKED = -10000.0
 _CACHES = {"k_cache": "k_out", "v_cache": "v_out"}

@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float32]
 _GREEDY_BELOW = 1e-4
 _FIRST_TAIL = 8.0
 """Nats below the best logit within which candidates are looked for first."""
+_MANY = 4
+"""With so many times the candidates that top-k keeps, the next step looks for fewer."""
 _WHOLE_TAIL = 128.0
 """What lies lower than this has a weight of 0 in float32 and is never a candidate."""
 
@@ -40,6 +42,7 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
         self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
+        self._tail = _FIRST_TAIL
 
     @np.errstate(over="ignore")  # the lowest float32, as masks have it, becomes -inf: just as impossible
     def sample(self, logits: FloatArray) -> int:
@@ -100,13 +103,18 @@ class Sampler:
         spread = self._params.temperature
         # Top-k makes its own total; without it the whole vocabulary counts.
         total = 0.0 if self._params.top_k else float(np.exp((logits - best) / np.float32(spread)).sum())
-        tail = _FIRST_TAIL
+        tail = self._tail
         while True:
             ids = np.flatnonzero(logits >= np.float32(best - tail * spread))
             weights = np.exp((logits[ids] - best) / np.float32(spread))
             if tail >= _WHOLE_TAIL or self._suffices(weights, total):
                 break
             tail *= 2
+        if self._params.top_k and len(weights) > _MANY * self._params.top_k:
+            # Sorting all of a flat distribution would take longer than the model's step.
+            self._tail = 0.8 * tail
+            kept = weights >= np.partition(weights, -self._params.top_k)[-self._params.top_k]
+            ids, weights = ids[kept], weights[kept]
         order = np.argsort(-weights, kind="stable")
         return ids[order], weights[order], total
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage import parts
+from storage import parts, unshown
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED
@@ -26,10 +26,6 @@ SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens
 WHERE id = ? AND state = 'pending' RETURNING *"""
 PENDING = "SELECT id, content FROM messages WHERE state = 'pending' ORDER BY id"
 SUPERSEDED = "SELECT * FROM messages WHERE superseded_by = ?"
-_CHANNEL_AND_QUESTION = """
-SELECT channel_id, discord_id AS question_discord_id
-FROM conversations LEFT JOIN discord_messages ON message_id = ? AND position = 0
-WHERE conversations.id = ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +39,8 @@ class Ending:
     finish_reason: str | None = None
     num_prompt_tokens: int | None = None
     num_tokens: int | None = None
+    note: str | None = None
+    """What is to be shown below it, in whatever form the caller has."""
 
     def __post_init__(self) -> None:
         if self.state is MessageState.PENDING:
@@ -91,13 +89,14 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
     if row is None:
         return None
     old = await transaction.fetch_one(SUPERSEDED, (ending.answer_id,))
-    if old is None:
-        return to_message(row)
-    if ending.has_nothing_to_show:
+    standing = row
+    if old is not None and ending.has_nothing_to_show:
         await _replace(transaction, gone_id=ending.answer_id, kept_id=old["id"])
-        return to_message(old)
-    await _replace(transaction, gone_id=old["id"], kept_id=ending.answer_id)
-    return to_message(row)
+        standing = old
+    elif old is not None:
+        await _replace(transaction, gone_id=old["id"], kept_id=ending.answer_id)
+    await unshown.record(transaction, standing["id"], ending.note)
+    return to_message(standing)
 
 
 async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAnswer]:
@@ -106,19 +105,8 @@ async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAns
     for row in await transaction.fetch_all(PENDING):
         answer = await end(transaction, Ending(row["id"], row["content"], MessageState.INTERRUPTED, at))
         if answer is not None:
-            interrupted.append(await _interrupted(transaction, answer))
+            interrupted.append(await unshown.located(transaction, answer))
     return interrupted
-
-
-async def _interrupted(transaction: Transaction, answer: Message) -> InterruptedAnswer:
-    shown_by = await transaction.fetch_all(parts.OF_MESSAGE, (answer.id,))
-    (row,) = await transaction.fetch_all(_CHANNEL_AND_QUESTION, (answer.reply_to, answer.conversation_id))
-    return InterruptedAnswer(
-        answer,
-        channel_id=row["channel_id"],
-        part_ids=tuple(part["discord_id"] for part in shown_by),
-        question_discord_id=row["question_discord_id"],
-    )
 
 
 async def _regenerable(transaction: Transaction, answer_id: int) -> Row:

@@ -7,9 +7,9 @@ by whom, and how each answer ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from storage import answers, history, parts, resets
+from storage import answers, history, parts, resets, unshown
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
@@ -176,14 +176,15 @@ class Conversations:
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        note: str | None = None,
     ) -> Message | None:
-        """End a running answer; return the answer that stands now.
+        """End a running answer, to be shown with `note`; return the answer that stands now.
 
         That is the ended one, or the one it was to replace if a regeneration broke off with nothing to
         show. Returns None, and changes nothing, if the answer was deleted or had ended already.
         """
         at = self._milliseconds()
-        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens)
+        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, note)
         async with self._database.transaction() as transaction:
             return await answers.end(transaction, ending)
 
@@ -215,6 +216,17 @@ class Conversations:
         """End every answer that is still pending, with what was shown of it. Call once, at start."""
         async with self._database.transaction() as transaction:
             return await answers.interrupt(transaction, at=self._milliseconds())
+
+    async def note_shown(self, answer_id: int) -> None:
+        """Record that the ending of an answer is shown, or never can be."""
+        async with self._database.transaction() as transaction:
+            await unshown.forget(transaction, answer_id)
+
+    async def unshown(self, *, within: timedelta, limit: int) -> list[InterruptedAnswer]:
+        """Return the newest answers that ended `within` this time and may not be shown so, oldest first."""
+        after = to_milliseconds(self._now() - within)
+        async with self._database.transaction() as transaction:
+            return await unshown.newest(transaction, ended_after=after, limit=limit)
 
     async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
         """Put all messages aside and record who did it. Raises `NotFoundError`."""

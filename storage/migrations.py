@@ -133,6 +133,12 @@ CREATE TABLE quotes (
 # The answer that a thread was started from: its history goes before that of the thread.
 _CONTINUES = """
 ALTER TABLE conversations ADD COLUMN continues_id INTEGER REFERENCES messages (id) ON DELETE SET NULL"""
+# Answers that ended and that no Discord message is known to show so. note is JSON of the program's.
+_UNSHOWN = """
+CREATE TABLE unshown_endings (
+    answer_id INTEGER PRIMARY KEY REFERENCES messages (id) ON DELETE CASCADE,
+    note TEXT
+) STRICT"""
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -188,6 +194,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             " ON messages (conversation_id, coalesce(reply_to, id) DESC, role, id DESC)",
         ),
     ),
+    Migration("endings that are still to be shown", (_UNSHOWN,)),
 )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from storage.database import Transaction
 from storage.errors import NotFoundError
 
-_SHELVES_BELOW = -(1 << 40)
+SHELVES_BELOW = -(1 << 40)
 """The channel ids of shelves; Discord has none below zero."""
 _INSERT = """
 INSERT INTO resets (conversation_id, by_user_id, reset_at, num_messages) VALUES (?, ?, ?, ?) RETURNING id"""
@@ -47,7 +47,7 @@ async def put_aside(transaction: Transaction, conversation_id: int, *, by_user_i
         "SELECT count(*) AS num FROM messages WHERE conversation_id = ?", (conversation_id,)
     )
     (row,) = await transaction.fetch_all(_INSERT, (conversation_id, by_user_id, at, counted["num"]))
-    shelf = await transaction.fetch_one(_INSERT_SHELF, (_SHELVES_BELOW - row["id"], at, conversation_id))
+    shelf = await transaction.fetch_one(_INSERT_SHELF, (SHELVES_BELOW - row["id"], at, conversation_id))
     if shelf is None:
         raise NotFoundError
     await transaction.fetch_all("UPDATE resets SET shelf_id = ? WHERE id = ?", (shelf["id"], row["id"]))
@@ -90,7 +90,7 @@ async def bring_back(
 
 async def purge(transaction: Transaction, *, before: int) -> int:
     """Delete what was put aside before a time; return how many resets can no longer be undone."""
-    return len(await transaction.fetch_all(_PURGE, (_SHELVES_BELOW, before)))
+    return len(await transaction.fetch_all(_PURGE, (SHELVES_BELOW, before)))
 
 
 async def _move(transaction: Transaction, from_id: int, to_id: int) -> None:

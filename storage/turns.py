@@ -157,6 +157,16 @@ class Turns:
         await self._database.scrub()
         return len(gone)
 
+    async def withdraw(self, answer_id: int) -> None:
+        """Delete an answer of which nothing is there yet, with the questions of whoever it was to answer."""
+        async with self._database.transaction() as transaction:
+            answer = await transaction.fetch_one("SELECT * FROM messages WHERE id = ?", (answer_id,))
+            questions = [] if answer is None else await _questions_of(transaction, answer)
+            for question in questions:
+                if question["author_id"] == questions[-1]["author_id"]:
+                    await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (question["id"],))
+        await self._database.scrub()
+
     async def link(self, conversation_id: int, answer_discord_id: int) -> bool:
         """Let a conversation without messages go on from the answer that a Discord message shows.
 

@@ -85,18 +85,19 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class InterruptedAnswer:
-    """An answer that was being written when the program ended.
+    """An answer that was being written, or whose ending was still to be shown, when the program ended.
 
     answer: what stands now. Its state is INTERRUPTED, or another one if a regeneration had written nothing
     and gave way to the answer it was to replace: that one is to be shown again.
     part_ids: Discord ids of the messages that show it, in order; empty if none was sent yet.
-    question_discord_id: the message that it replies to.
+    question_discord_id: the message that it replies to. note: what the caller stored to be shown below it.
     """
 
     answer: Message
     channel_id: int
     part_ids: tuple[int, ...]
     question_discord_id: int | None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,7 @@ class RecordingView:
     def __init__(self) -> None:
         self.answer_id = 0
         self.places: list[int] = []
+        self.waits_for_others = False
         self.updates: list[str] = []
         self.endings: list[Ending] = []
         self.is_working = False
@@ -216,7 +217,8 @@ class RecordingView:
         self.answer_id = answer_id
         self.part_ids = parts
 
-    def waiting(self, place: int) -> None:
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        self.waits_for_others = for_others
         self.places.append(place)
 
     def working(self) -> None:

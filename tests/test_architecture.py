@@ -32,7 +32,7 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
         "engine/convert/graph_contents.py",
     },
-    "onnxruntime": {"engine/model.py", "engine/release_model.py"},
+    "onnxruntime": {"engine/model.py", "engine/release_model.py", "engine/session.py"},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {

@@ -19,7 +19,7 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
 from bot.conversation.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.errors import is_expected, sentence_for
-from bot.language.phrases import Phrase, phrase, together
+from bot.language.phrases import Phrase, packed, phrase, together
 from engine.types import Completion, FinishReason, Generation, TextEngine
 from storage.conversations import Conversations, Message, MessageState, Role
 from storage.errors import StorageError
@@ -33,6 +33,7 @@ _STOP_NOTES = {
     StopReason.OUT_OF_TIME: "answer.stopped_out_of_time",
     StopReason.RESET: "answer.stopped_reset",
     StopReason.FORGOTTEN: "answer.stopped_forgotten",
+    StopReason.BLOCKED: "answer.stopped_blocked",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""
@@ -178,12 +179,13 @@ class Answering:
                 finish_reason=None if completion is None else str(completion.finish_reason),
                 num_prompt_tokens=None if completion is None else completion.usage.num_prompt_tokens,
                 num_tokens=None if completion is None else completion.usage.num_new_tokens,
+                note=None if outcome.note is None else packed(outcome.note),
             )
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
             _log.warning("Answer %d could not be saved: %s", job.answer_id, error)
             note = together(*filter(None, (outcome.note, phrase("answer.not_saved"))))
             return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
-        if standing is None or job.stop_reason in _FORGOTTEN:
+        if standing is None or job.is_withdrawn or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
         return Ending(
             standing.id,

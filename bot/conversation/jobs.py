@@ -30,6 +30,8 @@ class StopReason(Enum):
     """Where it is shown, Discord lets us write for a quarter of an hour only."""
     FORGOTTEN = auto()
     """Whoever asked wants to be forgotten, or not to be answered."""
+    BLOCKED = auto()
+    """Moderators decided that whoever asked is not answered here."""
     NOT_SHOWABLE = auto()
     """Its message was deleted, or we may not write there any more."""
     SHUTDOWN = auto()
@@ -59,8 +61,11 @@ class AnswerView(Protocol):
     def opened(self, answer_id: int, parts: Sequence[int]) -> None:
         """Learn which answer is shown, and the Discord messages that show it already."""
 
-    def waiting(self, place: int) -> None:
-        """Show that the question waits; the next one to be answered has place 1."""
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        """Show that the question waits; the next one to be answered has place 1.
+
+        The place is in the queue of the conversation, or `for_others` among the conversations that wait.
+        """
 
     def working(self) -> None:
         """Show that the answer is being made."""
@@ -100,6 +105,8 @@ class Job:
     num_questions: int = 1
     text: str = ""
     stop_reason: StopReason | None = None
+    is_withdrawn: bool = False
+    """The question is about to be forgotten, for nobody answers it any more."""
     generation: Generation | None = None
     is_stale: bool = False
     """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""

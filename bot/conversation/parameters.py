@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bot.conversation.guidance import Guidance
@@ -20,6 +20,8 @@ HISTORY_RANGE = Range(128, 131_072)
 """Tokens of system prompt and history that an answer may take into account."""
 
 _LIMIT = re.compile(r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>[0-9.]+?)\s*\.\.\s*(?P<high>[0-9]+(?:\.[0-9]+)?)")
+MAX_SYSTEM_PROMPT_CHARS = 1500
+"""So that it can be shown in one Discord message."""
 SEED_RANGE = Range(0, 999_999_999_999)
 """0 draws another one for each answer."""
 
@@ -155,6 +157,20 @@ def find_parameter(name: str) -> Parameter:
     if parameter is None:
         raise ParameterError(phrase("settings.unknown", names=", ".join(PARAMETERS)))
     return parameter
+
+
+def written_parameters(values: Iterable[tuple[str, Value]]) -> dict[str, str]:
+    """Return parameters as they are stored and as people write them, by name."""
+    return {name: f"{value:.12g}" for name, value in values}
+
+
+def read_parameters(text: str) -> dict[str, str]:
+    """Return what people wrote, `temperature = 0.5` in each line, by name. Raises `ParameterError`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    pairs = [re.split(r"\s*[=:]\s*", line, maxsplit=1) for line in lines]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ParameterError(phrase("settings.bad_lines", names=", ".join(PARAMETERS)))
+    return {find_parameter(name).name: written for name, written in pairs}
 
 
 def read_limits(text: str) -> dict[str, Range]:

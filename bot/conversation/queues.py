@@ -93,7 +93,7 @@ class AnswerQueues:
         lane.append(job, _claim_of(channel_id, job, next(self._arrivals)))
         self._fill()
         if job in lane.waiting:
-            job.view.waiting(self._place_of(lane) + len(lane.waiting) - 1)
+            self._tell_place(lane, len(lane.waiting) - 1, job)
 
     def last(self, channel_id: int) -> Job | None:
         """Return the job that was queued last in a conversation, if it has not ended."""
@@ -120,14 +120,17 @@ class AnswerQueues:
                     return True
         return False
 
-    def stop_asker(self, asker_id: int, reason: StopReason) -> int:
-        """End all jobs for one person's questions; return how many there were."""
+    def stop_asker(self, asker_id: int, reason: StopReason, guild_id: int | None = None) -> list[Job]:
+        """End all jobs for one person's questions, everywhere or on one server; return them."""
         stopped = [
-            (lane, job) for lane in self._lanes.values() for job in lane.jobs() if job.asker_id == asker_id
+            (lane, job)
+            for lane in self._lanes.values()
+            for job in lane.jobs()
+            if job.asker_id == asker_id and (guild_id is None or _server_of(job) == guild_id)
         ]
         for lane, job in reversed(stopped):
             self._stop(lane, job, reason)
-        return len(stopped)
+        return [job for _, job in stopped]
 
     def stop_conversation(self, channel_id: int, reason: StopReason) -> int:
         """End all jobs of a conversation; return how many there were."""
@@ -226,17 +229,21 @@ class AnswerQueues:
         """Return who could begin now, in fair order: the first of each conversation that nothing runs in."""
         return self._order.ordered(lane.claims[0] for lane in self._lanes.values() if lane.is_ready)
 
-    def _place_of(self, lane: Lane) -> int:
-        """Return the place of the first one that waits in `lane`; the next to be answered has place 1."""
-        return 1 if lane.running is not None else self._ready().index(lane.claims[0]) + 1
-
     def _tell_places(self, lane: Lane) -> None:
-        if lane.waiting:
-            first = self._place_of(lane)
-            for place, job in enumerate(itertools.islice(lane.waiting, NUM_TOLD), start=first):
-                job.view.waiting(place)
+        for index, job in enumerate(itertools.islice(lane.waiting, NUM_TOLD)):
+            self._tell_place(lane, index, job)
+
+    def _tell_place(self, lane: Lane, index: int, job: Job) -> None:
+        """Tell a job its place: the first one where nothing runs waits for other conversations."""
+        if index == 0 and lane.running is None:
+            job.view.waiting(self._ready().index(lane.claims[0]) + 1, for_others=True)
+        else:
+            job.view.waiting(index + 1, for_others=False)
 
 
 def _claim_of(channel_id: int, job: Job, arrival: int) -> Claim:
-    server_id = None if job.origin is None else job.origin.guild_id
-    return Claim(channel_id, job.asker_id, server_id, arrival)
+    return Claim(channel_id, job.asker_id, _server_of(job), arrival)
+
+
+def _server_of(job: Job) -> int | None:
+    return None if job.origin is None else job.origin.guild_id

@@ -5,6 +5,7 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from bot.conversation.question import Question
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.screening import Screening
 from bot.conversation.steering import Steering
+from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
 from bot.errors import NothingToContinueError
 from bot.servers.gate import Gate
@@ -36,6 +38,10 @@ from storage.settings import SettingsStore
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
+REPAIR_TIME = timedelta(days=1)
+"""How long after its end an answer whose ending never reached its readers is still shown to them."""
+MAX_REPAIRED = 200
+"""Such answers, at one start."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -63,15 +69,20 @@ class ChatService:
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults, servers)
+        self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
         answering = Answering(engine, conversations, self.preferences, screening, on_answered)
+        self.on_removed: Callable[[], None] = lambda: None
+        """Called where texts were removed because somebody asked for it, so that nothing keeps them."""
         self._shutdown_grace_s = shutdown_grace_s
         self._queues = AnswerQueues(
             answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
         )
-        self.steering = Steering(self._queues, conversations)
-        self.upkeep = Upkeep(self._queues, conversations, self._intake.check_prompt)
+        self.steering = Steering(self._queues, conversations, lambda: self.on_removed())
+        self.upkeep = Upkeep(
+            self._queues, conversations, self._intake.check_prompt, lambda: self.on_removed()
+        )
 
     async def __aenter__(self) -> ChatService:
         return self
@@ -176,16 +187,29 @@ class ChatService:
         """End an answer that can be shown no longer, if it has not ended."""
         self.stop(answer_id, StopReason.OUT_OF_TIME)
 
-    def stop_person(self, user_id: int) -> int:
-        """End every answer to a person who does not want to be answered; return how many there were."""
-        return self._queues.stop_asker(user_id, StopReason.FORGOTTEN)
+    async def drop_person(
+        self, user_id: int, reason: StopReason = StopReason.FORGOTTEN, *, guild_id: int | None = None
+    ) -> int:
+        """End every answer to a person who is not to be answered any more, and forget what still waited.
+
+        Everywhere, or on one server. Return how many answers there were.
+        """
+        jobs = self._queues.stop_asker(user_id, reason, guild_id)
+        unanswered = [job for job in jobs if not job.is_again and not job.text.strip()]
+        for job in unanswered:
+            job.is_withdrawn = True
+        for job in unanswered:
+            await self.conversations.turns.withdraw(job.answer_id)
+        return len(jobs)
 
     async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
         """Stop everything in a conversation and put all that was said aside."""
         async with self._queues.entrance(ref.channel_id):
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
-            return await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
+            reset = await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
+        self.on_removed()
+        return reset
 
     async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
         """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
@@ -195,8 +219,14 @@ class ChatService:
             )
 
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
-        """Mark what an earlier run left unfinished. Call once, before the first question."""
-        return await self.conversations.interrupt_pending()
+        """Mark what an earlier run left unfinished. Call once, before the first question.
+
+        Return it, and the newest answers that ended and may still be shown as if they had not, in order.
+        """
+        interrupted = await self.conversations.interrupt_pending()
+        unshown = await self.conversations.unshown(within=REPAIR_TIME, limit=MAX_REPAIRED)
+        found = {one.answer.id: one for one in (*interrupted, *unshown)}
+        return [found[answer_id] for answer_id in sorted(found)]
 
     async def close(self) -> None:
         """Refuse further questions, and let every answer end or, after the grace, stop and mark it."""

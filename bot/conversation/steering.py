@@ -19,11 +19,14 @@ MaySteer = Callable[[int | None], bool]
 
 
 class Steering:
-    """Acts on the newest of what was said in a conversation."""
+    """Acts on the newest of what was said in a conversation. `on_removed` is told of what is taken back."""
 
-    def __init__(self, queues: AnswerQueues, conversations: Conversations) -> None:
+    def __init__(
+        self, queues: AnswerQueues, conversations: Conversations, on_removed: Callable[[], None]
+    ) -> None:
         self._queues = queues
         self._conversations = conversations
+        self._on_removed = on_removed
 
     def stop(self, channel_id: int, may: MaySteer) -> int:
         """End the first answer, running or waiting, that one may end; return its id.
@@ -47,6 +50,7 @@ class Steering:
         async with self._queues.entrance(ref.channel_id):
             turn = await self.newest(ref, may)
             await self._conversations.turns.undo(turn.answer.id)
+        self._on_removed()
         return turn
 
     async def is_newest(self, ref: ConversationRef, discord_id: int) -> bool:

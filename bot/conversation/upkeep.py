@@ -18,37 +18,40 @@ Cut = Callable[[str], Sequence[str]]
 
 
 class Upkeep:
-    """Follows deletions and edits. `check` raises what makes a text of a conversation unanswerable."""
+    """Follows deletions and edits.
+
+    `check` raises what makes a text of a conversation unanswerable; `on_removed` is told of texts that went.
+    """
 
     def __init__(
         self,
         queues: AnswerQueues,
         conversations: Conversations,
         check: Callable[[int, str], Awaitable[None]],
+        on_removed: Callable[[], None],
     ) -> None:
         self._queues = queues
         self._conversations = conversations
         self._check = check
+        self._on_removed = on_removed
 
     async def message_deleted(
         self, channel_id: int, discord_id: int, cut: Cut = lambda text: (text,)
-    ) -> bool:
+    ) -> None:
         """Forget a deleted question with its answers, or what a deleted part of an answer showed.
 
         `cut` returns the stretches of an answer's text that its messages show.
-        Return whether anything of the message was kept.
         """
         async with self._queues.entrance(channel_id):
             await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
-            if deleted is not None:
-                return True
             message = await self._conversations.find_by_discord_id(discord_id)
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
-            return message is not None
+        if deleted is not None or message is not None:
+            self._on_removed()
 
     async def question_edited(self, channel_id: int, discord_id: int, content: str) -> NewestTurn | None:
         """Remember the new text of a question; return the turn if its answer could be made again for it.
@@ -66,6 +69,7 @@ class Upkeep:
             jobs = self._queues.jobs(channel_id)
             newest = await self._conversations.turns.newest(asked.conversation_id)
             job = None if newest is None else next((j for j in jobs if j.answer_id == newest.answer.id), None)
+            self._on_removed()
             if job is None:
                 await self._conversations.turns.edit_question(discord_id, content)
                 return newest if newest is not None and newest.answer.reply_to == asked.id else None

@@ -18,7 +18,9 @@ from typing import Any
 from bot.language.plurals import FORMS, Form, plural_form
 
 ENGLISH = "en"
-LANGUAGES = (ENGLISH, "de", "fr", "es", "pl")
+LANGUAGE_NAMES = {ENGLISH: "English", "de": "Deutsch", "fr": "Français", "es": "Español", "pl": "Polski"}
+"""How those call each language who speak it."""
+LANGUAGES = tuple(LANGUAGE_NAMES)
 """Codes of the languages, as the part before the hyphen of Discord's locales has them."""
 
 Template = Mapping[Form, str]

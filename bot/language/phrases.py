@@ -5,8 +5,10 @@ It is made where something happens and rendered where somebody reads it. Until t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any, cast
 
 from bot.language.catalog import ENGLISH, catalog, language_of
 
@@ -50,3 +52,29 @@ def render(text: str, locale: object) -> str:
 
 def _rendered(value: Value, locale: object) -> Value:
     return render(value, locale) if isinstance(value, str) else value
+
+
+def packed(text: str) -> str:
+    """Return `text` as JSON, from which `unpacked` makes a sentence that can still be rendered."""
+    return json.dumps(_as_json(text))
+
+
+def unpacked(stored: str) -> str:
+    """Return what was packed; nothing where it is a sentence that is no longer there."""
+    try:
+        text = _from_json(json.loads(stored))
+    except (KeyError, ValueError):
+        return ""
+    return text if isinstance(text, str) else ""
+
+
+def _as_json(value: Value) -> Any:
+    if not isinstance(value, Phrase):
+        return value
+    return {"key": value.key, "values": {name: _as_json(one) for name, one in value.values.items()}}
+
+
+def _from_json(value: Any) -> Value:
+    if not isinstance(value, dict):
+        return cast("Value", value)
+    return Phrase(value["key"], {name: _from_json(one) for name, one in value["values"].items()})

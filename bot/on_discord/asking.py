@@ -1,8 +1,9 @@
 """Questions that come by a command: `/ask`, and Ask about this in a message's menu.
 
 The question is shown as the command's response, and the answer is an ordinary message below it. Where only
-one person is to see it, or we may not write, the answer is the response itself, in a conversation of its own
-if it is private. Knows nothing of commands' options.
+one person is to see it, or we may not write, the answer is the response itself: in a conversation of its own
+if it is private, and in one of the person's own in a place where we are not ourselves. Knows nothing of
+commands' options.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from bot.on_discord.interaction_outbox import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.interactions import (
     Interaction,
     acknowledge_with,
+    are_we_there,
     conversation_of,
     say,
     sentence_of,
     writable_channel,
 )
-from bot.on_discord.locales import locale_of
+from bot.on_discord.locales import Locales
 from bot.on_discord.origins import origin_of
 from storage.conversations import ConversationKind, ConversationRef, Quote
 
@@ -55,9 +57,10 @@ class Request:
 class Asking:
     """Takes requests. Never raises: whoever asks gets an answer or a sentence."""
 
-    def __init__(self, chat: ChatService, make_answer: MakeAnswer) -> None:
+    def __init__(self, chat: ChatService, make_answer: MakeAnswer, locales: Locales) -> None:
         self._chat = chat
         self._make_answer = make_answer
+        self._locales = locales
 
     async def take(self, interaction: Interaction, request: Request) -> None:
         """Answer a request."""
@@ -71,12 +74,12 @@ class Asking:
             await _refuse(interaction, sentence_of(error))
 
     async def _ask_in_channel(self, interaction: Interaction, request: Request, channel: Channel) -> None:
-        locale = locale_of(interaction.guild)
+        locale = await self._locales.of(interaction.guild)
         response = await interaction.response.send_message(
             _shown(interaction, request, locale), allowed_mentions=SILENT
         )
         question = await _question(interaction, request, response.message_id or interaction.id)
-        await self._chat.ask(question, self._make_answer(channel, response.message_id, locale))
+        await self._chat.ask(question, await self._make_answer(channel, response.message_id))
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)
@@ -86,16 +89,23 @@ class Asking:
             question = dataclasses.replace(
                 question, conversation=own, settings_of=question.conversation, starter_id=None
             )
-        locale = str(interaction.locale) if request.is_private else locale_of(interaction.guild)
+        locale = str(interaction.locale) if request.is_private else await self._locale_of(interaction)
         outbox = InteractionOutbox(interaction, is_private=request.is_private, locale=locale)
         view = DiscordAnswer(None, None, self._chat.conversations, locale=locale, outbox=outbox)
         answer_id = await self._chat.ask(question, view)
         asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
 
+    async def _locale_of(self, interaction: Interaction) -> str:
+        """Return the locale of those who read the answer; of a server that we are no member of, Discord's."""
+        if are_we_there(interaction):
+            return await self._locales.of(interaction.guild)
+        return str(interaction.guild_locale or interaction.locale)
+
 
 async def _question(interaction: Interaction, request: Request, discord_id: int) -> Question:
     """Return what is asked. Raises `AttachmentError`."""
     channel, user = interaction.channel, interaction.user
+    is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
     return Question(
         conversation=conversation_of(interaction),
         discord_id=discord_id,
@@ -105,7 +115,7 @@ async def _question(interaction: Interaction, request: Request, discord_id: int)
         created_at=interaction.created_at,
         origin=origin_of(interaction),
         quote=request.quote,
-        starter_id=channel.id if isinstance(channel, discord.Thread) else None,
+        starter_id=interaction.channel_id if is_our_thread else None,
         overrides=request.overrides,
     )
 

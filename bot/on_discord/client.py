@@ -18,6 +18,7 @@ from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
 from bot.delivery.pace import Paces
 from bot.logs import set_level
+from bot.on_discord.asking import Asking
 from bot.on_discord.buttons import NumberedButton, OnPress, Press
 from bot.on_discord.command_sync import sync_commands
 from bot.on_discord.commands.model import ModelCommands
@@ -32,14 +33,17 @@ from bot.on_discord.forgetting import PersonForgetting
 from bot.on_discord.history_pages import HistoryButton
 from bot.on_discord.incoming import bot_of
 from bot.on_discord.interactions import Interaction
-from bot.on_discord.interrupted import mark_interrupted
+from bot.on_discord.interrupted import EarlierAnswers
 from bot.on_discord.invite import intents
+from bot.on_discord.locales import Locales
 from bot.on_discord.message_changes import MessageChanges
 from bot.on_discord.messages import MessageIntake
 from bot.on_discord.mod_log import ModLog
 from bot.on_discord.moderation_controls import ModerationButtons
 from bot.on_discord.old_forms import answer_old_form
 from bot.on_discord.presence import keep_presence
+from bot.on_discord.prompt_drafts import PromptButton, is_prompt_form
+from bot.on_discord.prompt_editor import PromptEditor
 from bot.on_discord.purging import Purging
 from bot.on_discord.translator import CommandTranslator
 from bot.operations.health import Vitals
@@ -74,17 +78,35 @@ class LlamacordClient(discord.Client):
         self.privacy = privacy
         self.metrics = metrics
         self.departures = Departures(privacy.retention)
-        self.config_controls = ConfigPanel(moderation)
-        self.mod_log = ModLog(self, moderation.servers)
+        self._locales = Locales(moderation.servers)
+        self.prompt_editor = PromptEditor(chat.system_prompts)
+        self.config_controls = ConfigPanel(
+            moderation.servers, chat.preferences, self.prompt_editor, sees_all=sees_all_messages
+        )
+        self.mod_log = ModLog(self, moderation.servers, self._locales)
         self.tree = Commands(
-            self, chat, moderation, privacy, self.config_controls, self._answer_in, sees_all=sees_all_messages
+            self,
+            chat,
+            moderation,
+            privacy,
+            self.config_controls,
+            self.prompt_editor,
+            Asking(chat, self._answer_in, self._locales),
+            self._answer_in,
+            sees_all=sees_all_messages,
         )
         self._purging = Purging(chat.conversations, self._drop_caches)
         self.privacy.sweeper.on_deleted = self._purging.note
+        chat.on_removed = self._purging.note
         self.presses = self._what_presses_do()
-        self._changes = MessageChanges(chat, self._purging.note)
+        self._changes = MessageChanges(chat, self._locales)
         self._intake = MessageIntake(
-            chat, moderation.servers, self._answer_in, metrics.refused, sees_all=sees_all_messages
+            chat,
+            moderation.servers,
+            self._locales,
+            self._answer_in,
+            metrics.refused,
+            sees_all=sees_all_messages,
         )
         self._edit_interval_s = edit_interval_s
         self._paces = Paces()
@@ -96,15 +118,16 @@ class LlamacordClient(discord.Client):
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton)
+        self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton, PromptButton)
         self.moderation.notices.listen(self.mod_log.post)
         self._keep(self._purging.run())
         try:
-            interrupted = await self.chat.interrupt_pending()
+            earlier = await self.chat.interrupt_pending()
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
-            interrupted = []
-        self._keep(mark_interrupted(self, self.chat.conversations, interrupted))
+            earlier = []
+        shown = EarlierAnswers(self, self.chat.conversations, self.moderation.servers, self._locales)
+        self._keep(shown.show(earlier))
         self._keep(self._sync())
         self._keep(self.privacy.sweeper.run())
         self._keep(keep_presence(self, self.vitals))
@@ -175,9 +198,11 @@ class LlamacordClient(discord.Client):
         await self.departures.thread_deleted(payload.thread_id)
 
     async def on_interaction(self, interaction: Interaction) -> None:
-        """Take forms of the server's settings, those of earlier runs too."""
+        """Take forms of the server's settings and of system prompts, those of earlier runs too."""
         if is_config_form(interaction):
             await self.config_controls.submit(interaction)
+        elif is_prompt_form(interaction):
+            await self.prompt_editor.submit(interaction)
         elif interaction.type is discord.InteractionType.modal_submit:
             await answer_old_form(interaction)
 
@@ -204,20 +229,19 @@ class LlamacordClient(discord.Client):
         if self.moderation.safety_model is not None:
             self.moderation.safety_model.drop_idle_cache()
 
-    def _answer_in(self, channel: Channel, trigger_id: int | None, locale: str) -> DiscordAnswer:
+    async def _answer_in(self, channel: Channel, trigger_id: int | None) -> DiscordAnswer:
+        """Return what shows an answer in a channel, as its server wants it. Raises `StorageError`."""
+        guild = getattr(channel, "guild", None)
+        config = await self.moderation.servers.config(None if guild is None else guild.id)
         return DiscordAnswer(
             channel,
             trigger_id,
             self.chat.conversations,
-            locale=locale,
-            as_embeds=self._uses_embeds(channel),
+            locale=await self._locales.of(guild),
+            as_embeds=config.uses_embeds,
             edit_interval_s=self._edit_interval_s,
             pace=self._paces.of(channel.id),
         )
-
-    def _uses_embeds(self, channel: Channel) -> bool:
-        guild = getattr(channel, "guild", None)
-        return guild is not None and self.moderation.servers.known(guild.id).uses_embeds
 
     async def _sync(self) -> None:
         await self.tree.set_translator(CommandTranslator())

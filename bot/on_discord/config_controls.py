@@ -7,9 +7,13 @@ from collections.abc import Mapping
 
 import discord
 
-from bot.errors import NotAllowedError, sentence_for
+from bot.conversation.parameters import read_parameters
+from bot.conversation.preferences import Preferences
+from bot.errors import ChatError, sentence_for
 from bot.language.phrases import phrase
-from bot.on_discord.config_panel import FORMS, PREFIX, SWITCHES, form, form_values, panel_text, panel_view
+from bot.on_discord.commands.checks import check_manager
+from bot.on_discord.config_forms import FORM_PREFIX, FORMS, form, form_values
+from bot.on_discord.config_panel import AS_DISCORD_SAYS, SWITCHES, page_of, panel_text, panel_view
 from bot.on_discord.interactions import (
     Interaction,
     acknowledge,
@@ -19,80 +23,97 @@ from bot.on_discord.interactions import (
     show_form,
     show_instead,
 )
-from bot.servers.moderation import Moderation
-from bot.servers.notices import Notice, NoticeKind
-from bot.servers.server_config import SettingError
+from bot.on_discord.prompt_drafts import Scope
+from bot.on_discord.prompt_editor import PromptEditor
+from bot.servers.server_config import ServerConfig, SettingError
+from bot.servers.servers import Servers
 from storage.errors import StorageError
 
 
 class ConfigPanel:
     """Shows the panel and carries out what is done on it. Satisfies `ConfigControls`."""
 
-    def __init__(self, moderation: Moderation) -> None:
-        self._moderation = moderation
+    def __init__(
+        self, servers: Servers, preferences: Preferences, editor: PromptEditor, *, sees_all: bool
+    ) -> None:
+        """`sees_all`: whether we get messages that do not mention us."""
+        self._servers = servers
+        self._preferences = preferences
+        self._editor = editor
+        self._sees_all = sees_all
 
     async def show(self, interaction: Interaction) -> None:
         """Show the panel to a manager of the server."""
         async with reporting(interaction):
-            guild_id = _managed_guild(interaction)
+            guild_id = check_manager(interaction)
             await acknowledge(interaction)
-            config = await self._moderation.servers.config(guild_id)
+            config = await self._servers.config(guild_id)
             await say(interaction, *panel_text(config), view=panel_view(config, interaction.locale))
 
     async def press(self, interaction: Interaction, name: str, value: str | None) -> None:
-        """Change what a menu or a button is for, or open a form."""
+        """Change what a menu or a button is for, turn the page, or open a form."""
         async with reporting(interaction):
-            guild_id = _managed_guild(interaction)
+            guild_id = check_manager(interaction)
+            config = await self._servers.config(guild_id)
             if name in FORMS:
-                config = await self._moderation.servers.config(guild_id)
                 await show_form(interaction, form(name, config, interaction.locale))
                 return
+            if name == "prompt":
+                await self._editor.open(interaction, Scope.SERVER)
+                return
             await acknowledge(interaction)
-            data = data_of(interaction)
-            selected = [str(one) for one in data.get("values", ())]
-            await self._change(interaction, guild_id, _changes(interaction, name, value, selected))
+            if name == "page":
+                await _show_page(interaction, config, 2 if value == "second" else 1)
+                return
+            selected = [str(one) for one in data_of(interaction).get("values", ())]
+            changes = _changes(interaction, name, value, selected)
+            if changes.get("free_channels") and not self._sees_all:
+                raise SettingError(phrase("free.no_intent"))
+            config = await self._servers.change(guild_id, changes, by_user_id=interaction.user.id)
+            await _show_page(interaction, config, page_of(name))
 
     async def submit(self, interaction: Interaction) -> None:
         """Take a form that was sent off. What cannot be taken is given back, so that nothing is lost."""
         data = data_of(interaction)
-        name = str(data.get("custom_id", "")).removeprefix(PREFIX)
+        settings = FORMS.get(str(data.get("custom_id", "")).removeprefix(FORM_PREFIX), ())
         async with reporting(interaction):
-            guild_id = _managed_guild(interaction)
+            guild_id = check_manager(interaction)
             await acknowledge(interaction)
             written = form_values(data)
             try:
-                changes = {
-                    setting: _read(setting, written.get(setting, "")) for setting in FORMS.get(name, ())
-                }
-                await self._change(interaction, guild_id, changes)
-            except (SettingError, StorageError) as error:
+                config = await self._take(
+                    interaction, guild_id, {one: written.get(one, "") for one in settings}
+                )
+                await _show_page(interaction, config, page_of(next(iter(settings), "")))
+            except (ChatError, StorageError) as error:
                 given_back = "\n\n".join(written.values()).encode("utf-8", "replace")
                 file = discord.File(io.BytesIO(given_back), "input.txt")
                 await say(interaction, sentence_for(error), file=file)
 
-    async def _change(self, interaction: Interaction, guild_id: int, changes: Mapping[str, object]) -> None:
-        config = await self._moderation.servers.change(guild_id, changes, by_user_id=interaction.user.id)
-        for name in changes:
-            self._moderation.notices.post(
-                Notice(guild_id, NoticeKind.CONFIG_CHANGED, by_user_id=interaction.user.id, detail=name)
+    async def _take(
+        self, interaction: Interaction, guild_id: int, written: Mapping[str, str]
+    ) -> ServerConfig:
+        """Change settings to what was written in a form. Raises `ChatError` or `StorageError`."""
+        by_user_id = interaction.user.id
+        if "answer_defaults" in written:
+            given = read_parameters(written["answer_defaults"])
+            return await self._preferences.set_all_for_server(
+                self._servers, guild_id, given, by_user_id=by_user_id
             )
-        await show_instead(interaction, *panel_text(config), view=panel_view(config, interaction.locale))
+        changes = {setting: _read(setting, text) for setting, text in written.items()}
+        return await self._servers.change(guild_id, changes, by_user_id=by_user_id)
 
 
 def is_config_form(interaction: Interaction) -> bool:
     """Tell whether an interaction is a form of this panel."""
     data = data_of(interaction)
     is_form = interaction.type is discord.InteractionType.modal_submit
-    return is_form and str(data.get("custom_id", "")).startswith(PREFIX)
+    return is_form and str(data.get("custom_id", "")).startswith(FORM_PREFIX)
 
 
-def _managed_guild(interaction: Interaction) -> int:
-    """Return the server. Raises `NotAllowedError` for anybody but those who manage it."""
-    if interaction.guild_id is None:
-        raise NotAllowedError(phrase("moderation.only_in_servers"))
-    if not interaction.permissions.manage_guild:
-        raise NotAllowedError(phrase("moderation.not_a_manager"))
-    return interaction.guild_id
+async def _show_page(interaction: Interaction, config: ServerConfig, page: int) -> None:
+    view = panel_view(config, interaction.locale, page)
+    await show_instead(interaction, *panel_text(config, page), view=view)
 
 
 def _changes(
@@ -104,7 +125,9 @@ def _changes(
             return {"age_restricted": value}
         case "switches":
             return {switch: switch in selected for switch in SWITCHES}
-        case "allowed_channels" | "allowed_roles":
+        case "language":
+            return {name: next((one for one in selected if one != AS_DISCORD_SAYS), None)}
+        case "allowed_channels" | "allowed_roles" | "free_channels":
             return {name: [int(one) for one in selected if one.isdecimal()]}
         case "log_channel":
             ids = [int(one) for one in selected if one.isdecimal()]

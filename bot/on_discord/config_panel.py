@@ -1,4 +1,4 @@
-"""The panel of `/config`: what it shows, its menus and buttons, and the forms it opens.
+"""The panel of `/config`: what it shows on its two pages, its menus and buttons.
 
 Every part carries what it changes in its id, so panels of earlier runs still work. Knows nothing of who may
 use it, nor of how a change is stored.
@@ -7,24 +7,24 @@ use it, nor of how a change is stored.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol, Self, cast
 
 import discord
 
+from bot.conversation.parameters import written_parameters
+from bot.language.catalog import LANGUAGE_NAMES
 from bot.language.phrases import phrase, render
-from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, ServerConfig
+from bot.servers.server_config import MAX_IDS, AgeRestricted, ServerConfig
 
 Interaction = discord.Interaction[discord.Client]
 
 PREFIX = "llamacord:config:"
-SWITCHES = ("removes_invites", "labels_answers", "lists_everywhere", "refuses_unchecked")
-FORMS: dict[str, tuple[str, str]] = {
-    "question_lists": ("question_words", "question_patterns"),
-    "answer_lists": ("answer_words", "answer_patterns"),
-    "limits": ("user_per_minute", "server_per_minute"),
-}
-"""The forms, and the two settings that each of them has."""
+SWITCHES = ("removes_invites", "labels_answers", "uses_embeds", "lists_everywhere", "refuses_unchecked")
+AS_DISCORD_SAYS = "discord"
+"""The choice of no language of one's own."""
+_ON_SECOND_PAGE = {"free_channels", "language", "answer_defaults", "system_prompt"}
+"""Settings that are changed there: Discord shows five rows at a time."""
 _PLACES = [
     discord.ChannelType.text,
     discord.ChannelType.news,
@@ -72,15 +72,31 @@ class PanelItem(
         await controls.press(interaction, self._name, self._value)
 
 
-def panel_text(config: ServerConfig) -> list[str]:
+def page_of(setting: str) -> int:
+    """Return the page of the panel, 1 or 2, that a setting is on."""
+    return 2 if setting in _ON_SECOND_PAGE else 1
+
+
+def panel_text(config: ServerConfig, page: int = 1) -> list[str]:
     """Return the lines above the menus, phrases."""
+    return [phrase("config.title"), *(_access_lines(config) if page == 1 else _answer_lines(config))]
+
+
+def panel_view(config: ServerConfig, locale: object, page: int = 1) -> discord.ui.View:
+    """Return the menus and buttons for `config`."""
+    view = discord.ui.View(timeout=None)
+    for name, item in _first_page(config, locale) if page == 1 else _second_page(config, locale):
+        _, _, value = name.partition(":")
+        view.add_item(PanelItem(item, name.partition(":")[0], value or None))
+    return view
+
+
+def _access_lines(config: ServerConfig) -> list[str]:
+    channels = _mentions(config.allowed_channels, "<#{}>") or phrase("config.everywhere")
+    roles = _mentions(config.allowed_roles, "<@&{}>") or phrase("config.everybody")
     return [
-        phrase("config.title"),
-        phrase(
-            "config.channels",
-            value=_mentions(config.allowed_channels, "<#{}>") or phrase("config.everywhere"),
-        ),
-        phrase("config.roles", value=_mentions(config.allowed_roles, "<@&{}>") or phrase("config.everybody")),
+        phrase("config.channels", value=channels),
+        phrase("config.roles", value=roles),
         phrase("config.log", value=f"<#{config.log_channel}>" if config.log_channel else "—"),
         phrase(f"config.age_{config.age_restricted}"),
         phrase(
@@ -96,102 +112,96 @@ def panel_text(config: ServerConfig) -> list[str]:
     ]
 
 
-def panel_view(config: ServerConfig, locale: object) -> discord.ui.View:
-    """Return the menus and buttons for `config`."""
+def _answer_lines(config: ServerConfig) -> list[str]:
+    language = LANGUAGE_NAMES[config.language] if config.language else phrase("config.language_of_discord")
+    defaults = written_parameters(config.answer_defaults).items()
+    prompt = config.system_prompt
+    return [
+        phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or "—"),
+        phrase("config.language_is", value=language),
+        phrase("config.answers_are", value=", ".join(f"{name} = {text}" for name, text in defaults) or "—"),
+        phrase("config.prompt_is_own", characters=len(prompt)) if prompt else phrase("config.prompt_is_not"),
+    ]
 
-    def say(key: str) -> str:
-        return render(phrase(key), locale)
 
-    view = discord.ui.View(timeout=None)
-    channels = discord.ui.ChannelSelect[discord.ui.View](
-        custom_id=f"{PREFIX}allowed_channels",
-        placeholder=say("config.choose_channels"),
-        channel_types=_PLACES,
-        min_values=0,
-        max_values=MAX_IDS,
-        default_values=_defaults(config.allowed_channels, discord.abc.GuildChannel),
-    )
+def _first_page(config: ServerConfig, locale: object) -> Iterator[tuple[str, discord.ui.Item[Any]]]:
+    yield "allowed_channels", _channels("allowed_channels", config.allowed_channels, locale, _PLACES)
     roles = discord.ui.RoleSelect[discord.ui.View](
         custom_id=f"{PREFIX}allowed_roles",
-        placeholder=say("config.choose_roles"),
+        placeholder=render(phrase("config.choose_allowed_roles"), locale),
         min_values=0,
         max_values=MAX_IDS,
         default_values=_defaults(config.allowed_roles, discord.Role),
     )
-    log = discord.ui.ChannelSelect[discord.ui.View](
-        custom_id=f"{PREFIX}log_channel",
-        placeholder=say("config.choose_log"),
-        channel_types=[discord.ChannelType.text],
+    yield "allowed_roles", roles
+    log = frozenset() if config.log_channel is None else frozenset({config.log_channel})
+    yield "log_channel", _channels("log_channel", log, locale, [discord.ChannelType.text], max_values=1)
+    on = [name for name in SWITCHES if getattr(config, name)]
+    switches = [(name, render(phrase(f"config.{name}"), locale)) for name in SWITCHES]
+    yield "switches", _choices("switches", switches, on, locale, min_values=0, max_values=len(SWITCHES))
+    for name in ("question_lists", "answer_lists", "limits"):
+        yield name, _button(name, f"config.{name}", locale)
+    following = _after(config.age_restricted)
+    yield f"age:{following}", _button(f"age:{following}", f"config.make_age_{following}", locale)
+    yield "page:second", _button("page:second", "config.more", locale)
+
+
+def _second_page(config: ServerConfig, locale: object) -> Iterator[tuple[str, discord.ui.Item[Any]]]:
+    yield "free_channels", _channels("free_channels", config.free_channels, locale, _PLACES)
+    of_discord = (AS_DISCORD_SAYS, render(phrase("config.language_of_discord"), locale))
+    languages = [of_discord, *LANGUAGE_NAMES.items()]
+    chosen = [config.language or AS_DISCORD_SAYS]
+    yield "language", _choices("language", languages, chosen, locale, min_values=1, max_values=1)
+    yield "prompt", _button("prompt", "config.prompt", locale)
+    yield "answers", _button("answers", "config.answers", locale)
+    yield "page:first", _button("page:first", "config.back", locale)
+
+
+def _channels(
+    name: str,
+    chosen: frozenset[int],
+    locale: object,
+    types: list[discord.ChannelType],
+    *,
+    max_values: int = MAX_IDS,
+) -> discord.ui.Item[Any]:
+    return discord.ui.ChannelSelect[discord.ui.View](
+        custom_id=f"{PREFIX}{name}",
+        placeholder=render(phrase(f"config.choose_{name}"), locale),
+        channel_types=types,
         min_values=0,
-        max_values=1,
-        default_values=_defaults({config.log_channel} - {None}, discord.abc.GuildChannel),
+        max_values=max_values,
+        default_values=_defaults(chosen, discord.abc.GuildChannel),
     )
-    switches = discord.ui.Select[discord.ui.View](
-        custom_id=f"{PREFIX}switches",
-        placeholder=say("config.choose_switches"),
-        min_values=0,
-        max_values=len(SWITCHES),
+
+
+def _choices(
+    name: str,
+    options: list[tuple[str, str]],
+    chosen: list[str],
+    locale: object,
+    *,
+    min_values: int,
+    max_values: int,
+) -> discord.ui.Item[Any]:
+    return discord.ui.Select[discord.ui.View](
+        custom_id=f"{PREFIX}{name}",
+        placeholder=render(phrase(f"config.choose_{name}"), locale),
+        min_values=min_values,
+        max_values=max_values,
         options=[
-            discord.SelectOption(
-                label=say(f"config.{name}")[:100], value=name, default=bool(getattr(config, name))
-            )
-            for name in SWITCHES
+            discord.SelectOption(label=label[:100], value=value, default=value in chosen)
+            for value, label in options
         ],
     )
-    for name, menu in (
-        ("allowed_channels", channels),
-        ("allowed_roles", roles),
-        ("log_channel", log),
-        ("switches", switches),
-    ):
-        view.add_item(PanelItem(menu, name))
-    for name in FORMS:
-        view.add_item(PanelItem(_button(f"{PREFIX}{name}", say(f"config.{name}")), name))
-    following = _after(config.age_restricted)
-    label = say(f"config.make_age_{following}")
-    view.add_item(PanelItem(_button(f"{PREFIX}age:{following}", label), "age", str(following)))
-    return view
 
 
-def form(name: str, config: ServerConfig, locale: object) -> discord.ui.Modal:
-    """Return a form with two fields, filled in with what is set."""
-    modal = discord.ui.Modal(
-        title=render(phrase(f"config.{name}"), locale)[:45], custom_id=f"{PREFIX}{name}", timeout=600.0
-    )
-    is_lists = name != "limits"
-    for setting in FORMS[name]:
-        value = getattr(config, setting)
-        label = f"config.field_{setting.split('_')[1]}" if is_lists else f"config.field_{setting}"
-        modal.add_item(
-            discord.ui.TextInput[discord.ui.Modal](
-                label=render(phrase(label), locale)[:45],
-                custom_id=setting,
-                style=discord.TextStyle.paragraph if is_lists else discord.TextStyle.short,
-                default="\n".join(value) if is_lists else str(value or ""),
-                required=False,
-                max_length=MAX_LIST_CHARS if is_lists else 10,
-            )
-        )
-    return modal
-
-
-def form_values(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was written in a form, by the id of the field."""
-    return dict(_fields(data.get("components", ())))
-
-
-def _fields(components: Any) -> Iterator[tuple[str, str]]:
-    for component in components:
-        if "custom_id" in component and isinstance(component.get("value"), str):
-            yield component["custom_id"], component["value"]
-        yield from _fields(component.get("components", ()))
-        if isinstance(component.get("component"), dict):
-            yield from _fields([component["component"]])
-
-
-def _button(custom_id: str, label: str) -> discord.ui.Button[discord.ui.View]:
-    return discord.ui.Button(
-        custom_id=custom_id, label=label[:80], style=discord.ButtonStyle.secondary, row=4
+def _button(name: str, key: str, locale: object) -> discord.ui.Item[Any]:
+    return discord.ui.Button[discord.ui.View](
+        custom_id=f"{PREFIX}{name}",
+        label=render(phrase(key), locale)[:80],
+        style=discord.ButtonStyle.secondary,
+        row=4,
     )
 
 

@@ -5,7 +5,7 @@ The id in a button is not trusted: it counts only if the message with the button
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import discord
 
@@ -16,10 +16,10 @@ from bot.language.phrases import phrase
 from bot.on_discord.discord_answer import DiscordAnswer
 from bot.on_discord.discord_outbox import Channel
 from bot.on_discord.interactions import Interaction, acknowledge, actor_of, reporting, say
-from bot.on_discord.locales import locale_of
 from bot.on_discord.origins import origin_of
 
-MakeAnswer = Callable[[Channel, int | None, str], DiscordAnswer]
+MakeAnswer = Callable[[Channel, int | None], Awaitable[DiscordAnswer]]
+"""Returns what shows an answer in a channel, as a reply to a message. Raises `StorageError`."""
 
 
 class AnswerControls:
@@ -50,7 +50,7 @@ class AnswerControls:
             await acknowledge(interaction)
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
-            view = self._make_answer(message.channel, trigger_id, locale_of(interaction.guild))
+            view = await self._make_answer(message.channel, trigger_id)
             origin = origin_of(interaction)
             await self._chat.regenerate(message.channel.id, answer_id, view, origin, go_on=go_on)
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from bot.conversation.jobs import Ending
-from bot.delivery.delivery import Delivery
+from bot.delivery.delivery import Delivery, Outcome
 from bot.delivery.outbox import Buttons
 from bot.delivery.pace import ChannelPace
 from bot.language.phrases import phrase, render
@@ -82,10 +82,11 @@ class DiscordAnswer:
             pace=self._pace,
         )
 
-    def waiting(self, place: int) -> None:
+    def waiting(self, place: int, *, for_others: bool) -> None:
         """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
         if not self._part_ids or self._pace.has_room(loop_seconds()):
-            self.update(f"-# {render(phrase('answer.waiting', place=place), self._locale)}")
+            key = "answer.waiting_for_others" if for_others else "answer.waiting"
+            self.update(f"-# {render(phrase(key, place=place), self._locale)}")
 
     def working(self) -> None:
         """Show typing until the end."""
@@ -115,6 +116,8 @@ class DiscordAnswer:
         )
         for discord_id in result.removed:
             await self._detach(discord_id)
+        if result.outcome is not Outcome.FAILED or self._given_outbox is not None:
+            await self._note_shown(ending.answer_id)
 
     def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
         if self._given_outbox is not None:
@@ -145,6 +148,13 @@ class DiscordAnswer:
             await self._conversations.attach_part(self._answer_id, discord_id, position)
         except StorageError as error:
             _log.warning("Answer %d: part %d was not recorded: %s", self._answer_id, position, error)
+
+    async def _note_shown(self, answer_id: int) -> None:
+        """Record that nothing is left to be shown; without the record the next start does it once more."""
+        try:
+            await self._conversations.note_shown(answer_id)
+        except StorageError as error:
+            _log.warning("Answer %d: that it is shown was not recorded: %s", answer_id, error)
 
     async def _detach(self, discord_id: int) -> None:
         try:

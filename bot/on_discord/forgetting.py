@@ -27,7 +27,7 @@ class PersonForgetting:
             if interaction.user.id != user_id:
                 raise NotAllowedError(phrase("forget_me.not_yours"))
             await acknowledge(interaction)
-            self._chat.stop_person(user_id)
+            await self._chat.drop_person(user_id)
             forgotten = await self._people.forget(user_id)
             self._on_forgotten()
             receipt = phrase(

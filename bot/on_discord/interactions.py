@@ -6,6 +6,7 @@ Knows nothing of commands and buttons.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ Interaction = discord.Interaction[discord.Client]
 PATIENCE_S = 2.0
 """How long an interaction may go without a first answer; Discord gives it up after 3 seconds."""
 _ACKNOWLEDGED = 40060
+_FIRST_PRIVATE_ID = 1 << 62
 _MESSAGES = {
     discord.InteractionResponseType.channel_message,
     discord.InteractionResponseType.deferred_channel_message,
@@ -45,9 +47,26 @@ def actor_of(interaction: Interaction) -> Actor:
     )
 
 
+def are_we_there(interaction: Interaction) -> bool:
+    """Tell whether we are ourselves in the place of an interaction.
+
+    We are not where a person uses us who installed us for themselves: on servers that we are no member of, in
+    groups, and in other people's direct messages. discord.py makes a server and a channel of those, too.
+    """
+    if interaction.guild_id is None:
+        return isinstance(interaction.channel, discord.DMChannel) and not interaction.context.private_channel
+    return interaction.client.get_guild(interaction.guild_id) is not None
+
+
 def conversation_of(interaction: Interaction) -> ConversationRef:
-    """Return the conversation that the interaction happened in."""
+    """Return the conversation that the interaction happened in.
+
+    Where we are not ourselves, that is a private one of the person who acts: nobody else there is part of it.
+    """
     channel_id = interaction.channel_id or 0
+    if not are_we_there(interaction):
+        own_id = _private_id(interaction.user.id, channel_id)
+        return ConversationRef(own_id, ConversationKind.DIRECT, None)
     return ref_of(channel_id, interaction.channel, interaction.guild_id)
 
 
@@ -62,12 +81,14 @@ def ref_of(channel_id: int, channel: object, guild_id: int | None) -> Conversati
 def writable_channel(interaction: Interaction) -> Channel | None:
     """Return the channel of an interaction if we may write there as ourselves, else None.
 
-    We may not where we are not a member: an installation for one person alone lets us answer commands only.
+    We may not where we are not ourselves: an installation for one person alone lets us answer commands only.
     """
     channel = interaction.channel
-    if interaction.guild_id is None:
-        return channel if isinstance(channel, discord.DMChannel) else None
-    if interaction.guild is None or not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
+    if not are_we_there(interaction):
+        return None
+    if isinstance(channel, discord.DMChannel):
+        return channel
+    if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
         return None
     allowed = interaction.app_permissions
     in_thread = isinstance(channel, discord.Thread)
@@ -86,40 +107,51 @@ async def say(
     *lines: str,
     view: discord.ui.View | None = None,
     file: discord.File = discord.utils.MISSING,
+    embed: discord.Embed | None = None,
 ) -> None:
     """Answer in the language of the person who acts, so that only they see it. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
     shown = view or discord.utils.MISSING
+    embeds = [] if embed is None else [embed]
 
     async def send(*, is_known: bool) -> None:
         if file is not discord.utils.MISSING:
             file.reset()
         if not is_known:
             await interaction.response.send_message(
-                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file, embeds=embeds
             )
         elif _has_own_message(interaction):
             files = [] if file is discord.utils.MISSING else [file]
             await interaction.edit_original_response(
-                content=text, allowed_mentions=SILENT, view=view, attachments=files
+                content=text, allowed_mentions=SILENT, view=view, attachments=files, embeds=embeds
             )
         else:
             await interaction.followup.send(
-                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file
+                text, ephemeral=True, allowed_mentions=SILENT, view=shown, file=file, embeds=embeds
             )
 
     await _attempt(interaction, send)
 
 
-async def show_instead(interaction: Interaction, *lines: str, view: discord.ui.View | None = None) -> None:
+async def show_instead(
+    interaction: Interaction,
+    *lines: str,
+    view: discord.ui.View | None = None,
+    embed: discord.Embed | None = None,
+) -> None:
     """Put this in the place of the message whose button or menu was used. Never raises."""
     text = "\n".join(render(line, interaction.locale) for line in lines)
 
     async def edit(*, is_known: bool) -> None:
         if is_known:
-            await interaction.edit_original_response(content=text, view=view, allowed_mentions=SILENT)
+            await interaction.edit_original_response(
+                content=text, view=view, embed=embed, allowed_mentions=SILENT
+            )
         else:
-            await interaction.response.edit_message(content=text, view=view, allowed_mentions=SILENT)
+            await interaction.response.edit_message(
+                content=text, view=view, embed=embed, allowed_mentions=SILENT
+            )
 
     await _attempt(interaction, edit)
 
@@ -198,6 +230,12 @@ async def _attempt(interaction: Interaction, act: _Act) -> None:
             is_known = interaction.response.is_done() or getattr(error, "code", 0) == _ACKNOWLEDGED
         else:
             return
+
+
+def _private_id(user_id: int, channel_id: int) -> int:
+    """Return the id of a person's own conversation in a place, above all that Discord gives until 2049."""
+    digest = hashlib.blake2b(f"{user_id}:{channel_id}".encode(), digest_size=8).digest()
+    return _FIRST_PRIVATE_ID | int.from_bytes(digest, "big") >> 2
 
 
 def _has_own_message(interaction: Interaction) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import discord
 
@@ -15,7 +14,7 @@ from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.buttons import answer_view
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
-from bot.on_discord.locales import locale_of
+from bot.on_discord.locales import Locales
 from bot.on_discord.origins import origin_of_message
 from bot.on_discord.questions import question_of
 from storage.errors import StorageError
@@ -25,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 class MessageChanges:
-    """Keeps what was taken in step with Discord. Never raises. `on_deleted` is told of it."""
+    """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, on_deleted: Callable[[], None]) -> None:
+    def __init__(self, chat: ChatService, locales: Locales) -> None:
         self._chat = chat
-        self._on_deleted = on_deleted
+        self._locales = locales
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked."""
@@ -44,20 +43,19 @@ class MessageChanges:
                 _log.exception("An edit could not be followed")
             return
         if turn is not None and turn.part_ids:
-            await _offer_redo(message, turn)
+            await _offer_redo(message, turn, await self._locales.of(message.guild))
 
     async def deleted(self, channel_id: int, message_id: int) -> None:
         """Forget what was deleted."""
         try:
-            if await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown):
-                self._on_deleted()
+            await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:
             _log.error("A deleted message could not be forgotten: %s", error)
 
 
-async def _offer_redo(message: discord.Message, turn: NewestTurn) -> None:
+async def _offer_redo(message: discord.Message, turn: NewestTurn, locale: str) -> None:
     """Put a button below the answer to a question that was edited afterwards."""
-    view = answer_view(turn.answer.id, Buttons.REDO, locale_of(message.guild))
+    view = answer_view(turn.answer.id, Buttons.REDO, locale)
     part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
     try:
         await part.edit(view=view, allowed_mentions=SILENT)

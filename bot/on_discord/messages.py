@@ -20,7 +20,7 @@ from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
 from bot.on_discord.incoming import incoming_of, may_answer
 from bot.on_discord.interactions import ref_of
-from bot.on_discord.locales import locale_of
+from bot.on_discord.locales import Locales
 from bot.on_discord.questions import question_of
 from bot.servers.refusal_pace import RefusalPace
 from bot.servers.refusals import BlockedError, NotHereError, RefusalError
@@ -40,6 +40,7 @@ class MessageIntake:
         self,
         chat: ChatService,
         servers: Servers,
+        locales: Locales,
         make_answer: MakeAnswer,
         on_refusal: OnRefusal,
         *,
@@ -48,6 +49,7 @@ class MessageIntake:
         """`sees_all`: whether we get messages that do not mention us."""
         self._chat = chat
         self._servers = servers
+        self._locales = locales
         self._make_answer = make_answer
         self._on_refusal = on_refusal
         self._sees_all = sees_all
@@ -56,6 +58,9 @@ class MessageIntake:
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
         """Answer what is meant for us."""
+        if message.guild is None and not isinstance(message.channel, discord.DMChannel):
+            _log.info("A message came from a server that Discord has not announced")
+            return  # without its server it would look like a direct message
         incoming = incoming_of(message)
         is_addressed = is_for_us(incoming, bot)
         if is_addressed or is_from_a_person(incoming):
@@ -70,7 +75,7 @@ class MessageIntake:
                     _log.info("A question was left alone: no permission to answer there")
                     return
                 question = await question_of(message, bot, await self._newest_part(message))
-                view = self._make_answer(message.channel, message.id, locale_of(message.guild))
+                view = await self._make_answer(message.channel, message.id)
                 await is_first.wait()
                 await self._chat.ask(question, view)
         except DuplicateMessageError:
@@ -80,12 +85,12 @@ class MessageIntake:
             # Where every message is answered, who may not ask may still talk to others.
             is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
             if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
-                await _refuse(message, error.sentence)
+                await self._refuse(message, error.sentence)
         except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
             self._on_refusal(error)
             if not is_expected(error):
                 _log.exception("A question could not be taken")
-            await _refuse(message, sentence_for(error))
+            await self._refuse(message, sentence_for(error))
 
     async def _is_free(self, message: discord.Message) -> bool:
         """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
@@ -110,14 +115,13 @@ class MessageIntake:
         ref = ref_of(message.channel.id, message.channel, _guild_id(message))
         return replied_id if await self._chat.steering.is_newest(ref, replied_id) else None
 
-
-async def _refuse(message: discord.Message, sentence: str) -> None:
-    reference = message.to_reference(fail_if_not_exists=False)
-    try:
-        text = render(sentence, locale_of(message.guild))
-        await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
-    except DISCORD_FAILURES as error:
-        _log.warning("A refusal could not be sent: %s", type(error).__name__)
+    async def _refuse(self, message: discord.Message, sentence: str) -> None:
+        reference = message.to_reference(fail_if_not_exists=False)
+        try:
+            text = render(sentence, await self._locales.of(message.guild))
+            await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
+        except DISCORD_FAILURES as error:
+            _log.warning("A refusal could not be sent: %s", type(error).__name__)
 
 
 def _guild_id(message: discord.Message) -> int | None:

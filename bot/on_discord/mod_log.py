@@ -17,6 +17,7 @@ from bot.limits.buckets import Buckets, Rate
 from bot.limits.clock import loop_seconds
 from bot.on_discord.buttons import undo_view
 from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT
+from bot.on_discord.locales import Locales
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.servers import Servers
 from storage.errors import StorageError
@@ -43,8 +44,9 @@ _KEYS = {
 class ModLog:
     """Writes notices into log channels. `close` it before its event loop ends."""
 
-    def __init__(self, client: discord.Client, servers: Servers) -> None:
+    def __init__(self, client: discord.Client, servers: Servers, locales: Locales) -> None:
         self._client = client
+        self._locales = locales
         self._servers = servers
         self._waiting: deque[Notice] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -91,15 +93,16 @@ class ModLog:
         channel = guild.get_channel_or_thread(config.log_channel)
         if not isinstance(channel, discord.abc.Messageable):
             return
+        locale = await self._locales.of(guild)
         await channel.send(
-            render(line_of(notice), guild.preferred_locale),
-            view=self._view_of(notice, guild.preferred_locale) or discord.utils.MISSING,
+            render(line_of(notice), locale),
+            view=self._view_of(notice, locale) or discord.utils.MISSING,
             allowed_mentions=SILENT,
             suppress_embeds=True,
         )
 
     @staticmethod
-    def _view_of(notice: Notice, locale: discord.Locale) -> discord.ui.View | None:
+    def _view_of(notice: Notice, locale: str) -> discord.ui.View | None:
         if notice.kind is not NoticeKind.RESET or notice.reset_id is None:
             return None
         return undo_view(notice.reset_id, locale)

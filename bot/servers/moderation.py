@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bot.language.phrases import phrase
 from bot.limits.clock import loop_seconds
 from bot.limits.rates import Allowance, RateLimits
 from bot.limits.repetitions import Repetitions
 from bot.safety.safety_model import SafetyModel
 from bot.safety.server_screening import ServerScreening
 from bot.servers.gate import Gate
-from bot.servers.notices import Notices
+from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.servers import Servers
 from storage.blocks import Blocks
 from storage.conversations import Conversations
@@ -45,8 +46,15 @@ class Moderation:
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
+        servers.on_change(lambda *change: notices.post(_notice_of(*change)))
         gate = Gate(
             servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
         )
         screening = ServerScreening(servers, conversations, notices, clock, safety_model)
         return cls(servers, blocks, Reports(database), notices, gate, screening, safety_model)
+
+
+def _notice_of(guild_id: int, name: str, by_user_id: int) -> Notice:
+    """Return the notice of a setting that was changed, with the name that people know it by."""
+    called = phrase(f"setting_names.{name}")
+    return Notice(guild_id, NoticeKind.CONFIG_CHANGED, by_user_id=by_user_id, detail=called)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bot.conversation.parameters import find_parameter
+from bot.conversation.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
 from bot.errors import ChatError, ParameterError
+from bot.language.catalog import LANGUAGES
 from bot.language.phrases import phrase
 from bot.safety.patterns import MAX_PATTERNS, PatternError, check_pattern
 
@@ -47,7 +48,9 @@ class ServerConfig:
     user_per_minute, server_per_minute: None leaves the operator's limit. lists_everywhere: whether the lists
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
     checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
-    answers are shown as embeds. answer_defaults: parameters of answers, over the operator's.
+    answers are shown as embeds. answer_defaults: parameters of answers, over the operator's. system_prompt:
+    what the model is told first where a conversation sets nothing. language: a code of `bot.language`; None
+    leaves what Discord says of the server.
     """
 
     allowed_channels: frozenset[int] = frozenset()
@@ -67,6 +70,8 @@ class ServerConfig:
     free_channels: frozenset[int] = frozenset()
     uses_embeds: bool = False
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
+    system_prompt: str | None = None
+    language: str | None = None
 
     def with_value(self, name: str, value: object) -> ServerConfig:
         """Return the settings with one of them changed. Raises `SettingError`."""
@@ -80,7 +85,7 @@ class ServerConfig:
         if isinstance(value, frozenset):
             return sorted(value)
         if name == "answer_defaults":
-            return [f"{key}={number:.12g}" for key, number in value]
+            return [f"{key}={text}" for key, text in written_parameters(value).items()]
         if isinstance(value, tuple):
             return list(value)
         return str(value) if isinstance(value, StrEnum) else value
@@ -174,6 +179,19 @@ def _parameters(value: object) -> tuple[tuple[str, int | float], ...]:
         raise SettingError(error.sentence) from error
 
 
+def _system_prompt(value: object) -> str | None:
+    """Read a system prompt. What it costs the model's context is checked where that is known."""
+    if value is not None and (not isinstance(value, str) or len(value) > MAX_SYSTEM_PROMPT_CHARS):
+        raise SettingError(phrase("config.bad_choice"))
+    return value or None
+
+
+def _language(value: object) -> str | None:
+    if value is not None and value not in LANGUAGES:
+        raise SettingError(phrase("config.bad_choice"))
+    return None if value is None else str(value)
+
+
 _DEFAULT = ServerConfig()
 _READERS: dict[str, Callable[[object], Any]] = {
     "allowed_channels": _ids,
@@ -193,4 +211,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "free_channels": _ids,
     "uses_embeds": _flag,
     "answer_defaults": _parameters,
+    "system_prompt": _system_prompt,
+    "language": _language,
 }

@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 MAX_KEPT = 10_000
 """Servers whose settings are kept in memory."""
 
-Listener = Callable[[int, str], None]
-"""Told the server and the name of a setting that changed."""
+Listener = Callable[[int, str, int], None]
+"""Told the server, the name of a setting that changed, and who changed it."""
 
 
 class Servers:
@@ -50,21 +50,27 @@ class Servers:
             return await self._read(guild_id)
 
     async def change(self, guild_id: int, changes: Mapping[str, object], *, by_user_id: int) -> ServerConfig:
-        """Change settings, all or none, and return what holds. Raises `SettingError` or `StorageError`."""
+        """Change settings, all or none, and return what holds. Raises `SettingError` or `StorageError`.
+
+        A setting that is as it was is not a change.
+        """
         async with self._lock:
-            config = await self._read(guild_id)
+            before = await self._read(guild_id)
             # In a thread: patterns are compiled and tried.
-            config = await asyncio.to_thread(_changed, config, changes)
+            config = await asyncio.to_thread(_changed, before, changes)
+            changed = [name for name in changes if getattr(before, name) != getattr(config, name)]
+            if not changed:
+                return config
             await self._store.set_all(
                 guild_id,
-                {name: config.stored(name) for name in changes},
+                {name: config.stored(name) for name in changed},
                 by_user_id=by_user_id,
                 at=datetime.now(UTC),
             )
             self._kept[guild_id] = config
-        _log.info("Server %d: %s changed by %d", guild_id, ", ".join(changes), by_user_id)
-        for name in changes:
-            self._tell(guild_id, name)
+        _log.info("Server %d: %s changed by %d", guild_id, ", ".join(changed), by_user_id)
+        for name in changed:
+            self._tell(guild_id, name, by_user_id)
         return config
 
     def known(self, guild_id: int) -> ServerConfig:
@@ -82,10 +88,10 @@ class Servers:
                 self._kept.popitem(last=False)
         return self._kept[guild_id]
 
-    def _tell(self, guild_id: int, name: str) -> None:
+    def _tell(self, guild_id: int, name: str, by_user_id: int) -> None:
         for listener in self._listeners:
             try:
-                listener(guild_id, name)
+                listener(guild_id, name, by_user_id)
             except Exception:  # noqa: BLE001 - the setting is changed, whatever a listener makes of it
                 _log.exception("A change of %s was not taken up", name)
 

@@ -44,7 +44,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"Converting {model.name} to {precision}", total=1.0)
-        convert(model, destination, precision, lambda share: progress.update(task, completed=share))
+        convert(
+            model,
+            destination,
+            precision,
+            lambda share: progress.update(task, completed=share),
+            lambda: progress.update(task, description="Comparing it with the source", total=None),
+        )
     kind = _describe(model.chat.format)
     console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
     return 0

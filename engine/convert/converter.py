@@ -32,8 +32,11 @@ def convert(
     destination: Path,
     precision: Precision,
     on_progress: Callable[[float], None] = lambda _: None,
+    on_verify: Callable[[], None] = lambda: None,
 ) -> None:
     """Convert into the new folder `destination`; `on_progress` is told the share done, 0 to 1.
+
+    `on_verify` is called before the finished model is compared with its source, where it can be.
 
     Raises `ModelResourceError` when the disk is too small or not writable or the destination exists, and
     `ModelFormatError` when the source is damaged.
@@ -48,6 +51,7 @@ def convert(
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
             if isinstance(source, VerifiableSource):
+                on_verify()
                 source.verify(partial)
             partial.chmod(0o755)
             _publish(partial, destination)

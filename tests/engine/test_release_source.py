@@ -46,7 +46,15 @@ def test_the_weights_that_are_found_make_the_same_model(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_imported_model_says_the_same_greedily(tmp_path: Path, kind: str) -> None:
-    convert(open_source(release(kind)), tmp_path / "model", Precision.FP32)
+    stages: list[str] = []
+    convert(
+        open_source(release(kind)),
+        tmp_path / "model",
+        Precision.FP32,
+        on_progress=lambda share: stages.append(f"{share:.0%}"),
+        on_verify=lambda: stages.append("verifying"),
+    )
+    assert stages[-2:] == ["100%", "verifying"]
     model = CpuModel(tmp_path / "model", load_manifest(tmp_path / "model").decoder, ModelOptions(1, 1, 128))
     prompt = IDS[:10]
     expected = PublishedLoop(release("float32")).generate(prompt, 60, eos_id=None)

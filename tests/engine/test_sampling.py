@@ -276,3 +276,16 @@ def test_top_p_cuts_a_large_flat_vocabulary_where_it_should() -> None:
     sampler = Sampler(params, [])
     sampler._random = cast("np.random.Generator", FixedRandom(1.0 - 2**-53))
     assert abs(rank[sampler.sample(logits)] + 1 - num_allowed) <= 1
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 40])
+def test_what_came_before_does_not_change_which_candidates_are_found(top_k: int) -> None:
+    generator = np.random.default_rng(top_k)
+    spreads = [0.01, 30.0, 1.0, 0.1, 5.0, 0.0] * 8
+    rows = [generator.normal(0, spread, 5000).astype(np.float32) for spread in spreads]
+    params = SamplingParams(0.8, 0.95, top_k, seed=1)
+    sampler = Sampler(params, [])
+    for row in rows:
+        fresh, number = Sampler(params, []), FixedRandom(float(generator.random()))
+        sampler._random = fresh._random = cast("np.random.Generator", number)
+        assert sampler.sample(row.copy()) == fresh.sample(row.copy())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,3 +126,21 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, run: Run) -> None:
     assert said == "llamacord: nowhere is not a readable SentencePiece model."
     (said,) = run("--tokenizer", tmp_path / "nowhere", lines=[], status=1)
     assert said.endswith("add --format.")
+
+
+def test_a_reader_that_has_seen_enough_ends_it_silently(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model", Precision.INT8)
+    dialogs = tmp_path / "dialogs.jsonl"
+    dialogs.write_text((json.dumps([{"role": "user", "content": "Hi " * 200}]) + "\n") * 200)
+    command = [sys.executable, "-m", "engine", "tokens", "--model", str(folder)]
+    with (
+        dialogs.open() as lines,
+        subprocess.Popen(  # noqa: S603 - our own program
+            command, stdin=lines, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

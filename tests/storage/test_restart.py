@@ -7,10 +7,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from storage.conversations import Conversations, MessageState
 from storage.database import Database
+from storage.rows import utc_now
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, ask, asked_and_answered, contents, finish
 
 
@@ -67,12 +69,35 @@ async def test_an_interrupted_regeneration_without_text_brings_the_old_answer_ba
         assert await after.find_answer(new.id) is None
 
 
+async def test_endings_that_were_not_shown_are_found_newest_first_kept_and_bounded(path: Path) -> None:
+    within = timedelta(days=1)
+    async with await Database.open(path) as database:
+        conversations = Conversations(database)
+        turns = [await asked_and_answered(conversations, 10 * number) for number in range(1, 5)]
+        await conversations.note_shown(turns[1].answer.id)
+        await conversations.note_shown(turns[1].answer.id)
+        put_aside = await asked_and_answered(conversations, 90, ref=OTHER_CHANNEL)
+        await conversations.reset(put_aside.answer.conversation_id, by_user_id=1, at=utc_now())
+    async with await Database.open(path) as database:
+        after = Conversations(database)
+        found = await after.unshown(within=within, limit=2)
+        assert [one.answer.id for one in found] == [turns[2].answer.id, turns[3].answer.id]
+        assert (found[0].channel_id, found[0].question_discord_id) == (CHANNEL.channel_id, 30)
+        await after.delete_question(30)
+        found = await after.unshown(within=within, limit=9)
+        assert [one.answer.id for one in found] == [turns[0].answer.id, turns[3].answer.id]
+        later = Conversations(database, now=lambda: utc_now() + timedelta(days=2))
+        assert await later.unshown(within=within, limit=9) == []
+        assert await database.fetch_all("SELECT * FROM unshown_endings") == []
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
+from storage.rows import utc_now
 
 async def main():
     database = await Database.open(Path(sys.argv[1]))

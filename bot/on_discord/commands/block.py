@@ -8,6 +8,8 @@ from typing import Any
 import discord
 from discord import app_commands
 
+from bot.conversation.jobs import StopReason
+from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError
 from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_moderator
@@ -19,7 +21,7 @@ MAX_LISTED = 20
 Person = discord.Member | discord.User
 
 
-def block_commands(moderation: Moderation) -> list[app_commands.Command[Any, ..., None]]:
+def block_commands(chat: ChatService, moderation: Moderation) -> list[app_commands.Command[Any, ..., None]]:
     """Return `/block`, `/unblock` and `/blocked`."""
     blocks = moderation.blocks
 
@@ -33,6 +35,7 @@ def block_commands(moderation: Moderation) -> list[app_commands.Command[Any, ...
             _check_blockable(interaction, user)
             await acknowledge(interaction)
             is_new = await blocks.add(guild_id, user.id, by_user_id=interaction.user.id, at=datetime.now(UTC))
+            await chat.drop_person(user.id, StopReason.BLOCKED, guild_id=guild_id)
             if is_new:
                 _post(interaction, NoticeKind.BLOCKED, user)
             await say(interaction, phrase("block.done" if is_new else "block.already", user=user.mention))

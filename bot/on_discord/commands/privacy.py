@@ -34,8 +34,8 @@ def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.C
     async def opt_out(interaction: Interaction) -> None:
         async with reporting(interaction):
             await acknowledge(interaction)
-            chat.stop_person(interaction.user.id)
             is_new = await people.opt_out(interaction.user.id)
+            await chat.drop_person(interaction.user.id)
             await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
 
     @app_commands.command(name="opt-in", description="Have me answer you again after /opt-out")

@@ -6,6 +6,7 @@ from discord import app_commands
 
 from bot.conversation.parameters import ANSWER_PRESETS, PARAMETERS, find_parameter
 from bot.conversation.preferences import Preferences
+from bot.conversation.system_prompts import SystemPrompts
 from bot.language.phrases import phrase
 from bot.on_discord.commands.checks import check_manager, check_moderator
 from bot.on_discord.interactions import Interaction, acknowledge, conversation_of, reporting, say
@@ -18,18 +19,23 @@ _NAMES = [app_commands.Choice(name=name, value=name) for name in PARAMETERS]
 class SettingsCommands(app_commands.Group):
     """`/settings`: how answers are made in this conversation."""
 
-    def __init__(self, preferences: Preferences, servers: Servers) -> None:
+    def __init__(self, preferences: Preferences, prompts: SystemPrompts, servers: Servers) -> None:
         super().__init__(name="settings", description="How answers are made here")
         self._preferences = preferences
+        self._prompts = prompts
         self._servers = servers
 
     @app_commands.command(name="show", description="Show all settings of this conversation")
     async def show(self, interaction: Interaction) -> None:
-        """Show every parameter."""
+        """Show every parameter, what the system prompt takes, and where each comes from."""
         async with reporting(interaction):
             await acknowledge(interaction)
-            lines = await self._preferences.describe(conversation_of(interaction))
-            await say(interaction, *lines)
+            ref = conversation_of(interaction)
+            lines = await self._preferences.describe(ref)
+            prompt, cost = await self._prompts.read(ref), await self._prompts.cost(ref)
+            key, tokens = "settings.system_prompt", cost.num_tokens
+            about_prompt = phrase(key, origin=prompt.origin, tokens=tokens, allowed=cost.allowed)
+            await say(interaction, *lines, about_prompt)
 
     @app_commands.command(name="set", description="Change a setting of this conversation (moderators)")
     @app_commands.describe(name="Which setting", value="Its new value, a number")

@@ -27,7 +27,6 @@ from bot.on_discord.interactions import (
     say,
     writable_channel,
 )
-from bot.on_discord.locales import locale_of
 from bot.on_discord.origins import origin_of
 
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def steering_commands(
             if channel is None:
                 raise NotHereError
             turn = await chat.steering.newest(conversation_of(interaction), _may(interaction))
-            view = make_answer(channel, None, locale_of(interaction.guild))
+            view = await make_answer(channel, None)
             await chat.regenerate(channel.id, turn.answer.id, view, origin_of(interaction), go_on=go_on)
             await say(interaction, phrase("turns.going_on" if go_on else "turns.again"))
 

@@ -25,6 +25,7 @@ from bot.on_discord.commands.system import SystemCommands
 from bot.on_discord.config_controls import ConfigPanel
 from bot.on_discord.controls import MakeAnswer
 from bot.on_discord.interactions import Interaction, say
+from bot.on_discord.prompt_editor import PromptEditor
 from bot.privacy.privacy import Privacy
 from bot.servers.moderation import Moderation
 
@@ -44,20 +45,22 @@ class Commands(app_commands.CommandTree[discord.Client]):
         moderation: Moderation,
         privacy: Privacy,
         panel: ConfigPanel,
+        editor: PromptEditor,
+        asking: Asking,
         make_answer: MakeAnswer,
         *,
         sees_all: bool = False,
     ) -> None:
         super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
-        self.add_command(SettingsCommands(chat.preferences, moderation.servers))
-        self.add_command(SystemCommands(chat.preferences))
+        self.add_command(SettingsCommands(chat.preferences, chat.system_prompts, moderation.servers))
+        self.add_command(SystemCommands(chat.system_prompts, editor))
         for command in (
             *conversation_commands(chat),
             *steering_commands(chat, make_answer),
-            *ask_commands(Asking(chat, make_answer)),
+            *ask_commands(asking),
             *privacy_commands(chat, privacy),
             reset_command(chat, moderation),
-            *block_commands(moderation),
+            *block_commands(chat, moderation),
             config_command(panel),
             *free_commands(moderation.servers, sees_all=sees_all),
             *history_commands(chat),

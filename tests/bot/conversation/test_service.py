@@ -13,9 +13,9 @@ import pytest
 
 from bot.conversation.jobs import StopReason
 from bot.conversation.parameters import ChatParameters
-from bot.conversation.preferences import SystemPrompt
 from bot.conversation.question import Question
 from bot.conversation.service import ChatService
+from bot.conversation.system_prompts import SystemPrompt
 from bot.errors import (
     ConversationBusyError,
     EmptyQuestionError,
@@ -79,6 +79,7 @@ class FullDisk(Conversations):
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        note: str | None = None,
     ) -> Message | None:
         if self.is_full:
             raise StorageFullError("No space left.")
@@ -89,6 +90,7 @@ class FullDisk(Conversations):
             finish_reason=finish_reason,
             num_prompt_tokens=num_prompt_tokens,
             num_tokens=num_tokens,
+            note=note,
         )
 
 
@@ -476,33 +478,34 @@ async def test_settings_reach_the_engine_and_only_their_conversation(setup: Setu
 
 async def test_system_prompt_own_then_operators_then_models(setup: Setup) -> None:
     preferences = setup.chat.preferences
-    assert await preferences.set_system_prompt(GENERAL_CHANNEL, " Rhyme. ", by_user_id=1) == 6
+    prompts = setup.chat.system_prompts
+    assert (await prompts.set(GENERAL_CHANNEL, " Rhyme. ", by_user_id=1)).num_tokens == 6
     await (await setup.ask("Hi")).ending()
     assert setup.engine.dialogs[-1][0].content == "Rhyme."
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("Rhyme.", "Rhyme.", False)
+    assert await prompts.read(GENERAL_CHANNEL) == SystemPrompt("Rhyme.", "Rhyme.", False)
     assert await preferences.reset(GENERAL_CHANNEL, None) == 0
-    assert await preferences.clear_system_prompt(GENERAL_CHANNEL)
-    assert not await preferences.clear_system_prompt(GENERAL_CHANNEL)
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("Be kind.", None, False)
+    assert await prompts.clear(GENERAL_CHANNEL, by_user_id=1)
+    assert not await prompts.clear(GENERAL_CHANNEL, by_user_id=1)
+    assert await prompts.read(GENERAL_CHANNEL) == SystemPrompt("Be kind.", None, False)
     preferences.defaults = ChatParameters()
-    assert await preferences.system_prompt(GENERAL_CHANNEL) == SystemPrompt("You are a test.", None, False)
+    assert await prompts.read(GENERAL_CHANNEL) == SystemPrompt("You are a test.", None, False)
 
 
 @pytest.mark.parametrize("text", ["", " ", "x" * 1501])
 async def test_a_system_prompt_has_bounds(setup: Setup, text: str) -> None:
     with pytest.raises(SystemPromptError):
-        await setup.chat.preferences.set_system_prompt(GENERAL_CHANNEL, text, by_user_id=1)
+        await setup.chat.system_prompts.set(GENERAL_CHANNEL, text, by_user_id=1)
 
 
 async def test_a_system_prompt_must_leave_room_and_be_safe(setup: Setup) -> None:
     preferences = setup.chat.preferences
     await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "128", by_user_id=1)
     with pytest.raises(SystemPromptError, match="64 are allowed"):
-        await preferences.set_system_prompt(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
+        await setup.chat.system_prompts.set(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
     with pytest.raises(UnsafePromptError):
-        await preferences.set_system_prompt(GENERAL_CHANNEL, CONTROL_TAG, by_user_id=1)
+        await setup.chat.system_prompts.set(GENERAL_CHANNEL, CONTROL_TAG, by_user_id=1)
     await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "512", by_user_id=1)
-    await preferences.set_system_prompt(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
+    await setup.chat.system_prompts.set(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
     with pytest.raises(ParameterError, match="system prompt"):
         await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "128", by_user_id=1)
 

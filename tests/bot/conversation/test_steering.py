@@ -273,12 +273,33 @@ async def test_no_more_run_at_once_than_the_engine_takes_and_the_queue_is_bounde
     await asyncio.gather(views[0].shown.wait(), views[1].shown.wait())
     assert setup.engine.num_running == 2
     assert [view.places[-1] for view in views[2:6]] == [1, 2, 3, 4]
+    assert all(view.waits_for_others for view in views[2:])
     with pytest.raises(TooManyWaitingError):
         await setup.ask("Hi", ref=RANDOM_CHANNEL, author=person(50))
     setup.chat.stop(views[0].answer_id)
     await views[2].shown.wait()
     assert setup.engine.num_running == 2
     assert views[3].places[-1] == 1
+
+
+async def test_a_place_is_said_of_the_queue_that_one_waits_in(setup: Setup) -> None:
+    """Who is first in a conversation where nothing runs waits for other conversations, the rest for it."""
+    setup.engine.scripts = [FOREVER]
+    refs = [ConversationRef(100 + number, ConversationKind.CHANNEL, number) for number in range(4)]
+    running = [await setup.ask("Hi", ref=ref, author=person(number)) for number, ref in enumerate(refs[:2])]
+    first = await setup.ask("Hi", ref=refs[2], author=person(2))
+    head = await setup.ask("Hi", ref=refs[3], author=person(3))
+    behind = await setup.ask("Hi", ref=refs[3], author=person(4))
+    here = await setup.ask("Hi", ref=refs[0], author=person(5))
+    assert [(view.places[-1], view.waits_for_others) for view in (first, head, behind, here)] == [
+        (1, True),
+        (2, True),
+        (2, False),
+        (1, False),
+    ]
+    setup.chat.stop(running[1].answer_id)
+    await first.shown.wait()
+    assert (head.places[-1], head.waits_for_others) == (1, True)
 
 
 async def test_a_busy_server_does_not_keep_a_quiet_one_waiting(setup: Setup) -> None:

@@ -16,7 +16,9 @@ import simcord
 from discord import app_commands
 
 from bot.on_discord.buttons import Press
-from bot.on_discord.config_panel import FORMS, PREFIX, panel_view
+from bot.on_discord.config_forms import FORMS
+from bot.on_discord.config_panel import PREFIX, panel_view
+from bot.on_discord.prompt_drafts import Act
 from bot.servers.server_config import ServerConfig
 from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World
@@ -193,11 +195,32 @@ async def edited(world: World, person: Person) -> Use:
 
 
 def panel_button(name: str) -> Open:
-    return press(name, f"{PREFIX}{name}", Needs.MANAGER, "", panel).open
+    return press(name, f"{PREFIX}{name}", Needs.MANAGER, "", before_panel(name)).open
+
+
+def before_panel(name: str) -> Before:
+    """Return what shows the page of the panel that has this part."""
+    return second_page if name in SECOND_PAGE else panel
+
+
+SECOND_PAGE = ("free_channels", "language", "prompt", "answers")
 
 
 async def panel(world: World, person: Person) -> None:
     await person.slash("config")
+
+
+async def second_page(world: World, person: Person) -> None:
+    await panel(world, person)
+    message, found = newest_with(f"{PREFIX}page:second", person)
+    await person.actor.click(message, custom_id=found)
+
+
+async def drafted(world: World, person: Person) -> None:
+    shown = await person.slash("system edit")
+    assert shown.modal is not None
+    field = shown.modal["components"][0]["components"][0]["custom_id"]
+    await person.actor.submit_modal(shown, {field: "Rhyme."})
 
 
 async def asked_to_forget(world: World, person: Person) -> None:
@@ -214,9 +237,7 @@ async def paged(world: World, person: Person) -> None:
 async def reset_in_sight(world: World, person: Person) -> None:
     """Have the log, with its Undo, where the person is; in a direct message it is below the answer."""
     if person.channel is not None:
-        change = {"log_channel": person.channel.id}
-        guild_id = person.actor.guild.id
-        await world.moderation.servers.change(guild_id, change, by_user_id=1)
+        await world.set_up(person.actor.guild.id, {"log_channel": person.channel.id})
     await reset(world, person)
 
 
@@ -307,7 +328,10 @@ ROWS = [
     ),
     Row("Ask about this", about, in_dm=None),
     form("AboutForm", about, "why?", EVERYBODY, "asks about", in_dm=None),
-    form("SystemForm", edited, "Rhyme.", MODERATOR, "is changed"),
+    form("prompt form", edited, "Rhyme.", MODERATOR, "Not saved yet"),
+    press("prompt save", "llamacord:prompt:save:", MODERATOR, "is changed", drafted, is_private=True),
+    press("prompt edit", "llamacord:prompt:edit:", MODERATOR, "", drafted, is_private=True),
+    press("prompt discard", "llamacord:prompt:discard:", MODERATOR, "Nothing", drafted, is_private=True),
     press("stop button", "llamacord:stop:", ASKER, "", talking),
     press("regenerate button", "llamacord:regenerate:", ASKER, "", talked),
     press("continue button", "llamacord:continue:", ASKER, "", cut),
@@ -324,7 +348,7 @@ ROWS = [
             f"{PREFIX}{name}",
             MANAGER,
             said,
-            panel,
+            before_panel(name),
             values=values,
             is_private=True,
             in_dm=None,
@@ -335,11 +359,22 @@ ROWS = [
             ("log_channel", "Moderator log: <#", lambda by: [by.channel]),
             ("switches", "Settings of this server", lambda _: ["labels_answers"]),
             ("age", "Age-restricted", None),
+            ("page", "Language of this server", None),
+            ("free_channels", "", lambda _: []),
+            ("language", "Language of this server: Deutsch", lambda _: ["de"]),
+            ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )
     ),
     *(
-        form(f"config form {name}", panel_button(name), "7", MANAGER, "Settings of", in_dm=None)
+        form(
+            f"config form {name}",
+            panel_button(name),
+            "top_k = 7" if name == "answers" else "7",
+            MANAGER,
+            "Settings of",
+            in_dm=None,
+        )
         for name in FORMS
     ),
 ]
@@ -350,14 +385,16 @@ def names_in(client: Any) -> set[str]:
     tree: app_commands.CommandTree[discord.Client] = client.tree
     slash_commands = {c.qualified_name for c in tree.walk_commands() if isinstance(c, app_commands.Command)}
     entries = {c.name for kind in (2, 3) for c in tree.get_commands(type=discord.AppCommandType(kind))}
-    parts = {str(getattr(item.item, "custom_id", "")) for item in panel_view(ServerConfig(), "en").children}  # type: ignore[attr-defined]
+    items = [item for page in (1, 2) for item in panel_view(ServerConfig(), "en", page).children]
+    parts = {str(item.item.custom_id) for item in items}  # type: ignore[attr-defined]
     config = {f"config {one.removeprefix(PREFIX).partition(':')[0]}" for one in parts}
     forms = {one.__name__ for one in discord.ui.Modal.__subclasses__() if one.__module__.startswith("bot.")}
     return {
         *slash_commands,
         *entries,
         *(f"{one} button" for one in Press),
-        *("history page", "history file"),
+        *("history page", "history file", "prompt form"),
+        *(f"prompt {act}" for act in Act),
         *config,
         *forms,
         *(f"config form {name}" for name in FORMS),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import discord
 import pytest
 import simcord
 
 from bot.on_discord.interaction_outbox import TOKEN_LIFE_S
+from bot.on_discord.interactions import Interaction, are_we_there, conversation_of, writable_channel
+from storage.conversations import ConversationKind
 from tests.bot.e2e.world import TOKEN_S, World, labels
 from tests.fakes import CONTROL_TAG, Script
 
@@ -200,3 +204,127 @@ async def test_a_form_of_before_a_restart_gives_back_what_was_typed(world: World
     result = await world.anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
     assert "I was restarted" in alone(result)
     assert "Who found that?" in alone(result)
+
+
+def leave(world: World) -> tuple[simcord.MemberActor, simcord.MemberActor, simcord.ChannelHandle]:
+    """Return two members and a channel of a server that the bot is no member of.
+
+    simcord has no such servers: the bot is made to know nothing of this one. discord.py then makes of an
+    interaction what it makes of one from a real server without the bot.
+    """
+    elsewhere = world.env.create_guild("Elsewhere")
+    lobby = elsewhere.create_text_channel("lobby")
+    members = [elsewhere.add_member(one.user) for one in (world.anna, world.bob)]
+    guild = world.client.get_guild(elsewhere.id)
+    assert guild is not None
+    world.client._connection._remove_guild(guild)
+    return members[0], members[1], lobby
+
+
+def written(world: World, channel: simcord.ChannelHandle) -> list[str]:
+    """Return what was written to a channel otherwise than by an interaction."""
+    prefix = f"/channels/{channel.id}"
+    return [r.path for r in world.env.http_requests if r.path.startswith(prefix) and r.method != "GET"]
+
+
+async def test_who_installed_the_bot_alone_is_answered_in_the_response_and_remembered_apart(
+    world: World,
+) -> None:
+    echo(world)
+    anna, bob, lobby = leave(world)
+    await world.anna.send(world.general, f"{world.me} on our server")
+    await world.run(2)
+    first = await anna.slash(lobby, "ask", prompt="one")
+    await world.run(2)
+    assert first.response is not None
+    assert (first.response.content, first.response.ephemeral) == ("heard: one", False)
+    await bob.slash(lobby, "ask", prompt="of Bob")
+    await world.run(2)
+    await anna.slash(lobby, "ask", prompt="two")
+    await world.run(2)
+    assert [m.content for m in world.engine.dialogs[-1]][1:] == ["one", "heard: one", "two"]
+    assert written(world, lobby) == []
+    assert await world.stored(lobby) == []
+    await world.client.privacy.people.forget(anna.id)
+    kept = await world.database.fetch_all("SELECT content FROM messages WHERE role = 'user'")
+    assert [row["content"] for row in kept] == ["of Bob"]
+
+
+async def test_a_long_answer_where_the_bot_is_no_member_goes_on_in_follow_ups(world: World) -> None:
+    world.answers("a" * 1500 + " ", "b" * 1500)
+    anna, _, lobby = leave(world)
+    result = await anna.slash(lobby, "ask", prompt="Hi")
+    await world.run(4)
+    assert result.response is not None
+    (second,) = result.followups
+    assert (result.response.content[0], second.content[0]) == ("a", "b")
+    assert written(world, lobby) == []
+
+
+async def test_ask_about_a_message_of_a_server_that_the_bot_is_no_member_of(world: World) -> None:
+    echo(world)
+    anna, bob, lobby = leave(world)
+    said = await bob.send(lobby, "E = mc²")
+    form = await anna.context_menu(lobby, "Ask about this", said)
+    assert form.modal is not None
+    field = form.modal["components"][0]["components"][0]
+    result = await anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
+    await world.run(2)
+    assert result.response is not None
+    assert "heard: About what Bob wrote:" in result.response.content
+    assert written(world, lobby) == []
+    assert await world.stored(lobby) == []
+
+
+async def test_a_message_of_a_server_that_is_not_known_is_not_taken_for_a_direct_one(world: World) -> None:
+    echo(world)
+    anna, _, lobby = leave(world)
+    await anna.send(lobby, "just talking")
+    await world.run(2)
+    assert written(world, lobby) == []
+    assert await world.stored(lobby) == []
+
+
+async def test_both_entries_are_offered_to_who_installs_the_bot_alone_and_nothing_else_is(
+    world: World,
+) -> None:
+    everywhere = {
+        command.name
+        for command in world.client.tree.get_commands()
+        + world.client.tree.get_commands(type=discord.AppCommandType.message)
+        if command.allowed_installs is not None and command.allowed_installs.user
+    }
+    assert everywhere == {"ask", "Ask about this"}
+    for name, kind in (("ask", 1), ("Ask about this", 3)):
+        command = world.client.tree.get_command(name, type=discord.AppCommandType(kind))
+        payload = command.to_dict(world.client.tree)  # type: ignore[union-attr]
+        assert (payload["integration_types"], payload["contexts"]) == ([0, 1], [0, 1, 2])
+
+
+@pytest.mark.parametrize(("kind", "context"), [(1, 2), (3, 2), (1, 1)])
+async def test_other_peoples_messages_and_groups_are_no_place_of_ours(
+    world: World, kind: int, context: int
+) -> None:
+    """Channel types 1 and 3 are a direct message and a group; context 1 is a direct message with the bot."""
+    anna = world.anna.user
+    person = {"id": str(anna.id), "username": "anna", "discriminator": "0", "avatar": None}
+    payload: Any = {
+        "id": "1",
+        "application_id": "2",
+        "type": 2,
+        "token": "t",
+        "version": 1,
+        "data": {"id": "3", "name": "ask", "type": 1},
+        "channel": {"id": "77", "type": kind, "recipients": [person], "name": None, "icon": None},
+        "user": person,
+        "context": context,
+        "attachment_size_limit": 1,
+    }
+    interaction: Interaction = discord.Interaction(data=payload, state=world.client._connection)
+    is_ours = context == 1
+    assert are_we_there(interaction) == is_ours
+    assert (writable_channel(interaction) is not None) == is_ours
+    ref = conversation_of(interaction)
+    assert (ref.channel_id == 77) == is_ours
+    assert (ref.kind, ref.guild_id) == (ConversationKind.DIRECT, None)
+    assert conversation_of(interaction) == ref

@@ -21,6 +21,7 @@ from bot.conversation.model_switch import ModelSwitch
 from bot.on_discord.buttons import NumberedButton, Press
 from bot.on_discord.config_panel import PanelItem
 from bot.on_discord.history_pages import HistoryButton
+from bot.on_discord.prompt_drafts import PromptButton
 from storage.database import Database
 from tests.bot.e2e.surface import (
     CANARY,
@@ -106,7 +107,7 @@ async def dump(world: World, guild_id: int | None = None) -> list[tuple[Any, ...
 async def test_no_command_button_or_form_is_without_a_row(world: World) -> None:
     assert names_in(world.client) == {row.name for row in ROWS}
     kinds = world.client._connection._view_store._dynamic_items.values()
-    assert set(kinds) == {NumberedButton, PanelItem, HistoryButton}
+    assert set(kinds) == {NumberedButton, PanelItem, HistoryButton, PromptButton}
 
 
 def may(row: Row, who: str) -> bool:
@@ -194,7 +195,7 @@ async def test_after_a_restart_it_works_or_says_why_not(world: World, row: Row) 
     await world.client.close()
     await world.env.restart_bot(await world.new_client())
     result = await use(acts)
-    is_old_form = row.name in ("AboutForm", "SystemForm")
+    is_old_form = row.name == "AboutForm"
     check(row, result, "I was restarted" if is_old_form else None)
 
 

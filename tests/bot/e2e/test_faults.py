@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 import discord
 import pytest
@@ -55,6 +56,52 @@ async def test_a_crash_in_the_middle_of_a_regeneration_brings_the_former_answer_
     assert world.reply(world.general).content == "one"
     assert labels(world.reply(world.general)) == ["Regenerate"]
     assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
+
+
+async def test_an_ending_that_never_reached_discord_is_shown_at_the_next_start(world: World) -> None:
+    """The answer was stored, and then the process died before the last edit."""
+    world.answers("one ", "two")
+    await world.chief.slash(world.general, "settings server", name="max_new_tokens", value="2")
+    await ask(world)
+    await world.run(1)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    await world.run(2)
+    assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
+    assert labels(world.reply(world.general)) == ["Stop"]
+    world.env.backend.faults.clear()
+    await world.env.restart_bot(await world.new_client())
+    answer = world.reply(world.general)
+    assert answer.content.startswith("one two\n-# This answer reached its limit after 2 tokens.")
+    assert labels(answer) == ["Regenerate", "Continue"]
+    num_requests = len(world.env.http_requests)
+    await world.client.close()
+    await world.env.restart_bot(await world.new_client())
+    edits = [r for r in world.env.http_requests[num_requests:] if "/messages" in r.path]
+    assert edits == [], "what is shown is not shown again"
+
+
+async def test_an_ending_that_nobody_can_see_any_more_is_given_up_at_the_next_start(world: World) -> None:
+    world.answers("one")
+    await ask(world)
+    world.env.inject_error("POST", "/channels/*/messages", status=500, times=None)
+    await world.run(2)
+    world.env.backend.faults.clear()
+    world.env.backend.delete_channel(world.general.id)
+    await world.env.restart_bot(await world.new_client())
+    assert await world.conversations.unshown(within=timedelta(days=1), limit=10) == []
+
+
+async def test_an_ending_of_long_ago_is_not_shown_any_more(world: World) -> None:
+    world.answers("one ", "two")
+    await ask(world)
+    await world.run(1)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    await world.run(2)
+    world.env.backend.faults.clear()
+    await world.database.fetch_all("UPDATE messages SET ended_at = 1 WHERE ended_at IS NOT NULL")
+    await world.env.restart_bot(await world.new_client())
+    assert labels(world.reply(world.general)) == ["Stop"]
+    assert await world.database.fetch_all("SELECT * FROM unshown_endings") == []
 
 
 async def test_a_shutdown_marks_what_runs_while_it_still_can(world: World) -> None:

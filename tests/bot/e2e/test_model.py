@@ -12,7 +12,7 @@ from bot.conversation.switchable_engine import ClosableEngine
 from bot.errors import ModelSwitchError
 from engine.errors import ModelFormatError
 from engine.types import Health
-from tests.bot.e2e.world import TOKEN_S, World, open_world
+from tests.bot.e2e.world import TOKEN_S, World, labels, open_world
 from tests.fakes import Script, ScriptedEngine
 
 
@@ -141,15 +141,61 @@ async def test_the_system_prompt_is_edited_in_a_form_that_tells_its_cost(world: 
     assert field["value"] == "You are a test."
     assert field["label"].startswith("Now 15 of ")
     assert field["max_length"] == 1500
-    result = await world.mod.submit_modal(form, {field["custom_id"]: "Be brief."})
-    assert said(result).startswith(
-        "The system prompt is changed: 9 characters; with all that comes before it 9 of"
-    )
+    draft = await world.mod.submit_modal(form, {field["custom_id"]: "Be **brief**."})
+    assert said(draft).startswith("**Not saved yet.** 13 characters; with all that comes before it the model")
+    assert "13 of at most 512 tokens" in said(draft)
+    assert "leaves 1011 tokens for the conversation and 512 for an answer." in said(draft)
+    assert drafted(draft) == "Be **brief**."
+    assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
+    assert draft.response is not None
+    saved = await world.mod.click(draft.response.message, label="Save")
+    assert said_instead(draft).startswith("The system prompt is changed: 13 characters;")
+    assert saved.acknowledged
+    assert "Be \\*\\*brief" in said(await world.anna.slash(world.general, "system show"))
+
+
+async def test_a_draft_that_is_too_long_can_be_edited_again_but_not_saved(world: World) -> None:
     form = await world.mod.slash(world.general, "system edit")
-    result = await world.mod.submit_modal(form, {field_id(form): "x" * 1400})
-    assert "1400 tokens" in said(result)
-    assert "xxxx" in said(result), "what was typed is not lost"
-    assert "Be brief." in said(await world.anna.slash(world.general, "system show"))
+    draft = await world.mod.submit_modal(form, {field_id(form): "x" * 1400})
+    assert "1400 tokens; 512 are allowed" in said(draft)
+    assert drafted(draft) == "x" * 1400, "what was typed is not lost"
+    assert draft.response is not None
+    assert labels(draft.response.message) == ["Edit again", "Discard"]
+    await world.client.close()
+    await world.env.restart_bot(await world.new_client())
+    form = await world.mod.click(draft.response.message, label="Edit again")
+    assert form.modal is not None
+    assert form.modal["components"][0]["components"][0]["value"] == "x" * 1400
+    await world.mod.submit_modal(form, {field_id(form): "Rhyme."})
+    assert said_instead(draft).startswith("**Not saved yet.** 6 characters")
+    assert labels(draft.response.message) == ["Save", "Edit again", "Discard"]
+    await world.mod.click(draft.response.message, label="Discard")
+    assert said_instead(draft) == "Nothing was changed."
+    assert labels(draft.response.message) == []
+    assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
+
+
+async def test_who_lost_the_right_cannot_save_a_draft(world: World) -> None:
+    form = await world.mod.slash(world.general, "system edit")
+    draft = await world.mod.submit_modal(form, {field_id(form): "Rhyme."})
+    assert draft.response is not None
+    world.env.backend.get_member(world.guild.id, world.mod.id).role_ids.clear()
+    refused = await world.mod.click(draft.response.message, label="Save")
+    assert "Only moderators" in said(refused)
+    assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
+
+
+def drafted(result: simcord.InteractionResult) -> str | None:
+    """Return the draft that a preview shows."""
+    assert result.response is not None
+    (embed,) = result.response.message.embeds
+    return embed.description
+
+
+def said_instead(result: simcord.InteractionResult) -> str:
+    """Return what stands now where a command had answered."""
+    assert result.response is not None
+    return result.response.message.content
 
 
 def field_id(form: simcord.InteractionResult) -> str:

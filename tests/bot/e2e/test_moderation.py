@@ -12,7 +12,8 @@ import simcord
 
 from bot.conversation.service import UNDO_TIME
 from storage.conversations import Conversations
-from tests.bot.e2e.world import World, open_world
+from tests.bot.e2e.world import TOKEN_S, World, open_world
+from tests.fakes import Script
 
 SECRET = "the treasure lies beneath the old oak"
 MODERATORS_ONLY = "Only moderators"
@@ -44,7 +45,7 @@ async def history(world: World, where: str = "general") -> list[str]:
 
 async def open_log(world: World) -> simcord.ChannelHandle:
     log = world.guild.create_text_channel("mod-log")
-    await world.moderation.servers.change(world.guild.id, {"log_channel": log.id}, by_user_id=1)
+    await world.set_up(world.guild.id, {"log_channel": log.id})
     return log
 
 
@@ -201,6 +202,42 @@ async def test_ask_16_a_blocked_person_is_told_once_and_then_met_with_silence(wo
     assert world.replies(world.general)[-1].content == "answer"
 
 
+async def test_a_block_stops_the_running_answer_and_drops_what_waits_on_that_server(world: World) -> None:
+    elsewhere = world.env.create_guild("Elsewhere")
+    lobby = elsewhere.create_text_channel("lobby")
+    anna_there = elsewhere.add_member(world.anna.user)
+    world.answers("word ", loops=True)
+    await world.anna.send(world.general, f"{world.me} running")
+    await world.bob.send(world.random, f"{world.me} running too")
+    await world.run(2)
+    await world.anna.send(world.random, f"{world.me} {SECRET}")
+    await world.bob.send(world.random, f"{world.me} last")
+    await anna_there.send(lobby, f"{world.me} there")
+    await world.run(1)
+    await world.mod.slash(world.general, "block", user=world.anna)
+    await world.run(1)
+    answer = world.reply(world.general)
+    assert answer.content.startswith("word word")
+    assert answer.content.endswith("moderators have decided that I do not answer the person who asked.")
+    assert [m.content.split()[0] for m in world.replies(world.random)] == ["word", "-#", "-#"]
+    assert SECRET not in [m.content for m in await world.stored(world.random)]
+    assert world.engine.num_running == 2  # Bob's, and Anna's on the other server
+    await world.mod.click(world.replies(world.random)[0], label="Stop")
+    await world.run(1)
+    assert world.engine.dialogs[-1][-1].content == "last"
+    assert not any(SECRET in message.content for dialog in world.engine.dialogs for message in dialog)
+
+
+async def test_a_block_gives_the_answer_back_that_was_being_made_again(world: World) -> None:
+    world.engine.scripts = [Script(("whole",), TOKEN_S), Script(("word ",), TOKEN_S, loops=True)]
+    await ask(world, "hi")
+    await world.anna.click(world.reply(world.general), label="Regenerate")
+    await world.mod.slash(world.general, "block", user=world.anna)
+    await world.run(1)
+    assert world.reply(world.general).content.startswith("whole")
+    assert [m.content for m in await world.stored(world.general)] == ["hi", "whole"]
+
+
 async def test_a_block_holds_after_a_restart_and_until_unblocked(world: World) -> None:
     world.answers("answer")
     await world.mod.slash(world.general, "block", user=world.anna)
@@ -355,7 +392,7 @@ async def test_the_log_of_one_server_says_nothing_of_another(tmp_path: Path) -> 
             world.env.create_user("eve", global_name="Eve"),
             roles=[elsewhere.create_role("Admins", permissions=discord.Permissions.all())],
         )
-        await world.moderation.servers.change(elsewhere.id, {"log_channel": log.id}, by_user_id=1)
+        await world.set_up(elsewhere.id, {"log_channel": log.id})
         await admin.slash(lobby, "reset")
         await world.env.settle()
         assert logged(world, log) == []

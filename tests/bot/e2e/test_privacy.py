@@ -283,3 +283,30 @@ async def test_what_is_deleted_leaves_the_memory_of_the_engine_too(
     assert world.engine.num_drops == 2
     await forget(world.anna, world.general)
     assert world.engine.num_drops == 3
+
+
+@pytest.mark.parametrize("how", ["undo", "reset", "edit"])
+async def test_what_is_taken_back_leaves_the_memory_of_the_engine_too(world: World, how: str) -> None:
+    echo(world)
+    question = await world.anna.send(world.general, f"{world.me} {CANARY}")
+    await world.run(2)
+    await world.env.advance_time(61)
+    assert world.engine.num_drops == 0
+    if how == "edit":
+        await world.anna.edit(question, f"{world.me} nothing")
+    else:
+        await world.mod.slash(world.general, how)
+    await world.env.advance_time(61)
+    assert world.engine.num_drops == 1
+
+
+async def test_what_waits_of_a_person_who_opts_out_is_forgotten(world: World) -> None:
+    echo(world)
+    await world.bob.send(world.general, f"{world.me} first")
+    await world.anna.send(world.general, f"{world.me} {CANARY}")
+    await world.anna.slash(world.general, "opt-out")
+    await world.run(2)
+    await world.bob.send(world.general, f"{world.me} second")
+    await world.run(2)
+    assert not any(CANARY in message.content for dialog in world.engine.dialogs for message in dialog)
+    assert not any(CANARY in message.content for message in await world.stored(world.general))

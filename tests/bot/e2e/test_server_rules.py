@@ -13,8 +13,8 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from storage.conversations import MessageState
 from tests.bot.e2e.test_moderation import ask, logged, open_log, shown, text
-from tests.bot.e2e.world import EDIT_S, World, open_world
-from tests.fakes import Script, ScriptedEngine
+from tests.bot.e2e.world import EDIT_S, World, labels, open_world
+from tests.fakes import CONTROL_TAG, Script, ScriptedEngine
 
 FORBIDDEN_QUESTION = "The rules of this server do not allow this text, so I cannot answer it."
 WITHHELD = "-# This answer is not shown: the rules here do not allow what it says."
@@ -26,7 +26,7 @@ async def admin_of(world: World) -> simcord.MemberActor:
 
 
 async def change(world: World, **changes: object) -> None:
-    await world.moderation.servers.change(world.guild.id, changes, by_user_id=1)
+    await world.set_up(world.guild.id, changes)
 
 
 async def config(world: World) -> ServerConfig:
@@ -70,9 +70,127 @@ async def test_switches_log_roles_and_age_are_set_in_the_panel(world: World) -> 
     assert held.allowed_roles == {friends.id}
     assert (held.labels_answers, held.removes_invites, held.refuses_unchecked) == (True, False, False)
     assert held.age_restricted == "never"
-    assert any("changed the setting labels_answers" in line for line in logged(world, log))
+    changed = f"{admin.mention} changed a setting: "
+    assert f"{changed}label of answers." in logged(world, log)
     await admin.select(message, [], custom_id="llamacord:config:log_channel")
     assert (await config(world)).log_channel is None
+
+
+async def test_the_log_names_what_was_changed_and_only_that(world: World) -> None:
+    log = await open_log(world)
+    admin = await admin_of(world)
+    for sent in ({"user_per_minute": "3", "server_per_minute": ""}, {"user_per_minute": "3"}):
+        form = await admin.click(await panel(world, admin), custom_id="llamacord:config:limits")
+        await admin.submit_modal(form, {"server_per_minute": "", **sent})
+    await admin.slash(world.general, "embeds", on=True)
+    await admin.slash(world.general, "embeds", on=True)
+    await world.env.settle()
+    changed = f"{admin.mention} changed a setting: "
+    assert logged(world, log) == [
+        f"{changed}questions of one person a minute.",
+        f"{changed}answers as embeds or as text.",
+    ]
+
+
+async def second_page(world: World, who: simcord.MemberActor) -> discord.Message:
+    message = await panel(world, who)
+    await who.click(message, custom_id="llamacord:config:page:second")
+    return message
+
+
+def content(world: World, message: discord.Message) -> str:
+    """Return what a message of the panel shows now."""
+    return str(world.env.backend.get_message(world.general.id, message.id).content)
+
+
+async def test_language_free_channels_and_looks_are_set_in_the_panel(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "seeing.sqlite3", sees_all_messages=True) as world:
+        world.answers("answer")
+        admin = await admin_of(world)
+        message = await second_page(world, admin)
+        await admin.select(message, ["de"], custom_id="llamacord:config:language")
+        assert "Language of this server: Deutsch" in content(world, message)
+        await admin.select(message, [world.random], custom_id="llamacord:config:free_channels")
+        await admin.click(message, custom_id="llamacord:config:page:first")
+        await admin.select(message, ["uses_embeds"], custom_id="llamacord:config:switches")
+        await world.client.close()
+        await world.env.restart_bot(await world.new_client())
+        await world.anna.send(world.random, "no mention")
+        await world.run(2)
+        (answer,) = world.replies(world.random)
+        assert [embed.description for embed in answer.embeds] == ["answer"], "the first one already"
+        assert "Neu antworten" in str(labels(answer))
+        message = await second_page(world, admin)
+        await admin.select(message, ["discord"], custom_id="llamacord:config:language")
+        await admin.select(message, [], custom_id="llamacord:config:free_channels")
+        held = await config(world)
+        assert (held.language, held.free_channels) == (None, frozenset())
+
+
+async def test_free_channels_need_the_intent_in_the_panel_too(world: World) -> None:
+    admin = await admin_of(world)
+    message = await second_page(world, admin)
+    chosen = await admin.select(message, [world.random], custom_id="llamacord:config:free_channels")
+    assert "MESSAGE_CONTENT_INTENT=on" in chosen.followups[0].content
+    assert (await config(world)).free_channels == frozenset()
+
+
+async def test_a_servers_system_prompt_holds_where_a_conversation_has_none(world: World) -> None:
+    world.answers("answer")
+    admin = await admin_of(world)
+    log = await open_log(world)
+    message = await second_page(world, admin)
+    form = await admin.click(message, custom_id="llamacord:config:prompt")
+    await admin.submit_modal(form, {"text": "Speak like a pirate."})
+    assert content(world, message).startswith("**Not saved yet.** 20 characters")
+    assert (await config(world)).system_prompt is None
+    await admin.click(message, label="Save")
+    assert content(world, message).startswith("The system prompt is changed for all conversations here")
+    assert logged(world, log)[-1] == f"{admin.mention} changed a setting: system prompt of this server."
+    await world.mod.slash(world.random, "system set", text="Rhyme.")
+    for where in ("general", "random"):
+        await ask(world, "hi", where=where)
+    assert [dialog[0].content for dialog in world.engine.dialogs] == ["Speak like a pirate.", "Rhyme."]
+    shown_here = text(await world.anna.slash(world.general, "settings show"))
+    assert "**system_prompt** (this server's default): 20 of at most" in shown_here
+    elsewhere = text(await world.anna.slash(world.random, "settings show"))
+    assert "**system_prompt** (set for this conversation): 6 of at most" in elsewhere
+    assert "Speak like a pirate." in text(await world.anna.slash(world.general, "system show"))
+    await world.mod.slash(world.random, "system clear")
+    assert "this server's default" in text(await world.anna.slash(world.random, "system show"))
+    form = await admin.click(await second_page(world, admin), custom_id="llamacord:config:prompt")
+    await admin.submit_modal(form, {"text": ""})
+    assert "You are a test." in text(await world.anna.slash(world.general, "system show"))
+
+
+async def test_a_servers_system_prompt_stays_within_the_operators_rules(world: World) -> None:
+    admin = await admin_of(world)
+    message = await second_page(world, admin)
+    for bad, sentence in ((CONTROL_TAG, "control tags"), ("x" * 1200, "1200 tokens; 512 are allowed")):
+        form = await admin.click(message, custom_id="llamacord:config:prompt")
+        await admin.submit_modal(form, {"text": bad})
+        assert sentence in content(world, message)
+        message = await second_page(world, admin)
+    form = await admin.click(message, custom_id="llamacord:config:prompt")
+    await admin.submit_modal(form, {"text": "x" * 400})
+    await admin.click(message, label="Save")
+    short = await admin.slash(world.general, "settings server", name="max_history_tokens", value="256")
+    assert "too little room" in text(short)
+
+
+async def test_defaults_of_answers_are_set_in_the_panel(world: World) -> None:
+    admin = await admin_of(world)
+    message = await second_page(world, admin)
+    form = await admin.click(message, custom_id="llamacord:config:answers")
+    await admin.submit_modal(form, {"answer_defaults": "temperature = 0,3\ntop_k: 7\n"})
+    assert "temperature = 0.3, top_k = 7" in content(world, message)
+    form = await admin.click(message, custom_id="llamacord:config:answers")
+    result = await admin.submit_modal(form, {"answer_defaults": "temperature = 99"})
+    assert "temperature must be a number between" in result.followups[0].content
+    form = await admin.click(message, custom_id="llamacord:config:answers")
+    result = await admin.submit_modal(form, {"answer_defaults": "very hot"})
+    assert "one setting in each line" in result.followups[0].content
+    assert (await config(world)).answer_defaults == (("temperature", 0.3), ("top_k", 7))
 
 
 async def test_lists_and_limits_are_set_in_forms_also_after_a_restart(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of
-from bot.language.phrases import Phrase, phrase, render, together
+from bot.language.phrases import Phrase, packed, phrase, render, together, unpacked
 from bot.language.plurals import plural_form
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +106,19 @@ def test_a_phrase_is_its_english_until_it_is_rendered_with_the_phrases_in_it() -
     assert made.startswith("Stopped. This answer")
     assert render(made, "de").startswith("Gestoppt. Diese Antwort")
     assert render("no phrase", "de") == "no phrase"
+
+
+def test_a_phrase_can_be_stored_and_is_still_a_phrase_afterwards() -> None:
+    made = together(phrase("answer.length", num=7), phrase("moderation.label"))
+    again = unpacked(packed(made))
+    assert again == made
+    assert render(again, "de") == render(made, "de") != made
+    assert unpacked(packed("no phrase")) == "no phrase"
+
+
+@pytest.mark.parametrize("stored", ['{"key": "gone.with.an.update", "values": {}}', "{", "7", "null"])
+def test_a_stored_phrase_that_is_known_no_more_says_nothing(stored: str) -> None:
+    assert unpacked(stored) == ""
 
 
 def test_values_are_not_templates() -> None:

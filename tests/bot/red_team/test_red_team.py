@@ -182,5 +182,5 @@ async def start_anew(world: World) -> None:
     """Forget the conversation and its system prompt, so that each attempt stands for itself."""
     ref = ConversationRef(world.general.id, ConversationKind.CHANNEL, world.guild.id)
     await world.client.chat.reset(ref, by_user_id=1, at=world.env.now())
-    await world.client.chat.preferences.clear_system_prompt(ref)
+    await world.client.chat.system_prompts.clear(ref, by_user_id=1)
     world.engine.dialogs.clear()

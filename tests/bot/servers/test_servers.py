@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from bot.language.catalog import LANGUAGES, catalog
 from bot.servers.gate import check_place
 from bot.servers.origin import Origin
 from bot.servers.refusals import NotHereError
@@ -82,13 +84,20 @@ def test_what_is_stored_and_not_allowed_any_more_is_left_out() -> None:
 
 async def test_a_change_holds_at_once_and_is_told(store: ServerSettingsStore) -> None:
     servers = Servers(store)
-    told: list[tuple[int, str]] = []
-    servers.on_change(lambda guild_id, name: told.append((guild_id, name)))
+    told: list[tuple[int, str, int]] = []
+    servers.on_change(lambda *change: told.append(change))
     servers.on_change(lambda *_: told[99:][0])  # type: ignore[arg-type]
     assert (await servers.config(1)).user_per_minute is None
     await servers.change(1, {"user_per_minute": 3}, by_user_id=9)
     assert (await servers.config(1)).user_per_minute == 3
-    assert told == [(1, "user_per_minute")]
+    await servers.change(1, {"user_per_minute": 3, "labels_answers": False}, by_user_id=9)
+    assert told == [(1, "user_per_minute", 9)], "what stays as it is was not changed"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_setting_has_a_name_for_people(language: str) -> None:
+    names = {key.partition(".")[2] for key in catalog(language).templates if key.startswith("setting_names.")}
+    assert names == {one.name for one in dataclasses.fields(ServerConfig)}
 
 
 async def test_two_at_once_change_both(store: ServerSettingsStore) -> None:
