@@ -89,9 +89,15 @@ async def system(page: Page) -> None:
     await page.write_in_form(1, "You are the keeper of a lighthouse. Answer in short sentences.")
 
 
-async def system_changed(page: Page) -> None:
-    """The form is sent; what was written in it holds."""
+async def system_preview(page: Page) -> None:
+    """Before it is saved it is shown, with what it costs."""
     await page.submit_form()
+    await page.until_shown("Not saved yet.")
+
+
+async def system_saved(page: Page) -> None:
+    """It is saved, and holds."""
+    await page.click("Save")
     await page.until_shown("The system prompt is changed")
     await page.command("system show")
     await page.until_shown("set for this conversation")
@@ -116,6 +122,14 @@ async def config(page: Page) -> None:
     await page.write_in_form(1, "homework*")
     await page.submit_form()
     await page.until_shown("for questions: 1")
+
+
+async def config_more(page: Page) -> None:
+    """The panel's second page: language, channels without a mention, system prompt, defaults."""
+    await page.click("More …")
+    await page.until_shown("Language of this server: as set on Discord")
+    await page.choose("Language of this server", "English")
+    await page.until_shown("Language of this server: English")
 
 
 async def refusal(page: Page) -> None:
@@ -191,9 +205,11 @@ SCENES: dict[str, Scene] = {
         settings,
         model,
         system,
-        system_changed,
+        system_preview,
+        system_saved,
         history,
         config,
+        config_more,
         refusal,
         moderation,
         language,
