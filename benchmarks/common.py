@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,3 +105,16 @@ async def watch_lag(lags_ms: list[float]) -> None:
         due = loop.time() + TIMER_S
         await asyncio.sleep(TIMER_S)
         lags_ms.append((loop.time() - due) * 1e3)
+
+
+async def watch_work(works_ms: list[float]) -> None:
+    """Add how many ms the loop's thread computed between two timers of 10 ms, until cancelled.
+
+    As lateness, but without what other programs take of the processor.
+    """
+    before_s = time.thread_time()
+    while True:
+        await asyncio.sleep(TIMER_S)
+        now_s = time.thread_time()
+        works_ms.append((now_s - before_s) * 1e3)
+        before_s = now_s

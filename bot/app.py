@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
-import discord
 from rich.console import Console
 
 from bot.config import Settings
+from bot.connection import StartError, connect
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
 from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
+from bot.model_memory import moderation_options
 from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
@@ -40,10 +40,6 @@ from storage.lock import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """The bot cannot start or cannot go on. The message is a sentence for the operator."""
 
 
 def default_precision(settings: Settings) -> Precision:
@@ -101,7 +97,13 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
                 metrics,
                 sees_all_messages=settings.sees_all_messages,
             )
-            shelf = ModelShelf(settings.models, model, engine_options(settings), _opener(settings))
+            shelf = ModelShelf(
+                settings.models,
+                model,
+                engine_options(settings),
+                _opener(settings),
+                moderation=settings.moderation_model,
+            )
             client.offer_models(ModelSwitch(chat, switchable, shelf, model.name), settings.operator_ids)
             yield client
 
@@ -135,7 +137,7 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
     if settings.moderation_model is None:
         yield None
         return
-    options = dataclasses.replace(engine_options(settings), max_concurrent=2, chat_format="llama-2")
+    options = moderation_options(engine_options(settings))
     async with await Engine.open(settings.moderation_model, options) as engine:
         _log.info("Moderation model %s is loaded", engine.info.name)
         yield SafetyModel(engine, refuses_unchecked=settings.moderation_refuses_unchecked)
@@ -176,30 +178,6 @@ async def run_on_discord(
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
 
 
-async def connect(
-    client: discord.Client, token: str, *, stop: asyncio.Event, on_ready: Callable[[str], None]
-) -> None:
-    """Keep `client` connected until `stop` is set, then close it. Raises `StartError`."""
-
-    async def greet() -> None:
-        await client.wait_until_ready()
-        on_ready(str(client.user))
-
-    async with client:
-        connection = asyncio.create_task(_start(client, token))
-        stopping = asyncio.create_task(stop.wait())
-        tasks = (connection, stopping, asyncio.create_task(greet()))
-        try:
-            await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if connection.done():
-                await connection
-            await client.close()  # while the connection still lives: running answers are marked
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def run_playground(
     settings: Settings, model: Path, *, stop: asyncio.Event, on_ready: Callable[[str], None]
 ) -> None:
@@ -226,24 +204,3 @@ async def run_in_terminal(settings: Settings, model: Path, console: Console) -> 
     """Talk in the terminal until the end of its input."""
     async with open_chat(settings, model) as chat:
         await TerminalChat(chat, console, line_source(console)).run()
-
-
-async def _start(client: discord.Client, token: str) -> None:
-    """Log in and stay connected. Turns what Discord's library raises into `StartError`."""
-    try:
-        await client.start(token)
-    except discord.LoginFailure as error:
-        raise StartError(
-            "Discord refused DISCORD_TOKEN. Copy the token anew from the Bot page of your application."
-        ) from error
-    except discord.PrivilegedIntentsRequired as error:
-        raise StartError(
-            "Discord does not give the bot the Message Content Intent. Switch it on on the Bot page of your "
-            "application, or set MESSAGE_CONTENT_INTENT=off."
-        ) from error
-    except (discord.DiscordServerError, discord.GatewayNotFound) as error:
-        raise StartError("Discord has a fault at the moment. Start again in a few minutes.") from error
-    except discord.DiscordException as error:
-        raise StartError(f"Discord ended the connection: {error}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise StartError("Discord cannot be reached. Check the network and start again.") from error

@@ -56,7 +56,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield Finding(True, "Model", model.notice)
     yield check_provider(settings)
     if model is not None:
-        yield check_memory(settings, model)
+        yield check_memory(settings, model, _moderation_model(settings))
         yield check_system_prompt(settings, model)
         yield check_precision(settings, model)
     if measure and model is not None and finding.is_good:
@@ -98,8 +98,17 @@ def _check_moderation_model(folder: Path) -> Finding:
         make_chat_format(model, model.load_tokenizer(), "llama-2")
     except ModelError as error:
         return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
-    sentence = f"{model.name} ({model.precision}) in {folder} is whole; it needs memory of its own."
-    return Finding(True, "Moderation", sentence)
+    return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
+
+
+def _moderation_model(settings: Settings) -> ModelFolder | None:
+    """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
+    if settings.moderation_model is None:
+        return None
+    try:
+        return open_folder(settings.moderation_model)
+    except ModelError:
+        return None
 
 
 def _check_database(path: Path) -> Finding:

@@ -23,10 +23,12 @@ from rich.text import Text
 from bot import app
 from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
+from bot.connection import StartError
 from bot.logs import configure_logging
 from bot.operations.http import PortError
 from bot.playground.serve import PlaygroundError
 from bot.progress import showing_progress
+from bot.reload import ignore_early_signals
 from engine.errors import EngineError
 from storage.errors import StorageError
 
@@ -36,7 +38,7 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, app.StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, StartError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,6 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _load()
     if settings.discord_token is None:
         return _playground(options)
+    ignore_early_signals()
     model = _model(settings)
 
     def on_ready(name: str) -> None:

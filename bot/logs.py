@@ -12,7 +12,10 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
+
+from bot.faults import describe_fault
 
 _OURS = ("bot", "engine", "storage")
 _WEBHOOK_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[\w.-]+")
@@ -39,7 +42,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = describe_fault(record.exc_info[1])
         return _without_secrets(json.dumps(fields, ensure_ascii=False), self._secret)
 
 
@@ -57,6 +60,12 @@ class LineFormatter(logging.Formatter):
         """Return the line; line breaks, those of a traceback too, become ` | `."""
         line = " | ".join(part for part in super().format(record).splitlines() if part.strip())
         return _without_secrets(line, self._secret)
+
+    def formatException(  # noqa: N802 - the library's name
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        """Return the traceback without what may be people's words."""
+        return describe_fault(ei[1])
 
 
 def _without_secrets(line: str, secret: str | None) -> str:

@@ -62,10 +62,12 @@ def check_provider(settings: Settings) -> Finding:
     return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_processors} processors; {named}.")
 
 
-def check_memory(settings: Settings, model: ModelFolder) -> Finding:
-    """Compare what the model needs with what is free."""
-    needed, free = memory_needed(engine_options(settings), model), machine.free_memory_bytes()
-    sentence = f"the model and {settings.max_concurrent} answers at once need up to {size(needed)}"
+def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder | None = None) -> Finding:
+    """Compare what the models need with what is free; `moderation` is the moderation model."""
+    needed = memory_needed(engine_options(settings), model, moderation)
+    free = machine.free_memory_bytes()
+    models = "the model" if moderation is None else "the model, the moderation model"
+    sentence = f"{models} and {settings.max_concurrent} answers at once need up to {size(needed)}"
     if free is None:
         return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
     if free < needed:

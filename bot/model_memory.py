@@ -1,18 +1,34 @@
-"""How much memory a model needs with the answers it is to make."""
+"""How much memory the models need with the answers they are to make."""
 
 from __future__ import annotations
+
+import dataclasses
 
 from engine.engine import EngineOptions, context_tokens, max_kv_tokens
 from engine.footprint import PROCESS_BYTES, running_bytes
 from engine.model_folder import ModelFolder
 
+MODERATION_ANSWERS = 2
+"""Verdicts that a moderation model makes at once."""
 
-def memory_needed(options: EngineOptions, model: ModelFolder) -> int:
-    """Estimate the bytes of weights, KV and process."""
+
+def moderation_options(options: EngineOptions) -> EngineOptions:
+    """Return how a moderation model runs beside a model that runs with `options`."""
+    return dataclasses.replace(options, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+
+
+def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:
+    """Estimate the bytes of weights, KV and process, with a moderation model beside the model."""
+    beside = 0 if moderation is None else model_bytes(moderation_options(options), moderation)
+    return model_bytes(options, model) + beside + PROCESS_BYTES
+
+
+def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
+    """Estimate the bytes of a model's weights and of the KV that its answers take at most."""
+    return running_bytes(model.num_bytes, model.precision) + kv_bytes(options, model)
+
+
+def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
+    """Estimate the bytes of KV that a model's answers take at most."""
     in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
-    num_tokens = min(in_use, max_kv_tokens(model, options))
-    return (
-        running_bytes(model.num_bytes, model.precision)
-        + num_tokens * model.kv_bytes_per_token
-        + PROCESS_BYTES
-    )
+    return min(in_use, max_kv_tokens(model, options)) * model.kv_bytes_per_token

@@ -8,10 +8,11 @@ from pathlib import Path
 from bot.conversation.switchable_engine import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from bot.model_memory import memory_needed
+from bot.model_memory import kv_bytes, model_bytes, moderation_options
 from engine import machine
 from engine.engine import EngineOptions
 from engine.errors import ModelError
+from engine.footprint import running_bytes
 from engine.opening import open_folder
 
 MAX_MODELS = 25
@@ -19,7 +20,10 @@ MAX_MODELS = 25
 
 
 class ModelShelf:
-    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`."""
+    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`.
+
+    `moderation` is the folder of the moderation model that stays loaded beside whichever is in use.
+    """
 
     def __init__(
         self,
@@ -27,26 +31,35 @@ class ModelShelf:
         first: Path,
         options: EngineOptions,
         open_engine: Callable[[Path], Awaitable[ClosableEngine]],
+        *,
+        moderation: Path | None = None,
     ) -> None:
         self._folder = folder
         self._first = first
         self._options = options
         self._open_engine = open_engine
+        self._moderation = moderation
 
     def names(self) -> list[str]:
         """Return the names of the folders that hold a model."""
         return list(self._models())[:MAX_MODELS]
 
     def missing_bytes(self, name: str, current: str) -> int:
-        """Return how much memory is missing; the one in use gives its memory back first."""
+        """Return how much memory is missing, negative where some is left over.
+
+        The model in use gives its weights back first; how much KV it holds besides is not known. The
+        moderation model's weights are loaded, and its KV may still grow.
+        """
         models = self._models()
         if name not in models:
             raise ModelSwitchError(phrase("model.unknown", names=", ".join(models) or "-"))
         free = machine.free_memory_bytes()
         if free is None:
             return 0
-        returned = memory_needed(self._options, open_folder(models[current])) if current in models else 0
-        return memory_needed(self._options, open_folder(models[name])) - free - returned
+        needed = model_bytes(self._options, open_folder(models[name]))
+        if self._moderation is not None:
+            needed += kv_bytes(moderation_options(self._options), open_folder(self._moderation))
+        return needed - free - (_weight_bytes(models[current]) if current in models else 0)
 
     async def open(self, name: str) -> ClosableEngine:
         """Load a model. Raises `EngineError`."""
@@ -62,6 +75,11 @@ class ModelShelf:
             if folder.is_dir() and _is_chat_model(folder):
                 found.setdefault(folder.name, folder)
         return found
+
+
+def _weight_bytes(folder: Path) -> int:
+    model = open_folder(folder)
+    return running_bytes(model.num_bytes, model.precision)
 
 
 def _is_chat_model(folder: Path) -> bool:

@@ -27,6 +27,12 @@ LIVE = frozenset(
 """Keys that take effect without a restart."""
 
 
+def ignore_early_signals() -> None:
+    """Let the signal to reload not end the process, which it does by default, until a `Reloader` listens."""
+    with contextlib.suppress(AttributeError):  # Windows has no such signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class Reloader:
     """Reads with `read`, and hands to `apply` settings in which only live keys differ from those in force."""
 

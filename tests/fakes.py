@@ -208,6 +208,7 @@ class RecordingView:
         self.updates: list[str] = []
         self.endings: list[Ending] = []
         self.is_working = False
+        self.is_followed = False
         self.is_lost = False
         self.part_ids: Sequence[int] = ()
         self.ended = asyncio.Event()
@@ -223,6 +224,9 @@ class RecordingView:
 
     def working(self) -> None:
         self.is_working = True
+
+    def followed(self) -> None:
+        self.is_followed = True
 
     def update(self, text: str) -> None:
         self.updates.append(text)

@@ -70,6 +70,9 @@ class AnswerView(Protocol):
     def working(self) -> None:
         """Show that the answer is being made."""
 
+    def followed(self) -> None:
+        """Learn that another answer waits behind this one, which is to be shown below it."""
+
     def update(self, text: str) -> None:
         """Show the whole text so far."""
 

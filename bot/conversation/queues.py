@@ -93,6 +93,8 @@ class AnswerQueues:
         lane.append(job, _claim_of(channel_id, job, next(self._arrivals)))
         self._fill()
         if job in lane.waiting:
+            if lane.running is not None:
+                lane.running.view.followed()
             self._tell_place(lane, len(lane.waiting) - 1, job)
 
     def last(self, channel_id: int) -> Job | None:

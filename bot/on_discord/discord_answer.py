@@ -72,6 +72,7 @@ class DiscordAnswer:
         """Learn which answer is shown, and the messages that show it already."""
         self._answer_id = answer_id
         self._part_ids = list(parts)
+        self._has_message = bool(parts)
         self._outbox = self._open_outbox(answer_id)
         self._delivery = Delivery(
             self._outbox,
@@ -95,8 +96,14 @@ class DiscordAnswer:
         if self._part_ids:
             self.update("")
 
+    def followed(self) -> None:
+        """Take a message now: it would come below the next answer's if it waited for the first word."""
+        if not self._has_message and self._given_outbox is None:
+            self.update("")
+
     def update(self, text: str) -> None:
         """Show the text so far."""
+        self._has_message = True
         if self._delivery is not None:
             self._delivery.update(text)
 

@@ -183,6 +183,25 @@ def test_too_little_memory_is_found(place: Place) -> None:
     assert "lower MAX_CONCURRENT" in memory.sentence
 
 
+def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:
+    def needed_bytes(**changes: str) -> float:
+        sentence = place.check(**changes)["Memory"].sentence
+        found = re.search(r"need up to ([\d.]+) (MiB|GiB)", sentence)
+        assert found is not None, sentence
+        assert ("moderation model" in sentence) == ("MODERATION_MODEL" in changes)
+        return float(found[1]) * {"MiB": 2**20, "GiB": 2**30}[found[2]]
+
+    guard = place.folder / "guard"
+    write_model(guard, None)
+    alone = needed_bytes()
+    with_kv = needed_bytes(MODERATION_MODEL=str(guard))
+    manifest = guard / "manifest.json"
+    large = manifest.read_text(encoding="utf-8").replace('"size": 1000', f'"size": {2**29}')
+    manifest.write_text(large, encoding="utf-8")
+    assert with_kv > alone
+    assert needed_bytes(MODERATION_MODEL=str(guard)) >= with_kv + 2**29
+
+
 def test_a_busy_database_is_found(place: Place) -> None:
     path = Path(place.environment["DATABASE"])
     path.parent.mkdir()
@@ -261,7 +280,7 @@ def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
     write_model(place.folder / "guard", None)
     found = place.check(MODERATION_MODEL=str(place.folder / "guard"))["Moderation"]
     assert found.is_good
-    assert "needs memory of its own" in found.sentence
+    assert "is whole" in found.sentence
     (place.folder / "guard" / WEIGHTS_FILE).write_bytes(b"")
     (problem,) = place.problems(MODERATION_MODEL=str(place.folder / "guard"))
     assert problem.startswith("Moderation: ")

@@ -15,7 +15,8 @@ import discord
 import pytest
 from aiohttp import web
 
-from bot import app, cli
+from bot import app, cli, connection
+from bot.connection import StartError
 from storage.lock import locked
 from tests.bot.test_check import TOKEN, write_model
 
@@ -253,20 +254,20 @@ async def discord_answering(
 async def connect(stop: asyncio.Event) -> list[str]:
     ready: list[str] = []
     client = discord.Client(intents=discord.Intents.none())
-    await asyncio.wait_for(app.connect(client, TOKEN, stop=stop, on_ready=ready.append), 20)
+    await asyncio.wait_for(connection.connect(client, TOKEN, stop=stop, on_ready=ready.append), 20)
     assert client.is_closed()
     return ready
 
 
 async def test_a_refused_token_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     async with discord_answering(monkeypatch, 401, {"message": "401: Unauthorized", "code": 0}):
-        with pytest.raises(app.StartError, match="Discord refused DISCORD_TOKEN"):
+        with pytest.raises(StartError, match="Discord refused DISCORD_TOKEN"):
             await connect(asyncio.Event())
 
 
 async def test_an_unreachable_discord_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discord.http.Route, "BASE", "http://127.0.0.1:9")
-    with pytest.raises(app.StartError, match="Discord cannot be reached"):
+    with pytest.raises(StartError, match="Discord cannot be reached"):
         await connect(asyncio.Event())
 
 

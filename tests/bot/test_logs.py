@@ -28,12 +28,12 @@ def output() -> Iterator[io.StringIO]:
 def test_a_record_is_one_line_with_level_and_origin_even_with_a_traceback(output: io.StringIO) -> None:
     configure_logging(logging.INFO, stream=output)
     try:
-        raise ValueError("first\nsecond")
-    except ValueError:
+        raise TypeError("first\nsecond")
+    except TypeError:
         logging.getLogger("bot.conversation.service").exception("It broke\nbadly")
     (line,) = output.getvalue().splitlines()
     assert "ERROR   bot.conversation.service: It broke | badly | Traceback" in line
-    assert line.endswith("ValueError: first | second")
+    assert line.endswith("TypeError: first | second")
     assert line[10] == "T"
 
 
@@ -78,14 +78,14 @@ def test_configuring_twice_does_not_log_twice(output: io.StringIO) -> None:
 def test_as_json_a_record_is_one_object_without_secrets(output: io.StringIO) -> None:
     configure_logging(logging.INFO, secret="abc.def.ghi", stream=output, as_json=True)
     try:
-        raise ValueError("first\nsecond")
-    except ValueError:
+        raise TypeError("first\nsecond")
+    except TypeError:
         logging.getLogger("bot.app").exception('It "broke" with %s', "abc.def.ghi")
     (line,) = output.getvalue().splitlines()
     read = json.loads(line)
     assert (read["level"], read["origin"]) == ("error", "bot.app")
     assert read["message"] == 'It "broke" with [hidden]'
-    assert read["exception"].endswith("ValueError: first\nsecond")
+    assert read["exception"].endswith("TypeError: first\nsecond")
     assert read["time"].endswith("+00:00")
 
 

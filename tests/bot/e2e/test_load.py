@@ -13,8 +13,9 @@ import discord
 import numpy as np
 import pytest
 
+from benchmarks.common import TIMER_S
 from benchmarks.crowd import open_crowd
-from benchmarks.discord_load import GOAL_P99_MS, echo, measure
+from benchmarks.discord_load import GOAL_KB_PER_ANSWER, GOAL_P99_MS, echo, grown_kb_per_answer, measure
 from bot.conversation.parameters import ChatParameters
 from tests.fakes import ScriptedEngine
 
@@ -25,7 +26,7 @@ PAUSE_S = 0.002
 
 
 async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_order(tmp_path: Path) -> None:
-    engine = ScriptedEngine(respond=functools.partial(echo, piece_s=0.01, num_pieces=2))
+    engine = ScriptedEngine(respond=functools.partial(echo, piece_s=0.01, num_pieces=2, first_s=0.3))
     async with open_crowd(
         engine,
         tmp_path,
@@ -34,14 +35,30 @@ async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_ord
         parameters=ChatParameters(max_history_tokens=1024),
         edit_interval_s=0.1,
     ) as crowd:
-        _, lags_ms, num_objects_left, num_tasks_left = await measure(crowd, TURNS, PAUSE_S)
+        measured = await measure(crowd, TURNS, PAUSE_S)
         outcome = await crowd.outcome([[m.content for m in dialog] for dialog in engine.dialogs])
     assert outcome.is_perfect, outcome
     assert outcome.num_asked == NUM_ROOMS * len(TURNS)
-    assert (num_objects_left, num_tasks_left) == (0, 0)
+    assert (measured.num_objects_left, measured.num_tasks_left) == (0, 0)
     assert engine.num_running == 0
-    # The goal is the benchmark's; here other work on the machine must not fail the test.
-    assert np.percentile(lags_ms, 99) < 10 * GOAL_P99_MS
+    # The benchmark's goal, but in the loop's own work: what else the machine does must not fail the test.
+    assert np.percentile(measured.works_ms, 95) < 1e3 * TIMER_S + GOAL_P99_MS
+    print(
+        np.percentile(measured.works_ms, [50, 95, 99, 100]),
+        len(measured.works_ms),
+        measured.p99_ms,
+        measured.seconds,
+    )
+
+
+async def test_an_answer_that_ended_leaves_little_behind(tmp_path: Path) -> None:
+    engine = ScriptedEngine(respond=functools.partial(echo, piece_s=0.0, num_pieces=2, first_s=0.0))
+    parameters = ChatParameters(max_history_tokens=1024)
+    async with open_crowd(
+        engine, tmp_path, NUM_ROOMS, max_running=MAX_RUNNING, parameters=parameters, edit_interval_s=0.1
+    ) as crowd:
+        kb = await grown_kb_per_answer(crowd, engine)
+        assert kb < GOAL_KB_PER_ANSWER
 
 
 async def test_a_question_whose_file_takes_long_to_come_is_not_overtaken(
