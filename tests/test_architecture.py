@@ -41,7 +41,9 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/sentencepiece_file.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
-    "simcord": {f"bot/playground/{name}.py" for name in ("live_simcord", "serve", "simulated_discord")},
+    "simcord": {
+        f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
+    },
     "sqlite3": {
         "storage/database.py",
         "storage/migrations.py",

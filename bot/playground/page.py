@@ -5,6 +5,7 @@ Owns how the page is found its way around in. Knows nothing of what the bot answ
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
@@ -21,7 +22,7 @@ _TAKES_ACTIONS = (
     "(s => !s.pendingAction && (s.awaitingRevision ?? 0) <= s.publishedRevision)(window.simcordPreview)"
 )
 _MARGIN = 12  # pixels of the page above the first message of a picture
-_TALLEST = 1000
+_SHORTEST, _TALLEST = 180, 1000  # simcord's page is never shorter
 _SCALE = 1.25
 
 
@@ -46,11 +47,20 @@ class Page:
         """Wait until some message says `text`."""
         await self._until(f"{_LIST}.innerText.includes({json.dumps(text)})", f"the text {text!r}", timeout_s)
 
-    async def until_answered(self, *, timeout_s: float = 300.0) -> None:
-        """Wait until the newest message is an answer that has ended."""
+    async def until_answered(self, *, report: str = "Report", timeout_s: float = 300.0) -> None:
+        """Wait until the newest message is an answer that has ended: one that can be reported."""
         newest = f"{_MESSAGES}.at(-1)"
-        ended = f"[...({newest}?.querySelectorAll('button') ?? [])].some(b => b.innerText === 'Report')"
+        buttons = f"[...({newest}?.querySelectorAll('button') ?? [])]"
+        ended = f"{buttons}.some(b => b.innerText === {json.dumps(report)})"
         await self._until(ended, "the end of an answer", timeout_s)
+
+    async def until_answered_in_private(self, *, timeout_s: float = 300.0) -> None:
+        """Wait until the newest message is an answer for one person alone that has ended."""
+        private = "m?.innerText.includes('Only you can see this')"
+        ended = (
+            f"(m => {private} && !m.querySelector('.message-loading, .component-button'))({_MESSAGES}.at(-1))"
+        )
+        await self._until(ended, "the end of a private answer", timeout_s)
 
     async def until_grown(self, num_characters: int, *, timeout_s: float = 60.0) -> None:
         """Wait until the newest message has so much text."""
@@ -109,13 +119,16 @@ class Page:
             f"the choice {option!r} in the menu {menu!r}",
         )
 
-    async def fill_in_form(self, **fields: str) -> None:
-        """Write into the fields of the form that is open, by their ids, and submit it."""
-        for name, text in fields.items():
-            field = f"document.querySelector('.modal-input[name={name}]')"
-            await self._until(f"{field} && {_typed(field, text)}", f"a form with {name}")
-        submit = "document.querySelector('.modal-dialog .button-primary')"
-        await self._act(_clicked(submit), "a form to submit")
+    async def write_in_form(self, number: int, text: str) -> None:
+        """Write into a field of the form that is open: 1 is its first."""
+        field = f"document.querySelectorAll('.modal-input')[{number - 1}]"
+        await self._until(f"{field} && {_typed(field, text)}", f"a form with {number} fields")
+
+    async def submit_form(self) -> None:
+        """Submit the form that is open."""
+        await self._act(
+            _clicked("document.querySelector('.modal-dialog .button-primary')"), "a form to submit"
+        )
         await self._until("!document.querySelector('.modal-dialog')", "the end of a form")
 
     async def sit(self, label: str) -> None:
@@ -157,13 +170,18 @@ class Page:
         )
 
     async def _needed_height(self) -> int:
+        """Return how many pixels high the window must be for the open form, or else for the messages."""
+        form = f"dialog.offsetHeight - body.clientHeight + body.scrollHeight + 4 * {_MARGIN}"
+        messages = f"innerHeight - {_TIMELINE}.clientHeight + shown + {_MARGIN}"
         height = await self.tab.evaluate(
-            f"(() => {{ const first = {_MESSAGES}.find("
-            f"m => BigInt(m.dataset.messageId) > {self._begins_after}n);"
+            "(() => { const dialog = document.querySelector('.modal-dialog');"
+            " const body = dialog?.querySelector('.modal-body');"
+            f" if (dialog) return {form};"
+            f" const first = {_MESSAGES}.find(m => BigInt(m.dataset.messageId) > {self._begins_after}n);"
             f" const shown = {_LIST}.getBoundingClientRect().bottom - first.getBoundingClientRect().top;"
-            f" return Math.ceil(innerHeight - {_TIMELINE}.clientHeight + shown + {_MARGIN}) }})()"
+            f" return {messages} }})()"
         )
-        return min(int(height), _TALLEST)
+        return int(max(_SHORTEST, min(math.ceil(height), _TALLEST)))
 
     async def _until_settled(self) -> None:
         """Wait until the page fills its window, shows its newest message and waits for nothing itself."""

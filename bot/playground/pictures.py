@@ -12,6 +12,7 @@ from bot.playground.page import Page
 
 MIA, MAX = "Mia (member) in #general", "Max (moderator) in #general"
 MAX_ELSEWHERE, MAX_IN_LOG = "Max (moderator) in #random", "Max (moderator) in #mod-log"
+LEA = "Lea (moderator, in German) in #allgemein"
 
 Scene = Callable[[Page], Awaitable[None]]
 
@@ -33,6 +34,8 @@ async def conversation(page: Page) -> None:
 async def streaming(page: Page) -> None:
     """An answer is being written, and can be stopped."""
     await page.sit(MAX_ELSEWHERE)
+    await page.command("settings set", name="max_new_tokens", value="3000")  # long enough on any machine
+    await page.until_shown("3000")
     await page.begin_picture()
     await page.send("@Llamacord Tell me a long story about a lighthouse keeper.")
     await page.until_grown(400)
@@ -40,14 +43,24 @@ async def streaming(page: Page) -> None:
 
 
 async def code(page: Page) -> None:
-    """The story is stopped; somewhere else comes a long answer with code."""
+    """The story is stopped; somewhere else comes an answer with code."""
     await page.click("Stop")
-    await page.until_answered(timeout_s=30.0)
+    await page.until_answered()
     await page.until_shown("Continue")
     await page.sit(MAX)
     await page.begin_picture()
-    await page.send("@Llamacord Write a Python class BankAccount with deposit and withdraw, and explain it.")
+    await page.send("@Llamacord Write a short Python function that reverses a string, and explain it.")
     await page.until_answered()
+
+
+async def ask(page: Page) -> None:
+    """A question with `/ask` that everybody sees, and one that nobody else does."""
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("ask", prompt="What is the sea? Answer in one sentence.")
+    await page.until_answered()
+    await page.command("ask", prompt="What is the moon? Answer in one sentence.", private="True")
+    await page.until_answered_in_private()
 
 
 async def settings(page: Page) -> None:
@@ -58,6 +71,36 @@ async def settings(page: Page) -> None:
     await page.begin_picture()
     await page.command("settings show")
     await page.until_shown("max_history_tokens")
+
+
+async def model(page: Page) -> None:
+    """Which model answers."""
+    await page.sit(MAX)
+    await page.begin_picture()
+    await page.command("model show")
+    await page.until_shown("There are:")
+
+
+async def system(page: Page) -> None:
+    """The system prompt is written in a form."""
+    await page.sit(MAX_ELSEWHERE)
+    await page.begin_picture()
+    await page.command("system edit")
+    await page.write_in_form(1, "You are the keeper of a lighthouse. Answer in short sentences.")
+
+
+async def system_preview(page: Page) -> None:
+    """Before it is saved it is shown, with what it costs."""
+    await page.submit_form()
+    await page.until_shown("Not saved yet.")
+
+
+async def system_saved(page: Page) -> None:
+    """It is saved, and holds."""
+    await page.click("Save")
+    await page.until_shown("The system prompt is changed")
+    await page.command("system show")
+    await page.until_shown("set for this conversation")
 
 
 async def history(page: Page) -> None:
@@ -76,8 +119,17 @@ async def config(page: Page) -> None:
     await page.choose("Channel for the moderators' log", "mod-log")
     await page.until_shown("mod-log")
     await page.click("Lists for questions")
-    await page.fill_in_form(question_words="homework*")
+    await page.write_in_form(1, "homework*")
+    await page.submit_form()
     await page.until_shown("for questions: 1")
+
+
+async def config_more(page: Page) -> None:
+    """The panel's second page: language, channels without a mention, system prompt, defaults."""
+    await page.click("More …")
+    await page.until_shown("Language of this server: as set on Discord")
+    await page.choose("Language of this server", "English")
+    await page.until_shown("Language of this server: English")
 
 
 async def refusal(page: Page) -> None:
@@ -102,9 +154,69 @@ async def moderation(page: Page) -> None:
     await page.until_shown("Undo")
 
 
+async def language(page: Page) -> None:
+    """On a German server buttons, notes and the answers to commands are German."""
+    await page.sit(LEA)
+    await page.command("settings server", name="temperature", value="0")
+    await page.until_shown("temperature")
+    await page.begin_picture()
+    await page.send("@Llamacord Hallo! Wie geht es dir?")
+    await page.until_answered(report="Melden")
+    await page.command("settings set", name="temperature", value="7")
+    await page.until_shown("temperature muss eine Zahl zwischen 0 und 2 sein.")
+    await page.command("history")
+    await page.until_shown("Woran ich mich hier erinnere")
+
+
+async def privacy(page: Page) -> None:
+    """What is kept of people, and all of it as a file."""
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("privacy")
+    await page.until_shown("What you can do")
+    await page.command("export-data")
+    await page.until_shown("llamacord-data.json")
+
+
+async def forget_me(page: Page) -> None:
+    """All that is kept of somebody can be deleted."""
+    await page.begin_picture()
+    await page.command("forget-me")
+    await page.until_shown("It cannot be undone.")
+
+
+async def forgotten(page: Page) -> None:
+    """It is deleted, and a receipt says how much it was; then nothing more is to be kept."""
+    await page.click("Delete all of it")
+    await page.until_shown("Done. Deleted were")
+    await page.command("opt-out")
+    await page.until_shown("From now on I do not answer you")
+    await page.send("@Llamacord Do you know me?")
+    await page.until_shown("You have opted out")
+
+
 SCENES: dict[str, Scene] = {
     scene.__name__: scene
-    for scene in (conversation, streaming, code, settings, history, config, refusal, moderation)
+    for scene in (
+        conversation,
+        streaming,
+        code,
+        ask,
+        settings,
+        model,
+        system,
+        system_preview,
+        system_saved,
+        history,
+        config,
+        config_more,
+        refusal,
+        moderation,
+        language,
+        privacy,
+        forget_me,
+        forgotten,
+    )
 }
 """In the order in which they are played, for each begins where the one before ended."""
 

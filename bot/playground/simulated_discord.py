@@ -1,4 +1,4 @@
-"""The playground's Discord: a server, a member and a moderator, and the bot.
+"""The playground's Discord: a server with a member and a moderator, a German one, and the bot.
 
 Owns who and what is there, and the running bot. Knows nothing of how simcord is made to run live, nor of
 browsers. Import it only after `bot.playground.serve` found the right simcord.
@@ -15,7 +15,8 @@ from zoneinfo import available_timezones
 import discord
 import simcord
 
-from bot.playground.live_simcord import LiveEnv, LivePreview, Seat, cheap_pages
+from bot.playground.live_page import LivePreview, Seat, cheap_pages
+from bot.playground.live_simcord import LiveEnv
 
 BOT_NAME = "Llamacord"
 
@@ -43,6 +44,7 @@ class SimulatedDiscord:
         seats = [
             *_seats("Mia (member)", member, rooms),
             *_seats("Max (moderator)", moderator, [*rooms, log]),
+            *_german_seats(env, rights),
         ]
         self.page = LivePreview(
             env,
@@ -90,6 +92,16 @@ def _seats(label: str, person: simcord.MemberActor, rooms: list[simcord.ChannelH
     seats = [Seat(f"{person.id}-{room.id}", f"{label} in #{room.name}", person, room) for room in rooms]
     direct = person.user.dm_channel
     return [*seats, Seat(f"{person.id}-{direct.id}", f"{label} in a direct message", person.user, direct)]
+
+
+def _german_seats(env: LiveEnv, rights: discord.Permissions) -> list[Seat]:
+    """Return the seats of a person whose Discord is German, and who moderates a German server."""
+    guild = env.create_guild("Spielplatz", preferred_locale="de")
+    room = guild.create_text_channel("allgemein", topic=f"Schreib @{BOT_NAME} und eine Frage.")
+    lea = env.create_user("lea", global_name="Lea")
+    env.speak(lea.id, "de")
+    moderators = guild.create_role("Moderation", permissions=rights)
+    return _seats("Lea (moderator, in German)", guild.add_member(lea, roles=[moderators]), [room])
 
 
 def _local_timezone() -> str:
