@@ -1,15 +1,17 @@
 """Questions that come by a command: `/ask`, and Ask about this in a message's menu.
 
 The question is shown as the command's response, and the answer is an ordinary message below it. Where only
-one person is to see it, or we may not write, the answer is the response itself: in a conversation of its own
-if it is private, and in one of the person's own in a place where we are not ourselves. Knows nothing of
-commands' options.
+one person is to see it, or we may not write, the answer is the response itself: in a conversation of its own,
+deleted once it is shown, if it is private, and in one of the person's own in a place where we are not
+ourselves. Knows nothing of commands' options.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +40,9 @@ from bot.on_discord.interactions import (
 from bot.on_discord.locales import Locales
 from bot.on_discord.origins import origin_of
 from storage.conversations import ConversationKind, ConversationRef, Quote
+from storage.errors import StorageError
+
+_log = logging.getLogger(__name__)
 
 _MAX_SHOWN = 1500
 """Characters of a question in the response that shows it."""
@@ -91,9 +96,23 @@ class Asking:
             )
         locale = str(interaction.locale) if request.is_private else await self._locale_of(interaction)
         outbox = InteractionOutbox(interaction, is_private=request.is_private, locale=locale)
-        view = DiscordAnswer(None, None, self._chat.conversations, locale=locale, outbox=outbox)
+        view = DiscordAnswer(
+            None,
+            None,
+            self._chat.conversations,
+            locale=locale,
+            outbox=outbox,
+            on_shown=functools.partial(self._forget, interaction.id) if request.is_private else None,
+        )
         answer_id = await self._chat.ask(question, view)
         asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
+
+    async def _forget(self, interaction_id: int) -> None:
+        """Delete what was asked in private, and its answer; after a failure its retention ends it."""
+        try:
+            await self._chat.upkeep.message_deleted(interaction_id, interaction_id)
+        except StorageError as error:
+            _log.warning("A private question was not deleted: %s", error)
 
     async def _locale_of(self, interaction: Interaction) -> str:
         """Return the locale of those who read the answer; of a server that we are no member of, Discord's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery, Outcome
@@ -42,9 +42,14 @@ class DiscordAnswer:
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
         pace: ChannelPace | None = None,
+        on_shown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`locale`: of the readers. `outbox`: shows it instead of the channel. `pace`: the channel's."""
+        """`locale`: of the readers. `outbox`: shows it instead of the channel. `pace`: the channel's.
+
+        `on_shown` is called once nothing is left to be shown.
+        """
         self._given_outbox = outbox
+        self._on_shown = on_shown
         self._channel = channel
         self._trigger_id = trigger_id
         self._conversations = conversations
@@ -125,6 +130,8 @@ class DiscordAnswer:
             await self._detach(discord_id)
         if result.outcome is not Outcome.FAILED or self._given_outbox is not None:
             await self._note_shown(ending.answer_id)
+        if self._on_shown is not None:
+            await self._on_shown()
 
     def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
         if self._given_outbox is not None:

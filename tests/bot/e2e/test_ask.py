@@ -81,6 +81,7 @@ async def test_a_private_answer_is_seen_by_one_person_and_remembered_by_nobody(w
     assert result.response.components == []
     assert "Rhyme." in world.engine.dialogs[-1][0].content
     assert world.replies(world.general) == []
+    assert await world.database.fetch_all("SELECT content FROM messages") == []
     await world.anna.send(world.general, f"{world.me} what did I say?")
     await world.run(2)
     assert all("my secret" not in m.content for m in world.engine.dialogs[-1])
