@@ -223,10 +223,12 @@ def _outcome_of(job: Job) -> _Outcome:
         return _Outcome(state, text, None if key is None else phrase(key), completion)
     if completion is None or finish is FinishReason.CANCELLED or not text:
         return _Outcome(MessageState.FAILED, text, phrase("answer.empty"), completion)
-    return _Outcome(MessageState.COMPLETE, text, _length_note(completion), completion)
+    return _Outcome(MessageState.COMPLETE, text, _length_note(job, completion), completion)
 
 
-def _length_note(completion: Completion) -> Phrase | None:
+def _length_note(job: Job, completion: Completion) -> Phrase | None:
+    """Say that an answer was cut short, and what to do; one that stands alone cannot be gone on with."""
     if completion.finish_reason is not FinishReason.LENGTH:
         return None
-    return phrase("answer.length", num=completion.usage.num_new_tokens)
+    key = "answer.length_alone" if job.settings_id else "answer.length"
+    return phrase(key, num=completion.usage.num_new_tokens)

@@ -10,6 +10,7 @@ import simcord
 
 from bot.on_discord.interaction_outbox import TOKEN_LIFE_S
 from bot.on_discord.interactions import Interaction, are_we_there, conversation_of, writable_channel
+from engine.types import FinishReason
 from storage.conversations import ConversationKind
 from tests.bot.e2e.world import TOKEN_S, World, labels
 from tests.fakes import CONTROL_TAG, Script
@@ -85,6 +86,15 @@ async def test_a_private_answer_is_seen_by_one_person_and_remembered_by_nobody(w
     await world.anna.send(world.general, f"{world.me} what did I say?")
     await world.run(2)
     assert all("my secret" not in m.content for m in world.engine.dialogs[-1])
+
+
+async def test_a_private_answer_that_reaches_its_limit_does_not_offer_to_go_on(world: World) -> None:
+    world.answers("word", finish_reason=FinishReason.LENGTH)
+    result = await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    await world.run(3)
+    assert result.response is not None
+    assert "reached its limit" in result.response.content
+    assert "/continue" not in result.response.content
 
 
 async def test_a_private_answer_can_be_stopped(world: World) -> None:
