@@ -40,6 +40,8 @@ class Sweeper:
                 await self.sweep()
             except StorageError as error:
                 _log.error("What is too old could not be deleted: %s", error)
+            except Exception:  # noqa: BLE001 - the edge of a task: what is too old must go, whatever went wrong
+                _log.exception("A sweep failed; the next one is in %.0f s.", SWEEP_INTERVAL_S)
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self) -> None:

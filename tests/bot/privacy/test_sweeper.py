@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -61,3 +61,24 @@ async def test_a_storage_that_fails_is_logged_and_tried_again(
             await asyncio.sleep(0.001)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_fault_does_not_end_the_sweeping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.001)
+    num_sweeps = 0
+
+    def now() -> datetime:
+        nonlocal num_sweeps
+        num_sweeps += 1
+        raise ArithmeticError
+
+    async with await Database.open(tmp_path / "db.sqlite3") as database:
+        with caplog.at_level(logging.ERROR):
+            running = asyncio.create_task(Sweeper(Retention(database), Keeping(), now=now).run())
+            while num_sweeps < 3:  # noqa: ASYNC110 - nothing tells of a sweep
+                await asyncio.sleep(0.001)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert "A sweep failed" in caplog.text
