@@ -130,8 +130,8 @@ async def test_many_sends_in_a_row_while_the_bot_edits(page: Page) -> None:
 async def follows_the_newest(page: Page) -> bool:
     """Tell whether the end of a full channel stays in view when something is added there.
 
-    Now and then simcord's page, drawn anew while it is being laid out, takes us for somebody who reads further
-    up; so whoever goes to the end must be taken along at one of three times.
+    Now and then simcord's page, drawn anew while it is being laid out, takes us for somebody who reads
+    further up; so whoever goes to the end must be taken along at one of three times.
     """
     timeline = "document.getElementById('channel-timeline')"
     for number in range(3):
