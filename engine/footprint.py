@@ -49,6 +49,18 @@ def weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bo
     )
 
 
+def gpu_copy_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes that a GPU needs once more, in half precision: scales, norms, rotary tables."""
+    if precision is Precision.FP32:
+        return 0
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - embeddings - norms
+    scaled = linear * (2 if has_offsets else 1) + embeddings if _BITS[precision] <= 8 else 0
+    rotary = (config.context_length + 1) * config.head_dim
+    return 2 * (scaled // _BLOCK_SIZE + norms + rotary)
+
+
 def running_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 

@@ -21,6 +21,8 @@ from engine.errors import ModelFormatError
 MANIFEST_FILE = "manifest.json"
 DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.bin"
+CUDA_DECODER_FILE = "decoder.cuda.onnx"
+CUDA_WEIGHTS_FILE = "weights.cuda.bin"
 FORMAT_VERSION = 2
 
 _REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."

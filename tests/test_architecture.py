@@ -29,6 +29,8 @@ OWNERS: dict[str, set[str]] = {
         "engine/release_contract.py",
         "engine/release_model.py",
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
+        *(f"engine/convert/{name}.py" for name in ("paged_graph", "plain_attention", "sampler_graph")),
+        "engine/convert/stored_constants.py",
         *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
         "engine/convert/graph_contents.py",
     },

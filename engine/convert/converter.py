@@ -16,9 +16,10 @@ from engine import machine
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.decoder_graph import DecoderGraph
 from engine.convert.external_data import ExternalDataWriter
+from engine.convert.paged_graph import has_paged_graph, write_paged_graph
 from engine.convert.source import ModelSource, VerifiableSource
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.footprint import conversion_bytes, weight_bytes
+from engine.footprint import conversion_bytes, gpu_copy_bytes, weight_bytes
 from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
 from engine.prompt import make_chat_format
 from engine.scratch import scratch_folder
@@ -62,7 +63,8 @@ def convert(
 
 
 def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
-    needed = weight_bytes(config, precision, has_offsets=True) + _SPARE_BYTES
+    written = (count(config, precision, has_offsets=True) for count in (weight_bytes, gpu_copy_bytes))
+    needed = sum(written) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -104,7 +106,10 @@ def _write(
     except ValueError as error:
         raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
     (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    files = describe_files(folder, [DECODER_FILE, WEIGHTS_FILE, tokenizer.file])
+    names = [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]
+    if has_paged_graph(precision):
+        names += write_paged_graph(folder, source.config)
+    files = describe_files(folder, names)
     replace(manifest, files=files).save(folder)
     on_progress(1.0)
 

@@ -31,6 +31,12 @@ class GraphBuilder:
             )
         return name
 
+    def share(self, tensor: TensorProto) -> str:
+        """Add a constant whose bytes another graph has written already and return its name."""
+        name = str(tensor.name)
+        self._initializers[name] = tensor
+        return name
+
     def view(self, name: str, of: str, shape: tuple[int, ...]) -> str:
         """Add a constant of another shape over the bytes of an existing one and return its name."""
         view = TensorProto()

@@ -14,6 +14,8 @@ from engine import manifest as manifest_module
 from engine.architecture import Precision
 from engine.errors import ModelFormatError
 from engine.manifest import (
+    CUDA_DECODER_FILE,
+    CUDA_WEIGHTS_FILE,
     DECODER_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -22,7 +24,7 @@ from engine.manifest import (
 )
 from tests.engine.tiny_model import BOS_ID, EOS_ID, SYSTEM_PROMPT, VOCAB_SIZE, make_tiny_model, tiny_config
 
-FILES = (DECODER_FILE, WEIGHTS_FILE, "tokenizer.json")
+FILES = (DECODER_FILE, WEIGHTS_FILE, CUDA_DECODER_FILE, CUDA_WEIGHTS_FILE, "tokenizer.json")
 
 
 @pytest.fixture
