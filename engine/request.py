@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from engine.detokenizer import StreamDecoder
 from engine.errors import EngineError
-from engine.sampling import FloatArray, Sampler
+from engine.sampling import FloatArray, SampledRow, Sampler
 from engine.speculation import Speculation
 from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
 
 Clock = Callable[[], float]
+Rows = FloatArray | list[SampledRow]
+"""What tells a request's next tokens: logits [n, vocab], or rows that a device has chosen from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +76,22 @@ class Request:
         """Return whether more than the one id of a decode step is still to be computed."""
         return self.num_new == 0
 
+    @property
+    def num_left(self) -> int:
+        """Tokens that it may still get."""
+        return min(self.params.max_new_tokens - self.num_new, self.max_tokens - len(self.ids))
+
     def pending_ids(self) -> Sequence[int]:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
     def guess(self) -> tuple[int, ...]:
         """Return what the next tokens may be, for `accept` to confirm."""
-        room = min(self.params.max_new_tokens - self.num_new, self.max_tokens - len(self.ids)) - 1
+        room = self.num_left - 1
         return self.speculation.guess(self.ids, room) if self.speculation is not None and room > 0 else ()
 
-    def accept(self, rows: FloatArray, guess: Sequence[int] = ()) -> Delta:
-        """Sample the next token from the first of `rows` [n, vocab] and return what it means to the listener.
+    def accept(self, rows: Rows, guess: Sequence[int] = ()) -> Delta:
+        """Take the next token from the first of `rows` and return what it means to the listener.
 
         Row i follows the first i tokens of `guess`: as long as what comes out is what was guessed, the next
         row is valid too and gives a further token.
@@ -98,8 +105,8 @@ class Request:
                 break
         return replace(delta, text=text)
 
-    def _accept(self, logits: FloatArray) -> Delta:
-        token = self.sampler.sample(logits)
+    def _accept(self, row: FloatArray | SampledRow) -> Delta:
+        token = self.sampler.take(row) if isinstance(row, SampledRow) else self.sampler.sample(row)
         if self.first_token_at is None:
             self.first_token_at = self.clock()
         if token in self.stop_ids:
@@ -109,7 +116,7 @@ class Request:
         piece = self.decoder.push(token)
         if self.decoder.stopped:
             return self.finish(FinishReason.STOP, piece)
-        if self.num_new >= self.params.max_new_tokens or len(self.ids) >= self.max_tokens:
+        if self.num_left <= 0:
             return self.finish(FinishReason.LENGTH, piece)
         self.text.append(piece)
         return Delta(self.request_id, piece)

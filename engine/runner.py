@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from engine.kv_slots import KVSlots
-from engine.request import Request
+from engine.request import Request, Rows
 from engine.sampling import FloatArray
-from engine.scheduler import Chunk, StepPlan
+from engine.scheduler import Chunk, PrefillPace, StepPlan
 
 
 class KVMemory(Protocol):
@@ -47,19 +47,24 @@ class SeveralAtOnce(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The logits of each request whose next token can be sampled now; valid until the next step.
+    """The rows of each request whose next token can be told now; valid until the next step.
 
-    logits: [1, vocab] each. Of a request with guessed tokens up to [1 + guessed, vocab]: a runner need not
-    compute them.
+    rows: one each. Of a request with guessed tokens up to 1 + guessed: a runner need not compute them.
     """
 
-    logits: tuple[tuple[Request, FloatArray], ...]
+    rows: tuple[tuple[Request, Rows], ...]
     prefill_s: float
     decode_s: float
 
 
 class Runner(Protocol):
-    """What the worker needs of a model and its cache. One thread only."""
+    """What the worker needs of a model and its cache. One thread only.
+
+    device: what the model runs on. pace: how much of prompts a step may compute.
+    """
+
+    device: str
+    pace: PrefillPace
 
     def place(self, request: Request) -> bool:
         """Give `request` its place in the cache, if there is room."""
@@ -83,9 +88,16 @@ class Runner(Protocol):
     def num_kv_tokens(self) -> int:
         """Tokens whose KV is held."""
 
+    @property
+    def max_kv_tokens(self) -> int:
+        """Tokens whose KV may be held."""
+
 
 class SlotRunner:
     """A `Runner` over a `SlotModel`."""
+
+    device = "cpu"
+    pace = PrefillPace()
 
     def __init__(
         self,
@@ -102,7 +114,7 @@ class SlotRunner:
         """
         self._load = load
         self._slots = KVSlots(num_slots, max_kv_tokens)
-        self._max_kv_tokens = max_kv_tokens
+        self.max_kv_tokens = max_kv_tokens
         self._num_warm_rows = num_warm_rows
         self._min_exact_rows = min(min_exact_rows, num_slots)
         self._placed: list[Request] = []
@@ -110,9 +122,9 @@ class SlotRunner:
         self._warm_up()
 
     def place(self, request: Request) -> bool:
-        needed = min(request.max_tokens, request.num_prompt + request.params.max_new_tokens)
+        needed = len(request.ids) + request.num_left
         in_use = self._slots.num_reserved
-        if not self._slots.can_acquire() or (in_use and in_use + needed > self._max_kv_tokens):
+        if not self._slots.can_acquire() or (in_use and in_use + needed > self.max_kv_tokens):
             return False
         placement = self._slots.acquire(request.ids, needed)
         for slot in placement.emptied:
@@ -125,20 +137,20 @@ class SlotRunner:
         return True
 
     def step(self, plan: StepPlan) -> StepResult:
-        logits: list[tuple[Request, FloatArray]] = []
+        rows: list[tuple[Request, Rows]] = []
         started = time.perf_counter()
         for chunk in plan.prefill:
             row = self._prefill(chunk)
             if row is not None:
                 # The model keeps one prefill's logits; those of other prompts follow in this step.
                 row = row if chunk is plan.prefill[-1] else row.copy()
-                logits.append((chunk.request, row[None]))
+                rows.append((chunk.request, row[None]))
         prefilled = time.perf_counter()
         if plan.guess and isinstance(self._model, SeveralAtOnce):
-            logits.append(self._decode_several(self._model, plan.decode[0], plan.guess))
+            rows.append(self._decode_several(self._model, plan.decode[0], plan.guess))
         elif plan.decode:
-            logits += self._decode(plan.decode)
-        return StepResult(tuple(logits), prefilled - started, time.perf_counter() - prefilled)
+            rows += self._decode(plan.decode)
+        return StepResult(tuple(rows), prefilled - started, time.perf_counter() - prefilled)
 
     def confirm(self, request: Request, num_right: int) -> None:
         start = request.num_computed

@@ -8,7 +8,9 @@ that what else runs at the same time changes nothing.
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,29 @@ from engine.types import SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 
+DEVICE_CANDIDATES = 64
+"""Of the most likely tokens a device chooses from so many."""
 _GREEDY_BELOW = 1e-4
 _FIRST_TAIL = 8.0
 """Nats below the best logit within which candidates are looked for first."""
 _MANY = 4
 """With so many times the candidates that top-k keeps, the next step looks for fewer."""
+_NO_NUMBERS = "The model produced no valid probabilities. Try again."
 _WHOLE_TAIL = 128.0
 """What lies lower than this has a weight of 0 in float32 and is never a candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """A row of logits that stayed on the device, which chose `token` from it.
+
+    logits: float32 [vocab], for the host to choose instead where the device's candidates do not suffice.
+    is_number: false where the logits were none.
+    """
+
+    token: int
+    logits: FloatArray | None = None
+    is_number: bool = True
 
 
 class Sampler:
@@ -43,6 +61,52 @@ class Sampler:
             self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
         self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
         self._tail = _FIRST_TAIL
+        self._uniforms: deque[float] = deque()
+
+    @property
+    def seen_ids(self) -> Collection[int]:
+        """The tokens that the repetition penalty holds for."""
+        return self._seen.keys()
+
+    @property
+    def penalises(self) -> bool:
+        """Whether there is a repetition penalty."""
+        return self._params.repetition_penalty != 1.0
+
+    @property
+    def fits_device(self) -> bool:
+        """Whether DEVICE_CANDIDATES tokens usually tell what is chosen; else the host needs whole rows."""
+        params = self._params
+        if params.temperature < _GREEDY_BELOW or 0 < params.top_k <= DEVICE_CANDIDATES:
+            return True
+        return params.top_k == 0 and (params.top_p < 1.0 or params.min_p > 0.0)
+
+    def device_row(self, ahead: int = 0) -> tuple[float, ...]:
+        """Return what a device needs to choose the token after the `ahead` next ones as `sample` would.
+
+        Temperature, top-k, top-p, min-p, repetition penalty and the uniform number.
+        """
+        params = self._params
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        return (
+            params.temperature, params.top_k, params.top_p, params.min_p, params.repetition_penalty,
+            self._uniforms[ahead],
+        )  # fmt: skip
+
+    def take(self, row: SampledRow) -> int:
+        """Accept what a device chose with `device_row`, or choose where it could not.
+
+        Raises `GenerationFailedError` when the logits are not numbers.
+        """
+        if not row.is_number:
+            raise GenerationFailedError(_NO_NUMBERS)
+        if row.logits is not None:
+            return self.sample(row.logits)
+        if self._params.temperature >= _GREEDY_BELOW:
+            self._uniform()
+        self._note(row.token)
+        return row.token
 
     @np.errstate(over="ignore")  # the lowest float32, as masks have it, becomes -inf: just as impossible
     def sample(self, logits: FloatArray) -> int:
@@ -53,11 +117,18 @@ class Sampler:
         self._penalise(logits)
         best = int(logits.argmax())
         if not np.isfinite(logits[best]):
-            raise GenerationFailedError("The model produced no valid probabilities. Try again.")
+            raise GenerationFailedError(_NO_NUMBERS)
         token = best if self._params.temperature < _GREEDY_BELOW else self._draw(logits, logits[best])
+        self._note(token)
+        return token
+
+    def _note(self, token: int) -> None:
         if self._params.repetition_penalty != 1.0 and token not in self._exempt:
             self._see(token)
-        return token
+
+    def _uniform(self) -> float:
+        """Return the next uniform number, which `device_row` may have drawn already."""
+        return self._uniforms.popleft() if self._uniforms else self._random.random()
 
     def _see(self, token: int) -> None:
         """Remember a token, once; the array of ids grows by doubling."""
@@ -126,5 +197,5 @@ class Sampler:
 
     def _pick(self, ids: npt.NDArray[np.int64], weights: npt.NDArray[np.floating]) -> int:
         cumulative = np.cumsum(weights, dtype=np.float64)
-        at = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        at = np.searchsorted(cumulative, self._uniform() * cumulative[-1], side="right")
         return int(ids[min(int(at), len(ids) - 1)])

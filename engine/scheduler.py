@@ -8,6 +8,7 @@ to take about as long as people do not notice.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +18,22 @@ from engine.speculation import StepTimer
 
 _MIN_CHUNK = 16
 _CHUNK_STEP = 16
-_MAX_CHUNK = 512
-_ALONE_S = 0.4
-_BESIDE_DECODE_S = 0.1
-_FIRST_GUESS_TOKENS_PER_S = 400.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillPace:
+    """How much of prompts a step computes.
+
+    largest: tokens at most. alone_s: the time it may take where no answer is being made; beside_s: beside
+    answers, and there at most the time of `beside_steps` steps without prompts. first_tokens_per_s: the speed
+    that is expected before one was measured.
+    """
+
+    largest: int = 512
+    alone_s: float = 0.4
+    beside_s: float = 0.1
+    beside_steps: float = math.inf
+    first_tokens_per_s: float = 400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +66,30 @@ class StepPlan:
 
 
 class ChunkSizer:
-    """Learns the speed of prefill and turns a span of time into a number of tokens."""
+    """Learns the speed of prefill and says how many tokens of prompts fit a step."""
 
-    def __init__(self) -> None:
-        self._tokens_per_s = _FIRST_GUESS_TOKENS_PER_S
+    def __init__(self, pace: PrefillPace = PrefillPace()) -> None:  # noqa: B008 - frozen
+        self._pace = pace
+        self._tokens_per_s = pace.first_tokens_per_s
+        self._step_s = 0.0
 
     def record(self, num_tokens: int, seconds: float) -> None:
         """Take note of a chunk's duration. Small ones say little and are passed over."""
         if num_tokens >= _MIN_CHUNK and seconds > 0:
             self._tokens_per_s += 0.3 * (num_tokens / seconds - self._tokens_per_s)
 
-    def size(self, seconds: float) -> int:
-        """Return how many tokens take about `seconds`, a multiple of 16 between 16 and 512."""
+    def record_step(self, seconds: float) -> None:
+        """Take note of the duration of a step without prompts."""
+        self._step_s += (0.2 if self._step_s else 1.0) * (seconds - self._step_s)
+
+    def size(self, *, is_beside: bool) -> int:
+        """Return how many tokens to compute, a multiple of 16; `is_beside` answers that are being made."""
+        pace = self._pace
+        seconds = pace.alone_s
+        if is_beside:
+            seconds = min(pace.beside_s, pace.beside_steps * self._step_s) if self._step_s else pace.beside_s
         wanted = int(self._tokens_per_s * seconds) // _CHUNK_STEP * _CHUNK_STEP
-        return max(_MIN_CHUNK, min(_MAX_CHUNK, wanted))
+        return max(_MIN_CHUNK, min(pace.largest, wanted))
 
 
 def _chunk(num_pending: int, size: int) -> int:
@@ -77,12 +100,12 @@ def _chunk(num_pending: int, size: int) -> int:
 class Scheduler:
     """Owns the order of requests: waiting, then prefilling in turns, then decoding."""
 
-    def __init__(self, max_running: int) -> None:
+    def __init__(self, max_running: int, pace: PrefillPace = PrefillPace()) -> None:  # noqa: B008 - frozen
         self._max_running = max_running
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()
         self._decoding: list[Request] = []
-        self.sizer = ChunkSizer()
+        self.sizer = ChunkSizer(pace)
         self.timer = StepTimer()
 
     @property
@@ -120,7 +143,7 @@ class Scheduler:
         if not self._prefilling:
             # Several rows fill a step already: there, more of them cost more than they bring.
             return StepPlan((), decode, decode[0].guess() if len(decode) == 1 else ())
-        return StepPlan(self._chunks(self.sizer.size(_BESIDE_DECODE_S if decode else _ALONE_S)), decode)
+        return StepPlan(self._chunks(self.sizer.size(is_beside=bool(decode))), decode)
 
     def prefilled(self, request: Request) -> None:
         """Move on after a chunk of `request`, in the order of the plan."""

@@ -11,19 +11,25 @@ import onnxruntime
 from engine.errors import ModelFormatError, ModelResourceError
 
 _SPIN_MICROSECONDS = "1000"
-_PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-}
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
 
 
 def open_session(
-    model: Path | bytes, num_threads: int, device: str = "cpu", *, lean: bool = False
+    model: Path | bytes,
+    num_threads: int,
+    device: str = "cpu",
+    *,
+    lean: bool = False,
+    weights: Path | None = None,
+    captured: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Load a graph, a file's or a small one of our own, on `device`: "cpu" or "cuda".
+    """Load a graph, a file's or one of our own, on `device`: "cpu" or "cuda".
 
     `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
-    memory cannot hold. Raises `ModelFormatError` or `ModelResourceError`.
+    memory cannot hold. `weights` is the folder of the weights of a graph that is no file. `captured` lets runs
+    become graphs of the device. Raises `ModelFormatError` or `ModelResourceError`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -34,17 +40,23 @@ def open_session(
     if lean:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if isinstance(model, bytes) and weights is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
     if device == "cuda":
         _find_cuda()
+        # Weights of few bits in blocks of 32 are multiplied as they are, many rows at once.
+        options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
+        providers.insert(0, (_CUDA, {**_CUDA_OPTIONS, "enable_cuda_graph": str(int(captured))}))
     try:
         source = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=_PROVIDERS[device])
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise ModelResourceError("There is not enough memory to load the model.") from error
         name = "A part of the graph" if isinstance(model, bytes) else str(model)
         raise ModelFormatError(f"{name} could not be loaded: {_first_line(error)}") from error
-    if session.get_providers()[0] != _PROVIDERS[device][0]:
+    if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise ModelResourceError("There is no usable CUDA device here. Leave out the device, or name cpu.")
     return session
 

@@ -49,6 +49,11 @@ class Speculation:
         self._pause = 0
         self._num_to_wait = 0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the next tokens are not guessed, since guesses did not pay."""
+        return self._num_to_wait > 0
+
     def guess(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
         """Return what the tokens after `ids` may be, possibly nothing."""
         if self._num_to_wait:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError
 from engine.request import Delta, Request
 from engine.runner import Runner, StepResult
-from engine.scheduler import Scheduler, StepPlan
+from engine.scheduler import ChunkSizer, Scheduler, StepPlan
 from engine.types import FinishReason, Health
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
 
 
 class Worker:
-    """Owns the thread. `health` and `num_kv_tokens` may be read from anywhere."""
+    """Owns the thread. What has no underscore may be read from anywhere; `device` once the model is loaded."""
 
     def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
         self._load_runner = load_runner
@@ -49,7 +49,8 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
         self._started: Callable[[Exception | None], None] = lambda _: None
         self.health = Health.RECOVERING
-        self.num_kv_tokens = 0
+        self.num_kv_tokens = self.max_kv_tokens = 0
+        self.device = ""
 
     def start(self, on_started: Callable[[Exception | None], None]) -> None:
         """Start the thread; `on_started` is called from it once the model is loaded, or with why not."""
@@ -87,6 +88,8 @@ class Worker:
             self._end()
             self._started(error)
             return
+        self.device, self.max_kv_tokens = runner.device, runner.max_kv_tokens
+        self._scheduler.sizer = ChunkSizer(runner.pace)
         self.health = Health.READY
         self._started(None)
         while not self._closing:
@@ -136,13 +139,15 @@ class Worker:
             return None
 
     def _commit(self, runner: Runner, plan: StepPlan, result: StepResult) -> None:
-        """Sample for each row that has logits and move every request on."""
+        """Take each request's next token and move every request on."""
         self._scheduler.sizer.record(plan.num_prefill, result.prefill_s)
-        for request, logits in result.logits:
+        if not plan.prefill:
+            self._scheduler.sizer.record_step(result.decode_s)
+        for request, rows in result.rows:
             try:
-                delta = request.accept(logits, plan.guess)
+                delta = request.accept(rows, plan.guess)
                 if plan.guess:
-                    self._learn(runner, request, len(logits) - 1, result.decode_s)
+                    self._learn(runner, request, len(rows) - 1, result.decode_s)
             except EngineError as error:
                 delta = request.fail(error)
             except Exception:  # one request's fault ends that request

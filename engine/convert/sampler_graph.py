@@ -1,6 +1,6 @@
 """Authors the sampler that chooses the next tokens on the GPU, as `engine.sampling` does on the CPU.
 
-The same order: repetition penalty, temperature, top-k, top-p, min-p, over the CANDIDATES most likely
+The same order: repetition penalty, temperature, top-k, top-p, min-p, over the DEVICE_CANDIDATES most likely
 tokens; and the same one uniform number for each token, drawn by the host, so that a seed chooses the same
 token.
 
@@ -21,8 +21,8 @@ import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
 from engine.convert.graph_builder import GraphBuilder
+from engine.sampling import DEVICE_CANDIDATES
 
-CANDIDATES = 64
 NUM_PARAMS = 6
 _GREEDY_BELOW = 1e-4
 
@@ -33,7 +33,7 @@ class SamplerGraph:
     def __init__(self, graph: GraphBuilder, vocab_size: int) -> None:
         self._graph = graph
         self._vocab_size = vocab_size
-        self._num_candidates = min(CANDIDATES, vocab_size)
+        self._num_candidates = min(DEVICE_CANDIDATES, vocab_size)
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         """Return what it takes beside the decoder's outputs."""
