@@ -1,10 +1,10 @@
 """The decoder on a GPU over a paged KV cache, with the sampler behind it. Imports `onnxruntime`.
 
-The cache of each layer is one tensor [blocks, block size, kv_heads, head_dim], bound once as input and output.
-Decode steps are captured as graphs of the device, one for each bucket of rows and of table width, and replayed;
-steps with prompts run eagerly. All runs are made by one thread, since captured graphs belong to the thread that
-made them. A decode step leaves the chosen ids where the next one reads them, so that it can be started before
-anybody has seen them.
+The cache of each layer is one tensor [blocks, block size, kv_heads, head_dim], bound once as input and
+output. Decode steps are captured as graphs of the device, one for each bucket of rows and of table width,
+and replayed; steps with prompts run eagerly. All runs are made by one thread, since captured graphs belong
+to the thread that made them. A decode step leaves the chosen ids where the next one reads them, so that it
+can be started before anybody has seen them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _RESULTS = ("next_ids", "chosen", "logits")
 class PagedOptions:
     """How to run.
 
-    device: "cuda"; "cpu" runs a graph with plain attention, as tests do. num_seats: sequences at once. max_tokens:
-    longest sequence. block_size: tokens of a block. unpenalised: ids that repetition penalty leaves alone.
-    is_captured: whether decode steps become graphs of the device.
+    device: "cuda"; "cpu" runs a graph with plain attention, as tests do. num_seats: sequences at once.
+    max_tokens: longest sequence. block_size: tokens of a block. unpenalised: ids that repetition penalty
+    leaves alone. is_captured: whether decode steps become graphs of the device.
     """
 
     device: str
@@ -59,7 +59,7 @@ class PagedOptions:
 
 @dataclass(slots=True)
 class _Bucket:
-    """The small tensors of decode steps of one number of rows, and a binding for each width of block tables."""
+    """The small tensors of decode steps of one number of rows, and a binding for each table width."""
 
     num_rows: int
     values: dict[str, onnxruntime.OrtValue]
@@ -72,7 +72,9 @@ class _Bucket:
 class PagedModel:
     """One ONNX session with its cache, and the one thread that runs it."""
 
-    def __init__(self, graph: Path | bytes, folder: Path, config: DecoderConfig, options: PagedOptions) -> None:
+    def __init__(
+        self, graph: Path | bytes, folder: Path, config: DecoderConfig, options: PagedOptions
+    ) -> None:
         """Load a graph whose weights lie in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
         self._config = config
         self._options = options
@@ -119,7 +121,7 @@ class PagedModel:
         """
         self._do(lambda: self._allocate(num_blocks))
 
-    def warm_up(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def warm_up(self, on_progress: Callable[[int, int], None] = lambda *_: None) -> None:
         """Run a decode step of each kind once, which captures it; `on_progress` is told how many are done."""
         kinds = [(rows, width) for rows in reversed(self._buckets) for width in self._widths]
         for done, (num_rows, width) in enumerate(kinds):
@@ -204,7 +206,9 @@ class PagedModel:
         self._caches.clear()
         config = self._config
         shape = (num_blocks, self.block_size, config.num_kv_heads, config.head_dim)
-        names = [f"{part}_cache{{}}.{layer}" for layer in range(config.num_layers) for part in ("key", "value")]
+        names = [
+            f"{part}_cache{{}}.{layer}" for layer in range(config.num_layers) for part in ("key", "value")
+        ]
         try:
             for name in names:
                 self._caches[name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
@@ -212,8 +216,9 @@ class PagedModel:
                 )
         except Exception as error:
             self._caches.clear()
+            tokens = num_blocks * self.block_size
             raise ModelResourceError(
-                f"The device has no room for the KV of {num_blocks * self.block_size} tokens. Lower KV_CACHE_MB."
+                f"The device has no room for the KV of {tokens} tokens. Lower KV_CACHE_MB."
             ) from error
         self.num_blocks = num_blocks
         self._eager = self._bind_fixed()
@@ -265,7 +270,7 @@ class PagedModel:
     def _bucket(self, num_rows: int) -> _Bucket:
         """Return the tensors of decode steps of so many rows, made once."""
         if num_rows not in self._made:
-            made = {
+            made: dict[str, Array] = {
                 "input_ids": np.zeros(num_rows, np.int64),
                 "cumulative": np.arange(num_rows + 1, dtype=np.int32),
                 "past": np.zeros(num_rows, np.int32),

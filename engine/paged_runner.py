@@ -1,8 +1,8 @@
 """Carries steps out over a paged KV cache, a step ahead of the host where that is possible.
 
-While only answers are being made, the next step is started before the host has seen the last one's tokens: the
-device has them already. The host turns tokens into text while the device works. A row whose answer turned out to
-have ended, or to go on otherwise than the device chose, is left out of what comes back.
+While only answers are being made, the next step is started before the host has seen the last one's tokens:
+the device has them already. The host turns tokens into text while the device works. A row whose answer
+turned out to have ended, or to go on otherwise than the device chose, is left out of what comes back.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class BlockModel(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """Where a request lies. `is_marked`: the device knows its tokens. `chosen`: what the device chose last."""
+    """Where a request lies.
+
+    `is_marked`: the device knows its tokens. `chosen`: what the device chose last.
+    """
 
     table: BlockTable
     seat: int
@@ -76,6 +79,7 @@ class PagedRunner:
         self._load = load
         self._decode_s = 0.0
         self._model = load()
+        self._ahead: _Run | None = None
         self._start_empty()
 
     @property
@@ -162,7 +166,7 @@ class PagedRunner:
         self._blocks = KVBlocks(self._model.num_blocks, self._model.block_size)
         self._sequences: dict[Request, _Sequence] = {}
         self._free_seats = list(reversed(range(self._model.num_seats)))
-        self._ahead: _Run | None = None
+        self._ahead = None
         self._host_chose = False
 
     def _start(self, decode: Sequence[Request], chunks: Sequence[Chunk]) -> _Run:

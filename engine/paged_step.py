@@ -1,7 +1,7 @@
 """A step over a paged KV cache as arrays: what the host gives to the device. Pure numpy.
 
-Rows are sequences. A decode step has one token of each and is padded to a bucket with filler rows, whose token is 0
-in the scratch block, so that a captured graph serves steps of many sizes.
+Rows are sequences. A decode step has one token of each and is padded to a bucket with filler rows, whose
+token is 0 in the scratch block, so that a captured graph serves steps of many sizes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from engine.kv_blocks import SCRATCH_BLOCK
 IntArray = npt.NDArray[np.integer]
 
 GREEDY = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0)
-"""Temperature, top-k, top-p, min-p, repetition penalty and uniform number of a row whose choice nobody reads."""
+"""Temperature, top-k, top-p, min-p, repetition penalty and uniform number of a row whose choice nobody
+reads.
+"""
 CHOSEN_BY_HOST = (1.0, 1e6, 1.0, 0.0, 1.0, 0.0)
 """The same of a row whose token the host chooses: top-k is beyond the device's candidates."""
 
@@ -40,8 +42,8 @@ class PagedRow:
 class PackedStep:
     """The inputs of one run: T tokens of B sequences with tables of W blocks.
 
-    ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. seats: int64 [B]. sampling:
-    float32 [B, 6]. bounds: int32 [3], most new tokens of a sequence, its longest whole, and 0.
+    ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. seats: int64 [B].
+    sampling: float32 [B, 6]. bounds: int32 [3], most new tokens of a sequence, its longest whole, and 0.
     """
 
     ids: npt.NDArray[np.int64]

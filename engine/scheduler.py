@@ -68,7 +68,7 @@ class StepPlan:
 class ChunkSizer:
     """Learns the speed of prefill and says how many tokens of prompts fit a step."""
 
-    def __init__(self, pace: PrefillPace = PrefillPace()) -> None:  # noqa: B008 - frozen
+    def __init__(self, pace: PrefillPace = PrefillPace()) -> None:
         self._pace = pace
         self._tokens_per_s = pace.first_tokens_per_s
         self._step_s = 0.0
@@ -100,7 +100,7 @@ def _chunk(num_pending: int, size: int) -> int:
 class Scheduler:
     """Owns the order of requests: waiting, then prefilling in turns, then decoding."""
 
-    def __init__(self, max_running: int, pace: PrefillPace = PrefillPace()) -> None:  # noqa: B008 - frozen
+    def __init__(self, max_running: int, pace: PrefillPace = PrefillPace()) -> None:
         self._max_running = max_running
         self._waiting: deque[Request] = deque()
         self._prefilling: deque[Request] = deque()

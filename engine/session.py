@@ -28,8 +28,8 @@ def open_session(
     """Load a graph, a file's or one of our own, on `device`: "cpu" or "cuda".
 
     `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
-    memory cannot hold. `weights` is the folder of the weights of a graph that is no file. `captured` lets runs
-    become graphs of the device. Raises `ModelFormatError` or `ModelResourceError`.
+    memory cannot hold. `weights` is the folder of the weights of a graph that is no file. `captured` lets
+    runs become graphs of the device. Raises `ModelFormatError` or `ModelResourceError`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

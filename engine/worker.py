@@ -32,7 +32,10 @@ _UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
 
 
 class Worker:
-    """Owns the thread. What has no underscore may be read from anywhere; `device` once the model is loaded."""
+    """Owns the thread.
+
+    What has no underscore may be read from anywhere; `device` once the model is loaded.
+    """
 
     def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
         self._load_runner = load_runner

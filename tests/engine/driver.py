@@ -45,8 +45,8 @@ class Driver:
             return plan
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
-        for request, logits in result.logits:
-            delta = request.accept(logits, plan.guess)
+        for request, rows in result.rows:
+            delta = request.accept(rows, plan.guess)
             if plan.guess and request.speculation is not None:
                 num_right = len(request.ids) - request.num_computed - 1
                 self.runner.confirm(request, num_right)

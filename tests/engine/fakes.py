@@ -24,7 +24,7 @@ from engine.manifest import (
 from engine.request import Request
 from engine.runner import StepResult
 from engine.sampling import FloatArray, Sampler
-from engine.scheduler import StepPlan
+from engine.scheduler import PrefillPace, StepPlan
 from engine.tokenizer import BpeTokenizer
 from engine.types import Prompt, SamplingParams
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
@@ -139,6 +139,10 @@ Answer = Callable[[Request], int]
 
 class ScriptedRunner:
     """A `Runner` without a cache whose next tokens a function names."""
+
+    device = "cpu"
+    pace = PrefillPace()
+    max_kv_tokens = 4096
 
     def __init__(self, answer: Answer, vocab_size: int, on_step: Callable[[StepPlan], None]) -> None:
         self.answer = answer

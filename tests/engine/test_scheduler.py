@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.request import Request
-from engine.scheduler import ChunkSizer, Scheduler, StepPlan
+from engine.scheduler import ChunkSizer, PrefillPace, Scheduler, StepPlan
 from engine.types import SamplingParams
 from tests.engine.fakes import make_request
 
@@ -99,7 +99,7 @@ def test_a_step_keeps_to_its_budget(lengths: list[int], tokens_per_s: float) -> 
     plan = scheduler.plan()
     chunks = {chunk.request: chunk.num_tokens for chunk in plan.prefill}
     assert len(chunks) == len(plan.prefill), "one chunk a prompt"
-    budget = scheduler.sizer.size(0.4)
+    budget = scheduler.sizer.size(is_beside=False)
     assert 0 < plan.num_prefill <= budget
     if plan.num_prefill < budget - 16:
         assert all(chunks.get(request, 0) == request.num_prompt for request in scheduler.running)
@@ -175,22 +175,34 @@ def test_a_request_is_forgotten_wherever_it_is(stage: str) -> None:
     scheduler.remove(request)
 
 
-@pytest.mark.parametrize(("tokens_per_s", "expected"), [(10, 16), (400, 32), (1000, 96), (1e6, 512)])
+@pytest.mark.parametrize(("tokens_per_s", "expected"), [(10, 16), (500, 48), (1010, 96), (1e6, 512)])
 def test_chunks_come_to_take_the_time_they_should(tokens_per_s: float, expected: int) -> None:
     sizer = ChunkSizer()
     for _ in range(60):
         sizer.record(100, 100 / tokens_per_s)
-    assert sizer.size(0.1001) == expected
+    assert sizer.size(is_beside=True) == expected
+
+
+def test_beside_answers_a_chunk_may_be_bound_to_the_time_of_their_steps() -> None:
+    sizer = ChunkSizer(PrefillPace(largest=2048, beside_steps=1.0))
+    for _ in range(60):
+        sizer.record(1000, 1000 / 32_000)
+        sizer.record_step(0.0101)
+    assert sizer.size(is_beside=True) == 320, "as many as 32,000 a second are in 10 ms"
+    assert sizer.size(is_beside=False) == 2048
+    for _ in range(60):
+        sizer.record_step(1.0)
+    assert sizer.size(is_beside=True) == 2048, "a slow step does not allow more than beside_s"
 
 
 def test_tiny_chunks_teach_nothing() -> None:
     sizer = ChunkSizer()
-    before = sizer.size(0.4)
+    before = sizer.size(is_beside=False)
     for _ in range(20):
         sizer.record(1, 5.0)
         sizer.record(0, 0.0)
         sizer.record(500, 0.0)
-    assert sizer.size(0.4) == before
+    assert sizer.size(is_beside=False) == before
 
 
 def test_a_prompt_alone_gets_larger_chunks_than_beside_streams() -> None:

@@ -1,0 +1,238 @@
+"""Which sequence's KV lies in which blocks of a paged cache. Bookkeeping only: it holds token ids, not
+tensors.
+
+A block holds the KV of `block_size` tokens in a row. A full one is published under its tokens and the block
+before it, so that whoever begins with the same tokens shares it: the next turn of a conversation, or another
+conversation with the same system prompt. Published blocks that nobody uses stay until room is needed, the
+least recently used first, and so that no block goes before those that build on it. Blocks are compared by
+their tokens, never by a hash alone: no chance lets a conversation read another one's text.
+
+All blocks that a sequence may come to need are taken when it is admitted. What runs never waits for a block.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+SCRATCH_BLOCK = 0
+"""Filler rows of a step write and read here; no sequence gets it."""
+_ROOT = 0
+_NUM_COMPUTED_ANEW = 2
+"""Of a prompt's last tokens:
+
+what follows must be computed from at least one, and one alone rounds differently.
+"""
+
+_Key = tuple[int, tuple[int, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class BlockTable:
+    """The blocks of one running sequence, in order. `ids` are the tokens whose KV is valid."""
+
+    blocks: list[int]
+    ids: list[int]
+    num_reserved: int
+    """Tokens that the blocks are for."""
+    identity: int = _ROOT
+    """Of its last full block."""
+    is_kept: bool = True
+    """Whether anything of it may be shared."""
+
+
+@dataclass(slots=True)
+class _Block:
+    """`key` and `identity` of a block that is published: what it is found under, and what others build on."""
+
+    num_users: int = 0
+    num_tokens: int = 0
+    key: _Key | None = None
+    identity: int = _ROOT
+
+
+@dataclass(slots=True)
+class KVBlocks:
+    """Owns the blocks of one cache, the scratch block among them. One thread only."""
+
+    num_blocks: int
+    block_size: int
+    num_tokens: int = field(default=0, init=False)
+    """Tokens whose KV is held, in use or kept; what is shared counts once."""
+    _blocks: list[_Block] = field(default_factory=list, init=False)
+    _free: list[int] = field(default_factory=list, init=False)
+    _idle: OrderedDict[int, None] = field(default_factory=OrderedDict, init=False)
+    _published: dict[_Key, int] = field(default_factory=dict, init=False)
+    _tables: set[BlockTable] = field(default_factory=set, init=False)
+    _identities: count[int] = field(default_factory=lambda: count(_ROOT + 1), init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 2 or self.block_size < 1:
+            raise ValueError(f"{self.num_blocks} blocks of {self.block_size} tokens are no cache.")
+        self.clear()
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that a new sequence can have, those that are merely kept included."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def num_kept(self) -> int:
+        """Blocks that are kept and that nobody uses."""
+        return len(self._idle)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that have blocks."""
+        return len(self._tables)
+
+    def num_needed(self, num_tokens: int) -> int:
+        """Return how many blocks so many tokens take."""
+        return -(-num_tokens // self.block_size)
+
+    def acquire(self, ids: Sequence[int], num_tokens: int) -> BlockTable | None:
+        """Give a sequence that begins with the prompt `ids` room for `num_tokens` in all.
+
+        The table's ids are that part of the prompt whose KV is there already. None when there is no room now;
+        nothing changes then. Raises `ValueError` when there never is.
+        """
+        num_wanted = self.num_needed(max(num_tokens, len(ids)))
+        if num_wanted > self.num_blocks - 1:
+            raise ValueError(f"{num_tokens} tokens need {num_wanted} blocks of {self.num_blocks - 1}.")
+        shared = self._find(ids)
+        num_new = num_wanted - len(shared)
+        if num_new > self.num_free - sum(number in self._idle for number in shared):
+            return None
+        for number in shared:
+            self._blocks[number].num_users += 1
+            self._idle.pop(number, None)
+        blocks = [*shared, *(self._take() for _ in range(num_new))]
+        identity = self._blocks[shared[-1]].identity if shared else _ROOT
+        table = BlockTable(blocks, list(ids[: len(shared) * self.block_size]), num_tokens, identity)
+        self._tables.add(table)
+        return table
+
+    def extend(self, table: BlockTable, ids: Sequence[int]) -> None:
+        """Take note that the KV of `ids` was computed after the table's own; publish what became full.
+
+        Raises `ValueError` when its blocks are not for so many.
+        """
+        if len(table.ids) + len(ids) > table.num_reserved:
+            raise ValueError(
+                f"{len(table.ids)} + {len(ids)} tokens exceed the {table.num_reserved} reserved."
+            )
+        first = len(table.ids) // self.block_size
+        table.ids += ids
+        self.num_tokens += len(ids)
+        for index in range(first, self.num_needed(len(table.ids))):
+            block = self._blocks[table.blocks[index]]
+            block.num_tokens = min(self.block_size, len(table.ids) - index * self.block_size)
+            if block.num_tokens == self.block_size:
+                self._publish(table, index)
+
+    def release(self, table: BlockTable, *, keep: bool) -> None:
+        """Take a sequence's blocks back; with `keep` those stay published that nobody else has, else they
+        go.
+        """
+        self._tables.remove(table)
+        # The last block first: it is to go before those that it builds on.
+        for number in reversed(table.blocks):
+            block = self._blocks[number]
+            block.num_users -= 1
+            if block.num_users:
+                continue
+            if keep and table.is_kept and block.key is not None:
+                self._idle[number] = None
+            else:
+                self._empty(number)
+
+    def forget(self) -> None:
+        """Unpublish everything. What is in use goes when it is released, and is not shared any more."""
+        for table in self._tables:
+            table.is_kept = False
+        for number in self._published.values():
+            self._blocks[number].key = None
+        self._published.clear()
+        while self._idle:
+            self._empty(self._idle.popitem()[0])
+
+    def clear(self) -> None:
+        """Start empty. Tables that were given out are void."""
+        self._blocks = [_Block() for _ in range(self.num_blocks)]
+        self._free = list(range(self.num_blocks - 1, SCRATCH_BLOCK, -1))
+        self._idle.clear()
+        self._published.clear()
+        self._tables.clear()
+        self.num_tokens = 0
+
+    def check(self) -> None:
+        """Raise `RuntimeError` where the books do not agree with the tables that are out."""
+        users = [0] * self.num_blocks
+        for table in self._tables:
+            for number in table.blocks:
+                users[number] += 1
+        unused = {*self._free, *self._idle}
+        for number, block in enumerate(self._blocks):
+            is_published = block.key is not None and self._published.get(block.key) == number
+            faults = {
+                "users": block.num_users != users[number],
+                "use": number != SCRATCH_BLOCK and (number in unused) == (users[number] > 0),
+                "key": (block.key is not None) != is_published or (number in self._idle and not is_published),
+                "tokens": number in self._free and block.num_tokens > 0,
+            }
+            if any(faults.values()):
+                wrong = ", ".join(name for name, is_wrong in faults.items() if is_wrong)
+                raise RuntimeError(f"The books of block {number} are wrong: {wrong}.")
+        if (
+            SCRATCH_BLOCK in unused
+            or users[SCRATCH_BLOCK]
+            or len(unused) != len(self._free) + len(self._idle)
+        ):
+            raise RuntimeError("The free blocks are wrong.")
+        if self.num_tokens != sum(block.num_tokens for block in self._blocks):
+            raise RuntimeError("The number of tokens is wrong.")
+
+    def _find(self, ids: Sequence[int]) -> list[int]:
+        """Return the published blocks that hold the beginning of a prompt."""
+        found: list[int] = []
+        identity = _ROOT
+        for index in range(max(0, len(ids) - _NUM_COMPUTED_ANEW) // self.block_size):
+            number = self._published.get((identity, self._tokens(ids, index)))
+            if number is None:
+                break
+            found.append(number)
+            identity = self._blocks[number].identity
+        return found
+
+    def _tokens(self, ids: Sequence[int], index: int) -> tuple[int, ...]:
+        return tuple(ids[index * self.block_size : (index + 1) * self.block_size])
+
+    def _publish(self, table: BlockTable, index: int) -> None:
+        """Let others find a full block, unless one like it can be found already; go on from that one then."""
+        if not table.is_kept:
+            return
+        key = (table.identity, self._tokens(table.ids, index))
+        number = self._published.setdefault(key, table.blocks[index])
+        if number == table.blocks[index]:
+            block = self._blocks[number]
+            block.key, block.identity = key, next(self._identities)
+        table.identity = self._blocks[number].identity
+
+    def _take(self) -> int:
+        """Return an empty block for one user."""
+        if not self._free:
+            self._empty(self._idle.popitem(last=False)[0])
+        number = self._free.pop()
+        self._blocks[number].num_users = 1
+        return number
+
+    def _empty(self, number: int) -> None:
+        """Forget what a block that nobody uses holds."""
+        block = self._blocks[number]
+        if block.key is not None:
+            del self._published[block.key]
+        self.num_tokens -= block.num_tokens
+        self._blocks[number] = _Block()
+        self._free.append(number)
