@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.architecture import Precision
+from engine.device_choice import choose_runner
 from engine.manifest import ChatSpec, Manifest, verify_files
 from engine.model import CpuModel, ModelOptions
 from engine.model_folder import RunnerSize
@@ -75,6 +76,9 @@ class ConvertedFolder:
         return CpuModel(self.folder, self.manifest.decoder, options)
 
     def load_runner(self, size: RunnerSize) -> Runner:
+        return choose_runner(self.folder, self.manifest, size, lambda: self._load_on_cpu(size))
+
+    def _load_on_cpu(self, size: RunnerSize) -> Runner:
         num_slots = 2 * size.num_answers
         return SlotRunner(
             lambda: self.load_model(size),

@@ -44,10 +44,12 @@ class EngineOptions:
     """How the engine runs; 0 lets it choose.
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
-    requests that may wait beside them. context_tokens: longest prompt and answer together; the model's,
-    at most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format:
-    used in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
-    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible.
+    requests that may wait beside them. context_tokens: longest prompt and answer together; the model's, at
+    most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format: used
+    in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
+    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible. device:
+    "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
+    kv_cache_mb is of its memory, and 0 is as much as is useful and free.
     """
 
     num_threads: int = 0
@@ -57,6 +59,7 @@ class EngineOptions:
     kv_cache_mb: int = 0
     chat_format: str = ""
     speculation: bool = True
+    device: str = "auto"
 
 
 class Engine:
@@ -77,8 +80,10 @@ class Engine:
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
+        ends = frozenset({self._model.eos_id, *self._model.stop_ids})
+        self._stop_ids = self._format.stop_ids if self._format else ends
+        self._control_ids = self._stop_ids | frozenset(self._tokenizer.special_ids.values())
         self._context = context_tokens(self._model, options)
-        self._max_kv_tokens = max_kv_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,7 +131,7 @@ class Engine:
         return ModelInfo(
             name=self._model.name,
             precision=self._model.precision,
-            provider="cpu",
+            provider=self._worker.device,
             chat_format=self._model.chat.format,
             context_length=self._context,
             default_system_prompt=self._model.chat.default_system_prompt,
@@ -139,7 +144,7 @@ class Engine:
     @property
     def load(self) -> EngineLoad:
         """How much there is to do."""
-        return EngineLoad(len(self._streams), self._worker.num_kv_tokens, self._max_kv_tokens)
+        return EngineLoad(len(self._streams), self._worker.num_kv_tokens, self._worker.max_kv_tokens)
 
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
@@ -171,20 +176,17 @@ class Engine:
         self._worker.forget()
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        ends = frozenset({self._model.eos_id, *self._model.stop_ids})
-        stop_ids = self._format.stop_ids if self._format else ends
-        control = {*stop_ids, *self._tokenizer.special_ids.values()}
         return Request(
             request_id=next(self._request_ids),
             prompt=prompt,
             params=params,
-            sampler=Sampler(params, prompt.ids, control),
+            sampler=Sampler(params, prompt.ids, self._control_ids),
             decoder=StreamDecoder(
                 self._token_bytes,
                 params.stop,
                 opening_space_ids=() if prompt.is_continued else self._tokenizer.opening_space_ids,
             ),
-            stop_ids=stop_ids,
+            stop_ids=self._stop_ids,
             max_tokens=self._context,
             # A run over several tokens rounds differently from single steps, so that a guess might show.
             speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
@@ -197,7 +199,10 @@ class Engine:
                 num_threads=options.num_threads or machine.num_physical_cores(),
                 num_answers=self._num_answers,
                 max_tokens=self._context,
-                max_kv_tokens=self._max_kv_tokens,
+                max_kv_tokens=max_kv_tokens(self._model, options),
+                device=options.device,
+                kv_cache_mb=options.kv_cache_mb,
+                unpenalised=self._control_ids,
             )
         )
 

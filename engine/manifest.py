@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,6 +60,18 @@ class ChatSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What the CPU says of some tokens:
+
+    after each of the last `ids` the likeliest next ones, and how likely.
+    """
+
+    ids: tuple[int, ...]
+    likeliest: tuple[tuple[int, ...], ...]
+    log_probabilities: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything that loading needs to know of a converted model."""
 
@@ -73,7 +86,14 @@ class Manifest:
     files: Mapping[str, FileEntry]
     stop_ids: tuple[int, ...] = ()
     """What ends the model's turn beside `eos_id` and what the chat format names."""
+    reference: Reference | None = None
+    """For models that run on a GPU too; None also where the CPU had no memory to compute it."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def runs_on_gpu(self) -> bool:
+        """Whether the folder holds a graph for a GPU."""
+        return CUDA_DECODER_FILE in self.files
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`."""
@@ -133,7 +153,24 @@ def _parse(raw: dict[str, Any]) -> Manifest:
         stop_ids=tuple(raw["stop_ids"]),
         source={key: str(value) for key, value in _object("source", raw["source"]).items()},
         files=files,
+        reference=_reference(raw.get("reference"), decoder.vocab_size),
     )
+
+
+def _reference(raw: object, vocab_size: int) -> Reference | None:
+    if raw is None:
+        return None
+    values = _object("reference", raw)
+    ids, likeliest = tuple(values["ids"]), tuple(map(tuple, values["likeliest"]))
+    said = tuple(map(tuple, values["log_probabilities"]))
+    tokens = [*ids, *(token for row in likeliest for token in row)]
+    if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+        raise ValueError("the reference has a token outside the vocabulary")
+    if not all(isinstance(value, float) and math.isfinite(value) for row in said for value in row):
+        raise ValueError("the reference has a log-probability that is no number")
+    if not 0 < len(likeliest) <= len(ids) or [*map(len, likeliest)] != [*map(len, said)] or not all(said):
+        raise ValueError("the reference's parts do not fit each other")
+    return Reference(ids, likeliest, said)
 
 
 def _checked(kind: type, raw: object) -> dict[str, Any]:

@@ -12,12 +12,19 @@ from engine.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class RunnerSize:
-    """How much is run at once: threads of an operator, answers, tokens of one answer and of all of them."""
+    """How much is run at once: threads of an operator, answers, tokens of one answer and of all of them.
+
+    device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on a GPU, in MiB; 0 is what is useful and
+    free. unpenalised: ids that a repetition penalty leaves alone.
+    """
 
     num_threads: int
     num_answers: int
     max_tokens: int
     max_kv_tokens: int
+    device: str = "auto"
+    kv_cache_mb: int = 0
+    unpenalised: frozenset[int] = frozenset()
 
 
 class ModelFolder(Protocol):

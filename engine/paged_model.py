@@ -48,7 +48,7 @@ class PagedOptions:
     max_tokens: int
     block_size: int
     unpenalised: Collection[int] = ()
-    is_captured: bool = True
+    is_paged: bool = True
     num_threads: int = 1
 
     @property
@@ -87,7 +87,7 @@ class PagedModel:
                 options.num_threads,
                 options.device,
                 weights=folder,
-                captured=options.is_captured,
+                captured=options.is_paged,
             )
         )
         self._seeing = self._do(lambda: open_session(seen_graph(), 1, options.device))
@@ -144,6 +144,10 @@ class PagedModel:
             return self._thread.submit(lambda: self._run_eagerly(step))
         step = self._pack(rows, self.bucket(len(rows)), width)
         return self._thread.submit(lambda: self._decode(step, len(rows), follow=False))
+
+    def run(self, rows: Sequence[PagedRow]) -> list[SampledRow]:
+        """Compute as `start` does, and wait for it."""
+        return self.start(rows).result()
 
     def follow(self, rows: Sequence[PagedRow | None]) -> Future[list[SampledRow]]:
         """Compute the tokens that the run before chooses, whether it has ended or not.
@@ -211,9 +215,7 @@ class PagedModel:
         ]
         try:
             for name in names:
-                self._caches[name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                    shape, np.float16, self._options.device, 0
-                )
+                self._caches[name] = self._cache(shape)
         except Exception as error:
             self._caches.clear()
             tokens = num_blocks * self.block_size
@@ -222,6 +224,15 @@ class PagedModel:
             ) from error
         self.num_blocks = num_blocks
         self._eager = self._bind_fixed()
+
+    def _cache(self, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
+        """Return a new tensor.
+
+        Plain attention multiplies by 0 what it must not see, and that must be a number.
+        """
+        if not self._options.is_paged:
+            return self._tensor(np.zeros(shape, np.float16))
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float16, self._options.device, 0)
 
     def _bind_fixed(self) -> onnxruntime.IOBinding:
         """Return a binding of what is the same in all runs: the cache and what the sampler keeps."""
@@ -298,7 +309,7 @@ class PagedModel:
         bucket.tables[width], bucket.bindings[width] = table, binding
 
     def _graph_id(self, num_rows: int, width: int) -> str:
-        if not self._options.is_captured:
+        if not self._options.is_paged:
             return _EAGER
         return str(self._buckets.index(num_rows) * len(self._widths) + self._widths.index(width))
 

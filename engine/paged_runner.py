@@ -20,9 +20,6 @@ from engine.runner import StepResult
 from engine.sampling import SampledRow
 from engine.scheduler import Chunk, PrefillPace, StepPlan
 
-_PACE = PrefillPace(largest=2048, alone_s=0.1, beside_steps=1.0, first_tokens_per_s=8000.0)
-"""A prompt that arrives may make a step of others take twice as long, not longer."""
-
 
 class BlockModel(Protocol):
     """A decoder over blocks, as `engine.paged_model.PagedModel`."""
@@ -71,11 +68,10 @@ class _Run:
 class PagedRunner:
     """A `Runner` over a `BlockModel`."""
 
-    pace = _PACE
-
-    def __init__(self, load: Callable[[], BlockModel], device: str) -> None:
+    def __init__(self, load: Callable[[], BlockModel], device: str, pace: PrefillPace) -> None:
         """`load` returns a model that is warm and has its blocks; `device` is what it runs on."""
         self.device = device
+        self.pace = pace
         self._load = load
         self._decode_s = 0.0
         self._model = load()

@@ -29,12 +29,15 @@ OWNERS: dict[str, set[str]] = {
         "engine/release_contract.py",
         "engine/release_model.py",
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
-        *(f"engine/convert/{name}.py" for name in ("paged_graph", "plain_attention", "sampler_graph")),
+        *(
+            f"engine/convert/{name}.py"
+            for name in ("paged_graph", "plain_attention", "sampler_graph", "seen_graph")
+        ),
         "engine/convert/stored_constants.py",
         *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
         "engine/convert/graph_contents.py",
     },
-    "onnxruntime": {"engine/model.py", "engine/release_model.py", "engine/session.py"},
+    "onnxruntime": {f"engine/{name}.py" for name in ("model", "paged_model", "release_model", "session")},
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {

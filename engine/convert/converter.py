@@ -19,9 +19,10 @@ from engine.convert.external_data import ExternalDataWriter
 from engine.convert.paged_graph import has_paged_graph, write_paged_graph
 from engine.convert.source import ModelSource, VerifiableSource
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.footprint import conversion_bytes, gpu_copy_bytes, weight_bytes
-from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.footprint import conversion_bytes, gpu_copy_bytes, running_weight_bytes, weight_bytes
+from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, Reference, describe_files
 from engine.prompt import make_chat_format
+from engine.reference import record_reference
 from engine.scratch import scratch_folder
 from engine.tokenizer import load_tokenizer
 
@@ -107,11 +108,20 @@ def _write(
         raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
     (folder / DECODER_FILE).write_bytes(model.SerializeToString())
     names = [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]
+    reference = None
     if has_paged_graph(precision):
         names += write_paged_graph(folder, source.config)
-    files = describe_files(folder, names)
-    replace(manifest, files=files).save(folder)
+        reference = _reference(folder, source.config, precision)
+    replace(manifest, files=describe_files(folder, names), reference=reference).save(folder)
     on_progress(1.0)
+
+
+def _reference(folder: Path, config: DecoderConfig, precision: Precision) -> Reference | None:
+    """Return what the CPU says of the finished model, None where it has not got the memory to."""
+    free = machine.free_memory_bytes()
+    if free is not None and free < running_weight_bytes(config, precision, has_offsets=True) + _SPARE_BYTES:
+        return None
+    return record_reference(folder, config, machine.num_physical_cores())
 
 
 def _check_prompts(folder: Path, manifest: Manifest) -> None:

@@ -7,14 +7,22 @@ tokens at once. Where it runs, it is also what paged attention is compared with.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from engine.architecture import DecoderConfig
 
 _ATTENTION = "PagedAttention"
+
+
+def plain_graph(path: Path, config: DecoderConfig) -> bytes:
+    """Return the paged decoder at `path`, rewritten, its weights where they were."""
+    model = onnx.load(str(path), load_external_data=False)
+    return bytes(with_plain_attention(model, config).SerializeToString())
 
 
 def with_plain_attention(model: ModelProto, config: DecoderConfig) -> ModelProto:

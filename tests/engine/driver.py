@@ -1,40 +1,25 @@
-"""Steps a scheduler and a `SlotRunner` over a fake model, without a thread."""
+"""Steps a scheduler and a runner over a fake model, without a thread."""
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from engine.request import Delta, Request
-from engine.runner import SlotRunner
+from engine.runner import Runner, SlotRunner
 from engine.scheduler import Scheduler, StepPlan
 from tests.engine.fakes import HistoryModel
 
+R = TypeVar("R", bound=Runner)
 
-class Driver:
+
+class RunnerDriver(Generic[R]):
     """Does what the worker does with requests, one step at a time."""
 
-    def __init__(
-        self,
-        num_slots: int,
-        max_kv_tokens: int,
-        max_running: int,
-        max_tokens: int = 256,
-        *,
-        min_exact_rows: int = 1,
-    ) -> None:
-        self.models: list[HistoryModel] = []
-        self.max_kv_tokens = max_kv_tokens
+    def __init__(self, runner: R, max_running: int) -> None:
+        self.runner = runner
         self.scheduler = Scheduler(max_running)
-        self.runner = SlotRunner(
-            lambda: self._load(num_slots, max_tokens),
-            num_slots,
-            max_kv_tokens,
-            min_exact_rows=min_exact_rows,
-        )
         self.finals: dict[int, Delta] = {}
         self.plans: list[StepPlan] = []
-
-    @property
-    def model(self) -> HistoryModel:
-        return self.models[-1]
 
     def step(self) -> StepPlan:
         """Admit, plan, compute and sample once; chunks are sized for 160 tokens a second."""
@@ -76,6 +61,33 @@ class Driver:
         self.finals[request.request_id] = delta
         self.runner.release(request, keep=keep)
         self.scheduler.remove(request)
+
+
+class Driver(RunnerDriver[SlotRunner]):
+    """The same over a `SlotRunner`."""
+
+    def __init__(
+        self,
+        num_slots: int,
+        max_kv_tokens: int,
+        max_running: int,
+        max_tokens: int = 256,
+        *,
+        min_exact_rows: int = 1,
+    ) -> None:
+        self.models: list[HistoryModel] = []
+        self.max_kv_tokens = max_kv_tokens
+        runner = SlotRunner(
+            lambda: self._load(num_slots, max_tokens),
+            num_slots,
+            max_kv_tokens,
+            min_exact_rows=min_exact_rows,
+        )
+        super().__init__(runner, max_running)
+
+    @property
+    def model(self) -> HistoryModel:
+        return self.models[-1]
 
     def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
         self.models.append(HistoryModel(num_slots, max_tokens))
