@@ -333,7 +333,7 @@ def _sampled(chosen: onnxruntime.OrtValue, logits: onnxruntime.OrtValue, num_row
     is_number = np.isfinite(rows[:, 2])
     needed = np.flatnonzero(is_number & (rows[:, 1] == 0))
     whole = np.array(logits.numpy()[needed]) if len(needed) else None
-    tokens = rows[:, 0].astype(np.int64).tolist()
+    tokens = np.where(is_number, rows[:, 0], 0).astype(np.int64).tolist()
     sampled = [SampledRow(token, is_number=bool(ok)) for token, ok in zip(tokens, is_number, strict=True)]
     for place, index in enumerate(needed.tolist()):
         if whole is not None:
