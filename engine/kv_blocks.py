@@ -21,10 +21,7 @@ SCRATCH_BLOCK = 0
 """Filler rows of a step write and read here; no sequence gets it."""
 _ROOT = 0
 _NUM_COMPUTED_ANEW = 2
-"""Of a prompt's last tokens:
-
-what follows must be computed from at least one, and one alone rounds differently.
-"""
+"""Of a prompt's last tokens: what follows needs one computed at least, and one alone rounds differently."""
 
 _Key = tuple[int, tuple[int, ...]]
 
@@ -39,6 +36,8 @@ class BlockTable:
     """Tokens that the blocks are for."""
     identity: int = _ROOT
     """Of its last full block."""
+    stand_ins: dict[int, int] = field(default_factory=dict)
+    """Published blocks with the content of its own, which is private; known once it is released."""
     is_kept: bool = True
     """Whether anything of it may be shared."""
 
@@ -79,7 +78,7 @@ class KVBlocks:
         return len(self._free) + len(self._idle)
 
     @property
-    def num_kept(self) -> int:
+    def num_cached_blocks(self) -> int:
         """Blocks that are kept and that nobody uses."""
         return len(self._idle)
 
@@ -120,9 +119,8 @@ class KVBlocks:
         Raises `ValueError` when its blocks are not for so many.
         """
         if len(table.ids) + len(ids) > table.num_reserved:
-            raise ValueError(
-                f"{len(table.ids)} + {len(ids)} tokens exceed the {table.num_reserved} reserved."
-            )
+            sizes = f"{len(table.ids)} + {len(ids)} tokens"
+            raise ValueError(f"{sizes} exceed the {table.num_reserved} reserved.")
         first = len(table.ids) // self.block_size
         table.ids += ids
         self.num_tokens += len(ids)
@@ -133,13 +131,15 @@ class KVBlocks:
                 self._publish(table, index)
 
     def release(self, table: BlockTable, *, keep: bool) -> None:
-        """Take a sequence's blocks back; with `keep` those stay published that nobody else has, else they
-        go.
-        """
+        """Take a sequence's blocks back. Those that nobody else has stay published with `keep`, else go."""
         self._tables.remove(table)
+        if keep and table.is_kept:
+            self._link(table)
         # The last block first: it is to go before those that it builds on.
         for number in reversed(table.blocks):
             block = self._blocks[number]
+            if number in table.stand_ins and table.stand_ins[number] in self._idle:
+                self._idle.move_to_end(table.stand_ins[number])
             block.num_users -= 1
             if block.num_users:
                 continue
@@ -185,11 +185,8 @@ class KVBlocks:
             if any(faults.values()):
                 wrong = ", ".join(name for name, is_wrong in faults.items() if is_wrong)
                 raise RuntimeError(f"The books of block {number} are wrong: {wrong}.")
-        if (
-            SCRATCH_BLOCK in unused
-            or users[SCRATCH_BLOCK]
-            or len(unused) != len(self._free) + len(self._idle)
-        ):
+        is_scratch_out = SCRATCH_BLOCK in unused or users[SCRATCH_BLOCK] > 0
+        if is_scratch_out or len(unused) != self.num_free:
             raise RuntimeError("The free blocks are wrong.")
         if self.num_tokens != sum(block.num_tokens for block in self._blocks):
             raise RuntimeError("The number of tokens is wrong.")
@@ -219,6 +216,21 @@ class KVBlocks:
             block = self._blocks[number]
             block.key, block.identity = key, next(self._identities)
         table.identity = self._blocks[number].identity
+
+    def _link(self, table: BlockTable) -> None:
+        """Publish a sequence's full blocks where they can be found, should what they built on have gone."""
+        identity = _ROOT
+        for index, own in enumerate(table.blocks[: len(table.ids) // self.block_size]):
+            block, key = self._blocks[own], (identity, self._tokens(table.ids, index))
+            number = self._published.setdefault(key, own)
+            if block.key is not None and block.key != key:
+                del self._published[block.key]
+                block.key = None
+            if number == own:
+                block.key, block.identity = key, block.identity or next(self._identities)
+            else:
+                table.stand_ins[own] = number
+            identity = self._blocks[number].identity
 
     def _take(self) -> int:
         """Return an empty block for one user."""

@@ -76,7 +76,7 @@ def test_room_is_taken_for_the_whole_answer_and_made_from_the_least_recently_use
         books.release(admit(books, range(start, start + 12)), keep=True)
     running = books.acquire(range(8), 16)  # 4 of 8 blocks, of which 2 are free
     assert running is not None
-    assert (books.num_kept, books.num_free) == (4, 4)
+    assert (books.num_cached_blocks, books.num_free) == (4, 4)
     old = books.acquire(range(100, 114), 14)
     assert old is not None
     assert old.ids == [100, 101, 102, 103], "its last blocks went first"
@@ -91,7 +91,7 @@ def test_a_failed_admission_changes_nothing() -> None:
     running = admit(books, range(50, 58))
     assert books.acquire([*range(12), 77, 78], 20) is None
     books.check()
-    assert (books.num_kept, books.num_free, books.num_running) == (3, 3, 1)
+    assert (books.num_cached_blocks, books.num_free, books.num_running) == (3, 3, 1)
     books.release(running, keep=False)
     assert books.num_free == 5
 
@@ -101,7 +101,7 @@ def test_what_was_forgotten_is_never_found_again() -> None:
     books.release(admit(books, range(12)), keep=True)
     running = admit(books, range(50, 60), 20)
     books.forget()
-    assert (books.num_kept, books.num_tokens) == (0, 10)
+    assert (books.num_cached_blocks, books.num_tokens) == (0, 10)
     books.extend(running, range(60, 68))
     books.release(running, keep=True)
     assert books.num_tokens == 0
@@ -152,6 +152,94 @@ def test_wrong_books_are_noticed(fault: str) -> None:
         books._published.popitem()
     with pytest.raises(RuntimeError, match="wrong"):
         books.check()
+
+
+def side_by_side(books: KVBlocks) -> tuple[BlockTable, BlockTable]:
+    """Compute two prompts that begin alike at the same time: the second has two private blocks."""
+    first, second = books.acquire(range(9), 9), books.acquire(range(20), 20)
+    assert first is not None
+    assert second is not None
+    books.extend(first, range(9))
+    books.extend(second, range(20))
+    return first, second
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_built_on_a_block_that_went_is_found_all_the_same(keep: bool) -> None:
+    books = KVBlocks(9, SIZE)
+    first, second = side_by_side(books)
+    books.release(first, keep=keep)
+    other = admit(books, range(100, 112))  # takes every block that is not in use
+    books.release(other, keep=False)
+    books.release(second, keep=True)
+    books.check()
+    table = books.acquire(range(22), 22)
+    assert table is not None
+    assert table.ids == list(range(20))
+
+
+def test_a_block_stays_as_long_as_what_another_conversation_builds_on_it() -> None:
+    books = KVBlocks(12, SIZE)
+    first, second = side_by_side(books)
+    books.release(first, keep=True)
+    books.release(second, keep=True)
+    assert books.num_cached_blocks == 5
+    other = books.acquire(range(500, 528), 32)
+    assert other is not None
+    assert books.num_cached_blocks == 3, "it has 8 of 11 blocks: two that were kept went"
+    books.release(other, keep=False)
+    table = books.acquire(range(22), 22)
+    assert table is not None
+    assert table.blocks[:3] == [*first.blocks[:2], second.blocks[2]]
+    books.check()
+
+
+def test_ten_thousand_joins_leaves_and_evictions_lose_nothing() -> None:
+    chooser = random.Random(5)
+    books = KVBlocks(40, SIZE)
+    memory: list[list[int]] = [[-1] * SIZE for _ in range(40)]
+    running: list[tuple[BlockTable, list[int]]] = []
+    num_shared = num_refused = num_evicting = 0
+    for _ in range(10_000):
+        action = chooser.random()
+        if action < 0.35 or not running:
+            ids = [chooser.randrange(4)] * 9 + [chooser.randrange(2) for _ in range(chooser.randrange(1, 30))]
+            num_tokens = len(ids) + chooser.randrange(12)
+            num_cached = books.num_cached_blocks
+            table = books.acquire(ids, num_tokens)
+            if table is None:
+                num_refused += 1
+                continue
+            num_shared += len(table.ids) // SIZE
+            num_evicting += num_cached - books.num_cached_blocks > len(table.ids) // SIZE
+            held = [token for number in table.blocks for token in memory[number]]
+            assert held[: len(table.ids)] == table.ids == ids[: len(table.ids)]
+            assert len(table.ids) <= max(0, len(ids) - 2)
+            assert SCRATCH_BLOCK not in table.blocks
+            running.append((table, ids))
+        elif action < 0.75:
+            table, ids = chooser.choice(running)
+            room = table.num_reserved - len(table.ids)
+            new = (ids[len(table.ids) :] or [7] * room)[: min(room, chooser.randrange(1, 15))]
+            for position, token in enumerate(new, len(table.ids)):
+                memory[table.blocks[position // SIZE]][position % SIZE] = token
+            books.extend(table, new)
+        elif action < 0.995:
+            table, _ = running.pop(chooser.randrange(len(running)))
+            books.release(table, keep=chooser.random() < 0.8)
+        else:
+            books.forget()
+        books.check()
+        for table, _ in running:
+            held = [token for number in table.blocks for token in memory[number]]
+            assert held[: len(table.ids)] == table.ids, "somebody wrote over it"
+    assert min(num_shared, num_refused, num_evicting) > 100, "each of these was put to the test"
+    for table, _ in running:
+        books.release(table, keep=True)
+    books.check()
+    assert (books.num_free, books.num_running) == (39, 0)
+    books.forget()
+    assert (books.num_tokens, books.num_cached_blocks) == (0, 0)
 
 
 class Books(RuleBasedStateMachine):
