@@ -54,7 +54,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     yield finding
     if model is not None and model.notice:
         yield Finding(True, "Model", model.notice)
-    yield check_provider(settings)
+    yield check_provider(settings, model)
     if model is not None:
         yield check_memory(settings, model, _moderation_model(settings))
         yield check_system_prompt(settings, model)

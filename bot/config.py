@@ -44,6 +44,7 @@ class Settings:
     threads: int
     max_concurrent: int
     context_tokens: int
+    kv_cache_mb: int
     max_queue: int
     sees_all_messages: bool
     models: Path | None
@@ -96,6 +97,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
+        kv_cache_mb=values["KV_CACHE_MB"],
         max_queue=values["MAX_QUEUE"],
         models=values["MODELS"],
         operator_ids=values["OPERATOR_IDS"] or frozenset(),

@@ -8,13 +8,15 @@ from pathlib import Path
 from bot.app import engine_options
 from bot.config import Settings
 from bot.finding import Finding
-from bot.model_memory import memory_needed
+from bot.model_memory import gpu_bytes, gpu_for, memory_needed, runs_on_gpu
 from engine import machine
 from engine.advice import Blocks, Load, advise
 from engine.architecture import Precision
 from engine.converted_folder import ConvertedFolder
+from engine.cuda_device import CudaDevice, NoCudaError, find_device, free_bytes, has_driver
 from engine.engine import context_tokens
 from engine.errors import EngineError, ModelError
+from engine.gpu_advice import advise_gpu
 from engine.guidance import preset_name
 from engine.measuring import measure_model
 from engine.model_folder import ModelFolder
@@ -48,7 +50,7 @@ def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:
     return Finding(True, "System prompt", f"{sentence}.")
 
 
-def check_provider(settings: Settings) -> Finding:
+def check_provider(settings: Settings, model: ModelFolder | None) -> Finding:
     """Say what computes, and whether there are too many threads for it."""
     num_threads = settings.threads or machine.num_physical_cores()
     num_processors = machine.num_processors()
@@ -58,12 +60,27 @@ def check_provider(settings: Settings) -> Finding:
             "Provider",
             f"THREADS is {num_threads}, but there are {num_processors} processors. Set 0 or less.",
         )
-    named = read_processor().describe()
-    return Finding(True, "Provider", f"the CPU, with {num_threads} of {num_processors} processors; {named}.")
+    cpu = f"the CPU, with {num_threads} of {num_processors} processors; {read_processor().describe()}."
+    if settings.provider == "cpu":
+        return Finding(True, "Provider", cpu)
+    try:
+        device = find_device()
+    except NoCudaError as error:
+        if settings.provider == "cuda":
+            return Finding(False, "Provider", f"PROVIDER is cuda, but {error}.")
+        return Finding(True, "Provider", f"{cpu} The GPU is not used: {error}." if has_driver() else cpu)
+    if model is not None and not runs_on_gpu(model):
+        reason = "this model is for the CPU alone: convert it anew, to fp16, int8 or int4"
+        if settings.provider == "cuda":
+            return Finding(False, "Provider", f"PROVIDER is cuda, but {reason}.")
+        return Finding(True, "Provider", f"{cpu} There is a {device.name}, but {reason}.")
+    return Finding(True, "Provider", f"{device.describe()}.")
 
 
 def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder | None = None) -> Finding:
     """Compare what the models need with what is free; `moderation` is the moderation model."""
+    if gpu_for(settings.provider, model) is not None:
+        return _check_gpu_memory(settings, model)
     needed = memory_needed(engine_options(settings), model, moderation)
     free = machine.free_memory_bytes()
     models = "the model" if moderation is None else "the model, the moderation model"
@@ -80,11 +97,29 @@ def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder
     return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
 
 
+def _check_gpu_memory(settings: Settings, model: ModelFolder) -> Finding:
+    """Compare what the model needs beside its other answers with what is free on the GPU."""
+    context = context_tokens(model, engine_options(settings))
+    needed, free = gpu_bytes(model, context), free_bytes()
+    sentence = f"the model and one answer of {context} tokens need {size(needed)} of the GPU's memory"
+    if free < needed:
+        return Finding(
+            False,
+            "Memory",
+            f"{sentence}, and {size(free)} are free: it would run on the CPU. Close other programs, lower "
+            "CONTEXT_TOKENS, or convert it to fewer bits.",
+        )
+    return Finding(True, "Memory", f"{sentence}; {size(free)} are free for it and for more answers.")
+
+
 def check_precision(settings: Settings, model: ModelFolder) -> Finding:
     """Say which precision suits this machine. Another one that works is no problem."""
     if not isinstance(model, ConvertedFolder):
         return Finding(True, "Precision", f"{model.precision}, as it was released.")
     load = Load(settings.max_concurrent, context_tokens(model, engine_options(settings)))
+    device = gpu_for(settings.provider, model)
+    if device is not None:
+        return _check_gpu_precision(model, device, load)
     blocks = Blocks(has_4_bits=model.manifest.precision is Precision.INT4)
     advice = advise(model.manifest.decoder, machine.resources(), load, {}, blocks)
     best = advice.chosen
@@ -98,6 +133,14 @@ def check_precision(settings: Settings, model: ModelFolder) -> Finding:
         f"{model.precision}; {best.precision} suits this machine better, with {size(best.memory.total)} of "
         f"memory. `python -m engine inspect {model.folder} --measure` tells how fast each is.",
     )
+
+
+def _check_gpu_precision(model: ConvertedFolder, device: CudaDevice, load: Load) -> Finding:
+    """Say which precision suits the GPU."""
+    has_4_bits = model.manifest.precision is Precision.INT4
+    advice = advise_gpu(model.manifest.decoder, device, device.total_bytes, load, has_4_bits=has_4_bits)
+    sentence = advice.sentences[0]
+    return Finding(advice.chosen is not None, "Precision", f"{model.precision}; {sentence}")
 
 
 def check_speed(settings: Settings, folder: Path) -> Finding:

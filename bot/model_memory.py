@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from engine.converted_folder import ConvertedFolder
+from engine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.engine import EngineOptions, context_tokens, max_kv_tokens
 from engine.footprint import PROCESS_BYTES, running_bytes
+from engine.gpu_advice import LIBRARIES_BYTES
 from engine.model_folder import ModelFolder
 
 MODERATION_ANSWERS = 2
@@ -15,6 +18,26 @@ MODERATION_ANSWERS = 2
 def moderation_options(options: EngineOptions) -> EngineOptions:
     """Return how a moderation model runs beside a model that runs with `options`."""
     return dataclasses.replace(options, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+
+
+def runs_on_gpu(model: ModelFolder) -> bool:
+    """Return whether a model can run on a GPU."""
+    return isinstance(model, ConvertedFolder) and model.manifest.runs_on_gpu
+
+
+def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
+    """Return the GPU that a model is to run on, None for the CPU; `device` is as in `EngineOptions`."""
+    if device == "cpu" or not runs_on_gpu(model):
+        return None
+    try:
+        return find_device()
+    except NoCudaError:
+        return None
+
+
+def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
+    """Estimate what a model takes of a GPU's memory with the KV of so many tokens, in half precision."""
+    return model.num_bytes + LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
 
 
 def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from bot.conversation.switchable_engine import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from bot.model_memory import kv_bytes, model_bytes, moderation_options
+from bot.model_memory import gpu_bytes, gpu_for, kv_bytes, model_bytes, moderation_options
 from engine import machine
-from engine.engine import EngineOptions
+from engine.engine import EngineOptions, context_tokens
 from engine.errors import ModelError
 from engine.footprint import running_bytes
 from engine.opening import open_folder
@@ -53,10 +53,14 @@ class ModelShelf:
         models = self._models()
         if name not in models:
             raise ModelSwitchError(phrase("model.unknown", names=", ".join(models) or "-"))
+        wanted = open_folder(models[name])
+        device = gpu_for(self._options.device, wanted)
+        if device is not None:
+            return gpu_bytes(wanted, context_tokens(wanted, self._options)) - device.total_bytes
         free = machine.free_memory_bytes()
         if free is None:
             return 0
-        needed = model_bytes(self._options, open_folder(models[name]))
+        needed = model_bytes(self._options, wanted)
         if self._moderation is not None:
             needed += kv_bytes(moderation_options(self._options), open_folder(self._moderation))
         return needed - free - (_weight_bytes(models[current]) if current in models else 0)

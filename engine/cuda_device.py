@@ -15,7 +15,7 @@ _NEEDED_DRIVER = 13000
 _OLDEST = (7, 5)
 """Compute capability from which on they have code."""
 _PAGED_ATTENTION = (8, 0)
-_MAJOR, _MINOR = 75, 76
+_MAJOR, _MINOR, _MEMORY_KHZ, _MEMORY_BITS = 75, 76, 36, 37
 _NO_DEVICE = 100
 
 
@@ -25,12 +25,17 @@ class NoCudaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """A GPU. capability: its compute capability. total_bytes: its memory."""
+    """A GPU.
+
+    capability: its compute capability. total_bytes: its memory. driver: the CUDA version of its driver, times
+    1000. bandwidth: bytes a second of its memory, as it is built; about nine tenths of it can be reached.
+    """
 
     name: str
     capability: tuple[int, int]
     total_bytes: int
     driver: int
+    bandwidth: float
 
     @property
     def has_paged_attention(self) -> bool:
@@ -41,6 +46,15 @@ class CudaDevice:
         """Return name, memory and capability on one line."""
         major, minor = self.capability
         return f"{self.name}, {self.total_bytes / 2**30:.0f} GiB, compute capability {major}.{minor}"
+
+
+def has_driver() -> bool:
+    """Return whether there is an NVIDIA driver, whatever it finds."""
+    try:
+        _open()
+    except NoCudaError:
+        return False
+    return True
 
 
 def find_device() -> CudaDevice:
@@ -99,13 +113,18 @@ def _first_device(library: ctypes.CDLL) -> CudaDevice:
     _must(library.cuDeviceGetName(name, len(name), handle))
     total = ctypes.c_size_t()
     _must(library.cuDeviceTotalMem_v2(ctypes.byref(total), handle))
-    capability = []
-    for attribute in (_MAJOR, _MINOR):
+    found = {}
+    for attribute in (_MAJOR, _MINOR, _MEMORY_KHZ, _MEMORY_BITS):
         _must(library.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle))
-        capability.append(value.value)
+        found[attribute] = value.value
     library.cuDriverGetVersion(ctypes.byref(value))
-    major, minor = capability
-    return CudaDevice(name.value.decode(errors="replace"), (major, minor), total.value, value.value)
+    return CudaDevice(
+        name.value.decode(errors="replace"),
+        (found[_MAJOR], found[_MINOR]),
+        total.value,
+        value.value,
+        2 * 1e3 * found[_MEMORY_KHZ] * found[_MEMORY_BITS] / 8,  # two transfers a cycle
+    )
 
 
 def _must(status: int) -> None:

@@ -61,6 +61,12 @@ def gpu_copy_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: 
     return 2 * (scaled // _BLOCK_SIZE + norms + rotary)
 
 
+def gpu_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes that the weights take on a GPU, where all is in half precision that is no block."""
+    on_disk = weight_bytes(config, precision, has_offsets=has_offsets)
+    return on_disk - gpu_copy_bytes(config, precision, has_offsets=has_offsets)
+
+
 def running_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from engine.advice import MEASURED_CONTEXT, Advice, Option, Speed
 from engine.architecture import LLAMA_2_SIZES, Precision
 from engine.footprint import step_bytes
+from engine.gpu_advice import GpuAdvice
 from engine.inspection import Inspection
 from engine.machine import Resources
 from engine.text_size import size
@@ -32,12 +33,13 @@ class Report:
     machine: Resources
     advice: Advice | None
     measured: Measured
+    gpu: GpuAdvice | None = None
 
     @property
     def problems(self) -> list[str]:
         """What keeps the model from being used, memory included."""
         problems, description = list(self.found.problems), self.found.description
-        if description is None or self.advice is None:
+        if description is None or self.advice is None or self._fits_gpu(description.precision):
             return problems
         if description.precision is not None:
             option = self.advice.option(description.precision)
@@ -49,6 +51,12 @@ class Report:
         elif self.advice.chosen is None:
             problems.append(self.advice.sentences[0])
         return problems
+
+    def _fits_gpu(self, precision: Precision | None) -> bool:
+        """Return whether the GPU holds the model as it is, or in some precision if it is not converted."""
+        candidates = () if self.gpu is None else self.gpu.candidates
+        fitting = [option.precision for option in candidates if option.fit != "no"]
+        return precision in fitting if precision is not None else bool(fitting)
 
     def predictions(self) -> list[str]:
         """Say what the recommended precision would do with other sizes, at the same share of the floor."""
@@ -98,6 +106,7 @@ def as_json(report: Report) -> dict[str, object]:
         "options": [] if advice is None else [_option_json(report, option) for option in advice.candidates],
         "recommended": None if advice is None or advice.chosen is None else str(advice.chosen.precision),
         "advice": [] if advice is None else [*advice.sentences, *report.predictions()],
+        "gpu": None if report.gpu is None else dataclasses.asdict(report.gpu),
         "measured": None if measured.own is None else dataclasses.asdict(measured.own),
         "notes": found.notes,
         "problems": report.problems,

@@ -15,6 +15,8 @@ from engine.advice import Load, advise
 from engine.architecture import Precision
 from engine.commands.inspect_tables import print_report
 from engine.commands.subparsers import Subparsers
+from engine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
+from engine.gpu_advice import GpuAdvice, advise_gpu
 from engine.inspection import Inspection, inspect
 from engine.machine import Resources, resources
 from engine.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
@@ -62,12 +64,31 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if found.description is not None:
         description = found.description
         advice = advise(description.config, machine, load, measured.speeds, description.blocks)
-    report = Report(found, machine, advice, measured)
+    report = Report(found, machine, advice, measured, _gpu_advice(found, load))
     if arguments.json:
         print(json.dumps(as_json(report), ensure_ascii=False, indent=1, default=str))
     else:
         print_report(report, Console())
     return 1 if report.problems else 0
+
+
+def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:
+    """Return advice on this machine's GPU, None without one; a note says why a driver's GPU is not used."""
+    if found.description is None:
+        return None
+    try:
+        device = find_device()
+        free = free_bytes()
+    except NoCudaError as error:
+        if has_driver():
+            found.notes.append(f"The GPU is not used: {error}.")
+        return None
+    if found.description.precision is Precision.FP32:
+        found.notes.append("In fp32 it runs on the CPU alone: for the GPU convert it to fp16, int8 or int4.")
+    config, blocks = found.description.config, found.description.blocks
+    return advise_gpu(
+        config, device, free, load, has_4_bits=blocks.has_4_bits, has_offsets=blocks.has_offsets
+    )
 
 
 def _measure(found: Inspection, machine: Resources, load: Load, progress: Progress) -> Measured:

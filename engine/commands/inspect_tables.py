@@ -10,6 +10,7 @@ from rich.text import Text
 
 from engine.advice import Advice, Speed
 from engine.architecture import DecoderConfig
+from engine.gpu_advice import GpuAdvice
 from engine.guidance import preset_name
 from engine.inspection import Description
 from engine.report import Report
@@ -34,6 +35,10 @@ def print_report(report: Report, console: Console) -> None:
             console.print(_speed_table(report, report.advice, description.config))
     for sentence in report.advice.sentences if report.advice and report.advice.chosen else ():
         console.print(Text(f"• {sentence}"), soft_wrap=True)
+    if report.gpu is not None:
+        console.print(_gpu_table(report.gpu))
+        for sentence in report.gpu.sentences:
+            console.print(Text(f"• {sentence}"), soft_wrap=True)
     for prediction in report.predictions():
         console.print(Text(f"• {prediction}"), soft_wrap=True)
     for note in found.notes:
@@ -107,6 +112,21 @@ def _memory_table(advice: Advice) -> Table:
         sizes = (option.disk_bytes, memory.weights, memory.kv, memory.total)
         name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
         table.add_row(name, *(size(number) for number in sizes), str(option.fit))
+    return table
+
+
+def _gpu_table(advice: GpuAdvice) -> Table:
+    load = advice.load
+    expected = f"{load.num_conversations} conversations of up to {load.num_tokens} tokens"
+    title = f"{advice.device.describe()}: {expected}"
+    columns = ("", "weights", "KV of each", "at once", "tokens/s alone", "together", "fits")
+    table = _table(title, columns)
+    for option in advice.candidates:
+        name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
+        speeds = (f"{speed:.3g}" for speed in (option.single, option.together))
+        table.add_row(
+            name, size(option.weights), size(advice.kv), str(option.num_fitting), *speeds, str(option.fit)
+        )
     return table
 
 

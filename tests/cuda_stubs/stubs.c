@@ -162,6 +162,8 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device) {
         case 10: *value = 32; break;            // warp size
         case 12: *value = 65536; break;         // registers per block
         case 16: *value = 132; break;           // multiprocessors
+        case 36: *value = 2619000; break;       // kHz of the memory
+        case 37: *value = 5120; break;          // bits of its bus
         case 38: *value = 50 << 20; break;      // L2 cache
         case 39: *value = 2048; break;          // threads per multiprocessor
         case 75: *value = capability() / 10; break;
