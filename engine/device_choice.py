@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from engine.convert.seen_graph import seen_graph
 from engine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.errors import ModelError, ModelResourceError
 from engine.manifest import Manifest
@@ -18,6 +19,7 @@ from engine.model_folder import RunnerSize
 from engine.paged_loading import Attention, load_paged_model
 from engine.paged_runner import PagedRunner
 from engine.runner import Runner
+from engine.session import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def _on_gpu(folder: Path, manifest: Manifest, size: RunnerSize) -> Runner:
             "fp16, int8 or int4"
         )
     logger.info("Found %s.", device.describe())
+    open_session(seen_graph(), 1, "cuda")  # says what is missing where CUDA's libraries are
     for attention in _attentions(device):
         load = partial(load_paged_model, folder, manifest, size, attention)
         try:

@@ -13,6 +13,10 @@ from engine.errors import ModelFormatError, ModelResourceError
 _SPIN_MICROSECONDS = "1000"
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+_NO_CUDA = (
+    "There is no usable CUDA device here: an NVIDIA GPU is needed, and CUDA's libraries, which "
+    "`.venv/bin/python -m pip install 'onnxruntime-gpu[cuda]==1.31.1' 'nvidia-cublas>=13,<14'` installs."
+)
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
 
 
@@ -57,7 +61,7 @@ def open_session(
         name = "A part of the graph" if isinstance(model, bytes) else str(model)
         raise ModelFormatError(f"{name} could not be loaded: {_first_line(error)}") from error
     if device == "cuda" and session.get_providers()[0] != _CUDA:
-        raise ModelResourceError("There is no usable CUDA device here. Leave out the device, or name cpu.")
+        raise ModelResourceError(_NO_CUDA)
     return session
 
 

@@ -6,6 +6,7 @@ CUDA's libraries are stubs whose kernels do nothing (`tests/cuda_stubs`); all of
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
-from tests.cuda_stubs.build import build, environment, missing_tools
+from tests.cuda_stubs.build import STATE, build, environment, missing_tools
 from tests.engine.tiny_model import VOCAB_SIZE, TinySource
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools() or "the stubs can be built")
@@ -125,3 +126,13 @@ def test_single_precision_is_for_the_cpu_and_the_log_says_so(stubs: Path, folder
     found = probe(stubs, "engine", folders / "fp32")
     assert found["device"] == "cpu"
     assert "is for the CPU alone" in "\n".join(found["log"])
+
+
+def test_without_cudas_libraries_the_log_says_how_to_install_them(
+    stubs: Path, folders: Path, tmp_path: Path
+) -> None:
+    for name in ("libcuda.so.1", STATE):  # a driver alone
+        shutil.copy(stubs / name, tmp_path)
+    found = probe(tmp_path, "engine", folders / "int8")
+    assert found["device"] == "cpu"
+    assert "pip install 'onnxruntime-gpu[cuda]==1.31.1' 'nvidia-cublas>=13,<14'" in "\n".join(found["log"])
