@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,13 +123,13 @@ class PagedModel:
         self._do(lambda: self._allocate(num_blocks))
 
     def warm_up(self, on_progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Run a decode step of each kind once, which captures it; `on_progress` is told how many are done."""
+        """Run a decode step of each kind, and capture it; `on_progress` is told how many are done."""
         kinds = [(rows, width) for rows in reversed(self._buckets) for width in self._widths]
         for done, (num_rows, width) in enumerate(kinds):
             on_progress(done, len(kinds))
             filler = [PagedRow((0,), 0, (0,), self._options.num_seats)] * num_rows
             step = self._pack(filler, num_rows, width)
-            self._do(lambda step=step: self._decode(step, num_rows=1, follow=False))  # type: ignore[misc]
+            self._do(partial(self._prepare, step))
         on_progress(len(kinds), len(kinds))
 
     def start(self, rows: Sequence[PagedRow]) -> Future[list[SampledRow]]:
@@ -258,12 +259,17 @@ class PagedModel:
         _, chosen, logits = binding.get_outputs()[-len(_RESULTS) :]
         return _sampled(chosen, logits, len(step.past))
 
+    def _prepare(self, step: PackedStep) -> None:
+        """Run a step as it is, for operators that choose how to work in their first run; then capture it."""
+        bucket, width = self._bucket(len(step.past)), step.table.shape[1]
+        self._bind_decode(bucket, step)
+        self._run(bucket.bindings[width], _EAGER)
+        self._decode(step, len(step.past), follow=False)
+
     def _decode(self, step: PackedStep, num_rows: int, *, follow: bool) -> list[SampledRow]:
         """Run a decode step; with `follow` over the ids that lie on the device already."""
         bucket = self._bucket(len(step.past))
         width = step.table.shape[1]
-        if width not in bucket.bindings:
-            self._bind_decode(bucket, step)
         if not follow:
             bucket.values["input_ids"].update_inplace(step.ids)
         for name in ("past", "sampling"):

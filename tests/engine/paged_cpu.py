@@ -26,4 +26,5 @@ def open_paged(
     )
     model = PagedModel(plain_graph(folder / CUDA_DECODER_FILE, config), folder, config, options)
     model.allocate(num_blocks)
+    model.warm_up()
     return model
