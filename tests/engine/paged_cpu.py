@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from engine.architecture import DecoderConfig
 from engine.convert.plain_attention import plain_graph
 from engine.manifest import CUDA_DECODER_FILE, load_manifest
 from engine.paged_model import PagedModel, PagedOptions
+from engine.paged_step import CHOSEN_BY_HOST, PagedRow
+from engine.sampling import FloatArray
+from tests.engine.tiny_model import VOCAB_SIZE
 
 BLOCK_SIZE = 16
+GPU_SIZED = DecoderConfig(
+    num_layers=2,
+    hidden_size=256,
+    intermediate_size=512,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=VOCAB_SIZE,
+    context_length=1024,
+    rope_theta=10000.0,
+    rms_norm_eps=1e-5,
+    tied_embeddings=True,
+)
+"""The smallest dimensions that the GPU's operators take."""
 
 
 def open_paged(
@@ -28,3 +49,15 @@ def open_paged(
     model.allocate(num_blocks)
     model.warm_up()
     return model
+
+
+def row(ids: Sequence[int], past: int, blocks: Sequence[int], seat: int = 0) -> PagedRow:
+    """Return a row whose logits come back whole."""
+    return PagedRow(tuple(ids), past, blocks, seat, CHOSEN_BY_HOST)
+
+
+def said(model: PagedModel, *rows: PagedRow) -> FloatArray:
+    """Return the logits [rows, vocab] of a run over rows of `row`."""
+    chosen = [sampled.logits for sampled in model.run(rows)]
+    assert all(logits is not None for logits in chosen)
+    return np.stack([logits for logits in chosen if logits is not None])

@@ -5,6 +5,7 @@ CUDA's libraries are stubs whose kernels do nothing (`tests/cuda_stubs`); all of
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from engine.architecture import DecoderConfig, Precision
+from engine.architecture import Precision
 from engine.convert.converter import convert
 from tests.cuda_stubs.build import STATE, build, environment, missing_tools
-from tests.engine.tiny_model import VOCAB_SIZE, TinySource
+from tests.engine.paged_cpu import GPU_SIZED
+from tests.engine.tiny_model import TinySource
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools() or "the stubs can be built")
 
@@ -35,18 +37,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of models whose dimensions the GPU's operators take, by precision."""
     parent = tmp_path_factory.mktemp("gpu-models")
     for precision in Precision:
-        config = DecoderConfig(
-            num_layers=2,
-            hidden_size=256,
-            intermediate_size=512,
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=64,
-            vocab_size=VOCAB_SIZE,
-            context_length=512,
-            rope_theta=10000.0,
-            rms_norm_eps=1e-5,
-            tied_embeddings=precision is not Precision.FP16,
+        config = dataclasses.replace(
+            GPU_SIZED, context_length=512, tied_embeddings=precision is not Precision.FP16
         )
         convert(TinySource(config), parent / precision, precision)
     return parent

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.architecture import DecoderConfig, Precision
+from engine.architecture import Precision
 from engine.convert.converter import convert
 from engine.cuda_device import free_bytes
 from engine.engine import Engine, EngineOptions
@@ -24,26 +24,14 @@ from engine.model_folder import RunnerSize
 from engine.paged_loading import Attention, load_paged_model
 from engine.paged_model import PagedModel
 from engine.paged_runner import PagedRunner
-from engine.paged_step import CHOSEN_BY_HOST, PagedRow
+from engine.paged_step import PagedRow
 from engine.sampling import FloatArray
 from engine.types import Prompt, SamplingParams
 from tests.engine.engine_stage import read
+from tests.engine.paged_cpu import GPU_SIZED, row, said
 from tests.engine.reference_llama import reference_logits
-from tests.engine.tiny_model import VOCAB_SIZE, TinySource
+from tests.engine.tiny_model import TinySource
 
-CONFIG = DecoderConfig(
-    num_layers=2,
-    hidden_size=256,
-    intermediate_size=512,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    vocab_size=VOCAB_SIZE,
-    context_length=1024,
-    rope_theta=10000.0,
-    rms_norm_eps=1e-5,
-    tied_embeddings=True,
-)
 TOLERANCE = 0.06
 """Between half and double precision, on logits of 4 to 5 standard deviations."""
 CHUNK = 60
@@ -89,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of models by precision."""
     parent = tmp_path_factory.mktemp("models")
     for precision in (Precision.FP16, Precision.INT8, Precision.INT4):
-        convert(TinySource(CONFIG), parent / precision, precision)
+        convert(TinySource(GPU_SIZED), parent / precision, precision)
     return parent
 
 
@@ -100,16 +88,6 @@ def model(place: Place, folders: Path) -> Iterator[PagedModel]:
     model.close()
 
 
-def row(ids: Sequence[int], past: int, blocks: Sequence[int], seat: int = 0) -> PagedRow:
-    return PagedRow(tuple(ids), past, blocks, seat, CHOSEN_BY_HOST)
-
-
-def said(model: PagedModel, *rows: PagedRow) -> FloatArray:
-    """Return the logits [rows, vocab] of a run."""
-    chosen = [sampled.logits for sampled in model.run(rows)]
-    return np.stack([logits for logits in chosen if logits is not None])
-
-
 def read_prompt(model: PagedModel, ids: Sequence[int], blocks: Sequence[int], start: int = 0) -> FloatArray:
     """Compute a prompt in chunks; return the last one's logits."""
     chunks = [row(ids[past : past + CHUNK], past, blocks) for past in range(start, len(ids), CHUNK)]
@@ -118,7 +96,7 @@ def read_prompt(model: PagedModel, ids: Sequence[int], blocks: Sequence[int], st
 
 
 def expected(ids: Sequence[int]) -> FloatArray:
-    logits: FloatArray = reference_logits(CONFIG, TinySource(CONFIG).tensor, ids)[-1].astype(np.float32)
+    logits: FloatArray = reference_logits(GPU_SIZED, TinySource(GPU_SIZED).tensor, ids)[-1].astype(np.float32)
     return logits
 
 
@@ -174,7 +152,7 @@ def test_steps_started_ahead_are_the_models_own_choice(model: PagedModel) -> Non
         for ids, sampled in zip(history, run.result(), strict=True):
             ids.append(sampled.token)
     for ids, prompt in zip(history, prompts, strict=True):
-        logits = reference_logits(CONFIG, TinySource(CONFIG).tensor, ids[:-1])[len(prompt) - 1 :]
+        logits = reference_logits(GPU_SIZED, TinySource(GPU_SIZED).tensor, ids[:-1])[len(prompt) - 1 :]
         gap = logits.max(axis=1) - logits[np.arange(12), ids[len(prompt) :]]
         assert gap.max() < 2 * TOLERANCE
 

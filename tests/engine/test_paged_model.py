@@ -12,9 +12,9 @@ from engine.architecture import Precision
 from engine.manifest import load_manifest
 from engine.model import CpuModel, ModelOptions
 from engine.paged_model import PagedModel
-from engine.paged_step import CHOSEN_BY_HOST, PagedRow
+from engine.paged_step import PagedRow
 from engine.sampling import FloatArray
-from tests.engine.paged_cpu import open_paged
+from tests.engine.paged_cpu import open_paged, row, said
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import TinySource, make_tiny_model, tiny_config
 
@@ -34,17 +34,6 @@ def model(folder: Path) -> Iterator[PagedModel]:
     model = open_paged(folder)
     yield model
     model.close()
-
-
-def row(ids: Sequence[int], past: int, blocks: Sequence[int], seat: int = 0) -> PagedRow:
-    return PagedRow(tuple(ids), past, blocks, seat, CHOSEN_BY_HOST)
-
-
-def said(model: PagedModel, *rows: PagedRow) -> FloatArray:
-    """Return the logits [rows, vocab] of a run."""
-    chosen = [sampled.logits for sampled in model.run(rows)]
-    assert all(logits is not None for logits in chosen)
-    return np.stack([logits for logits in chosen if logits is not None])
 
 
 def expected(ids: Sequence[int]) -> FloatArray:
