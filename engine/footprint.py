@@ -8,6 +8,7 @@ from engine.architecture import DecoderConfig, Precision
 
 _BLOCK_SIZE = 32
 _SCALE_BYTES = 4
+_HALF_BYTES = 2
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 _OUTER_BITS = {**_BITS, "int4": 8}
 """Of embedding and head."""
@@ -116,10 +117,28 @@ def step_bytes(
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
 
 
+def gpu_step_bytes(
+    config: DecoderConfig, precision: Precision, *, num_tokens: int, num_conversations: int
+) -> int:
+    """Return what `step_bytes` does, of a GPU: scales, norms and KV are in half precision, fp16 stays it.
+
+    Raises `ValueError` for fp32, which no GPU runs.
+    """
+    if precision is Precision.FP32:
+        raise ValueError("fp32 does not run on a GPU.")
+    head = config.vocab_size * config.hidden_size
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - norms - head * (1 if config.tied_embeddings else 2)
+    bits, outer_bits = _BITS[precision], _OUTER_BITS[precision]
+    weights = linear * _bytes_each(bits, _HALF_BYTES) + head * _bytes_each(outer_bits, _HALF_BYTES)
+    kv = num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
+    return int(weights) + _HALF_BYTES * norms + kv
+
+
 def _run_bits(precision: Precision) -> int:
     return _OUTER_BITS[_RUN_AS.get(precision, precision)]
 
 
-def _bytes_each(bits: int) -> float:
+def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:
     """Return the bytes of one weight; those of few bits share a scale in each block."""
-    return bits / 8 + (_SCALE_BYTES / _BLOCK_SIZE if bits <= 8 else 0)
+    return bits / 8 + (scale_bytes / _BLOCK_SIZE if bits <= 8 else 0)

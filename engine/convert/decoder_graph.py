@@ -26,10 +26,16 @@ from engine.convert.source import ModelSource
 class DecoderGraph:
     """Builds one decoder; weights go to `writer` as they are read from `source`."""
 
-    def __init__(self, source: ModelSource, precision: Precision, writer: ExternalDataWriter) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        precision: Precision,
+        writer: ExternalDataWriter,
+        weights: type[Weights] = Weights,
+    ) -> None:
         self._config = source.config
         self._graph = GraphBuilder(writer)
-        self._weights = Weights(source, precision, self._graph)
+        self._weights = weights(source, precision, self._graph)
 
     def build(self, on_layer: Callable[[int], None] = lambda _: None) -> ModelProto:
         """Return the model; `on_layer` is told the number of layers done."""

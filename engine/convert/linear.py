@@ -6,6 +6,7 @@ Linear layers and embedding, with whatever their blocks need; the tied head read
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.architecture import DecoderConfig, Precision
 from engine.convert.graph_builder import CONTRIB, GraphBuilder
@@ -38,14 +39,25 @@ class Weights:
         """Multiply rows x [n, k] by the matrices of `parts`, stacked along their outputs."""
         if self._bits is None:
             return self._dense(name, x, parts)
-        packed = stack([self._packed(part, self._bits) for part in parts])
-        return self._block_linear(name, x, packed)
+        return self._block_linear(name, x, self.stacked(parts, self._bits))
+
+    def stacked(self, parts: list[str], bits: int) -> BlockQuantized:
+        """Return the matrices of `parts`, one below the other, in blocks of `bits` at least."""
+        return stack([self._packed(part, bits) for part in parts])
+
+    def joined(self, name: str, parts: list[str]) -> npt.NDArray[np.generic]:
+        """Return the matrices of `parts`, one below the other, as numbers of the graph's precision."""
+        kind = np.float16 if self._precision is Precision.FP16 else np.float32
+        matrix = np.concatenate([self._tensor(part).astype(kind, copy=False) for part in parts])
+        if not np.isfinite(matrix).all():
+            raise ModelFormatError(f"Weights of {name} are too large for {self._precision}. Use fp32.")
+        return matrix
 
     def embedding(self, ids: str) -> str:
         """Look ids up."""
         if self._bits is None:
             return self._widened(self._graph.op("Gather", [self._dense_constant("embed", ["embed"]), ids]))
-        packed = self._packed("embed", _OUTER_BITS)
+        packed = self.stacked(["embed"], _OUTER_BITS)
         if packed.offsets is not None:  # which the look-up does not know
             packed = quantize(self._tensor("embed"), _OUTER_BITS)
         inputs = [self._graph.constant("embed.rows", packed.values.reshape(packed.shape)), ids]
@@ -64,7 +76,7 @@ class Weights:
         elif self._bits is None:
             self._dense("head", rows, ["head"], "logits")
         elif not tied:
-            packed = self._packed("head", _OUTER_BITS)
+            packed = self.stacked(["head"], _OUTER_BITS)
             self._block_linear("head", rows, packed, "logits")
         else:
             vocab, hidden = shape = (self._config.vocab_size, self._config.hidden_size)
@@ -77,10 +89,7 @@ class Weights:
 
     def _dense_constant(self, name: str, parts: list[str], *, transposed: bool = False) -> str:
         """Add matrices, stacked, or return the name of those that were added before."""
-        kind = np.float16 if self._precision is Precision.FP16 else np.float32
-        matrix = np.concatenate([self._tensor(part).astype(kind, copy=False) for part in parts])
-        if not np.isfinite(matrix).all():
-            raise ModelFormatError(f"Weights of {name} are too large for {self._precision}. Use fp32.")
+        matrix = self.joined(name, parts)
         return self._graph.constant(f"{name}.weight", matrix.T if transposed else matrix)
 
     def _widened(self, value: str) -> str:

@@ -16,7 +16,7 @@ same bytes; scales, norms and rotary tables are written once more in half precis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,15 @@ def has_paged_graph(precision: Precision) -> bool:
     return precision in _SHARED
 
 
-def write_paged_graph(folder: Path, config: DecoderConfig) -> tuple[str, str]:
+def write_paged_graph(
+    folder: Path, config: DecoderConfig, open_writer: Callable[[Path], ExternalDataWriter] = ExternalDataWriter
+) -> tuple[str, str]:
     """Write the GPU's graph of the converted model in `folder`; return the names of the new files.
 
     Raises `ModelFormatError` where a weight is too large for half precision.
     """
     stored = StoredConstants(folder / DECODER_FILE)
-    with ExternalDataWriter(folder / CUDA_WEIGHTS_FILE) as writer:
+    with open_writer(folder / CUDA_WEIGHTS_FILE) as writer:
         model = _PagedGraph(config, stored, writer).build()
     (folder / CUDA_DECODER_FILE).write_bytes(model.SerializeToString())
     return CUDA_DECODER_FILE, CUDA_WEIGHTS_FILE

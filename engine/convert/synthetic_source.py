@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,12 @@ from engine.manifest import ChatSpec, TokenizerSpec
 _PATTERN_SIZE = 2**20
 """Random numbers that are repeated: making billions would take longer than measuring."""
 
-_NO_TOKENS = '{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
+_CHARACTERS = (range(0x4E00, 0xA000), range(0x20000, 0x2A6E0))
+"""Of which each token is one, so that text and tokens tell each other."""
 
 
 class SyntheticSource:
-    """A `ModelSource` whose words mean nothing. Its tokenizer knows no tokens: it is for computing only."""
+    """A `ModelSource` whose words mean nothing: each is a character of its own."""
 
     name = "synthetic"
     bos_id = 0
@@ -40,5 +43,8 @@ class SyntheticSource:
         """There is nothing quantised here."""
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
-        (folder / "tokenizer.json").write_text(_NO_TOKENS, encoding="utf-8")
-        return TokenizerSpec("bpe", "tokenizer.json")
+        characters = islice(map(chr, chain(*_CHARACTERS)), self.config.vocab_size)
+        vocabulary = {character: index for index, character in enumerate(characters)}
+        described = {"model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+        (folder / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+        return TokenizerSpec("bpe-metaspace", "tokenizer.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published_loop import PublishedLoop
+from engine.bench.published_loop import PublishedLoop
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, NoChatFormatError
 from engine.types import ChatMessage, Prompt, SamplingParams

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from benchmarks.published_loop import PublishedLoop
+from engine.bench.published_loop import PublishedLoop
 from engine.cli import main
 from engine.release_files import find_release
 from engine.release_model import ReleaseModel

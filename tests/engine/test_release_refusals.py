@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
+from engine.bench.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
 from engine import machine
 from engine.cli import main
 from engine.errors import ModelFormatError

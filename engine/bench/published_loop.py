@@ -7,22 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from engine.release_embeddings import read_embeddings
 from engine.release_files import find_release
+from engine.session import open_session
 
 
 class PublishedLoop:
     """Generates greedily as the published example does: all in and out through numpy, at every step."""
 
-    def __init__(self, folder: Path, num_threads: int = 1) -> None:
+    def __init__(self, folder: Path, num_threads: int = 1, device: str = "cpu") -> None:
+        """Load the release in `folder` on "cpu" or "cuda". Raises `ModelError`."""
         files = find_release(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        self._session = onnxruntime.InferenceSession(
-            str(files.graph), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(files.graph, num_threads, device)
         shapes = {value.name: value.shape for value in self._session.get_inputs()}
         self._embeddings = read_embeddings(files.embeddings)
         self._type = self._embeddings.dtype

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from benchmarks.release_parts import write_embeddings, write_tokenizer
+from engine.bench.release_parts import write_embeddings, write_tokenizer
 
 Array = npt.NDArray[np.generic]
 
@@ -34,6 +34,8 @@ class ReleaseShape:
     eps: float = 1e-5
     dtype: type[np.generic] = np.float32
     interleaved: bool = True
+    repeats: bool = False
+    """Whether matrices of one shape share a file: as random, as large when loaded, and written at once."""
 
     @property
     def head_dim(self) -> int:
@@ -196,11 +198,12 @@ class _Author:
 
     def _linear(self, x: str, rows: int, columns: int, output: str = "") -> str:
         name = f"onnx::MatMul_{1000 + len(self._stored)}"
-        values = self.matrix(rows, columns, 1.0 / rows**0.5)
-        location = name.replace("::", "__")
-        (self._folder / location).write_bytes(values.tobytes())
+        location = f"MatMul_{rows}x{columns}" if self._shape.repeats else name.replace("::", "__")
+        if not (self._folder / location).exists():
+            values = self.matrix(rows, columns, 1.0 / rows**0.5)
+            (self._folder / location).write_bytes(values.tobytes())
         tensor = TensorProto(
-            name=name, dims=values.shape, data_type=self._kind, data_location=TensorProto.EXTERNAL
+            name=name, dims=(rows, columns), data_type=self._kind, data_location=TensorProto.EXTERNAL
         )
         tensor.external_data.add(key="location", value=location)
         self._stored.append(tensor)
