@@ -31,19 +31,25 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(
             f"engine/convert/{name}.py"
-            for name in ("paged_graph", "plain_attention", "sampler_graph", "seen_graph")
+            for name in ("paged_graph", "plain_attention", "sampler_graph", "seen_graph", "copy_graph")
         ),
         "engine/convert/stored_constants.py",
         *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
+        "engine/bench/random_model.py",
+        "engine/bench/release_author.py",
         "engine/convert/graph_contents.py",
     },
-    "onnxruntime": {f"engine/{name}.py" for name in ("model", "paged_model", "release_model", "session")},
+    "onnxruntime": {
+        "engine/bench/bandwidth.py",
+        *(f"engine/{name}.py" for name in ("model", "paged_model", "release_model", "session")),
+    },
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {
         "engine/tokenizer.py",
         "engine/convert/gguf_tokenizer.py",
         "engine/convert/sentencepiece_file.py",
+        "engine/bench/release_parts.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
     "simcord": {
@@ -66,8 +72,8 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord"}
-"""discord.py stands on aiohttp and raises its exceptions; simcord is optional."""
+BESIDES = {"aiohttp", "simcord", "PIL"}
+"""discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
 
 WITHOUT_DISCORD = (
     "bot/conversation/", "bot/delivery/", "bot/limits/", "bot/safety/", "bot/servers/",

@@ -1,1 +1,1 @@
-"""How fast the engine runs here, beside others and beside what the memory allows: `python -m engine bench`."""
+"""How fast the engine runs, beside others and beside what memory allows: `python -m engine bench`."""

@@ -119,7 +119,9 @@ class Driver:
             if best is not None and not best.cut_short:
                 return best
         if best is None:
-            raise GenerationFailedError("The model ends its answers at once, so that nothing can be measured.")
+            raise GenerationFailedError(
+                "The model ends its answers at once, so that nothing can be measured."
+            )
         return best
 
     async def second_turn(self, encode: Callable[[str], list[int]]) -> tuple[float, int]:

@@ -111,7 +111,11 @@ def _genai_load(genai: Any, model: Any, plan: Plan, number: int) -> Load:
     params = genai.GeneratorParams(model)
     length = plan.prompt_tokens + plan.tokens + 1
     params.set_search_options(
-        batch_size=number, max_length=length, min_length=length, do_sample=False, past_present_share_buffer=True
+        batch_size=number,
+        max_length=length,
+        min_length=length,
+        do_sample=False,
+        past_present_share_buffer=True,
     )
     first_s = seconds = 0.0
     for _ in range(2):  # the first time is slower

@@ -56,7 +56,7 @@ def write_random_model(folder: Path, config: DecoderConfig, precision: Precision
 
 
 class OnceWriter(ExternalDataWriter):
-    """Writes arrays once that have shape, type and first page in common: of random ones, those are the same."""
+    """Writes arrays once that have shape, type and first page in common: random ones are the same then."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -119,8 +119,8 @@ def _random_blocks(rows: int, columns: int, bits: int, mute_row: int | None) -> 
     num_blocks = columns // BLOCK_SIZE
     values = np.resize(_byte_pool(), (rows, num_blocks, BLOCK_SIZE * bits // 8))
     spread = 2**bits / 12**0.5
-    sizes = np.float32(1 / (spread * columns**0.5)) * (1 + _pool().clip(-2, 2) / 4)
-    scales = np.resize(sizes, (rows, num_blocks))
+    sizes = (1 + _pool().clip(-2, 2) / 4) / (spread * columns**0.5)
+    scales = np.resize(sizes.astype(np.float32), (rows, num_blocks))
     if mute_row is not None:
         scales[mute_row] = 0
     return BlockQuantized(bits, values, scales)

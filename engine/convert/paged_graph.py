@@ -40,7 +40,9 @@ def has_paged_graph(precision: Precision) -> bool:
 
 
 def write_paged_graph(
-    folder: Path, config: DecoderConfig, open_writer: Callable[[Path], ExternalDataWriter] = ExternalDataWriter
+    folder: Path,
+    config: DecoderConfig,
+    open_writer: Callable[[Path], ExternalDataWriter] = ExternalDataWriter,
 ) -> tuple[str, str]:
     """Write the GPU's graph of the converted model in `folder`; return the names of the new files.
 

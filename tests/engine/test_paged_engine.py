@@ -16,8 +16,8 @@ from engine.manifest import load_manifest
 from engine.model_folder import RunnerSize
 from engine.paged_loading import Attention, load_paged_model
 from engine.paged_runner import PagedRunner
-from engine.types import Prompt, SamplingParams
-from tests.engine.engine_stage import read
+from engine.types import Health, Prompt, SamplingParams
+from tests.engine.engine_stage import read, wait_until
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import EOS_ID, TinySource, make_tiny_model, tiny_config
 
@@ -171,6 +171,7 @@ async def test_a_fault_of_the_device_ends_what_ran_and_the_next_answer_comes(
         broken.start = broken.follow = _broken  # type: ignore[method-assign, assignment]
         with pytest.raises(GenerationFailedError):
             await read(generation)
+        await wait_until(lambda: engine.health is Health.READY)
         assert (await read(engine.generate(prompt(2, 9), SamplingParams(max_new_tokens=3)))).text is not None
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from engine.bench.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
 from engine import machine
+from engine.bench.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
 from engine.cli import main
 from engine.errors import ModelFormatError
 from engine.release_embeddings import read_embeddings

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.architecture import DecoderConfig, Precision
 from engine.bench.published_loop import PublishedLoop
 from engine.bench.release_author import ReleaseShape, write_release
-from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
 from engine.convert.release_source import ReleaseSource
 from engine.convert.source import FloatArray
