@@ -23,7 +23,7 @@ import onnxruntime
 from engine.architecture import DecoderConfig
 from engine.convert.seen_graph import seen_graph
 from engine.errors import ModelResourceError
-from engine.paged_step import PackedStep, PagedRow, buckets, pack, widths
+from engine.paged_step import Limits, PackedStep, PagedRow, buckets, pack, sampled_rows, widths
 from engine.sampling import SampledRow
 from engine.session import open_session
 from engine.speculation import MAX_GUESS
@@ -79,6 +79,7 @@ class PagedModel:
         """Load a graph whose weights lie in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
         self._config = config
         self._options = options
+        self._limits = Limits(config.vocab_size, options.max_tokens, options.num_seats)
         self._widths = widths(options.table_width)
         self._buckets = buckets(max(options.num_seats, 1 + MAX_GUESS))
         self._thread = ThreadPoolExecutor(1, "llamacord-device")
@@ -137,7 +138,7 @@ class PagedModel:
 
         Returns at once; runs are made in the order of calls. Raises `ValueError` for rows that do not fit.
         """
-        self._check(rows)
+        self._limits.check(rows, self.num_blocks)
         widest = max(-(-(row.past + len(row.ids)) // self.block_size) for row in rows)
         width = next(width for width in self._widths if width >= widest)
         if any(len(row.ids) > 1 for row in rows) or len(rows) > self._buckets[-1]:
@@ -158,7 +159,7 @@ class PagedModel:
         """
         filler = PagedRow((0,), 0, (0,), self._options.num_seats)
         present = [row or filler for row in rows]
-        self._check(present)
+        self._limits.check(present, self.num_blocks)
         widest = max(-(-(row.past + 1) // self.block_size) for row in present)
         width = next(width for width in self._widths if width >= widest)
         step = self._pack(present, self.bucket(len(rows)), width)
@@ -176,18 +177,6 @@ class PagedModel:
         self._made.clear()
         self._caches.clear()
         self._eager = None
-
-    def _check(self, rows: Sequence[PagedRow]) -> None:
-        """The operators trust their arguments: check what would write or read elsewhere."""
-        for row in rows:
-            if min(row.ids) < 0 or max(row.ids) >= self._config.vocab_size:
-                raise ValueError("A token id is outside the vocabulary.")
-            if row.past + len(row.ids) > self._options.max_tokens:
-                raise ValueError(f"{len(row.ids)} tokens after {row.past} exceed {self._options.max_tokens}.")
-            if not 0 <= row.seat <= self._options.num_seats:
-                raise ValueError(f"There is no seat {row.seat}.")
-            if min(row.blocks) < 0 or max(row.blocks) >= self.num_blocks:
-                raise ValueError(f"There are no such blocks: {row.blocks}.")
 
     def _pack(self, rows: Sequence[PagedRow], num_rows: int, width: int) -> PackedStep:
         return pack(
@@ -335,13 +324,4 @@ class PagedModel:
 
 def _sampled(chosen: onnxruntime.OrtValue, logits: onnxruntime.OrtValue, num_rows: int) -> list[SampledRow]:
     """Download what was chosen, and the whole rows of those sequences where that does not tell the token."""
-    rows = np.array(chosen.numpy()[:num_rows])
-    is_number = np.isfinite(rows[:, 2])
-    needed = np.flatnonzero(is_number & (rows[:, 1] == 0))
-    whole = np.array(logits.numpy()[needed]) if len(needed) else None
-    tokens = np.where(is_number, rows[:, 0], 0).astype(np.int64).tolist()
-    sampled = [SampledRow(token, is_number=bool(ok)) for token, ok in zip(tokens, is_number, strict=True)]
-    for place, index in enumerate(needed.tolist()):
-        if whole is not None:
-            sampled[index] = SampledRow(tokens[index], logits=whole[place])
-    return sampled
+    return sampled_rows(chosen.numpy()[:num_rows], lambda needed: np.array(logits.numpy()[needed]))

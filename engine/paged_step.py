@@ -6,13 +6,14 @@ token is 0 in the scratch block, so that a captured graph serves steps of many s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.kv_blocks import SCRATCH_BLOCK
+from engine.sampling import FloatArray, SampledRow
 
 IntArray = npt.NDArray[np.integer]
 
@@ -36,6 +37,27 @@ class PagedRow:
     blocks: Sequence[int]
     seat: int
     sampling: tuple[float, ...] = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What rows may name: the operators trust their arguments, and would write or read elsewhere."""
+
+    vocab_size: int
+    max_tokens: int
+    num_seats: int
+
+    def check(self, rows: Sequence[PagedRow], num_blocks: int) -> None:
+        """Raise `ValueError` for a row that does not fit a model with so many blocks."""
+        for row in rows:
+            if min(row.ids) < 0 or max(row.ids) >= self.vocab_size:
+                raise ValueError("A token id is outside the vocabulary.")
+            if row.past + len(row.ids) > self.max_tokens:
+                raise ValueError(f"{len(row.ids)} tokens after {row.past} exceed {self.max_tokens}.")
+            if not 0 <= row.seat <= self.num_seats:
+                raise ValueError(f"There is no seat {row.seat}.")
+            if min(row.blocks) < 0 or max(row.blocks) >= num_blocks:
+                raise ValueError(f"There are no such blocks: {row.blocks}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +121,26 @@ def pack(
     np.cumsum(counts, out=cumulative[1:])
     bounds = np.array([counts.max(), width * block_size, 0], np.int32)
     return PackedStep(np.array(ids, np.int64), cumulative, past, table, seats, sampling, bounds)
+
+
+def sampled_rows(
+    chosen: npt.NDArray[np.float32], whole_rows: Callable[[IntArray], FloatArray]
+) -> list[SampledRow]:
+    """Return what a device says of its rows.
+
+    chosen [B, 3]: of each row the token, whether the candidates suffice, and the best logit. `whole_rows`
+    returns the logits [n, vocab] of those rows for which they do not.
+    """
+    rows = np.array(chosen)
+    is_number = np.isfinite(rows[:, 2])
+    needed = np.flatnonzero(is_number & (rows[:, 1] == 0))
+    whole = whole_rows(needed) if len(needed) else None
+    tokens = np.where(is_number, rows[:, 0], 0).astype(np.int64).tolist()
+    sampled = [SampledRow(token, is_number=bool(ok)) for token, ok in zip(tokens, is_number, strict=True)]
+    for place, index in enumerate(needed.tolist()):
+        if whole is not None:
+            sampled[index] = SampledRow(tokens[index], logits=whole[place])
+    return sampled
 
 
 def buckets(largest: int) -> tuple[int, ...]:
