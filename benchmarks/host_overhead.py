@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import print_table, random_prompt
-from benchmarks.word_source import WordSource
-from engine.architecture import Precision
+from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
+from engine.convert.synthetic_source import SyntheticSource
 from engine.engine import Engine, EngineOptions
 from engine.kv_blocks import SCRATCH_BLOCK
 from engine.paged_loading import Attention
@@ -41,6 +41,8 @@ BLOCK_SIZE = 128
 CONTEXT = 2048
 PROMPT_TOKENS = 100
 VOCAB_SIZE = 32000
+SHAPE = DecoderConfig(1, 32, 32, 2, 2, 16, VOCAB_SIZE, CONTEXT, 1e4, 1e-5, tied_embeddings=True)
+"""Of a model that is there for its tokenizer alone."""
 _NUM_CALIBRATING = 200
 
 
@@ -128,7 +130,7 @@ async def _read(engine: Engine, number: int, params: SamplingParams) -> list[_Ar
     num_tokens = 0
     prompt = random_prompt(number, PROMPT_TOKENS, VOCAB_SIZE)
     async for piece in engine.generate(prompt, params):
-        num_tokens += piece.count(" ")
+        num_tokens += len(piece)  # each token is a character
         arrivals.append(_Arrival(time.perf_counter(), time.process_time(), num_tokens))
     return arrivals
 
@@ -147,9 +149,7 @@ async def measure(folder: Path, num_conversations: int, run_ms: float, num_steps
         await engine.start()
         model_s = await asyncio.to_thread(models[0].wait_s)
         params = SamplingParams(max_new_tokens=num_steps)
-        read = await asyncio.gather(
-            *(_read(engine, number, params) for number in range(num_conversations))
-        )
+        read = await asyncio.gather(*(_read(engine, number, params) for number in range(num_conversations)))
     begin = max(arrivals[0].at for arrivals in read)
     end = min(arrivals[-1].at for arrivals in read)
     spans = []
@@ -157,11 +157,11 @@ async def measure(folder: Path, num_conversations: int, run_ms: float, num_steps
         within = [arrival for arrival in arrivals if begin <= arrival.at <= end]
         spans.append((within[0], within[-1]))
     steps = [last.num_tokens - first.num_tokens for first, last in spans]
+    busy = [(b.processor_s - a.processor_s) / n for (a, b), n in zip(spans, steps, strict=True)]
     return Figures(
         step_ms=1e3 * statistics.mean((b.at - a.at) / n for (a, b), n in zip(spans, steps, strict=True)),
         model_ms=1e3 * model_s,
-        processor_ms=1e3
-        * statistics.mean((b.processor_s - a.processor_s) / n for (a, b), n in zip(spans, steps, strict=True)),
+        processor_ms=1e3 * statistics.mean(busy),
         num_steps=statistics.mean(steps),
     )
 
@@ -190,7 +190,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "words"
-        convert(WordSource(VOCAB_SIZE, CONTEXT), folder, Precision.FP32)
+        convert(SyntheticSource(SHAPE), folder, Precision.FP32)
         for num_conversations, run_ms in CASES:
             figures = asyncio.run(measure(folder, num_conversations, run_ms, arguments.steps))
             rows.append(_row(num_conversations, figures))
