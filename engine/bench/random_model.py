@@ -1,11 +1,12 @@
 """Writes a model folder of true dimensions and random weights, in seconds and a fraction of its size.
 
-Matrices of one shape are the same random numbers, lie in the file once, and are loaded as often as the graph
-names them: a model takes the memory and the time of a true one.
+Matrices of one shape are cut from the same random numbers, which lie in the file once: shifted against each
+other, they are loaded as different ones, and a model takes the memory and the time of a true one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from engine.convert.source import tensor_shape
 from engine.convert.synthetic_source import SyntheticSource
 from engine.manifest import DECODER_FILE, WEIGHTS_FILE, Manifest, describe_files
 
-_PAGE = 4096
+PAGE = 4096
+MOST_REPEATED = 256
+"""Arrays of one shape that differ."""
 _POOL_SIZE = 2**22
 """Random numbers that are repeated, an odd number at a time, so that rows differ."""
 
@@ -56,21 +59,41 @@ def write_random_model(folder: Path, config: DecoderConfig, precision: Precision
 
 
 class OnceWriter(ExternalDataWriter):
-    """Writes arrays once that have shape, type and first page in common: random ones are the same then."""
+    """Writes the layers' arrays once for each shape and type; each but the first begins a page further in.
+
+    So no two are the same: ONNX Runtime would keep one copy of those in memory, and caches would hold it.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._written: dict[tuple[object, ...], TensorProto] = {}
+        self._repeated: Counter[tuple[object, ...]] = Counter()
 
     def add(self, name: str, values: npt.NDArray[np.generic]) -> TensorProto:
-        first = values[:1] if values.ndim > 1 else values
-        key = (values.shape, values.dtype, first.tobytes()[:_PAGE])
+        if not name.startswith("layers."):
+            return super().add(name, values)
+        key = (values.shape, values.dtype)
         if key not in self._written:
             self._written[key] = super().add(name, values)
+            if values.ndim > 1:
+                self._file.write(more_of(values))
         tensor = TensorProto()
         tensor.CopyFrom(self._written[key])
         tensor.name = name
+        if values.ndim > 1:
+            place = next(entry for entry in tensor.external_data if entry.key == "offset")
+            place.value = str(int(place.value) + self._repeated[key] % MOST_REPEATED * PAGE)
+            self._repeated[key] += 1
         return tensor
+
+
+def more_of(values: npt.NDArray[np.generic]) -> bytes:
+    """Return what follows random numbers in a file, so that they can be cut from it a page further in.
+
+    The same numbers, but for the first: whole rounds of them would be the same matrix again.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return np.resize(flat[1:], MOST_REPEATED * PAGE // flat.itemsize).tobytes()
 
 
 class RandomWeights(Weights):

@@ -6,6 +6,7 @@ torch.onnx writes dozens. Measured against it, that favours the release.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from engine.bench.random_model import MOST_REPEATED, PAGE, more_of
 from engine.bench.release_parts import write_embeddings, write_tokenizer
 
 Array = npt.NDArray[np.generic]
@@ -35,7 +37,7 @@ class ReleaseShape:
     dtype: type[np.generic] = np.float32
     interleaved: bool = True
     repeats: bool = False
-    """Whether matrices of one shape share a file: as random, as large when loaded, and written at once."""
+    """Whether matrices of one shape are cut from one file, each a page further in: written at once."""
 
     @property
     def head_dim(self) -> int:
@@ -61,6 +63,7 @@ class _Author:
         self._random = np.random.default_rng(seed)
         self._nodes: list[NodeProto] = []
         self._stored: list[TensorProto] = []
+        self._used: Counter[str] = Counter()
         self._kind = helper.np_dtype_to_tensor_dtype(np.dtype(shape.dtype))
 
     def matrix(self, rows: int, columns: int, spread: float) -> Array:
@@ -199,13 +202,20 @@ class _Author:
     def _linear(self, x: str, rows: int, columns: int, output: str = "") -> str:
         name = f"onnx::MatMul_{1000 + len(self._stored)}"
         location = f"MatMul_{rows}x{columns}" if self._shape.repeats else name.replace("::", "__")
-        if not (self._folder / location).exists():
+        if location not in self._used:
             values = self.matrix(rows, columns, 1.0 / rows**0.5)
-            (self._folder / location).write_bytes(values.tobytes())
+            more = more_of(values) if self._shape.repeats else b""
+            (self._folder / location).write_bytes(values.tobytes() + more)
         tensor = TensorProto(
             name=name, dims=(rows, columns), data_type=self._kind, data_location=TensorProto.EXTERNAL
         )
         tensor.external_data.add(key="location", value=location)
+        if self._shape.repeats:
+            offset = self._used[location] % MOST_REPEATED * PAGE
+            length = rows * columns * np.dtype(self._shape.dtype).itemsize
+            tensor.external_data.add(key="offset", value=str(offset))
+            tensor.external_data.add(key="length", value=str(length))
+        self._used[location] += 1
         self._stored.append(tensor)
         return self._op("MatMul", [x, name], output)
 

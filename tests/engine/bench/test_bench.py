@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from engine.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
-from engine.bench import random_model
 from engine.bench.bandwidth import copy_bandwidth
 from engine.bench.driving import Driver, engine_options, measure_engine
 from engine.bench.figures import Figures, Load, Plan, Stream, figures_from, figures_json, load_of, plan_from
@@ -25,8 +24,6 @@ from engine.cli import main
 from engine.cuda_device import CudaDevice, NoCudaError
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError
-from engine.manifest import WEIGHTS_FILE, load_manifest, verify_files
-from engine.model import CpuModel, ModelOptions
 
 SEVEN_B = LLAMA_2_SIZES["Llama 2 7B"]
 SMALL = DecoderConfig(2, 128, 256, 4, 2, 32, 384, 1024, 1e4, 1e-5, tied_embeddings=False)
@@ -116,25 +113,6 @@ def test_a_plot_is_a_picture_of_all_runs(tmp_path: Path) -> None:
 def test_json_has_floors_and_shares() -> None:
     made = json.loads(json.dumps(as_json([run(Precision.INT4, figures(n1=320.0))])))
     assert made[0]["shares"]["1"] == pytest.approx(made[0]["floors_s"]["1"] * 320.0)
-
-
-@pytest.mark.parametrize("precision", list(Precision))
-def test_random_weights_run_and_say_numbers(tmp_path: Path, precision: Precision) -> None:
-    folder = write_random_model(tmp_path / "model", SMALL, precision)
-    manifest = load_manifest(folder)
-    verify_files(folder, manifest, full=True)
-    logits = CpuModel(folder, SMALL, ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
-    assert np.isfinite(logits).all()
-    assert 0.1 < logits.std() < 10
-    assert manifest.runs_on_gpu == (precision is not Precision.FP32)
-
-
-def test_matrices_of_one_shape_lie_on_the_disk_once(tmp_path: Path) -> None:
-    small = write_random_model(tmp_path / "small", SMALL, Precision.INT4)
-    many = write_random_model(tmp_path / "many", dataclasses.replace(SMALL, num_layers=20), Precision.INT4)
-    sizes = [(folder / WEIGHTS_FILE).stat().st_size for folder in (small, many)]
-    assert sizes[0] == sizes[1]
-    assert random_model._random_blocks.cache_info().currsize == 0, "memory is given back"
 
 
 def test_a_copy_is_measured_in_bytes_read_and_written() -> None:
