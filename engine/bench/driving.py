@@ -14,7 +14,7 @@ import numpy as np
 
 from engine import machine
 from engine.bench.figures import Figures, Load, Plan, Stream, load_of, median_first
-from engine.cuda_device import NoCudaError, free_bytes
+from engine.cuda_device import NoCudaError, find_device, free_bytes
 from engine.engine import Engine, EngineOptions
 from engine.errors import GenerationFailedError, ModelFormatError
 from engine.manifest import load_manifest
@@ -68,7 +68,10 @@ async def measure_engine(plan: Plan) -> Figures:
 
 
 def engine_options(plan: Plan, context_length: int, kv_bytes_per_token: int) -> EngineOptions:
-    """Return options with room for all conversations at once, as far as half of the memory goes."""
+    """Return options with room for all conversations at once, as far as half of the memory goes.
+
+    A GPU takes as much of its own memory as is useful.
+    """
     most = max(plan.conversations)
     long = _LONG_PROMPT + 2 * _ANSWER + _NEXT_QUESTION
     context = min(context_length, max(plan.context + plan.tokens, long) + 8)
@@ -78,7 +81,7 @@ def engine_options(plan: Plan, context_length: int, kv_bytes_per_token: int) -> 
         num_threads=plan.threads,
         max_concurrent=most,
         context_tokens=context,
-        kv_cache_mb=max(1, min(tokens * kv_bytes_per_token, free // 2) // 2**20),
+        kv_cache_mb=0 if _may_use_gpu(plan) else max(1, min(tokens * kv_bytes_per_token, free // 2) // 2**20),
         speculation=False,
         device=plan.device,
     )
@@ -150,6 +153,13 @@ class Driver:
         usage = completion.usage
         early = completion.finish_reason is FinishReason.STOP and usage.num_new_tokens < num_tokens // 2
         return Stream(times, usage.num_new_tokens, usage.time_to_first_token_s, early), completion
+
+
+def _may_use_gpu(plan: Plan) -> bool:
+    try:
+        return plan.device != "cpu" and find_device() is not None
+    except NoCudaError:
+        return False
 
 
 def resident_bytes() -> int | None:

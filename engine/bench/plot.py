@@ -5,8 +5,9 @@ Needs Pillow.
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.bench.report import Run
@@ -17,12 +18,17 @@ _COLOURS = ("#1f6feb", "#d1482f", "#2e8b57", "#8250df", "#9a6700")
 Point = tuple[float, float]
 
 
+def require_pillow() -> None:
+    """Raise `ModelResourceError` where nothing can be drawn, before anything is measured."""
+    if importlib.util.find_spec("PIL") is None:
+        raise ModelResourceError("--plot needs Pillow: .venv/bin/python -m pip install pillow")
+
+
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Write a PNG: both axes logarithmic, a run solid, its floor dotted. Raises `ModelResourceError`."""
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
-        raise ModelResourceError("--plot needs Pillow: .venv/bin/python -m pip install pillow") from error
+    require_pillow()
+    from PIL import Image, ImageDraw
+
     lines = _lines(runs)
     points = [point for _, line in lines for point in line]
     if not points:
@@ -63,7 +69,7 @@ def _lines(runs: Sequence[Run]) -> list[tuple[str, list[Point]]]:
     return [(name, [(float(x), y) for x, y in line]) for name, line in lines]
 
 
-def _scale(points: Sequence[Point]):  # type: ignore[no-untyped-def]
+def _scale(points: Sequence[Point]) -> Callable[[Point], Point]:
     """Return a function from values to pixels."""
     logs = [(math.log(x), math.log(y)) for x, y in points]
     left, right = min(x for x, _ in logs), max(x for x, _ in logs)

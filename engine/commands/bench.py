@@ -16,16 +16,17 @@ from rich.table import Table
 from engine.architecture import DecoderConfig, Precision
 from engine.bench.figures import Figures, Plan
 from engine.bench.goals import verdicts
-from engine.bench.plot import draw
+from engine.bench.plot import draw, require_pillow
 from engine.bench.random_model import write_random_model
 from engine.bench.report import Run, as_json, columns, rows, sentences
 from engine.bench.shapes import SHAPES
 from engine.bench.stages import run_bandwidth, run_engine, run_genai, run_loop
 from engine.commands.subparsers import Subparsers
-from engine.errors import EngineError, ModelFormatError
+from engine.errors import EngineError, ModelFormatError, ModelResourceError
 from engine.manifest import load_manifest
 
 _CHECKED = (Precision.FP16, Precision.INT4)
+_FEWEST_TOKENS = 4
 _DEFAULT_CONVERSATIONS = "1,8,32,64,128"
 
 
@@ -47,7 +48,7 @@ def add_to(commands: Subparsers) -> None:
         help=f"how many at once; {_DEFAULT_CONVERSATIONS}",
     )  # fmt: skip
     command.add_argument("--context", type=_positive, default=512, help="tokens before each answer; 512")
-    command.add_argument("--tokens", type=_positive, default=128, help="of each answer; 128")
+    command.add_argument("--tokens", type=_several, default=128, help="of each answer; 128")
     command.add_argument("--seconds", type=float, default=30.0, help="of one answer at most; 30")
     command.add_argument("--temperature", type=float, default=0.7)
     command.add_argument(
@@ -67,6 +68,16 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.plot is not None:
+        require_pillow()
+    try:
+        return _measure_all(arguments)
+    except OSError as error:
+        name = error.filename or "A temporary file"
+        raise ModelResourceError(f"{name} could not be used: {error.strerror}.") from error
+
+
+def _measure_all(arguments: argparse.Namespace) -> int:
     console, failed = Console(), False
     precisions: tuple[Precision, ...] = (Precision(arguments.precision),)
     if arguments.check:
@@ -139,7 +150,8 @@ def _peers(
 def _run_gpu_tests() -> int:
     """Run the tests that need a GPU; return their exit status."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q"]
-    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own tests
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, check=False).returncode  # noqa: S603 - our own tests
 
 
 def _print_run(run: Run, console: Console) -> None:
@@ -170,6 +182,14 @@ def _print_table(console: Console, title: str, names: tuple[str, ...], lines: It
 
 def _numbers(written: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(number) for number in written.split(",")}))
+
+
+def _several(written: str) -> int:
+    """Return a number of tokens among which there is a speed."""
+    number = int(written)
+    if number < _FEWEST_TOKENS:
+        raise argparse.ArgumentTypeError(f"must be at least {_FEWEST_TOKENS}")
+    return number
 
 
 def _positive(written: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from engine.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
 from engine.bench import random_model
 from engine.bench.bandwidth import copy_bandwidth
+from engine.bench.driving import Driver, engine_options, measure_engine
 from engine.bench.figures import Figures, Load, Plan, Stream, figures_from, figures_json, load_of, plan_from
 from engine.bench.goals import GOALS, verdicts
 from engine.bench.plot import draw
@@ -20,6 +22,8 @@ from engine.bench.random_model import write_random_model
 from engine.bench.report import Run, as_json, columns, rows, sentences
 from engine.bench.shapes import SHAPES
 from engine.cli import main
+from engine.cuda_device import CudaDevice, NoCudaError
+from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError
 from engine.manifest import WEIGHTS_FILE, load_manifest, verify_files
 from engine.model import CpuModel, ModelOptions
@@ -191,6 +195,62 @@ def test_what_cannot_be_measured_is_one_sentence(
 ) -> None:
     assert main(["bench", *arguments]) == 1
     assert reason in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_random_model(tmp_path / "model", SMALL, Precision.INT8)
+    written = tmp_path / "nowhere" / "speed.json"
+    how = ["--device", "cpu", "--threads", "1", "--conversations", "1", "--context", "40", "--tokens", "8"]
+    assert main(["bench", "--model", str(folder), *how, "--json", str(written)]) == 1
+    assert f"{written} could not be used: No such file" in capsys.readouterr().err
+
+
+def test_without_pillow_nothing_is_measured_for_a_plot(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("engine.commands.bench._measure_all", lambda _: pytest.fail("It was measured."))
+    assert main(["bench", "--synthetic", "default", "--plot", "speed.png"]) == 1
+    assert "pip install pillow" in capsys.readouterr().err
+
+
+def test_a_gpu_takes_what_kv_is_useful_whatever_memory_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.machine.free_memory_bytes", lambda: 2**30)
+    device = CudaDevice("GPU", (9, 0), 80 * 2**30, 13000, 3.03e12)
+    for found, where, expected in ((device, "auto", 0), (device, "cpu", 512), (None, "auto", 512)):
+
+        def find(found: CudaDevice | None = found) -> CudaDevice:
+            if found is None:
+                raise NoCudaError("there is none")
+            return found
+
+        monkeypatch.setattr("engine.bench.driving.find_device", find)
+        options = engine_options(Plan("model", (1, 128), device=where), 4096, 2**20)
+        assert (options.max_concurrent, options.kv_cache_mb) == (128, expected)
+
+
+async def test_an_answer_ends_after_the_seconds_of_the_plan(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model", SMALL, Precision.INT8)
+    async with await Engine.open(folder, EngineOptions(num_threads=1, device="cpu")) as engine:
+        driver = Driver(engine, SMALL.vocab_size, Plan(str(folder), tokens=900, seconds=0.05))
+        stream = await driver.ask(driver.prompt(20), 900)
+    assert 1 < stream.num_tokens < 900
+    assert not stream.ended_early
+
+
+async def test_a_second_turn_computes_only_what_is_new(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, context_length=2048)
+    folder = write_random_model(tmp_path / "model", config, Precision.INT8)
+    made = await measure_engine(Plan(str(folder), (1,), context=40, tokens=8, device="cpu", threads=1))
+    assert made.second_turn_tokens is not None
+    assert 50 <= made.second_turn_tokens <= 52
+    assert made.provider == "cpu"
+    assert made.resident_bytes is not None
+    assert made.resident_bytes > 2**20
 
 
 def test_without_genai_the_package_is_named() -> None:
