@@ -205,7 +205,7 @@ class PagedModel:
         ]
         try:
             for name in names:
-                self._caches[name] = self._cache(shape)
+                self._caches[name] = self._new_cache(shape)
         except Exception as error:
             self._caches.clear()
             tokens = num_blocks * self.block_size
@@ -215,14 +215,13 @@ class PagedModel:
         self.num_blocks = num_blocks
         self._eager = self._bind_fixed()
 
-    def _cache(self, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
-        """Return a new tensor.
-
-        Plain attention multiplies by 0 what it must not see, and that must be a number.
-        """
-        if not self._options.is_paged:
+    def _new_cache(self, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
+        """Return a tensor of zeros: what a step must not see it multiplies by 0, so that must be numbers."""
+        if not self._caches:
             return self._tensor(np.zeros(shape, np.float16))
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float16, self._options.device, 0)
+        cache = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float16, self._options.device, 0)
+        cache.update_inplace(next(iter(self._caches.values())))  # a copy within the device
+        return cache
 
     def _bind_fixed(self) -> onnxruntime.IOBinding:
         """Return a binding of what is the same in all runs: the cache and what the sampler keeps."""
@@ -320,6 +319,7 @@ class PagedModel:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", graph_id)
         self._session.run_with_iobinding(binding, options)
+        binding.synchronize_outputs()  # a replayed graph may still be running
 
 
 def _sampled(chosen: onnxruntime.OrtValue, logits: onnxruntime.OrtValue, num_rows: int) -> list[SampledRow]:

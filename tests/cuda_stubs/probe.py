@@ -49,14 +49,15 @@ def run(folder: Path) -> dict[str, object]:
     manifest = dataclasses.replace(load_manifest(folder), reference=None)
     size = RunnerSize(1, 8, 512, 0, unpenalised=frozenset({0, 1}))
     model = load_paged_model(folder, manifest, size, Attention.PAGED)
-    warm = _captures()
+    warm, launched = _count("captures"), _count("launches")
     prompt = PagedRow(tuple(range(40)), 0, (1, 2), 0, GREEDY)
     answers = [PagedRow((5,), 40, (3 + i, 20 + i), i, (0.7, 40.0, 0.9, 0.0, 1.1, 0.5)) for i in range(1, 7)]
     model.saw(1, [3, 4])
     sizes = [len(model.run([prompt])), len(model.run([*answers, prompt])), len(model.run(answers))]
     sizes.append(len(model.follow([*answers[:-1], None]).result()))
     model.close()
-    return {"rows": sizes, "blocks": model.num_blocks, "captured": warm, "captured_later": _captures() - warm}
+    later = {"captured_later": _count("captures") - warm, "replayed": _count("launches") - launched}
+    return {"rows": sizes, "blocks": model.num_blocks, "captured": warm, **later}
 
 
 async def engine(folder: Path) -> dict[str, object]:
@@ -72,8 +73,9 @@ async def engine(folder: Path) -> dict[str, object]:
         return {"device": opened.info.provider, "log": lines, "pieces": len(text)}
 
 
-def _captures() -> int:
-    return int(ctypes.CDLL(STATE).llamacord_stub_captures())
+def _count(what: str) -> int:
+    """Return how many "captures" or "launches" of graphs the stubs have seen."""
+    return int(getattr(ctypes.CDLL(STATE), f"llamacord_stub_{what}")())
 
 
 def main() -> None:

@@ -6,12 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_MEMORY = 2, NO_DEVICE = 100, DEVICE_MEMORY = 2 };
+enum { NO_MEMORY = 2, NO_DEVICE = 100, BROKEN_CAPTURE = 900, DEVICE_MEMORY = 2 };
 enum { NUM_KNOWN = 1 << 16 };
 
 static char handle[64];
 static size_t allocated;
 static int captures;
+static int launches;
 static int capturing;
 static struct { void *start; size_t size; } known[NUM_KNOWN];
 
@@ -27,6 +28,7 @@ static int capability(void) { return is("turing") ? 75 : 90; }
 // Allocations are remembered, for who asks where a pointer lies and what is free. Memory starts as 0xff bytes:
 // what is read before it was written is no number.
 static int take(void **pointer, size_t size) {
+    if (capturing) return BROKEN_CAPTURE;
     if (allocated + size > total_bytes()) return NO_MEMORY;
     if (posix_memalign(pointer, 256, size ? size : 1)) return NO_MEMORY;
     if (size < (1 << 20)) memset(*pointer, 0xff, size);
@@ -42,6 +44,7 @@ static int take(void **pointer, size_t size) {
 }
 
 static int give(void *pointer) {
+    if (capturing) return BROKEN_CAPTURE;
     for (int i = 0; pointer && i < NUM_KNOWN; i++) {
         if (known[i].start == pointer) {
             allocated -= known[i].size;
@@ -83,6 +86,7 @@ int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
 }
 
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
+    if (capturing) return BROKEN_CAPTURE;
     memmove(to, from, size);
     return 0;
 }
@@ -96,10 +100,14 @@ int cudaMemcpy2DAsync(void *to, size_t pitch, const void *from, size_t from_pitc
     return 0;
 }
 int cudaMemset(void *p, int value, size_t size) {
+    if (capturing) return BROKEN_CAPTURE;
     memset(p, value, size);
     return 0;
 }
-int cudaMemsetAsync(void *p, int value, size_t size, void *stream) { return cudaMemset(p, value, size); }
+int cudaMemsetAsync(void *p, int value, size_t size, void *stream) {
+    memset(p, value, size);
+    return 0;
+}
 
 int cudaGetDevice(int *device) {
     *device = 0;
@@ -219,10 +227,16 @@ int cudaStreamEndCapture(void *stream, void **graph) {
     return hand_out(graph);
 }
 int cudaGraphInstantiate(void **out, void *graph, unsigned long long flags) { return hand_out(out); }
-// A stream that is being captured must not be waited for: that would end the capture.
-int cudaStreamSynchronize(void *stream) { return capturing ? 900 : 0; }
-int cudaDeviceSynchronize(void) { return capturing ? 900 : 0; }
+// While a stream is being captured nothing may wait, allocate, or copy at once: that would end the capture.
+int cudaStreamSynchronize(void *stream) { return capturing ? BROKEN_CAPTURE : 0; }
+int cudaDeviceSynchronize(void) { return capturing ? BROKEN_CAPTURE : 0; }
+int cudaEventSynchronize(void *event) { return capturing ? BROKEN_CAPTURE : 0; }
+int cudaGraphLaunch(void *graph, void *stream) {
+    launches++;
+    return 0;
+}
 int llamacord_stub_captures(void) { return captures; }
+int llamacord_stub_launches(void) { return launches; }
 
 const char *cudaGetErrorString(int error) { return error == NO_MEMORY ? "out of memory" : "stub error"; }
 const char *cudaGetErrorName(int error) { return "cudaStubError"; }

@@ -80,6 +80,9 @@ def test_decode_steps_are_captured_at_the_start_and_only_there(
     assert found["rows"] == [1, 7, 6, 6]
     assert found["captured"] == 6, "buckets of 1, 2, 4, 8, 12 and 16 rows, of one table width"
     assert found["captured_later"] == 0
+    assert found["replayed"] == 2, (
+        "a step of six rows, and the one after it; steps with prompts run as they are"
+    )
     assert found["blocks"] == 1 + 2 * 8 * 2, "two contexts for each of eight answers"
 
 
