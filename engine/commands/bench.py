@@ -82,7 +82,7 @@ def _measure_all(arguments: argparse.Namespace) -> int:
     precisions: tuple[Precision, ...] = (Precision(arguments.precision),)
     if arguments.check:
         arguments.device, arguments.model, arguments.synthetic = "cuda", None, arguments.synthetic or "7b"
-        precisions = _CHECKED
+        arguments.peer, precisions = ["loop", *arguments.peer], _CHECKED
         failed = _run_gpu_tests() != 0
     runs = []
     for precision in precisions:

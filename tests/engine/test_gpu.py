@@ -179,7 +179,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
         runners[-1].step = counted  # type: ignore[method-assign]
         return runners[-1]
 
-    num_steps = 10_000 if place.device == "cuda" else 200
+    num_steps = 10_000 if place.device == "cuda" else 100
     options = EngineOptions(num_threads=1, max_concurrent=24, max_queue=100, context_tokens=1024)
     engine = Engine(folder, options, load_runner)
     await engine.start()

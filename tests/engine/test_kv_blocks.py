@@ -307,5 +307,5 @@ class Books(RuleBasedStateMachine):
         assert self.books.num_free == 13
 
 
-Books.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Books.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 TestBooks = Books.TestCase

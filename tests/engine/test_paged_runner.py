@@ -218,7 +218,7 @@ PARAMS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     arrivals=st.lists(
         st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(1, 50), PARAMS, st.booleans()),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,15 @@ class Bot:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on, nor is given by the system to somebody else in the meantime."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("No port is free.")
+
+
 @asynccontextmanager
 async def running(folder: Path, **settings: str) -> AsyncIterator[Bot]:
     """Start the bot and wait until it is connected; kill what is left of it at the end."""
@@ -75,9 +85,7 @@ async def started(
     folder: Path, changes: Mapping[str, str], *, gateway: str = "", loading_s: float = 0
 ) -> AsyncIterator[Bot]:
     """Start the bot; kill what is left of it at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (folder / "model").mkdir()
     settings = {
         "DISCORD_TOKEN": TOKEN,
