@@ -16,8 +16,8 @@ import platformdirs
 from rich.console import Console
 from rich.table import Table
 
-from engine.architecture import Precision
-from engine.default_model import DEFAULT_PRECISION, ensure_default_model
+from engine.convert.default_model import DEFAULT_PRECISION, ensure_default_model
+from engine.describing.architecture import Precision
 from engine.types import Prompt, SamplingParams, TextEngine, Usage
 
 TIMER_S = 0.010

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Side, answer, cache_folder, default_model, print_table, random_prompt
-from engine.default_model import DEFAULT_PRECISION, fetch_gguf
+from engine.convert.default_model import DEFAULT_PRECISION, fetch_gguf
 from engine.engine import Engine, EngineOptions
 from engine.opening import open_folder
-from engine.prompt import fit_prompt, make_chat_format
+from engine.text.prompt import fit_prompt, make_chat_format
 from engine.types import ChatMessage, Prompt, SamplingParams
 
 PROMPT_TOKENS = 64

@@ -20,18 +20,17 @@ import simcord
 
 from bot.conversation.jobs import Job
 from bot.conversation.lane import Lane
-from bot.conversation.parameters import ChatParameters
 from bot.conversation.service import ChatService
 from bot.delivery.delivery import Delivery
 from bot.delivery.pace import ChannelPace
-from bot.limits.rates import Allowance
+from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.client import LlamacordClient
-from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.operations.metrics import Metrics
+from bot.parameters import ChatParameters
 from bot.playground.live_simcord import LiveEnv
-from bot.privacy.keeping import Keeping
-from bot.privacy.privacy import Privacy
+from bot.privacy.sweeper import Keeping, Privacy
 from bot.servers.moderation import Moderation
+from bot.servers.rates import Allowance
 from engine.types import TextEngine
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Role
 from storage.database import Database

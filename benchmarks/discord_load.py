@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.common import default_model, print_table, watch_lag, watch_work
 from benchmarks.crowd import QUESTION, Crowd, Outcome, num_kept, open_crowd
-from bot.conversation.parameters import ChatParameters
+from bot.parameters import ChatParameters
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage
 from tests.fakes import Script, ScriptedEngine

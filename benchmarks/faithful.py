@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import cache_folder, default_model, print_table
-from engine.architecture import Precision
-from engine.default_model import DEFAULT_PRECISION, fetch_gguf
-from engine.manifest import load_manifest
-from engine.model import CpuModel, ModelOptions
+from engine.convert.default_model import DEFAULT_PRECISION, fetch_gguf
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.describing.architecture import Precision
+from engine.describing.manifest import load_manifest
 
 REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "smollm2_reference.npz"
 GOAL_KL, GOAL_TOP1, GOAL_LOGITS = 0.02, 0.97, 1e-3

@@ -23,15 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import print_table, random_prompt
-from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
-from engine.convert.synthetic_source import SyntheticSource
+from engine.convert.source import SyntheticSource
+from engine.describing.architecture import DecoderConfig, Precision
 from engine.engine import Engine, EngineOptions
-from engine.kv_blocks import SCRATCH_BLOCK
-from engine.paged_loading import Attention
-from engine.paged_runner import PagedRunner
-from engine.paged_step import Limits, PagedRow, buckets, pack, sampled_rows, widths
-from engine.sampling import SampledRow
+from engine.gpu.kv_blocks import SCRATCH_BLOCK
+from engine.gpu.loading import Attention
+from engine.gpu.runner import PagedRunner
+from engine.gpu.step import Limits, PagedRow, buckets, pack, sampled_rows, widths
+from engine.runtime.sampling import SampledRow
 from engine.types import SamplingParams
 
 CASES = ((1, 3.0), (8, 6.0), (32, 9.0), (64, 12.0), (128, 19.0))

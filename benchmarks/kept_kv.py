@@ -12,8 +12,8 @@ import asyncio
 import statistics
 
 from benchmarks.common import answer, default_model, print_table, random_prompt, resident_mb
+from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
-from engine.manifest import load_manifest
 from engine.types import Prompt, SamplingParams
 
 NUM_CONVERSATIONS = 8

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import answer, print_table, random_prompt, resident_mb
-from engine.architecture import DecoderConfig
 from engine.convert.source import tensor_shape
+from engine.describing.architecture import DecoderConfig
 from engine.engine import Engine, EngineOptions
 from engine.types import SamplingParams
 

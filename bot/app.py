@@ -17,26 +17,25 @@ from rich.console import Console
 
 from bot.config import Settings
 from bot.connection import StartError, connect
-from bot.conversation.model_switch import ModelSwitch
+from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
 from bot.conversation.service import ChatService
-from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
 from bot.model_memory import moderation_options
 from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.operations.watching import watched
 from bot.playground import serve as playground
-from bot.privacy.privacy import Privacy
+from bot.privacy.sweeper import Privacy
 from bot.reload import Reloader
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
-from engine.architecture import Precision
-from engine.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
+from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
+from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
-from storage.lock import locked
+from storage.opening import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)

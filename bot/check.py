@@ -13,20 +13,21 @@ from pathlib import Path
 
 from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
-from bot.discord_check import check_discord
-from bot.finding import Finding
 from bot.model_check import (
+    Finding,
     check_memory,
     check_precision,
     check_provider,
     check_speed,
     check_system_prompt,
 )
-from engine.default_model import default_model_folder
+from bot.on_discord.invite import PERMISSIONS, intents, invite_link, permission_names, privileged
+from bot.parsers import bot_id
+from engine.convert.default_model import default_model_folder
 from engine.errors import ModelError
-from engine.model_folder import ModelFolder
 from engine.opening import open_folder
-from engine.prompt import make_chat_format
+from engine.runtime.model_folder import ModelFolder
+from engine.text.prompt import make_chat_format
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -158,3 +159,20 @@ def _nearest(folder: Path) -> Path:
     """Return `folder`, or the first one above it that exists."""
     absolute = folder.absolute()
     return next(path for path in (absolute, *absolute.parents) if path.exists())
+
+
+def check_discord(settings: Settings) -> Iterator[Finding]:
+    """Say whose token it is, which switches the application needs, and how to invite it."""
+    if settings.discord_token is None:
+        yield Finding(True, "Token", "none; `run` opens the playground. Set DISCORD_TOKEN for Discord.")
+        return
+    application_id = bot_id(settings.discord_token)
+    yield Finding(True, "Token", f"has the right shape; it is of the bot {application_id}.")
+    needed = privileged(intents(sees_all_messages=settings.sees_all_messages))
+    switches = (
+        f"switch on {', '.join(needed)}" if needed else "no privileged one is needed: leave all switches off"
+    )
+    yield Finding(True, "Intents", f"{switches} on the Bot page of the application.")
+    if application_id is not None:
+        granted = ", ".join(permission_names(PERMISSIONS))
+        yield Finding(True, "Invite", f"{invite_link(application_id)} adds the bot to a server ({granted}).")

@@ -25,7 +25,7 @@ from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
 from bot.connection import StartError
 from bot.logs import configure_logging
-from bot.operations.http import PortError
+from bot.operations.watching import PortError
 from bot.playground.serve import PlaygroundError
 from bot.progress import showing_progress
 from bot.reload import ignore_early_signals

@@ -18,10 +18,9 @@ import platformdirs
 from dotenv.parser import parse_stream
 
 from bot.config_keys import CHAT_KEYS, KEYS, Key
-from bot.conversation.guidance import Guidance, GuidanceChoice
-from bot.conversation.parameters import ChatParameters
-from bot.limits.rates import Allowance
-from bot.privacy.keeping import Keeping
+from bot.parameters import ChatParameters, Guidance, GuidanceChoice
+from bot.privacy.sweeper import Keeping
+from bot.servers.rates import Allowance
 
 _MAX_SHOWN_CHARACTERS = 60
 """Of a bad value."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot import parsers
-from bot.conversation.guidance import GuidanceChoice
-from bot.conversation.parameters import HISTORY_RANGE, ChatParameters, read_limits
+from bot.parameters import HISTORY_RANGE, ChatParameters, GuidanceChoice, read_limits
 from engine.types import RANGES
 
 

@@ -11,11 +11,11 @@ import logging
 import re
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
-
-from bot.faults import describe_fault
 
 _OURS = ("bot", "engine", "storage")
 _WEBHOOK_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[\w.-]+")
@@ -93,3 +93,41 @@ def set_level(level: int) -> None:
     logging.getLogger().setLevel(max(level, logging.INFO))
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
+
+
+_TOLD = (OSError, TypeError, AttributeError, NameError, ImportError, MemoryError, RecursionError)
+_CAREFUL = ("engine", "storage")
+"""Their exceptions say what is wrong in words of their own."""
+_NUMBERS = ("status", "code")
+"""What errors of Discord have."""
+
+
+def describe_fault(error: BaseException | None) -> str:
+    """Return the tracebacks of `error` and of what led to it, the first cause first."""
+    return "\n".join(reversed([_describe(one) for one in _chain(error)]))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _describe(error: BaseException) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"Traceback (most recent call last):\n{frames}{_kind(error)}{_told(error)}"
+
+
+def _kind(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, _TOLD) or type(error).__module__.partition(".")[0] in _CAREFUL:
+        return f": {error}"
+    numbers = [(name, getattr(error, name, None)) for name in _NUMBERS]
+    found = [f"{name} {number}" for name, number in numbers if isinstance(number, int)]
+    return f" ({', '.join(found)})" if found else ""

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from bot.app import engine_options
 from bot.config import Settings
-from bot.finding import Finding
 from bot.model_memory import gpu_bytes, gpu_for, memory_needed, runs_on_gpu
-from engine import machine
-from engine.advice import Blocks, Load, advise
-from engine.architecture import Precision
-from engine.converted_folder import ConvertedFolder
-from engine.cuda_device import CudaDevice, NoCudaError, find_device, free_bytes, has_driver
+from engine.advising.advice import Blocks, Load, advise
+from engine.advising.gpu_advice import advise_gpu
+from engine.advising.measuring import measure_model
+from engine.describing.architecture import Precision
+from engine.describing.footprint import size
 from engine.engine import context_tokens
 from engine.errors import EngineError, ModelError
-from engine.gpu_advice import advise_gpu
-from engine.guidance import preset_name
-from engine.measuring import measure_model
-from engine.model_folder import ModelFolder
-from engine.opening import open_folder
-from engine.processor import read_processor
-from engine.text_size import size
+from engine.machine import machine
+from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device, free_bytes, has_driver
+from engine.machine.machine import read_processor
+from engine.opening import ConvertedFolder, open_folder
+from engine.runtime.model_folder import ModelFolder
+from engine.text.guidance import preset_name
 from engine.types import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    is_good: bool
+    subject: str
+    sentence: str
 
 
 def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from engine.converted_folder import ConvertedFolder
-from engine.cuda_device import CudaDevice, NoCudaError, find_device
+from engine.advising.gpu_advice import LIBRARIES_BYTES
+from engine.describing.footprint import PROCESS_BYTES, running_bytes
 from engine.engine import EngineOptions, context_tokens, max_kv_tokens
-from engine.footprint import PROCESS_BYTES, running_bytes
-from engine.gpu_advice import LIBRARIES_BYTES
-from engine.model_folder import ModelFolder
+from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
+from engine.opening import ConvertedFolder
+from engine.runtime.model_folder import ModelFolder
 
 MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""

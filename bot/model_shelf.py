@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bot.conversation.switchable_engine import ClosableEngine
+from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
 from bot.model_memory import gpu_bytes, gpu_for, kv_bytes, model_bytes, moderation_options
-from engine import machine
+from engine.describing.footprint import running_bytes
 from engine.engine import EngineOptions, context_tokens
 from engine.errors import ModelError
-from engine.footprint import running_bytes
+from engine.machine import machine
 from engine.opening import open_folder
 
 MAX_MODELS = 25

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from engine.default_model import Progress as OnProgress
+from engine.convert.default_model import Progress as OnProgress
 
 
 @contextmanager

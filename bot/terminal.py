@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bot.conversation.question import Question
+from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
 from bot.errors import ChatError, is_expected, sentence_for
 from bot.terminal_view import TerminalView, without_controls, write

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine import machine
-from engine.detokenizer import StreamDecoder
+from engine.describing.footprint import kv_token_bound
 from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
-from engine.footprint import kv_token_bound
-from engine.model_folder import ModelFolder, RunnerSize
+from engine.machine import machine
 from engine.opening import open_folder
-from engine.prompt import fit_prompt, make_chat_format
-from engine.request import Delta, Request
-from engine.runner import Runner
-from engine.sampling import Sampler
-from engine.speculation import Speculation
+from engine.runtime.model_folder import ModelFolder, RunnerSize
+from engine.runtime.request import Delta, Request
+from engine.runtime.runner import Runner
+from engine.runtime.sampling import Sampler
+from engine.runtime.speculation import Speculation
+from engine.runtime.worker import Worker
+from engine.text.detokenizer import StreamDecoder
+from engine.text.prompt import fit_prompt, make_chat_format
 from engine.types import (
     ChatMessage,
     Completion,
@@ -34,7 +35,6 @@ from engine.types import (
     Prompt,
     SamplingParams,
 )
-from engine.worker import Worker
 
 DEFAULT_CONTEXT_TOKENS = 4096
 

@@ -1,14 +1,95 @@
-"""Tells what lies in the folder that a user names as the model: a converted model, or a release as it is."""
+"""Tells what lies in a folder, a converted model or a release as it is, and describes it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine.converted_folder import ConvertedFolder
-from engine.manifest import load_manifest
-from engine.model_folder import ModelFolder
-from engine.release_files import find_release, is_release
-from engine.released_folder import ReleasedFolder
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.cpu.runner import SlotRunner
+from engine.describing.architecture import Precision
+from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
+from engine.gpu.device_choice import choose_runner
+from engine.release.files import find_release, is_release
+from engine.release.folder import ReleasedFolder
+from engine.runtime.model_folder import ModelFolder, RunnerSize
+from engine.runtime.runner import Runner, SlotModel
+from engine.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFolder:
+    """A `ModelFolder` with a manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    max_answers = None
+    notice = ""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def precision(self) -> str:
+        return self.manifest.precision
+
+    @property
+    def chat(self) -> ChatSpec:
+        return self.manifest.chat
+
+    @property
+    def bos_id(self) -> int:
+        return self.manifest.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        return self.manifest.eos_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.manifest.stop_ids
+
+    @property
+    def context_length(self) -> int:
+        return self.manifest.decoder.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.decoder.vocab_size
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.manifest.decoder.kv_bytes_per_token()
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.size for entry in self.manifest.files.values())
+
+    def verify(self) -> None:
+        verify_files(self.folder, self.manifest, full=True)
+
+    def load_tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.folder, self.manifest.tokenizer)
+
+    def load_model(self, size: RunnerSize) -> SlotModel:
+        verify_files(self.folder, self.manifest)
+        options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
+        return CpuModel(self.folder, self.manifest.decoder, options)
+
+    def load_runner(self, size: RunnerSize) -> Runner:
+        return choose_runner(self.folder, self.manifest, size, lambda: self._load_on_cpu(size))
+
+    def _load_on_cpu(self, size: RunnerSize) -> Runner:
+        num_slots = 2 * size.num_answers
+        return SlotRunner(
+            lambda: self.load_model(size),
+            num_slots,
+            size.max_kv_tokens,
+            num_warm_rows=size.num_answers,
+            min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
+        )
 
 
 def open_folder(folder: Path) -> ModelFolder:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage import parts, unshown
+from storage import parts
+from storage import parts as unshown
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED

@@ -8,7 +8,7 @@ from datetime import datetime
 from storage.database import Database
 from storage.rows import from_milliseconds, to_milliseconds
 
-_INSERT = """
+_INSERT_BLOCK = """
 INSERT INTO blocks (guild_id, user_id, by_user_id, blocked_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (guild_id, user_id) DO NOTHING RETURNING user_id"""
 
@@ -39,7 +39,7 @@ class Blocks:
         """Block a person; return False if somebody had done so already, which then stays recorded."""
         params = (guild_id, user_id, by_user_id, to_milliseconds(at))
         async with self._database.transaction() as transaction:
-            return bool(await transaction.fetch_all(_INSERT, params))
+            return bool(await transaction.fetch_all(_INSERT_BLOCK, params))
 
     async def remove(self, guild_id: int, user_id: int) -> bool:
         """Let a person ask again; return whether they were blocked."""
@@ -60,3 +60,21 @@ class Blocks:
         return [
             Block(row["user_id"], row["by_user_id"], from_milliseconds(row["blocked_at"])) for row in rows
         ]
+
+
+_INSERT_REPORT = """
+INSERT INTO reports (answer_id, by_user_id, reported_at) VALUES (?, ?, ?)
+ON CONFLICT (answer_id, by_user_id) DO NOTHING RETURNING answer_id"""
+
+
+class Reports:
+    """Reports, one a person and answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, answer_id: int, *, by_user_id: int, at: datetime) -> bool:
+        """Record a report; return False if this person had reported this answer already."""
+        params = (answer_id, by_user_id, to_milliseconds(at))
+        async with self._database.transaction() as transaction:
+            return bool(await transaction.fetch_all(_INSERT_REPORT, params))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from storage import answers, history, parts, resets, unshown
+from storage import answers, history, parts, resets
+from storage import parts as unshown
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError

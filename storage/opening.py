@@ -6,10 +6,12 @@ Blocking code, run in a thread. Knows nothing of asyncio.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import StorageError
+from storage.errors import DatabaseUnavailableError, StorageError
 from storage.migrations import Migration, check_readable, migrate
 from storage.sqlite_errors import storage_error
 
@@ -59,3 +61,39 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) ->
     connection.execute("PRAGMA foreign_keys = OFF")
     migrate(connection, migrations)
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+_IN_USE = (
+    "Another Llamacord is running with this database."
+    " Stop it first, or set DATABASE to another file for this one."
+)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Hold the lock beside `database`. Raises `DatabaseUnavailableError` where somebody else holds it."""
+    path = database.with_name(f"{database.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise storage_error(error) from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            raise DatabaseUnavailableError(_IN_USE) from error
+        yield
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

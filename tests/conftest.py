@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.cuda_device import NoCudaError, find_device
+from engine.machine.cuda_device import NoCudaError, find_device
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,32 +23,31 @@ PACKAGES = ("bot", "engine", "storage")
 OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
-    "jinja2": {"engine/chat_template.py"},
+    "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
     "onnx": {
-        "engine/release_contract.py",
-        "engine/release_model.py",
-        *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(
             f"engine/convert/{name}.py"
-            for name in ("paged_graph", "plain_attention", "sampler_graph", "seen_graph", "copy_graph")
+            for name in ("dataflow", "release_graph", "rope_probe", "stored_tensors")
         ),
-        "engine/convert/stored_constants.py",
-        *(f"engine/convert/{name}.py" for name in ("decoder_graph", "external_data", "graph_builder")),
-        "engine/bench/random_model.py",
-        "engine/bench/release_author.py",
-        "engine/convert/graph_contents.py",
+        *(f"engine/bench/{name}.py" for name in ("random_model", "release_author", "stages")),
+        *(f"engine/release/{name}.py" for name in ("contract", "model")),
+        *(
+            f"engine/graphs/{name}.py"
+            for name in ("decoder_graph", "graph_builder", "paged_graph", "plain_attention", "sampler_graph")
+        ),
     },
     "onnxruntime": {
-        "engine/bench/bandwidth.py",
-        *(f"engine/{name}.py" for name in ("model", "paged_model", "release_model", "session")),
+        "engine/bench/stages.py",
+        "engine/graphs/session.py",
+        *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "platformdirs": {"bot/config.py"},
     "regex": {"bot/safety/output_filter.py", "bot/safety/patterns.py"},
     "sentencepiece": {
-        "engine/tokenizer.py",
+        "engine/text/tokenizer.py",
         "engine/convert/gguf_tokenizer.py",
-        "engine/convert/sentencepiece_file.py",
+        "engine/convert/tokenizer_files.py",
         "engine/bench/release_parts.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
@@ -61,7 +60,7 @@ OWNERS: dict[str, set[str]] = {
         "storage/opening.py",
         "storage/sqlite_errors.py",
     },
-    "tokenizers": {"engine/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
 }
 """Libraries, and the only files that import them."""
 
@@ -76,7 +75,7 @@ BESIDES = {"aiohttp", "simcord", "PIL"}
 """discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
 
 WITHOUT_DISCORD = (
-    "bot/conversation/", "bot/delivery/", "bot/limits/", "bot/safety/", "bot/servers/",
+    "bot/conversation/", "bot/delivery/", "bot/safety/", "bot/servers/",
     "bot/config.py", "bot/config_keys.py", "bot/errors.py", "bot/terminal.py",
 )  # fmt: skip
 """The bot's core: it works, and is tested, without Discord's library."""

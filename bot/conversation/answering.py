@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
-from bot.conversation.parameters import ChatParameters, apply_overrides
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import FittedPrompt, fit_history
-from bot.conversation.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
+from bot.parameters import ChatParameters, apply_overrides
+from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from engine.types import Completion, FinishReason, Generation, TextEngine
 from storage.conversations import Conversations, Message, MessageState, Role
 

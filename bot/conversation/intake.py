@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 
 from bot.conversation.dialog import with_quote
-from bot.conversation.jobs import AnswerView, Job
+from bot.conversation.jobs import AnswerView, Job, Question
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
-from bot.conversation.question import Question
 from bot.errors import EmptyQuestionError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
-from bot.servers.origin import Origin
+from bot.servers.notices import Origin
 from engine.types import Generation
-from storage.conversations import MessageState
+from storage.conversations import ConversationRef, MessageState, Quote
 
 MAX_BURST = 8
 """Messages in a row that are answered as one question."""
@@ -139,3 +140,33 @@ class Job:
             self.stop_reason = reason
         if self.generation is not None:
             self.generation.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody asked, and where."""
+
+    conversation: ConversationRef
+    discord_id: int
+    author_id: int
+    author_name: str
+    content: str
+    created_at: datetime
+    quote: Quote | None = None
+    """The message that the question replies to or is about."""
+    starter_id: int | None = None
+    """The Discord message that the thread was started from, for a question in a thread."""
+    settings_of: ConversationRef | None = None
+    """The conversation whose settings hold, if not this one's."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    """Phrases that are said below the answer."""
+    origin: Origin | None = None
+    """What a server's rules look at; None is a person without roles, directly in this conversation."""
+
+    @property
+    def asked_from(self) -> Origin:
+        """Who asks, and where."""
+        ref = self.conversation
+        return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from bot.conversation.parameters import (
+from bot.errors import ParameterError
+from bot.language.phrases import Phrase, phrase
+from bot.parameters import (
     ANSWER_PRESETS,
     PARAMETERS,
     ChatParameters,
@@ -19,8 +21,6 @@ from bot.conversation.parameters import (
     find_parameter,
     written_parameters,
 )
-from bot.errors import ParameterError
-from bot.language.phrases import Phrase, phrase
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from engine.types import TextEngine

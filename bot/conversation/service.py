@@ -12,18 +12,17 @@ from types import TracebackType
 from bot.conversation.answering import Answered, Answering, can_go_on
 from bot.conversation.dialog import with_quote
 from bot.conversation.intake import Intake
-from bot.conversation.jobs import AnswerView, Job, StopReason
-from bot.conversation.parameters import ChatParameters
+from bot.conversation.jobs import AnswerView, Job, Question, StopReason
 from bot.conversation.preferences import Preferences
-from bot.conversation.question import Question
 from bot.conversation.queues import AnswerQueues
-from bot.conversation.screening import Screening
 from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
 from bot.errors import NothingToContinueError
+from bot.parameters import ChatParameters
+from bot.safety.screening import Screening
 from bot.servers.gate import Gate
-from bot.servers.origin import Origin
+from bot.servers.notices import Origin
 from bot.servers.servers import Servers
 from engine.types import TextEngine
 from storage.conversations import (

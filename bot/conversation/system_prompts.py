@@ -10,13 +10,13 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot.conversation.parameters import MAX_SYSTEM_PROMPT_CHARS, ChatParameters
 from bot.conversation.preferences import SYSTEM_PROMPT, Preferences
 from bot.conversation.prompting import check_question
 from bot.errors import SystemPromptError
 from bot.language.phrases import Phrase, phrase
+from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, ChatParameters
 from bot.servers.servers import Servers
-from engine.guidance import PRESETS, preset_name
+from engine.text.guidance import PRESETS, preset_name
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore

@@ -12,7 +12,48 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
-from bot.delivery.fence import MAX_MARKER, Fence
+MAX_MARKER = 8
+"""Longer runs of backticks or tildes are not fence markers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """An open code block: its marker and the language that a reopened block names again."""
+
+    marker: str
+    language: str = ""
+
+    @property
+    def head(self) -> str:
+        """What opens the block anew at the start of a part."""
+        return f"{self.marker}{self.language}\n"
+
+    @property
+    def tail(self) -> str:
+        """What closes the block at the end of a part."""
+        return f"\n{self.marker}"
+
+    @property
+    def closing(self) -> re.Pattern[str]:
+        """Finds the marker that ends the block."""
+        line_start = r"^[ \t]*+" if self.marker[0] == "~" else ""
+        return _pattern(line_start + self._closing)
+
+    @property
+    def closing_at_start(self) -> re.Pattern[str]:
+        """Matches the marker that ends the block, where a part begins and so does its first line."""
+        return _pattern(r"[ \t]*+" + self._closing)
+
+    @property
+    def _closing(self) -> str:
+        run = rf"{{{len(self.marker)},{MAX_MARKER}}}"
+        return rf"~{run}[ \t\r]*+$" if self.marker[0] == "~" else rf"(?<!`)`{run}(?!`)"
+
+
+@cache
+def _pattern(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.MULTILINE)
+
 
 MAX_SPAN = 800
 """Inline code and links longer than this are read as plain text."""
@@ -240,3 +281,32 @@ class _Scanner:
     def _keep(self, start: int, end: int) -> int:
         self.found.atoms.append((start, end))
         return end
+
+
+_RISKY = re.compile(r"\|\|+|<@(?=[!&]?\d)|@(?=everyone|here)", re.IGNORECASE)
+BAR = "\u01c0"
+"""Looks like a vertical bar and makes no spoiler."""
+AT = "\uff20"
+"""Looks like an at sign and mentions nobody."""
+
+
+def defuse(part: str) -> str:
+    """Return the content of a message without spoilers and mentions outside of code. As long as before."""
+    if _RISKY.search(part) is None:
+        return part
+    found = scan(part, 0, len(part), None, complete=True)
+    code = [(start, end) for start, end in found.atoms if part[start] == "`"]
+
+    def replace(match: re.Match[str]) -> str:
+        at = match.start()
+        if found.fence_at(at) is not None or any(start <= at < end for start, end in code):
+            return match[0]
+        return _defused(match[0])
+
+    return _RISKY.sub(replace, part)
+
+
+def _defused(risky: str) -> str:
+    if risky[0] == "|":
+        return "|" + BAR * (len(risky) - 1)
+    return risky.replace("@", AT)

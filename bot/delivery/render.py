@@ -13,10 +13,8 @@ import itertools
 import re
 from dataclasses import dataclass
 
-from bot.delivery.defuse import defuse
-from bot.delivery.fence import MAX_MARKER, Fence
 from bot.delivery.graphemes import is_boundary
-from bot.delivery.markup import Scan, scan
+from bot.delivery.markup import MAX_MARKER, Fence, Scan, defuse, scan
 
 MAX_LENGTH = 2000
 """Of a Discord message, in UTF-16 units: never fewer than code points, which Discord is said to count."""

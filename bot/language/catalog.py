@@ -13,9 +13,21 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
-from bot.language.plurals import FORMS, Form, plural_form
+Form = Literal["one", "few", "many", "other"]
+
+FORMS: frozenset[str] = frozenset(("one", "few", "many", "other"))
+
+
+def plural_form(language: str, num: int) -> Form:
+    """Return the form for `num` things."""
+    if num == 1 or (language == "fr" and num == 0):
+        return "one"
+    if language != "pl":
+        return "other"
+    return "few" if num % 10 in (2, 3, 4) and num % 100 not in (12, 13, 14) else "many"
+
 
 ENGLISH = "en"
 LANGUAGE_NAMES = {ENGLISH: "English", "de": "Deutsch", "fr": "Français", "es": "Español", "pl": "Polski"}

@@ -18,37 +18,35 @@ from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
 from bot.delivery.pace import Paces
 from bot.logs import set_level
-from bot.on_discord.asking import Asking
-from bot.on_discord.buttons import NumberedButton, OnPress, Press
+from bot.on_discord.answers.buttons import NumberedButton, OnPress, Press
+from bot.on_discord.answers.controls import AnswerControls, answer_old_form
+from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
+from bot.on_discord.answers.discord_outbox import SILENT, Channel
+from bot.on_discord.answers.interrupted import EarlierAnswers
+from bot.on_discord.asking.asking import Asking
+from bot.on_discord.asking.history_pages import HistoryButton
+from bot.on_discord.asking.incoming import bot_of
+from bot.on_discord.asking.message_changes import MessageChanges
+from bot.on_discord.asking.messages import MessageIntake
 from bot.on_discord.command_sync import sync_commands
-from bot.on_discord.commands.model import ModelCommands
-from bot.on_discord.commands.tree import Commands
-from bot.on_discord.config_controls import ConfigPanel, is_config_form
-from bot.on_discord.config_panel import PanelItem
-from bot.on_discord.controls import AnswerControls
 from bot.on_discord.departures import Departures
-from bot.on_discord.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
-from bot.on_discord.discord_outbox import SILENT, Channel
-from bot.on_discord.forgetting import PersonForgetting
-from bot.on_discord.history_pages import HistoryButton
-from bot.on_discord.incoming import bot_of
 from bot.on_discord.interactions import Interaction
-from bot.on_discord.interrupted import EarlierAnswers
 from bot.on_discord.invite import intents
-from bot.on_discord.locales import Locales
-from bot.on_discord.message_changes import MessageChanges
-from bot.on_discord.messages import MessageIntake
-from bot.on_discord.mod_log import ModLog
-from bot.on_discord.moderation_controls import ModerationButtons
-from bot.on_discord.old_forms import answer_old_form
+from bot.on_discord.languages import CommandTranslator, Locales
+from bot.on_discord.model import ModelCommands
+from bot.on_discord.moderation.controls import ModerationButtons
+from bot.on_discord.moderation.log import ModLog
 from bot.on_discord.presence import keep_presence
-from bot.on_discord.prompt_drafts import PromptButton, is_prompt_form
-from bot.on_discord.prompt_editor import PromptEditor
+from bot.on_discord.privacy import PersonForgetting
+from bot.on_discord.prompts.drafts import PromptButton, is_prompt_form
+from bot.on_discord.prompts.editor import PromptEditor
 from bot.on_discord.purging import Purging
-from bot.on_discord.translator import CommandTranslator
+from bot.on_discord.server_panel.controls import ConfigPanel, is_config_form
+from bot.on_discord.server_panel.panel import PanelItem
+from bot.on_discord.tree import Commands
 from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
-from bot.privacy.privacy import Privacy
+from bot.privacy.sweeper import Privacy
 from bot.servers.moderation import Moderation
 from storage.errors import StorageError
 

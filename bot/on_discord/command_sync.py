@@ -14,7 +14,7 @@ import discord
 from discord import app_commands
 from discord.http import Route
 
-from bot.on_discord.discord_outbox import DISCORD_FAILURES
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES
 
 AnyCommand = app_commands.Command[Any, ..., Any] | app_commands.Group | app_commands.ContextMenu
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol, cast
 
 import discord
 
-from bot.conversation.permissions import Actor
-from bot.errors import ChatError, is_expected, sentence_for
+from bot.conversation.permissions import Actor, may_moderate
+from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
-from bot.on_discord.discord_outbox import DISCORD_FAILURES, SILENT, Channel
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT, Channel
 from storage.conversations import ConversationKind, ConversationRef
 
 _log = logging.getLogger(__name__)
@@ -249,3 +249,18 @@ def _kind_of(error: Exception) -> str:
     if isinstance(error, discord.HTTPException):
         return f"status {error.status}, code {error.code}"
     return type(error).__name__
+
+
+def check_moderator(interaction: Interaction) -> None:
+    """Raise `NotAllowedError` unless the person who acts may moderate here."""
+    if not may_moderate(actor_of(interaction)):
+        raise NotAllowedError(phrase("errors.not_a_moderator"))
+
+
+def check_manager(interaction: Interaction) -> int:
+    """Return the server. Raises `NotAllowedError` for anybody but those who manage it."""
+    if interaction.guild_id is None:
+        raise NotAllowedError(phrase("moderation.only_in_servers"))
+    if not interaction.permissions.manage_guild:
+        raise NotAllowedError(phrase("moderation.not_a_manager"))
+    return interaction.guild_id

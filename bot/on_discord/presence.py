@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import discord
 
-from bot.on_discord.discord_outbox import DISCORD_FAILURES
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES
 from bot.operations.health import State, Vitals
 
 _log = logging.getLogger(__name__)

@@ -8,12 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bot.privacy.keeping import Keeping
+from storage.database import Database
 from storage.errors import StorageError
+from storage.people import People
 from storage.retention import Retention
 from storage.rows import utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """In days.
+
+    retention_days: messages; 0 is until somebody deletes them. grace_days: what belongs to servers that we
+    were removed from and to deleted channels.
+    """
+
+    retention_days: int = 0
+    grace_days: int = 30
+
 
 _log = logging.getLogger(__name__)
 
@@ -70,3 +85,18 @@ class Sweeper:
             is_any = True
             await asyncio.sleep(PAUSE_S)
         return is_any
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """The parts, each of which knows its own business."""
+
+    people: People
+    retention: Retention
+    sweeper: Sweeper
+
+    @classmethod
+    def over(cls, database: Database, keeping: Keeping) -> Privacy:
+        """Return the parts over one database."""
+        retention = Retention(database)
+        return cls(People(database), retention, Sweeper(retention, keeping))

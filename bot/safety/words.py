@@ -7,10 +7,12 @@ difference. A word counts only as a whole word, unless it ends in `*`; writing w
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Sequence
 
 from bot.safety.folding import fold
+from bot.safety.patterns import Finding, search
 
 _WORD = re.compile(r"[\w@$]+")
 _SPELLED = re.compile(r"(?<![\w@$])[\w@$](?:[^\w@$\n]{1,2}[\w@$](?![\w@$]))+")
@@ -68,3 +70,27 @@ def _token(word: str) -> str:
     """Return a word with digits read as letters; a number stays one."""
     letters = word.translate(_DIGITS).replace("_", "")
     return letters if any(c.isalpha() for c in word) else word
+
+
+class TextLists:
+    """What one list of words and one list of patterns find."""
+
+    def __init__(self, words: Sequence[str], patterns: Sequence[str]) -> None:
+        self._words = tuple(words)
+        self._patterns = tuple(patterns)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be found."""
+        return not self._words and not self._patterns
+
+    async def look(self, text: str) -> Finding:
+        """Return what the lists say of `text`."""
+        if self.is_empty or not text:
+            return Finding.CLEAN
+        return await asyncio.to_thread(self._look, text)
+
+    def _look(self, text: str) -> Finding:
+        if WordList(self._words).is_in(text):
+            return Finding.FORBIDDEN
+        return search(self._patterns, text)

@@ -8,12 +8,10 @@ much asked, and do the server's lists allow the text. Knows nothing of Discord: 
 from __future__ import annotations
 
 from bot.language.phrases import phrase
-from bot.limits.rates import RateLimits
-from bot.limits.repetitions import Repetitions
-from bot.safety.lists import TextLists
 from bot.safety.patterns import Finding
-from bot.servers.notices import Notice, NoticeKind, Notices
-from bot.servers.origin import Origin
+from bot.safety.words import TextLists
+from bot.servers.notices import Notice, NoticeKind, Notices, Origin
+from bot.servers.rates import RateLimits, Repetitions
 from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from bot.servers.servers import Servers

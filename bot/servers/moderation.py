@@ -6,20 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bot.language.phrases import phrase
-from bot.limits.clock import loop_seconds
-from bot.limits.rates import Allowance, RateLimits
-from bot.limits.repetitions import Repetitions
 from bot.safety.safety_model import SafetyModel
-from bot.safety.server_screening import ServerScreening
+from bot.servers.answer_screen import ServerScreening
 from bot.servers.gate import Gate
 from bot.servers.notices import Notice, NoticeKind, Notices
+from bot.servers.rates import Allowance, RateLimits, Repetitions, loop_seconds
 from bot.servers.servers import Servers
-from storage.blocks import Blocks
+from storage.blocks import Blocks, Reports
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.people import People
-from storage.reports import Reports
-from storage.server_settings import ServerSettingsStore
+from storage.settings import ServerSettingsStore
 
 
 @dataclass(frozen=True, slots=True)

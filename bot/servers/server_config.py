@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bot.conversation.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
 from bot.errors import ChatError, ParameterError
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import phrase
+from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
 from bot.safety.patterns import MAX_PATTERNS, PatternError, check_pattern
 
 MAX_IDS = 25

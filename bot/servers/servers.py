@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from bot.servers.server_config import ServerConfig, read_config
-from storage.server_settings import ServerSettingsStore
+from storage.settings import ServerSettingsStore
 
 _log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from statistics import median
 
 import numpy as np
 
-from engine import machine
 from engine.bench.figures import Figures, Load, Plan, Stream, load_of, median_first
-from engine.cuda_device import NoCudaError, find_device, free_bytes
+from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import GenerationFailedError, ModelFormatError
-from engine.manifest import load_manifest
+from engine.machine import machine
+from engine.machine.cuda_device import NoCudaError, find_device, free_bytes
 from engine.opening import open_folder
 from engine.types import Completion, FinishReason, Prompt, SamplingParams, TextEngine
 

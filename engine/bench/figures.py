@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -130,3 +132,12 @@ def load_of(streams: Sequence[Stream], first_token_s: float) -> Load | None:
 def median_first(streams: Sequence[Stream]) -> float:
     """Return the median time to the first token, in seconds."""
     return median(stream.first_token_s for stream in streams)
+
+
+SHAPES = {
+    "7b": LLAMA_2_SIZES["Llama 2 7B"],
+    "13b": LLAMA_2_SIZES["Llama 2 13B"],
+    "1.1b": DecoderConfig(22, 2048, 5632, 32, 4, 64, 32000, 2048, 1e4, 1e-5, tied_embeddings=False),
+    "default": DecoderConfig(30, 576, 1536, 9, 3, 64, 49152, 2048, 1e5, 1e-5, tied_embeddings=True),
+}
+"""Llama 2 7B and 13B, TinyLlama 1.1B, SmolLM2 135M."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from engine.architecture import Precision
 from engine.bench.figures import Figures
 from engine.bench.report import Run
+from engine.describing.architecture import Precision
 
 _H100_BYTES_PER_S = 3.03e12
 

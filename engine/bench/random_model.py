@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from engine.architecture import DecoderConfig, Precision
-from engine.convert.decoder_graph import DecoderGraph
-from engine.convert.external_data import ExternalDataWriter
-from engine.convert.linear import Weights
-from engine.convert.paged_graph import has_paged_graph, write_paged_graph
 from engine.convert.quantize import BLOCK_SIZE, BlockQuantized
-from engine.convert.source import tensor_shape
-from engine.convert.synthetic_source import SyntheticSource
-from engine.manifest import DECODER_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.convert.source import SyntheticSource, tensor_shape
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.manifest import DECODER_FILE, WEIGHTS_FILE, Manifest, describe_files
+from engine.graphs.decoder_graph import DecoderGraph
+from engine.graphs.graph_builder import ExternalDataWriter
+from engine.graphs.linear import Weights
+from engine.graphs.paged_graph import has_paged_graph, write_paged_graph
 
 PAGE = 4096
 MOST_REPEATED = 256

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.architecture import DecoderConfig, Precision
 from engine.bench.figures import Figures, Plan
-from engine.footprint import gpu_step_bytes, step_bytes
-from engine.text_size import size
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.footprint import gpu_step_bytes, size, step_bytes
 
 COLUMNS = ("at once", "first token", "tokens/s", "in total", "ms a step", "of floor")
 

@@ -6,16 +6,36 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.architecture import DecoderConfig
-from engine.bench.bandwidth import device_bandwidth
+import numpy as np
+import onnxruntime
+from onnx import helper
+
+from engine.advising.measuring import memory_bandwidth
 from engine.bench.driving import measure_engine
 from engine.bench.figures import Figures, Plan, figures_from, figures_json, plan_from
 from engine.bench.peers import measure_genai, measure_loop
+from engine.describing.architecture import DecoderConfig
 from engine.errors import EngineError, ModelResourceError
+from engine.graphs.session import open_session
+from engine.machine import machine
+
+
+def copy_graph(kind: type[np.generic]) -> bytes:
+    """Return the graph: `copied` [n] is `values` [n] with the other sign."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    values = [helper.make_tensor_value_info(name, element, ["n"]) for name in ("values", "copied")]
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["values"], ["copied"])], "copy", values[:1], values[1:]
+    )
+    opsets = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="llamacord")
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def run_engine(plan: Plan) -> Figures:
@@ -71,3 +91,42 @@ def _run(stage: str, work: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise ModelResourceError(result["error"])
     return result
+
+
+_NUM_BYTES = 2**30
+_NUM_WARM, _NUM_TIMED = 3, 10
+
+
+def device_bandwidth(device: str, num_threads: int = 0) -> float:
+    """Return the bytes a second that a copy on "cuda" moves, or that the CPU's threads read.
+
+    Raises `ModelError` where the device cannot be used.
+    """
+    if device == "cpu":
+        return memory_bandwidth(num_threads or machine.num_physical_cores())
+    return copy_bandwidth(device)
+
+
+def copy_bandwidth(
+    device: str, num_bytes: int = _NUM_BYTES, kind: type[np.generic] = np.float16, num_threads: int = 1
+) -> float:
+    """Return the bytes a second, read and written, of a copy of `num_bytes` that stays on `device`.
+
+    `kind` must be a type that the device can change the sign of: the CPU has no float16.
+    """
+    session = open_session(copy_graph(kind), num_threads, device)
+    binding = session.io_binding()
+    shape = [num_bytes // np.dtype(kind).itemsize]
+    values = [onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, 0) for _ in range(2)]
+    binding.bind_ortvalue_input("values", values[0])
+    binding.bind_ortvalue_output("copied", values[1])
+
+    def copy() -> float:
+        started = time.perf_counter()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return time.perf_counter() - started
+
+    for _ in range(_NUM_WARM):
+        copy()
+    return 2 * num_bytes / min(copy() for _ in range(_NUM_TIMED))

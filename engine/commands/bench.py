@@ -13,17 +13,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from engine.architecture import DecoderConfig, Precision
-from engine.bench.figures import Figures, Plan
+from engine.bench.figures import SHAPES, Figures, Plan
 from engine.bench.goals import verdicts
 from engine.bench.plot import draw, require_pillow
 from engine.bench.random_model import write_random_model
 from engine.bench.report import Run, as_json, columns, rows, sentences
-from engine.bench.shapes import SHAPES
 from engine.bench.stages import run_bandwidth, run_engine, run_genai, run_loop
-from engine.commands.subparsers import Subparsers
+from engine.commands import Subparsers
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.manifest import load_manifest
 from engine.errors import EngineError, ModelFormatError, ModelResourceError
-from engine.manifest import load_manifest
 
 _CHECKED = (Precision.FP16, Precision.INT4)
 _FEWEST_TOKENS = 4

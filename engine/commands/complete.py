@@ -6,19 +6,22 @@ Takes the flags of the example that was published with the models, and prints wh
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine import machine
-from engine.commands.subparsers import Subparsers
-from engine.completion import stream_completion
-from engine.errors import ModelFormatError
-from engine.model_folder import ModelFolder
+from engine.commands import Subparsers
+from engine.errors import ModelFormatError, PromptTooLongError
+from engine.machine import machine
 from engine.opening import open_folder
-from engine.prompt import fit_prompt, make_chat_format
-from engine.release_files import ReleaseFiles, require_file
-from engine.released_folder import ReleasedFolder
-from engine.tokenizer import Tokenizer
-from engine.types import ChatMessage, SamplingParams
+from engine.release.files import ReleaseFiles, require_file
+from engine.release.folder import ReleasedFolder
+from engine.runtime.model_folder import ModelFolder, RunnerSize
+from engine.runtime.request import Request
+from engine.runtime.sampling import Sampler
+from engine.text.detokenizer import StreamDecoder
+from engine.text.prompt import fit_prompt, make_chat_format
+from engine.text.tokenizer import Tokenizer
+from engine.types import ChatMessage, Prompt, SamplingParams
 
 
 def add_to(commands: Subparsers) -> None:
@@ -82,3 +85,33 @@ def _prompt_ids(arguments: argparse.Namespace, model: ModelFolder, tokenizer: To
     dialog.append(ChatMessage("user", arguments.prompt))
     limit = model.context_length - 1
     return list(fit_prompt(make_chat_format(model, tokenizer), dialog, limit).ids)
+
+
+def stream_completion(
+    model: ModelFolder, tokenizer: Tokenizer, ids: Sequence[int], params: SamplingParams, num_threads: int
+) -> Iterator[str]:
+    """Load the model and give what it says after `ids`, piece by piece.
+
+    The prompt is computed in one run, as the published example does, so that greedy answers are the same.
+    Raises `ModelError`, `PromptTooLongError` and `GenerationFailedError`.
+    """
+    context = model.context_length
+    if len(ids) >= context:
+        raise PromptTooLongError(len(ids), context - 1)
+    slots = model.load_model(RunnerSize(num_threads, 1, context, context))
+    slots.prefill(0, list(ids[:2]), 0)  # so that what is lazily set up does not delay the first word
+    slots.decode(0, [ids[0]], [1])
+    request = Request(
+        request_id=0,
+        prompt=Prompt(tuple(ids)),
+        params=params,
+        sampler=Sampler(params, ids),
+        decoder=StreamDecoder(tokenizer.token_bytes, opening_space_ids=tokenizer.opening_space_ids),
+        stop_ids=frozenset({model.eos_id, *model.stop_ids}),
+        max_tokens=context,
+    )
+    logits = slots.prefill(0, list(ids), 0)
+    while not (delta := request.accept(logits[None])).is_final:
+        yield delta.text
+        logits = slots.decode(0, request.ids[-1:], [len(request.ids) - 1])[0]
+    yield delta.text

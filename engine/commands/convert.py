@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engine.architecture import Precision
-from engine.commands.subparsers import Subparsers
-from engine.convert.chat_detection import llama2_chat
+from engine.commands import Subparsers
 from engine.convert.converter import convert
 from engine.convert.sources import open_source
-from engine.manifest import ChatSpec
+from engine.describing.architecture import Precision
+from engine.describing.manifest import ChatSpec
+from engine.text.prompt import llama2_chat
 
 _CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none": ChatSpec(None)}
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from engine.advice import Load, advise
-from engine.architecture import Precision
+from engine.advising.advice import Load, advise
+from engine.advising.gpu_advice import GpuAdvice, advise_gpu
+from engine.advising.inspection import Inspection, inspect
+from engine.advising.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
+from engine.advising.report import Measured, Report, as_json
+from engine.commands import Subparsers
 from engine.commands.inspect_tables import print_report
-from engine.commands.subparsers import Subparsers
-from engine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
-from engine.gpu_advice import GpuAdvice, advise_gpu
-from engine.inspection import Inspection, inspect
-from engine.machine import Resources, resources
-from engine.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
-from engine.report import Measured, Report, as_json
+from engine.describing.architecture import Precision
+from engine.machine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
+from engine.machine.machine import Resources, resources
 
 _RUNS_AS_ANOTHER = "fp16"
 _QUIET_LOAD = 0.3

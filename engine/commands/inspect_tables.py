@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.advice import Advice, Speed
-from engine.architecture import DecoderConfig
-from engine.gpu_advice import GpuAdvice
-from engine.guidance import preset_name
-from engine.inspection import Description
-from engine.report import Report
-from engine.text_size import size
+from engine.advising.advice import Advice, Speed
+from engine.advising.gpu_advice import GpuAdvice
+from engine.advising.inspection import Description
+from engine.advising.report import Report
+from engine.describing.architecture import DecoderConfig
+from engine.describing.footprint import size
+from engine.text.guidance import preset_name
 
 _SHOWN_CHARACTERS = 70
 """Of a text that comes from a file."""

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.commands.subparsers import Subparsers
+from engine.commands import Subparsers
 from engine.convert.sources import open_source
+from engine.describing.manifest import MANIFEST_FILE, ChatSpec
 from engine.errors import EngineError, ModelFormatError, PromptError
-from engine.manifest import MANIFEST_FILE, ChatSpec
 from engine.opening import open_folder
-from engine.prompt import ChatFormat, ChatModel, fit_prompt, make_chat_format
-from engine.release_files import is_release
-from engine.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from engine.release.files import is_release
+from engine.text.prompt import ChatFormat, ChatModel, fit_prompt, make_chat_format
+from engine.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from engine.types import ChatMessage
 
 _ROLES = ("system", "user", "assistant")

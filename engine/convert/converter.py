@@ -12,19 +12,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from engine import machine
-from engine.architecture import DecoderConfig, Precision
-from engine.convert.decoder_graph import DecoderGraph
-from engine.convert.external_data import ExternalDataWriter
-from engine.convert.paged_graph import has_paged_graph, write_paged_graph
 from engine.convert.source import ModelSource, VerifiableSource
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.footprint import conversion_bytes, gpu_copy_bytes, running_weight_bytes, weight_bytes
+from engine.describing.manifest import (
+    DECODER_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    Reference,
+    describe_files,
+)
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.footprint import conversion_bytes, gpu_copy_bytes, running_weight_bytes, weight_bytes
-from engine.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, Reference, describe_files
-from engine.prompt import make_chat_format
-from engine.reference import record_reference
-from engine.scratch import scratch_folder
-from engine.tokenizer import load_tokenizer
+from engine.files import scratch_folder
+from engine.gpu.reference import record_reference
+from engine.graphs.decoder_graph import DecoderGraph
+from engine.graphs.graph_builder import ExternalDataWriter
+from engine.graphs.paged_graph import has_paged_graph, write_paged_graph
+from engine.machine import machine
+from engine.text.prompt import make_chat_format
+from engine.text.tokenizer import load_tokenizer
 
 _SPARE_BYTES = 64 * 2**20
 

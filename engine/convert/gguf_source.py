@@ -9,15 +9,15 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from engine.architecture import DecoderConfig
-from engine.convert.chat_detection import detect_chat
 from engine.convert.gguf_blocks import exact_blocks
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.quantize import BlockQuantized, quantize
 from engine.convert.source import FloatArray
 from engine.convert.stored_tensors import StoredTensor, tensor_names
+from engine.describing.architecture import DecoderConfig
+from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.manifest import TokenizerSpec
+from engine.text.prompt import detect_chat
 
 _TENSORS = {
     "embed": "token_embd.weight",

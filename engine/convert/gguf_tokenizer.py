@@ -10,8 +10,8 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from tokenizers import decoders, models, pre_tokenizers
 
+from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.manifest import TokenizerSpec
 
 Field = Callable[[str], Any]
 """Returns a GGUF metadata field; raises `ModelFormatError` when it is missing."""

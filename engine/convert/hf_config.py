@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig
 from engine.errors import ModelFormatError
 
 Json = Mapping[str, Any]

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.convert.chat_detection import detect_chat
 from engine.convert.hf_config import read_decoder_config, read_token_ids
 from engine.convert.hf_tokenizer import HuggingFaceTokenizer
-from engine.convert.json_file import read_json, read_optional_json
 from engine.convert.quantize import BlockQuantized
-from engine.convert.safetensors_folder import SafetensorsFolder
+from engine.convert.safetensors import SafetensorsFolder
 from engine.convert.stored_tensors import StoredTensor, tensor_names
+from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.manifest import TokenizerSpec
+from engine.files import read_json, read_optional_json
+from engine.text.prompt import detect_chat
 
 CONFIG_FILE = "config.json"
 _OUTER = {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}

@@ -6,16 +6,14 @@ writes: not all authors mark the last ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from engine.convert.chat_template_file import read_chat_template
-from engine.convert.json_file import read_optional_json
-from engine.convert.sentencepiece_file import SentencePieceFile
-from engine.convert.tokenizer_file import AddedToken, TokenizerFile
-from engine.convert.tokenizers_file import TokenizersFile
+from engine.convert.tokenizer_files import AddedToken, SentencePieceFile, TokenizerFile, TokenizersFile
+from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.manifest import TokenizerSpec
+from engine.files import read_optional_json, refuse_pointer
 
 _MOST_PADDING = 2048
 """Embeddings are padded to a round number of rows for the sake of the hardware they were trained on."""
@@ -74,3 +72,23 @@ def _written(token: object) -> str:
     """Return a token's written form: folders have it as text or as an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
+
+
+_FILE = "chat_template.jinja"
+
+
+def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
+    """Return the template's source, nothing where there is none. Raises `ModelFormatError`."""
+    path = folder / _FILE
+    if path.exists():
+        refuse_pointer(path)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelFormatError(f"{path} cannot be read.") from error
+    found = tokenizer_config.get("chat_template")
+    found = found or read_optional_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(found, list):  # several by name, of which "default" is for plain chat
+        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""

@@ -17,8 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from engine.convert.dataflow import Dataflow
 from engine.convert.release_graph import Layer, ReleaseGraph
 from engine.errors import ModelFormatError
-from engine.release_contract import Contract, read_tensor
-from engine.session import open_session
+from engine.graphs.session import open_session
+from engine.release.contract import Contract, read_tensor
 
 _NUM_POSITIONS = 512
 _TOLERANCE = 0.01

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.convert.gguf_source import GGUFSource
-from engine.convert.git_lfs import refuse_pointer
 from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
 from engine.convert.release_source import ReleaseSource
 from engine.convert.source import ModelSource
 from engine.errors import ModelFormatError
-from engine.release_files import is_release
+from engine.files import refuse_pointer
+from engine.release.files import is_release
 
 
 def open_source(path: Path) -> ModelSource:

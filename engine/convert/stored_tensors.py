@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from engine.architecture import DecoderConfig
+import onnx
+
 from engine.convert.source import tensor_shape
+from engine.describing.architecture import DecoderConfig
+from engine.errors import ModelFormatError
 
 _LAYER_PARTS = ("attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down")
 
@@ -50,3 +55,28 @@ def tensor_problems(config: DecoderConfig, stored: Mapping[str, StoredTensor]) -
         if tensor.shape != expected:
             yield f"The tensor {name} has the shape {tensor.shape}, not {expected}. Get the files anew."
             return
+
+
+def graph_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the weights of the graph at `path`, by name; two views of the same bytes are one.
+
+    Raises `ModelFormatError`.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:
+        raise ModelFormatError(f"{path} is not a readable ONNX graph. Convert the model anew.") from error
+    places: dict[tuple[tuple[str, str], ...], onnx.TensorProto] = {}
+    for tensor in model.graph.initializer:
+        place = tuple(sorted((entry.key, entry.value) for entry in tensor.external_data))
+        places.setdefault(place or (("name", tensor.name),), tensor)
+    return dict(_described(tensor) for tensor in places.values())
+
+
+def _described(tensor: onnx.TensorProto) -> tuple[str, StoredTensor]:
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+    shape = tuple(int(size) for size in tensor.dims)
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return tensor.name, StoredTensor(kind, shape, math.prod(shape) * itemsize)

@@ -11,10 +11,17 @@ import discord
 import pytest
 
 from bot.check import run_checks
-from bot.finding import Finding
-from engine.architecture import DecoderConfig, Precision
-from engine.guidance import META_SYSTEM_PROMPT
-from engine.manifest import DECODER_FILE, WEIGHTS_FILE, ChatSpec, Manifest, TokenizerSpec, describe_files
+from bot.model_check import Finding
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.manifest import (
+    DECODER_FILE,
+    WEIGHTS_FILE,
+    ChatSpec,
+    Manifest,
+    TokenizerSpec,
+    describe_files,
+)
+from engine.text.guidance import META_SYSTEM_PROMPT
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
 
 RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from bot import app, cli, connection
 from bot.connection import StartError
-from storage.lock import locked
+from storage.opening import locked
 from tests.bot.test_check import TOKEN, write_model
 
 ROOT = Path(__file__).parents[2]

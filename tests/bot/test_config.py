@@ -12,8 +12,7 @@ import pytest
 from bot import parsers
 from bot.config import ConfigError, load_settings
 from bot.config_keys import KEYS
-from bot.conversation.guidance import Guidance, GuidanceChoice
-from bot.conversation.parameters import PARAMETERS, ChatParameters
+from bot.parameters import PARAMETERS, ChatParameters, Guidance, GuidanceChoice
 from engine.types import RANGES
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

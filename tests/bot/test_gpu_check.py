@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.architecture import Precision
+from engine.describing.architecture import Precision
 from tests.cuda_stubs.build import build, environment, missing_tools
 from tests.engine.tiny_model import make_tiny_model
 

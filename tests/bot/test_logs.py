@@ -48,7 +48,7 @@ def test_debug_is_for_our_own_packages_only(output: io.StringIO) -> None:
     configure_logging(logging.DEBUG, stream=output)
     logging.getLogger("aiosqlite").debug("INSERT private words")
     logging.getLogger("discord.gateway").debug("private words")
-    logging.getLogger("engine.worker").debug("step")
+    logging.getLogger("engine.runtime.worker").debug("step")
     assert "private" not in output.getvalue()
     assert "step" in output.getvalue()
 

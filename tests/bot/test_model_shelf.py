@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.switchable_engine import ClosableEngine
+from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.model_memory import kv_bytes, model_bytes, moderation_options
 from bot.model_shelf import ModelShelf
-from engine import machine
 from engine.engine import EngineOptions
+from engine.machine import machine
 from engine.opening import open_folder
 from tests.bot.test_check import write_model
 from tests.fakes import ScriptedEngine

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import onnxruntime
 
+from engine.describing.manifest import CUDA_DECODER_FILE, load_manifest
 from engine.engine import Engine, EngineOptions
-from engine.manifest import CUDA_DECODER_FILE, load_manifest
-from engine.model_folder import RunnerSize
-from engine.paged_loading import Attention, load_paged_model
-from engine.paged_step import GREEDY, PagedRow
+from engine.gpu.loading import Attention, load_paged_model
+from engine.gpu.step import GREEDY, PagedRow
+from engine.runtime.model_folder import RunnerSize
 from engine.types import Prompt, SamplingParams
 from tests.cuda_stubs.build import STATE
 

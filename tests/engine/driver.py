@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from engine.request import Delta, Request
-from engine.runner import Runner, SlotRunner
-from engine.scheduler import Scheduler, StepPlan
+from engine.cpu.runner import SlotRunner
+from engine.runtime.request import Delta, Request
+from engine.runtime.runner import Runner
+from engine.runtime.scheduler import Scheduler, StepPlan
 from tests.engine.fakes import HistoryModel
 
 R = TypeVar("R", bound=Runner)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.engine import Engine, EngineOptions
-from engine.request import Request
-from engine.runner import Runner
-from engine.scheduler import StepPlan
+from engine.runtime.request import Request
+from engine.runtime.runner import Runner
+from engine.runtime.scheduler import StepPlan
 from engine.types import Completion, Generation, SamplingParams
 from tests.engine.fakes import ScriptedRunner, make_model_folder
 from tests.engine.tiny_model import VOCAB_SIZE, tiny_tokenizer

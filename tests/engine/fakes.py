@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.architecture import Precision
-from engine.detokenizer import StreamDecoder
-from engine.manifest import (
+from engine.describing.architecture import Precision
+from engine.describing.manifest import (
     DECODER_FILE,
     WEIGHTS_FILE,
     ChatSpec,
@@ -21,11 +20,12 @@ from engine.manifest import (
     Manifest,
     TokenizerSpec,
 )
-from engine.request import Request
-from engine.runner import StepResult
-from engine.sampling import FloatArray, Sampler
-from engine.scheduler import PrefillPace, StepPlan
-from engine.tokenizer import BpeTokenizer
+from engine.runtime.request import Request
+from engine.runtime.runner import StepResult
+from engine.runtime.sampling import FloatArray, Sampler
+from engine.runtime.scheduler import PrefillPace, StepPlan
+from engine.text.detokenizer import StreamDecoder
+from engine.text.tokenizer import BpeTokenizer
 from engine.types import Prompt, SamplingParams
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
 

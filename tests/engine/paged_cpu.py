@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.architecture import DecoderConfig
-from engine.convert.plain_attention import plain_graph
-from engine.manifest import CUDA_DECODER_FILE, load_manifest
-from engine.paged_model import PagedModel, PagedOptions
-from engine.paged_step import CHOSEN_BY_HOST, PagedRow
-from engine.sampling import FloatArray
+from engine.describing.architecture import DecoderConfig
+from engine.describing.manifest import CUDA_DECODER_FILE, load_manifest
+from engine.gpu.model import PagedModel, PagedOptions
+from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
+from engine.graphs.plain_attention import plain_graph
+from engine.runtime.sampling import FloatArray
 from tests.engine.tiny_model import VOCAB_SIZE
 
 BLOCK_SIZE = 16

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from engine.kv_blocks import SCRATCH_BLOCK
-from engine.paged_step import PagedRow, buckets, pack
-from engine.sampling import DEVICE_CANDIDATES, FloatArray, SampledRow, Sampler
+from engine.gpu.kv_blocks import SCRATCH_BLOCK
+from engine.gpu.step import PagedRow, buckets, pack
+from engine.runtime.sampling import DEVICE_CANDIDATES, FloatArray, SampledRow, Sampler
 from engine.types import SamplingParams
 from tests.engine.fakes import NEVER_WRITTEN, VOCAB_SIZE, history_logits
 

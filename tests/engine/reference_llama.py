@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engine.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from engine.errors import (
     ModelFormatError,
     QueueFullError,
 )
-from engine.runner import Runner
+from engine.runtime.runner import Runner
 from engine.types import (
     Generation,
     Health,

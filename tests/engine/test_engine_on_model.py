@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.architecture import Precision
+from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
 from tests.engine.engine_stage import read, wait_until

@@ -8,10 +8,10 @@ import pytest
 
 from benchmarks import faithful
 from benchmarks.common import default_model
-from engine.architecture import Precision
-from engine.manifest import load_manifest
-from engine.model import CpuModel, ModelOptions
-from engine.tokenizer import load_tokenizer
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.describing.architecture import Precision
+from engine.describing.manifest import load_manifest
+from engine.text.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.model
 IDS_FILE = Path(faithful.REFERENCE_FILE).with_name("faithful_ids.json")

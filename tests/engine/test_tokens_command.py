@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from engine.architecture import Precision
 from engine.cli import main
+from engine.describing.architecture import Precision
 from tests.engine import chat_templates
 from tests.engine.tiny_gguf import TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace, with_sentencepiece

@@ -12,8 +12,8 @@ import gguf
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from engine.architecture import DecoderConfig
 from engine.convert.source import FloatArray
+from engine.describing.architecture import DecoderConfig
 from tests.engine.tiny_model import (
     BOS_ID,
     CONTROL_TOKENS,

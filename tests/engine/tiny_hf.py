@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from engine.architecture import DecoderConfig
 from engine.convert.source import FloatArray
+from engine.describing.architecture import DecoderConfig
 from tests.engine.tiny_model import CONTROL_TOKENS, TinySource, tensor_names, tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_model_bytes, tiny_processor
 

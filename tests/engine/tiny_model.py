@@ -16,11 +16,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from engine.architecture import DecoderConfig, Precision
 from engine.convert.converter import convert
 from engine.convert.quantize import BlockQuantized
 from engine.convert.source import FloatArray, tensor_shape
-from engine.manifest import ChatSpec, TokenizerSpec
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.manifest import ChatSpec, TokenizerSpec
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BOS_ID, EOS_ID = 1, 2

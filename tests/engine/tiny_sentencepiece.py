@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from engine.tokenizer import SentencePieceTokenizer
+from engine.text.tokenizer import SentencePieceTokenizer
 
 SPECIAL_IDS = {"<s>": 1, "</s>": 2}
 LLAMA2_PATH = os.environ.get("LLAMACORD_TOKENIZER", "")

@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from engine.errors import EngineError
-from engine.request import Delta, Request
-from engine.scheduler import StepPlan
+from engine.runtime.request import Delta, Request
+from engine.runtime.scheduler import StepPlan
+from engine.runtime.worker import Worker
 from engine.types import Completion, SamplingParams
-from engine.worker import Worker
 from tests.engine.fakes import VOCAB_SIZE, ScriptedRunner, make_request
 
 TIMEOUT_S = 20.0

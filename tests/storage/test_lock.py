@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from storage.errors import DatabaseUnavailableError
-from storage.lock import locked
+from storage.opening import locked
 
 HOLD = """
 import sys
 from pathlib import Path
-from storage.lock import locked
+from storage.opening import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

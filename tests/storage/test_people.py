@@ -12,8 +12,7 @@ from storage.blocks import Blocks
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.people import Forgotten, KeptData, People
-from storage.server_settings import ServerSettingsStore
-from storage.settings import SettingsStore
+from storage.settings import ServerSettingsStore, SettingsStore
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, finish
 

@@ -11,8 +11,7 @@ from storage.blocks import Blocks
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.retention import Place, Retention
-from storage.server_settings import ServerSettingsStore
-from storage.settings import SettingsStore
+from storage.settings import ServerSettingsStore, SettingsStore
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, ask, asked_and_answered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.database import Database
-from storage.server_settings import ServerSetting, ServerSettingsStore
+from storage.settings import ServerSetting, ServerSettingsStore
 from tests.storage.conftest import NOW
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversation.guidance import Guidance, GuidanceChoice
-from engine.guidance import META_SYSTEM_PROMPT, PRESETS, join, preset_name
+from bot.parameters import Guidance, GuidanceChoice
+from engine.text.guidance import META_SYSTEM_PROMPT, PRESETS, join, preset_name
 from engine.types import ModelInfo
 
 AUTO, SAFE, NONE = GuidanceChoice.AUTO, GuidanceChoice.SAFE, GuidanceChoice.NONE

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.guidance import Guidance, GuidanceChoice
-from bot.conversation.parameters import ChatParameters
 from bot.conversation.preferences import Preferences
 from bot.conversation.system_prompts import SystemPrompt, SystemPrompts
 from bot.errors import ParameterError, SystemPromptError
-from engine.guidance import META_SYSTEM_PROMPT
+from bot.parameters import ChatParameters, Guidance, GuidanceChoice
+from engine.text.guidance import META_SYSTEM_PROMPT
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.settings import SettingsStore

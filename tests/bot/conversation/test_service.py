@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.jobs import StopReason
-from bot.conversation.parameters import ChatParameters
-from bot.conversation.question import Question
+from bot.conversation.jobs import Question, StopReason
 from bot.conversation.service import ChatService
 from bot.conversation.system_prompts import SystemPrompt
 from bot.errors import (
@@ -25,6 +23,7 @@ from bot.errors import (
     sentence_for,
 )
 from bot.language.phrases import phrase
+from bot.parameters import ChatParameters
 from engine.errors import (
     EngineUnavailableError,
     PromptTooLongError,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.parameters import ChatParameters
-from bot.conversation.question import Question
+from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
 from bot.errors import ShuttingDownError
+from bot.parameters import ChatParameters
 from storage.conversations import ConversationKind, ConversationRef, Conversations, MessageState
 from storage.database import Database
 from storage.settings import SettingsStore

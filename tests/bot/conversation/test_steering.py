@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from bot.conversation.fairness import MAX_REMEMBERED, Claim, FairOrder
-from bot.conversation.jobs import MAX_BURST
-from bot.conversation.parameters import ChatParameters
-from bot.conversation.question import Question
+from bot.conversation.jobs import MAX_BURST, Question
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError, TooManyWaitingError
+from bot.parameters import ChatParameters
 from engine.types import ChatMessage, FinishReason
 from storage.conversations import ConversationKind, ConversationRef, MessageState, Quote
 from storage.database import Database

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.defuse import AT, BAR, defuse
-from bot.delivery.markup import scan
+from bot.delivery.markup import AT, BAR, defuse, scan
 from bot.delivery.render import render
 from tests.bot.delivery.test_render import long_markdown, markdown
 

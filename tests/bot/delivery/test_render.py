@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.defuse import defuse
-from bot.delivery.markup import scan
+from bot.delivery.markup import defuse, scan
 from bot.delivery.render import MAX_LENGTH, render, split, stretches, with_note
 
 CONSTRUCTS = [

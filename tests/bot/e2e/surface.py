@@ -15,10 +15,10 @@ import discord
 import simcord
 from discord import app_commands
 
-from bot.on_discord.buttons import Press
-from bot.on_discord.config_forms import FORMS
-from bot.on_discord.config_panel import PREFIX, panel_view
-from bot.on_discord.prompt_drafts import Act
+from bot.on_discord.answers.buttons import Press
+from bot.on_discord.prompts.drafts import Act
+from bot.on_discord.server_panel.forms import FORMS
+from bot.on_discord.server_panel.panel import PREFIX, panel_view
 from bot.servers.server_config import ServerConfig
 from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World

@@ -8,7 +8,7 @@ import discord
 import pytest
 import simcord
 
-from bot.on_discord.interaction_outbox import TOKEN_LIFE_S
+from bot.on_discord.answers.interaction_outbox import TOKEN_LIFE_S
 from bot.on_discord.interactions import Interaction, are_we_there, conversation_of, writable_channel
 from engine.types import FinishReason
 from storage.conversations import ConversationKind

@@ -18,10 +18,10 @@ from simcord import interactions
 from simcord.http import router
 
 from bot.conversation.model_switch import ModelSwitch
-from bot.on_discord.buttons import NumberedButton, Press
-from bot.on_discord.config_panel import PanelItem
-from bot.on_discord.history_pages import HistoryButton
-from bot.on_discord.prompt_drafts import PromptButton
+from bot.on_discord.answers.buttons import NumberedButton, Press
+from bot.on_discord.asking.history_pages import HistoryButton
+from bot.on_discord.prompts.drafts import PromptButton
+from bot.on_discord.server_panel.panel import PanelItem
 from storage.database import Database
 from tests.bot.e2e.surface import (
     CANARY,

@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 
-from bot.conversation.guidance import Guidance, GuidanceChoice
-from bot.conversation.parameters import ChatParameters
-from engine.guidance import META_SYSTEM_PROMPT
+from bot.parameters import ChatParameters, Guidance, GuidanceChoice
+from engine.text.guidance import META_SYSTEM_PROMPT
 from tests.bot.e2e.test_commands import MODERATORS_ONLY, text
 from tests.bot.e2e.world import World
 

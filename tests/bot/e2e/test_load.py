@@ -16,7 +16,7 @@ import pytest
 from benchmarks.common import TIMER_S
 from benchmarks.crowd import open_crowd
 from benchmarks.discord_load import GOAL_KB_PER_ANSWER, GOAL_P99_MS, echo, grown_kb_per_answer, measure
-from bot.conversation.parameters import ChatParameters
+from bot.parameters import ChatParameters
 from tests.fakes import ScriptedEngine
 
 NUM_ROOMS = 40

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import simcord
 
-from bot.conversation.switchable_engine import ClosableEngine
+from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from engine.errors import ModelFormatError
 from engine.types import Health

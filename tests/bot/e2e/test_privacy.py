@@ -15,8 +15,8 @@ from bot.conversation.service import UNDO_TIME
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import render
 from bot.logs import LineFormatter
-from bot.on_discord.commands.privacy import policy_lines
-from bot.privacy.keeping import Keeping
+from bot.on_discord.privacy import policy_lines
+from bot.privacy.sweeper import Keeping
 from storage.retention import Retention
 from tests.bot.e2e.test_commands import text
 from tests.bot.e2e.world import World, labels, open_world

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import simcord
 
-from bot.conversation.parameters import ChatParameters, read_limits
+from bot.parameters import ChatParameters, read_limits
 from tests.bot.e2e.world import World, labels, open_world
 
 

@@ -14,17 +14,15 @@ from typing import Any
 import discord
 import simcord
 
-from bot.conversation.model_switch import ModelSwitch, Shelf
-from bot.conversation.parameters import ChatParameters
+from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
 from bot.conversation.service import ChatService
-from bot.conversation.switchable_engine import ClosableEngine, SwitchableEngine
-from bot.limits.rates import Allowance
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
-from bot.privacy.keeping import Keeping
-from bot.privacy.privacy import Privacy
+from bot.parameters import ChatParameters
+from bot.privacy.sweeper import Keeping, Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
+from bot.servers.rates import Allowance
 from engine.errors import ModelFormatError
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of
+from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of, plural_form
 from bot.language.phrases import Phrase, packed, phrase, render, together, unpacked
-from bot.language.plurals import plural_form
 
 ROOT = Path(__file__).parents[3]
 TRANSLATIONS = [language for language in LANGUAGES if language != ENGLISH]

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.privacy import sweeper as sweeper_module
-from bot.privacy.keeping import Keeping
-from bot.privacy.sweeper import Sweeper
+from bot.privacy.sweeper import Keeping, Sweeper
 from storage import retention as retention_module
 from storage.conversations import Conversations
 from storage.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.prompt import ChatFormat, ChatMLFormat, Llama2Format, fit_prompt
+from engine.text.prompt import ChatFormat, ChatMLFormat, Llama2Format, fit_prompt
 from engine.types import ChatMessage, Prompt
 from tests.engine.fakes import tiny_bpe
 from tests.engine.tiny_sentencepiece import tiny_sentencepiece

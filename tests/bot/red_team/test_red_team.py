@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from bot.conversation.guidance import Guidance
-from bot.conversation.parameters import ChatParameters
-from bot.limits.rates import Allowance
+from bot.parameters import ChatParameters, Guidance
 from bot.safety.output_filter import OutputFilter
-from engine.guidance import META_SYSTEM_PROMPT
+from bot.servers.rates import Allowance
+from engine.text.guidance import META_SYSTEM_PROMPT
 from engine.types import ModelInfo
 from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import EDIT_S, World

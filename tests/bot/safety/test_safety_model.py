@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from bot.safety.llama_guard import Verdict, plain, read_verdict, task
-from bot.safety.safety_model import SafetyModel
-from engine.prompt import Llama2Format
+from bot.safety.safety_model import SafetyModel, Verdict, plain, read_verdict, task
+from engine.text.prompt import Llama2Format
 from engine.types import ChatMessage, Health, ModelInfo
 from tests.engine.tiny_sentencepiece import tiny_sentencepiece
 from tests.fakes import Script, ScriptedEngine

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.safety.folding import fold
-from bot.safety.lists import TextLists
 from bot.safety.patterns import Finding, PatternError, check_pattern, search
-from bot.safety.words import WordList
+from bot.safety.words import TextLists, WordList
 
 WORDS = WordList(["badger", "Two Words", "pre*", "屑", "дурак", "l33t"])
 

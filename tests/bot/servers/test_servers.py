@@ -11,12 +11,12 @@ import pytest
 
 from bot.language.catalog import LANGUAGES, catalog
 from bot.servers.gate import check_place
-from bot.servers.origin import Origin
+from bot.servers.notices import Origin
 from bot.servers.refusals import NotHereError
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
 from bot.servers.servers import Servers
 from storage.database import Database
-from storage.server_settings import ServerSettingsStore
+from storage.settings import ServerSettingsStore
 
 
 @pytest.fixture

@@ -11,19 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
-from engine.bench.bandwidth import copy_bandwidth
 from engine.bench.driving import Driver, engine_options, measure_engine
-from engine.bench.figures import Figures, Load, Plan, Stream, figures_from, figures_json, load_of, plan_from
+from engine.bench.figures import (
+    SHAPES,
+    Figures,
+    Load,
+    Plan,
+    Stream,
+    figures_from,
+    figures_json,
+    load_of,
+    plan_from,
+)
 from engine.bench.goals import GOALS, verdicts
 from engine.bench.plot import draw
 from engine.bench.random_model import write_random_model
 from engine.bench.report import Run, as_json, columns, rows, sentences
-from engine.bench.shapes import SHAPES
+from engine.bench.stages import copy_bandwidth
 from engine.cli import main
-from engine.cuda_device import CudaDevice, NoCudaError
+from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError
+from engine.machine.cuda_device import CudaDevice, NoCudaError
 
 SEVEN_B = LLAMA_2_SIZES["Llama 2 7B"]
 SMALL = DecoderConfig(2, 128, 256, 4, 2, 32, 384, 1024, 1e4, 1e-5, tied_embeddings=False)
@@ -197,7 +206,7 @@ def test_without_pillow_nothing_is_measured_for_a_plot(
 def test_a_gpu_takes_what_kv_is_useful_whatever_memory_the_machine_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.machine.free_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr("engine.machine.machine.free_memory_bytes", lambda: 2**30)
     device = CudaDevice("GPU", (9, 0), 80 * 2**30, 13000, 3.03e12)
     for found, where, expected in ((device, "auto", 0), (device, "cpu", 512), (None, "auto", 512)):
 

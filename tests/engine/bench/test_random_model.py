@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from engine.architecture import DecoderConfig, Precision
 from engine.bench import random_model
-from engine.bench.published_loop import PublishedLoop
+from engine.bench.peers import PublishedLoop
 from engine.bench.random_model import write_random_model
 from engine.bench.release_author import ReleaseShape, write_release
-from engine.convert.stored_constants import StoredConstants
-from engine.manifest import (
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.manifest import (
     CUDA_DECODER_FILE,
     CUDA_WEIGHTS_FILE,
     DECODER_FILE,
@@ -24,7 +24,7 @@ from engine.manifest import (
     load_manifest,
     verify_files,
 )
-from engine.model import CpuModel, ModelOptions
+from engine.graphs.paged_graph import StoredConstants
 
 SMALL = DecoderConfig(2, 128, 256, 4, 2, 32, 384, 1024, 1e4, 1e-5, tied_embeddings=False)
 

@@ -1,0 +1,1 @@
+"""How an answer is shown on Discord, and steered by what is below it."""

@@ -1,0 +1,199 @@
+"""Shows one answer in a Discord channel: delivery, typing, and the record of which messages show it.
+
+An `AnswerView` of the conversation service. Knows nothing of how the answer is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from bot.conversation.jobs import Ending
+from bot.delivery.delivery import Delivery, Outcome
+from bot.delivery.outbox import Buttons
+from bot.delivery.pace import ChannelPace
+from bot.language.phrases import phrase, render
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
+from bot.on_discord.answers.interaction_outbox import InteractionOutbox
+from bot.servers.rates import loop_seconds
+from storage.conversations import Conversations
+from storage.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+TYPING_INTERVAL_S = 8.0
+"""Discord shows typing for 10 seconds."""
+EDIT_INTERVAL_S = 1.3
+"""Fewer than 5 edits in 5 seconds."""
+
+
+class DiscordAnswer:
+    """One answer on its way into a channel."""
+
+    def __init__(
+        self,
+        channel: Channel | None,
+        trigger_id: int | None,
+        conversations: Conversations,
+        *,
+        locale: str,
+        as_embeds: bool = False,
+        edit_interval_s: float = EDIT_INTERVAL_S,
+        outbox: InteractionOutbox | None = None,
+        pace: ChannelPace | None = None,
+        on_shown: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`locale`: of the readers. `outbox`: shows it instead of the channel. `pace`: the channel's.
+
+        `on_shown` is called once nothing is left to be shown.
+        """
+        self._given_outbox = outbox
+        self._on_shown = on_shown
+        self._channel = channel
+        self._trigger_id = trigger_id
+        self._conversations = conversations
+        self._locale = locale
+        self._as_embeds = as_embeds
+        self._edit_interval_s = edit_interval_s
+        self._pace = pace or ChannelPace()
+        self._answer_id = 0
+        self._part_ids: list[int] = []
+        self._outbox: DiscordOutbox | InteractionOutbox | None = None
+        self._delivery: Delivery | None = None
+        self._typing: asyncio.Task[None] | None = None
+
+    @property
+    def part_ids(self) -> Sequence[int]:
+        """The messages that show the answer."""
+        return self._part_ids
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the answer can no longer be shown."""
+        return self._delivery is not None and self._delivery.is_lost
+
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
+        """Learn which answer is shown, and the messages that show it already."""
+        self._answer_id = answer_id
+        self._part_ids = list(parts)
+        self._has_message = bool(parts)
+        self._outbox = self._open_outbox(answer_id)
+        self._delivery = Delivery(
+            self._outbox,
+            answer_id=answer_id,
+            on_part=self._attach,
+            min_interval_s=self._edit_interval_s,
+            existing_parts=parts,
+            pace=self._pace,
+        )
+
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
+        if not self._part_ids or self._pace.has_room(loop_seconds()):
+            key = "answer.waiting_for_others" if for_others else "answer.waiting"
+            self.update(f"-# {render(phrase(key, place=place), self._locale)}")
+
+    def working(self) -> None:
+        """Show typing until the end."""
+        if self._channel is not None:
+            self._typing = asyncio.create_task(self._keep_typing(self._channel))
+        if self._part_ids:
+            self.update("")
+
+    def followed(self) -> None:
+        """Take a message now: it would come below the next answer's if it waited for the first word."""
+        if not self._has_message and self._given_outbox is None:
+            self.update("")
+
+    def update(self, text: str) -> None:
+        """Show the text so far."""
+        self._has_message = True
+        if self._delivery is not None:
+            self._delivery.update(text)
+
+    async def finish(self, ending: Ending) -> None:
+        """Show the ending, unless nobody can see it."""
+        await self._stop_typing()
+        if self._delivery is None or self._outbox is None:
+            return
+        if self.is_lost:
+            _log.info("Answer %d ended out of sight: its messages are gone or closed to us", self._answer_id)
+        self._outbox.answer_id = ending.answer_id
+        result = await self._delivery.finish(
+            ending.text,
+            note=self._note_of(ending),
+            buttons=buttons_of(ending) if self._given_outbox is None else Buttons.NONE,
+            file_note=render(phrase("answer.in_file"), self._locale),
+        )
+        for discord_id in result.removed:
+            await self._detach(discord_id)
+        if result.outcome is not Outcome.FAILED or self._given_outbox is not None:
+            await self._note_shown(ending.answer_id)
+        if self._on_shown is not None:
+            await self._on_shown()
+
+    def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
+        if self._given_outbox is not None:
+            self._given_outbox.answer_id = answer_id
+            return self._given_outbox
+        if self._channel is None:
+            raise ValueError("An answer needs a channel or an outbox.")
+        return DiscordOutbox(
+            self._channel,
+            answer_id=answer_id,
+            trigger_id=self._trigger_id,
+            locale=self._locale,
+            as_embeds=self._as_embeds,
+            on_delete=self._detach,
+        )
+
+    def _note_of(self, ending: Ending) -> str | None:
+        nothing = "" if ending.text.strip() else phrase("answer.nothing")
+        outdated = phrase("answer.question_edited") if ending.is_outdated else ""
+        notes = (ending.note or nothing, outdated)
+        return " ".join(render(note, self._locale) for note in notes if note) or None
+
+    async def _attach(self, position: int, discord_id: int) -> None:
+        """Record that a message shows a part; an answer goes on without the record."""
+        if discord_id not in self._part_ids:
+            self._part_ids.append(discord_id)
+        try:
+            await self._conversations.attach_part(self._answer_id, discord_id, position)
+        except StorageError as error:
+            _log.warning("Answer %d: part %d was not recorded: %s", self._answer_id, position, error)
+
+    async def _note_shown(self, answer_id: int) -> None:
+        """Record that nothing is left to be shown; without the record the next start does it once more."""
+        try:
+            await self._conversations.note_shown(answer_id)
+        except StorageError as error:
+            _log.warning("Answer %d: that it is shown was not recorded: %s", answer_id, error)
+
+    async def _detach(self, discord_id: int) -> None:
+        try:
+            await self._conversations.detach_part(discord_id)
+        except StorageError as error:
+            _log.warning("Answer %d: a part that is gone was not forgotten: %s", self._answer_id, error)
+
+    async def _keep_typing(self, channel: Channel) -> None:
+        try:
+            while True:
+                await channel.typing()
+                await asyncio.sleep(TYPING_INTERVAL_S)
+        except DISCORD_FAILURES as error:
+            _log.debug("Typing could not be shown: %s", type(error).__name__)
+
+    async def _stop_typing(self) -> None:
+        if self._typing is not None:
+            self._typing.cancel()
+            await asyncio.gather(self._typing, return_exceptions=True)
+
+
+def buttons_of(ending: Ending) -> Buttons:
+    """Return what is offered below an answer that has ended."""
+    if not ending.can_regenerate:
+        return Buttons.NONE
+    if ending.is_outdated:
+        return Buttons.REDO
+    return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE

@@ -1,0 +1,1 @@
+"""How a question comes in, from a message or a command."""

@@ -1,0 +1,162 @@
+"""Questions that come by a command: `/ask`, and Ask about this in a message's menu.
+
+The question is shown as the command's response, and the answer is an ordinary message below it. Where only
+one person is to see it, or we may not write, the answer is the response itself: in a conversation of its own,
+deleted once it is shown, if it is private, and in one of the person's own in a place where we are not
+ourselves. Knows nothing of commands' options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import discord
+
+from bot.conversation.jobs import Question
+from bot.conversation.mentions import label
+from bot.conversation.service import ChatService
+from bot.conversation.text_files import joined
+from bot.language.phrases import phrase, render
+from bot.on_discord.answers.controls import MakeAnswer
+from bot.on_discord.answers.discord_answer import DiscordAnswer
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT, Channel
+from bot.on_discord.answers.interaction_outbox import TOKEN_LIFE_S, InteractionOutbox
+from bot.on_discord.asking.incoming import origin_of
+from bot.on_discord.asking.questions import read_texts
+from bot.on_discord.interactions import (
+    Interaction,
+    acknowledge_with,
+    are_we_there,
+    conversation_of,
+    say,
+    sentence_of,
+    writable_channel,
+)
+from bot.on_discord.languages import Locales
+from storage.conversations import ConversationKind, ConversationRef, Quote
+from storage.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+_MAX_SHOWN = 1500
+"""Characters of a question in the response that shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asks by a command."""
+
+    prompt: str
+    is_private: bool = False
+    quote: Quote | None = None
+    files: tuple[discord.Attachment, ...] = ()
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+
+class Asking:
+    """Takes requests. Never raises: whoever asks gets an answer or a sentence."""
+
+    def __init__(self, chat: ChatService, make_answer: MakeAnswer, locales: Locales) -> None:
+        self._chat = chat
+        self._make_answer = make_answer
+        self._locales = locales
+
+    async def take(self, interaction: Interaction, request: Request) -> None:
+        """Answer a request."""
+        channel = writable_channel(interaction)
+        try:
+            if channel is not None and (not request.is_private or interaction.guild_id is None):
+                await self._ask_in_channel(interaction, request, channel)
+            else:
+                await self._ask_in_response(interaction, request)
+        except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
+            await _refuse(interaction, sentence_of(error))
+
+    async def _ask_in_channel(self, interaction: Interaction, request: Request, channel: Channel) -> None:
+        locale = await self._locales.of(interaction.guild)
+        response = await interaction.response.send_message(
+            _shown(interaction, request, locale), allowed_mentions=SILENT
+        )
+        question = await _question(interaction, request, response.message_id or interaction.id)
+        await self._chat.ask(question, await self._make_answer(channel, response.message_id))
+
+    async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
+        await acknowledge_with(interaction, is_private=request.is_private)
+        question = await _question(interaction, request, interaction.id)
+        if request.is_private:
+            own = ConversationRef(interaction.id, ConversationKind.DIRECT, interaction.guild_id)
+            question = dataclasses.replace(
+                question, conversation=own, settings_of=question.conversation, starter_id=None
+            )
+        locale = str(interaction.locale) if request.is_private else await self._locale_of(interaction)
+        outbox = InteractionOutbox(interaction, is_private=request.is_private, locale=locale)
+        view = DiscordAnswer(
+            None,
+            None,
+            self._chat.conversations,
+            locale=locale,
+            outbox=outbox,
+            on_shown=functools.partial(self._forget, interaction.id) if request.is_private else None,
+        )
+        answer_id = await self._chat.ask(question, view)
+        asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
+
+    async def _forget(self, interaction_id: int) -> None:
+        """Delete what was asked in private, and its answer; after a failure its retention ends it."""
+        try:
+            await self._chat.upkeep.message_deleted(interaction_id, interaction_id)
+        except StorageError as error:
+            _log.warning("A private question was not deleted: %s", error)
+
+    async def _locale_of(self, interaction: Interaction) -> str:
+        """Return the locale of those who read the answer; of a server that we are no member of, Discord's."""
+        if are_we_there(interaction):
+            return await self._locales.of(interaction.guild)
+        return str(interaction.guild_locale or interaction.locale)
+
+
+async def _question(interaction: Interaction, request: Request, discord_id: int) -> Question:
+    """Return what is asked. Raises `AttachmentError`."""
+    channel, user = interaction.channel, interaction.user
+    is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
+    return Question(
+        conversation=conversation_of(interaction),
+        discord_id=discord_id,
+        author_id=user.id,
+        author_name=user.display_name,
+        content=joined(request.prompt, await read_texts(request.files)),
+        created_at=interaction.created_at,
+        origin=origin_of(interaction),
+        quote=request.quote,
+        starter_id=interaction.channel_id if is_our_thread else None,
+        overrides=request.overrides,
+    )
+
+
+def _shown(interaction: Interaction, request: Request, locale: str) -> str:
+    """Return what everybody sees of a question."""
+    key = "ask.asks" if request.quote is None else "ask.asks_about"
+    author = "" if request.quote is None else request.quote.author_name
+    head = render(phrase(key, name=label(interaction.user.display_name), author=label(author)), locale)
+    prompt = " ".join(request.prompt.split())
+    cut = prompt if len(prompt) <= _MAX_SHOWN else f"{prompt[:_MAX_SHOWN]}…"
+    files = "".join(f"\n-# {label(one.filename)}" for one in request.files)
+    return f"{head}\n> {cut}{files}"
+
+
+async def _refuse(interaction: Interaction, sentence: str) -> None:
+    """Say it to the person alone; a question that everybody sees, and that is not taken, goes again."""
+    if interaction.response.type is discord.InteractionResponseType.channel_message:
+        with suppress(*DISCORD_FAILURES):
+            await interaction.delete_original_response()
+        with suppress(*DISCORD_FAILURES):
+            text = render(sentence, interaction.locale)
+            await interaction.followup.send(text, ephemeral=True, allowed_mentions=SILENT)
+        return
+    await say(interaction, sentence)

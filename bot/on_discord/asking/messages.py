@@ -1,0 +1,152 @@
+"""What a message becomes: a question that is answered, one that is refused, or none of our business.
+
+Whoever is to be answered gets an answer or a sentence. Knows nothing of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import discord
+
+from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
+from bot.conversation.service import ChatService
+from bot.errors import is_expected, sentence_for
+from bot.language.phrases import render
+from bot.on_discord.answers.controls import MakeAnswer
+from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT
+from bot.on_discord.asking.incoming import incoming_of, may_answer
+from bot.on_discord.asking.questions import question_of
+from bot.on_discord.interactions import ref_of
+from bot.on_discord.languages import Locales
+from bot.servers.rates import loop_seconds
+from bot.servers.refusals import BlockedError, NotHereError, RefusalError, RefusalPace
+from bot.servers.servers import Servers
+from storage.errors import DuplicateMessageError, StorageError
+
+_log = logging.getLogger(__name__)
+
+OnRefusal = Callable[[Exception], None]
+"""Told of every question that is not taken, and why."""
+
+
+class MessageIntake:
+    """Takes messages as they come."""
+
+    def __init__(
+        self,
+        chat: ChatService,
+        servers: Servers,
+        locales: Locales,
+        make_answer: MakeAnswer,
+        on_refusal: OnRefusal,
+        *,
+        sees_all: bool,
+    ) -> None:
+        """`sees_all`: whether we get messages that do not mention us."""
+        self._chat = chat
+        self._servers = servers
+        self._locales = locales
+        self._make_answer = make_answer
+        self._on_refusal = on_refusal
+        self._sees_all = sees_all
+        self._arrivals = Arrivals()
+        self._refusal_pace = RefusalPace(loop_seconds)
+
+    async def take(self, message: discord.Message, bot: Bot) -> None:
+        """Answer what is meant for us."""
+        if message.guild is None and not isinstance(message.channel, discord.DMChannel):
+            _log.info("A message came from a server that Discord has not announced")
+            return  # without its server it would look like a direct message
+        incoming = incoming_of(message)
+        is_addressed = is_for_us(incoming, bot)
+        if is_addressed or is_from_a_person(incoming):
+            await self._ask(message, bot, is_addressed=is_addressed)
+
+    async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
+        try:
+            with self._arrivals.enter(message.channel.id) as is_first:
+                if not is_addressed and not await self._is_free(message):
+                    return
+                if not may_answer(message):
+                    _log.info("A question was left alone: no permission to answer there")
+                    return
+                question = await question_of(message, bot, await self._newest_part(message))
+                view = await self._make_answer(message.channel, message.id)
+                await is_first.wait()
+                await self._chat.ask(question, view)
+        except DuplicateMessageError:
+            _log.info("A question arrived twice")
+        except RefusalError as error:
+            self._on_refusal(error)
+            # Where every message is answered, who may not ask may still talk to others.
+            is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
+            if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
+                await self._refuse(message, error.sentence)
+        except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
+            self._on_refusal(error)
+            if not is_expected(error):
+                _log.exception("A question could not be taken")
+            await self._refuse(message, sentence_for(error))
+
+    async def _is_free(self, message: discord.Message) -> bool:
+        """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
+        if not self._sees_all or message.guild is None or message.mentions:
+            return False
+        channel = message.channel
+        parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
+        try:
+            free = (await self._servers.config(message.guild.id)).free_channels
+            if channel.id in free or parent_id in free:
+                return True
+            return isinstance(channel, discord.Thread) and await self._chat.is_our_thread(channel.id)
+        except StorageError as error:
+            _log.error("It could not be told whether to answer: %s", error)
+            return False
+
+    async def _newest_part(self, message: discord.Message) -> int | None:
+        """Return the message replied to if it shows the newest answer: all that is said follows that."""
+        replied_id = None if message.reference is None else message.reference.message_id
+        if replied_id is None:
+            return None
+        ref = ref_of(message.channel.id, message.channel, _guild_id(message))
+        return replied_id if await self._chat.steering.is_newest(ref, replied_id) else None
+
+    async def _refuse(self, message: discord.Message, sentence: str) -> None:
+        reference = message.to_reference(fail_if_not_exists=False)
+        try:
+            text = render(sentence, await self._locales.of(message.guild))
+            await message.channel.send(text, reference=reference, allowed_mentions=SILENT)
+        except DISCORD_FAILURES as error:
+            _log.warning("A refusal could not be sent: %s", type(error).__name__)
+
+
+def _guild_id(message: discord.Message) -> int | None:
+    return None if message.guild is None else message.guild.id
+
+
+class Arrivals:
+    """Lines of those who came and are not through yet; nothing is kept of a channel where nobody stands."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, deque[asyncio.Event]] = {}
+
+    @contextmanager
+    def enter(self, channel_id: int) -> Iterator[asyncio.Event]:
+        """Stand in line; what is given is set once all who came before have left."""
+        line = self._lines.setdefault(channel_id, deque())
+        is_first = asyncio.Event()
+        line.append(is_first)
+        line[0].set()
+        try:
+            yield is_first
+        finally:
+            line.remove(is_first)
+            if line:
+                line[0].set()
+            else:
+                del self._lines[channel_id]

@@ -1,0 +1,1 @@
+"""What moderators do: blocks, resets, and the log that tells of it."""

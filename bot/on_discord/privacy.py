@@ -1,0 +1,109 @@
+"""`/privacy`, `/opt-out`, `/opt-in`, `/export-data` and `/forget-me`: people and their own data."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import discord
+from discord import app_commands
+
+from bot.conversation.service import ChatService
+from bot.errors import NotAllowedError
+from bot.language.phrases import Phrase, phrase
+from bot.on_discord.answers.buttons import forget_view
+from bot.on_discord.interactions import Interaction, acknowledge, reporting, say, show_instead
+from bot.privacy.export import fitting, to_json
+from bot.privacy.sweeper import Keeping, Privacy
+from storage.people import People
+
+MAX_FILE_BYTES = 8 * 2**20
+"""Less than Discord takes everywhere."""
+
+
+def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.Command[Any, ..., None]]:
+    """Return the commands."""
+    people = privacy.people
+
+    @app_commands.command(name="privacy", description="What I keep, where and how long")
+    async def policy(interaction: Interaction) -> None:
+        await say(interaction, *policy_lines(privacy.sweeper.keeping))
+
+    @app_commands.command(name="opt-out", description="Have me never answer you nor keep anything of yours")
+    async def opt_out(interaction: Interaction) -> None:
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            is_new = await people.opt_out(interaction.user.id)
+            await chat.drop_person(interaction.user.id)
+            await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
+
+    @app_commands.command(name="opt-in", description="Have me answer you again after /opt-out")
+    async def opt_in(interaction: Interaction) -> None:
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            was_out = await people.opt_in(interaction.user.id)
+            await say(interaction, phrase("opt.in") if was_out else phrase("opt.in_already"))
+
+    @app_commands.command(name="export-data", description="Get a file with all that I keep about you")
+    async def export_data(interaction: Interaction) -> None:
+        async with reporting(interaction):
+            await acknowledge(interaction)
+            data = await people.kept(interaction.user.id)
+            content = await asyncio.to_thread(to_json, interaction.user.id, data, at=datetime.now(UTC))
+            found = await asyncio.to_thread(fitting, "llamacord-data.json", content, MAX_FILE_BYTES)
+            if found is None:
+                await say(interaction, phrase("export.too_long"))
+                return
+            name, packed = found
+            file = discord.File(io.BytesIO(packed), filename=name)
+            await say(interaction, phrase("export.done", num=len(data.questions)), file=file)
+
+    @app_commands.command(name="forget-me", description="Delete everything that I keep of you, everywhere")
+    async def forget_me(interaction: Interaction) -> None:
+        view = forget_view(interaction.user.id, interaction.locale)
+        await say(interaction, phrase("forget_me.confirm"), view=view)
+
+    return [policy, opt_out, opt_in, export_data, forget_me]
+
+
+def policy_lines(keeping: Keeping) -> list[Phrase]:
+    """Return what `/privacy` says. Pure."""
+    days = keeping.retention_days
+    return [
+        phrase("privacy.what"),
+        phrase("privacy.where"),
+        phrase("privacy.until_deleted") if not days else phrase("privacy.days", num=days),
+        phrase("privacy.gone", num=keeping.grace_days),
+        phrase("privacy.rights"),
+    ]
+
+
+class PersonForgetting:
+    """Carries out the confirmation of `/forget-me`. `on_forgotten` is called when somebody is forgotten."""
+
+    def __init__(self, chat: ChatService, people: People, on_forgotten: Callable[[], None]) -> None:
+        self._chat = chat
+        self._people = people
+        self._on_forgotten = on_forgotten
+
+    async def forget(self, interaction: Interaction, user_id: int) -> None:
+        """End the person's answers, delete everything of theirs, and put how much that was in the place of
+        the question and its button.
+        """
+        async with reporting(interaction):
+            if interaction.user.id != user_id:
+                raise NotAllowedError(phrase("forget_me.not_yours"))
+            await acknowledge(interaction)
+            await self._chat.drop_person(user_id)
+            forgotten = await self._people.forget(user_id)
+            self._on_forgotten()
+            receipt = phrase(
+                "forget_me.receipt",
+                num_questions=forgotten.num_questions,
+                num_answers=forgotten.num_answers,
+                num_conversations=forgotten.num_conversations,
+            )
+            await show_instead(interaction, receipt)

@@ -1,0 +1,1 @@
+"""System prompts on Discord: the command, drafts, the form."""

@@ -1,0 +1,1 @@
+"""The settings of a server: `/config`, its panel and forms."""

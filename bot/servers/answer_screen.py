@@ -1,0 +1,142 @@
+"""The screen of one answer: the output filter, the server's lists and the moderation model, in this order.
+
+While an answer grows the lists look at it from time to time, off the event loop, and only what they looked at
+is shown. Knows nothing of Discord and of how answers are made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bot.conversation.jobs import Job
+from bot.language.phrases import phrase
+from bot.safety.output_filter import FilterStream, OutputFilter
+from bot.safety.patterns import Finding
+from bot.safety.safety_model import SafetyModel, Verdict
+from bot.safety.screening import Screen, WithheldError
+from bot.safety.words import TextLists
+from bot.servers.notices import Notice, NoticeKind, Notices
+from bot.servers.server_config import ServerConfig
+from bot.servers.servers import Servers
+from storage.conversations import ConversationRef, Conversations
+
+LOOK_INTERVAL_S = 0.5
+_LAST_WORD = re.compile(r"\S{1,64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for the answers of one server, in one place."""
+
+    filter: OutputFilter
+    lists: TextLists
+    refuses_unchecked: bool = True
+    label: str | None = None
+    safety_model: SafetyModel | None = None
+
+
+class AnswerScreen:
+    """Satisfies `bot.safety.screening.Screen`."""
+
+    def __init__(
+        self, rules: Rules, clock: Callable[[], float], on_refusal: Callable[[NoticeKind], None]
+    ) -> None:
+        self.label = rules.label
+        self._rules = rules
+        self._stream = FilterStream(rules.filter)
+        self._clock = clock
+        self._on_refusal = on_refusal
+        self._question = ""
+        self._looked_at = ""
+        self._due_s = 0.0
+
+    async def check_question(self, text: str) -> None:
+        """Ask the moderation model; the lists had their look at the gate. Raises `WithheldError`."""
+        self._question = text
+        await self._judge(NoticeKind.QUESTION_UNSAFE, "moderation.unanswerable", None)
+
+    async def shown(self, text: str) -> str:
+        """Return what may be shown of the text so far. Raises `WithheldError`."""
+        if self._rules.safety_model is not None:
+            return ""  # it judges whole answers
+        filtered = self._stream.feed(text, final=False)
+        if self._rules.lists.is_empty:
+            return filtered
+        if self._clock() >= self._due_s:
+            self._due_s = self._clock() + LOOK_INTERVAL_S
+            # The last word may not be whole yet: it waits for the next look.
+            self._looked_at = await self._look(_LAST_WORD.sub("", filtered))
+        return self._looked_at
+
+    async def finished(self, text: str) -> str:
+        """Return what may be shown of the whole text. Raises `WithheldError`."""
+        shown = await self._look(self._stream.feed(text, final=True))
+        await self._judge(NoticeKind.ANSWER_WITHHELD, "moderation.withheld", shown)
+        return shown
+
+    async def _look(self, text: str) -> str:
+        finding = await self._rules.lists.look(text)
+        if finding is Finding.FORBIDDEN or (finding is Finding.UNDECIDED and self._rules.refuses_unchecked):
+            self._on_refusal(NoticeKind.ANSWER_WITHHELD)
+            raise WithheldError(phrase("moderation.withheld"))
+        return text
+
+    async def _judge(self, kind: NoticeKind, key: str, answer: str | None) -> None:
+        model = self._rules.safety_model
+        if model is None:
+            return
+        verdict = await model.judge(self._question, answer)
+        if verdict is Verdict.UNSAFE:
+            self._on_refusal(kind)
+            raise WithheldError(phrase(key))
+        if verdict is Verdict.UNDECIDED and model.refuses_unchecked:
+            raise WithheldError(phrase("moderation.unchecked"))
+
+
+class ServerScreening:
+    """Satisfies `bot.safety.screening.Screening`."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        conversations: Conversations,
+        notices: Notices,
+        clock: Callable[[], float],
+        safety_model: SafetyModel | None = None,
+    ) -> None:
+        self._servers = servers
+        self._conversations = conversations
+        self._notices = notices
+        self._clock = clock
+        self._safety_model = safety_model
+        self._filters = {flag: OutputFilter(removes_invites=flag) for flag in (True, False)}
+
+    async def open(self, job: Job) -> Screen:
+        """Return the screen for an answer. Raises `StorageError`."""
+        ref = await self._conversations.ref_of(job.conversation_id)
+        config = await self._servers.config(ref.guild_id)
+        is_restricted = job.origin is not None and job.origin.is_age_restricted
+        rules = self._rules(config, has_lists=not is_restricted or config.lists_everywhere)
+        return AnswerScreen(rules, self._clock, lambda kind: self._note(kind, job, ref))
+
+    def _rules(self, config: ServerConfig, *, has_lists: bool) -> Rules:
+        return Rules(
+            self._filters[config.removes_invites],
+            TextLists(config.answer_words, config.answer_patterns) if has_lists else TextLists((), ()),
+            refuses_unchecked=config.refuses_unchecked,
+            safety_model=self._safety_model,
+            label=phrase("moderation.label") if config.labels_answers else None,
+        )
+
+    def _note(self, kind: NoticeKind, job: Job, ref: ConversationRef) -> None:
+        if ref.guild_id is not None:
+            self._notices.post(
+                Notice(
+                    ref.guild_id,
+                    kind,
+                    about_user_id=job.asker_id,
+                    channel_id=ref.channel_id,
+                )
+            )

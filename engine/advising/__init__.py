@@ -1,0 +1,1 @@
+"""Looks at models and machines, and says what suits."""

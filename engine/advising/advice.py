@@ -1,0 +1,191 @@
+"""Which precision suits a machine and the load expected of it. Pure: values in, a table and sentences out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.footprint import Footprint, footprint, kv_token_bound, size, weight_bytes
+from engine.machine.machine import Resources
+
+_BEARS_4_BITS = 1_000_000_000
+"""Parameters from which rounding to 4 bits costs little; SmolLM2-135M loses 0.1 to 0.9 nats a token by it."""
+MEASURED_CONTEXT = 512
+"""Tokens of KV of each conversation with which speeds are measured and their floor is told."""
+
+
+class Fit(StrEnum):
+    """Whether a model fits the memory."""
+
+    YES = "yes"
+    NOT_NOW = "not now"
+    """Other programs take what it needs."""
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is expected: conversations at once, each of at most `num_tokens`."""
+
+    num_conversations: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """What weights are like already: with 4 bits at most, int4 loses nothing; offsets stay beside scales."""
+
+    has_4_bits: bool = False
+    has_offsets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second: of one conversation alone, of all together, and when a prompt is read."""
+
+    single: float
+    together: float
+    prefill: float
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One precision: what it takes, whether that fits, and how fast it is where that was measured."""
+
+    precision: Precision
+    disk_bytes: int
+    memory: Footprint
+    fit: Fit
+    speed: Speed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What fits and what is fastest: an option for each precision, the one recommended, and why."""
+
+    load: Load
+    candidates: tuple[Option, ...]
+    chosen: Option | None
+    sentences: tuple[str, ...]
+
+    def option(self, precision: Precision) -> Option:
+        """Return the option of one precision."""
+        return next(option for option in self.candidates if option.precision is precision)
+
+
+def advise(
+    config: DecoderConfig,
+    resources: Resources,
+    load: Load,
+    speeds: Mapping[Precision, Speed],
+    blocks: Blocks | None = None,
+) -> Advice:
+    """Advise on a model of these dimensions; `speeds` are those that were measured."""
+    blocks = blocks or Blocks()
+    load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
+    candidates = _options(config, resources, load, speeds, blocks)
+    bears_4_bits = blocks.has_4_bits or config.num_parameters >= _BEARS_4_BITS
+    chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if blocks.has_4_bits else "int8")
+    told = tuple(_sentences(candidates, chosen, config, resources, load))
+    if blocks.has_4_bits:
+        told += ("Its weights have 4 bits already: int4 takes them over as they are.",)
+    elif not bears_4_bits:
+        told += (
+            "int4 costs a model of this size much of what it knows; take it only where memory is short.",
+        )
+    return Advice(load, tuple(candidates), chosen, told)
+
+
+def _kv_tokens(config: DecoderConfig, resources: Resources, load: Load) -> int:
+    """Return how many tokens' KV the engine comes to hold: others wait rather than take more."""
+    per_token = config.kv_bytes_per_token()
+    bound = kv_token_bound(per_token, context=load.num_tokens, memory_bytes=resources.memory_bytes)
+    return min(bound, load.num_conversations * load.num_tokens)
+
+
+def _options(
+    config: DecoderConfig,
+    resources: Resources,
+    load: Load,
+    speeds: Mapping[Precision, Speed],
+    blocks: Blocks,
+) -> list[Option]:
+    """Return an option for each precision."""
+    num_kv_tokens = _kv_tokens(config, resources, load)
+    made = []
+    for precision in Precision:
+        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens, has_offsets=blocks.has_offsets)
+        disk = weight_bytes(config, precision, has_offsets=blocks.has_offsets)
+        made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
+    return made
+
+
+def _choose(candidates: list[Option], *, bears_4_bits: bool, usual: str) -> Option | None:
+    """Return the option to recommend, None where nothing fits.
+
+    Among those that keep the model's quality: the fastest for all conversations together where that was
+    measured, else the `usual` one; 8 bits are close to float32 and a safe choice everywhere.
+    """
+    fitting = [option for option in candidates if option.fit is not Fit.NO and option.precision != "fp16"]
+    pool = [option for option in fitting if bears_4_bits or option.precision != "int4"] or fitting
+    if not pool:
+        return None
+    measured = [(option.speed.together, option) for option in pool if option.speed is not None]
+    if measured:
+        return max(measured, key=lambda entry: entry[0])[1]
+    safe = [option for option in pool if option.precision == usual]
+    return safe[0] if safe else min(pool, key=lambda option: option.memory.total)
+
+
+def _sentences(
+    candidates: list[Option], chosen: Option | None, config: DecoderConfig, resources: Resources, load: Load
+) -> Iterator[str]:
+    """Say what is recommended and why, and what is not worth trying."""
+    if chosen is None:
+        least = min(candidates, key=lambda option: option.memory.total)
+        yield (
+            f"Even {least.precision} needs {size(least.memory.total)} of memory, and there are "
+            f"{size(resources.memory_bytes)}. Choose a smaller model or context, or a larger machine."
+        )
+        return
+    yield f"{chosen.precision} suits this machine: {_reason(chosen, load)}."
+    if chosen.fit is Fit.NOT_NOW and resources.free_bytes is not None:
+        yield f"Only {size(resources.free_bytes)} are free now: close other programs first."
+    if any(option.precision == "fp16" for option in candidates):
+        native = resources.processor.half
+        yield (
+            "fp16 is no faster than fp32 on a processor: the engine computes in float32 there"
+            + (f", although this one has {native}" if native else ", and this one has no native fp16")
+            + ". It only saves disk."
+        )
+    if resources.processor.flags and resources.processor.int8 is None:
+        yield "This processor has no 8-bit dot product: others compute with few bits faster."
+    wanted = load.num_conversations * load.num_tokens
+    held = _kv_tokens(config, resources, load)
+    if held < wanted:
+        yield (
+            f"{load.num_conversations} conversations of {load.num_tokens} tokens would take "
+            f"{size(wanted * config.kv_bytes_per_token())} of KV. The engine holds {held} tokens at "
+            "most and lets questions wait instead; a smaller CONTEXT_TOKENS has more answered at once."
+        )
+
+
+def _reason(chosen: Option, load: Load) -> str:
+    need = f"it needs {size(chosen.memory.total)}"
+    if chosen.speed is None:
+        return f"{need} (measure with --measure)"
+    together, single = f"{chosen.speed.together:.3g} tokens/s", f"{chosen.speed.single:.3g}"
+    return (
+        f"{need} and is the fastest measured here that keeps the model's quality, {together} for "
+        f"{load.num_conversations} conversations together and {single} for one alone"
+    )
+
+
+def _fit(memory: Footprint, resources: Resources) -> Fit:
+    if memory.total > resources.memory_bytes:
+        return Fit.NO
+    if resources.free_bytes is not None and memory.total > resources.free_bytes:
+        return Fit.NOT_NOW
+    return Fit.YES

@@ -1,0 +1,148 @@
+"""A SentencePiece model and the tokens that were added to it outside its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
+
+from engine.errors import ModelFormatError
+from engine.files import read_json, refuse_pointer
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token beside the trained ones. What is not `special` is meant to be found in text."""
+
+    token_id: int
+    text: str
+    special: bool
+
+
+class TokenizerFile(Protocol):
+    """The tokenizer in one file of somebody's."""
+
+    file_name: str
+    kind: str
+    """As `TokenizerSpec` has it."""
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Return the ids of all tokens by their written form."""
+
+    @property
+    def added(self) -> Collection[AddedToken]:
+        """Return the tokens that are not of the trained text, whoever added them."""
+
+    def save(self, path: Path, control: Collection[int]) -> None:
+        """Write a file in which no text becomes one of the tokens `control`."""
+
+
+_Piece = sentencepiece_model.ModelProto.SentencePiece
+_FIXED = (_Piece.UNKNOWN, _Piece.BYTE)
+"""What SentencePiece itself needs stays as it is, however a folder calls it."""
+_MAX_ADDED = 100_000
+
+
+class SentencePieceFile:
+    """A `tokenizer.model` of a folder. Raises `ModelFormatError`, and `ValueError` for bad additions."""
+
+    file_name = "tokenizer.model"
+    kind = "sentencepiece"
+
+    def __init__(self, folder: Path, added: Sequence[AddedToken]) -> None:
+        path = folder / self.file_name
+        refuse_pointer(path)
+        self._model = sentencepiece_model.ModelProto()
+        try:
+            self._original = path.read_bytes()
+            self._model.ParseFromString(self._original)
+        except OSError as error:
+            raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
+        except Exception as error:
+            raise ModelFormatError(f"{path} is not a readable SentencePiece model.") from error
+        own = [
+            AddedToken(index, piece.piece, special=piece.type == _Piece.CONTROL)
+            for index, piece in enumerate(self._model.pieces)
+            if piece.type in (_Piece.CONTROL, _Piece.USER_DEFINED)
+        ]
+        self._new = [token for token in added if self._is_new(token)]
+        for token in self._new:
+            self._add(token)
+        known = [token for token in added if self._model.pieces[token.token_id].type not in _FIXED]
+        self.added = [*own, *known]
+
+    @property
+    def ids(self) -> dict[str, int]:
+        return {piece.piece: index for index, piece in enumerate(self._model.pieces)}
+
+    def save(self, path: Path, control: Collection[int]) -> None:
+        pieces = self._model.pieces
+        opened = [index for index in control if pieces[index].type not in (_Piece.CONTROL, *_FIXED)]
+        for index in opened:
+            pieces[index].type = _Piece.CONTROL
+        path.write_bytes(self._model.SerializeToString() if self._new or opened else self._original)
+
+    def _is_new(self, token: AddedToken) -> bool:
+        """Folders list the model's own control tokens again; these are left as the model has them."""
+        pieces = self._model.pieces
+        return not (0 <= token.token_id < len(pieces) and pieces[token.token_id].piece == token.text)
+
+    def _add(self, token: AddedToken) -> None:
+        """Put a token where it belongs; gaps before it are filled with pieces that nothing uses."""
+        pieces = self._model.pieces
+        if not 0 <= token.token_id < len(pieces) + _MAX_ADDED:
+            raise ValueError(f"the token {token.text!r} has the id {token.token_id}")
+        while len(pieces) <= token.token_id:
+            pieces.add(piece=f"<unused {len(pieces)}>", score=0.0, type=_Piece.UNUSED)
+        pieces[token.token_id].piece = token.text
+        pieces[token.token_id].type = _Piece.CONTROL if token.special else _Piece.USER_DEFINED
+
+
+class TokenizersFile:
+    """The file of a folder. Raises `ModelFormatError`, or a `LookupError` or `TypeError` for odd contents."""
+
+    file_name = "tokenizer.json"
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / self.file_name
+        self._raw = read_json(path)
+        model = self._raw["model"]
+        if model.get("type", "BPE") != "BPE":
+            raise ModelFormatError(f"{path} is a {model['type']} tokenizer; only BPE is supported.")
+        self.added = [
+            AddedToken(int(token["id"]), str(token["content"]), bool(token.get("special")))
+            for token in self._raw.get("added_tokens") or ()
+        ]
+        self.ids = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
+        self.ids |= {token.text: token.token_id for token in self.added}
+        if set(self.ids.values()) != set(range(len(self.ids))):
+            raise ValueError("its ids have gaps")
+        kinds = set(_types(self._raw.get("pre_tokenizer"))) | set(_types(self._raw.get("decoder")))
+        if "ByteLevel" in kinds:
+            self.kind = "bpe"
+        elif model.get("byte_fallback") or "Metaspace" in kinds:
+            self.kind = "bpe-metaspace"
+        else:
+            raise ModelFormatError(f"{path} says in no way known here how tokens become text.")
+
+    def save(self, path: Path, control: Collection[int]) -> None:
+        tokens = [
+            token | {"special": bool(token.get("special")) or token["id"] in control}
+            for token in self._raw.get("added_tokens") or ()
+        ]
+        # Cutting and padding are for training.
+        changed = self._raw | {"added_tokens": tokens, "truncation": None, "padding": None}
+        path.write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
+
+
+def _types(part: Any) -> Iterator[str]:
+    """Give the types of a pre-tokenizer or decoder and of those inside it."""
+    if isinstance(part, dict):
+        yield str(part.get("type"))
+        for inner in part.get("pretokenizers") or part.get("decoders") or ():
+            yield from _types(inner)

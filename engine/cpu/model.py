@@ -1,0 +1,193 @@
+"""The decoder on ONNX Runtime's CPU provider, with its KV cache. Imports `onnxruntime`.
+
+The cache of each layer is one buffer [slots, kv_heads, max_len, head_dim]. A run binds a row of slots as
+past and present at once, so that KV is written in place and never copied. Arguments are validated before
+every run: the operators trust them, and some wrong ones would end the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from engine.cpu.huge_pages import use_huge_pages
+from engine.cpu.kv_buffers import KVBuffers
+from engine.describing.architecture import DecoderConfig
+from engine.describing.manifest import DECODER_FILE
+from engine.errors import ModelFormatError
+from engine.graphs.session import open_session
+from engine.runtime.sampling import FloatArray
+from engine.runtime.speculation import MAX_GUESS
+
+_PAGE_TOKENS = 64
+"""max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How to run: threads of one operator, cache slots, and the longest sequence in tokens."""
+
+    num_threads: int
+    num_slots: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeStep:
+    """A decode step over one window of slots, bound once: what changes lies in its arrays."""
+
+    binding: onnxruntime.IOBinding
+    ids: npt.NDArray[np.int64]
+    seqlens: npt.NDArray[np.int32]
+    longest: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    logits: FloatArray
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        return {
+            "input_ids": self.ids,
+            "seqlens_k": self.seqlens,
+            "total_sequence_length": self.longest,
+            "logit_rows": self.rows,
+        }
+
+
+class CpuModel:
+    """One ONNX session with its cache. Calls come from one thread at a time."""
+
+    def __init__(self, folder: Path, config: DecoderConfig, options: ModelOptions) -> None:
+        """Load the graph. Raises `ModelFormatError` or `ModelResourceError`."""
+        if options.max_tokens > config.context_length:
+            raise ValueError(
+                f"The model takes {config.context_length} tokens at most, not {options.max_tokens}."
+            )
+        self._config = config
+        self._max_tokens = options.max_tokens
+        self._session = open_session(folder / DECODER_FILE, options.num_threads)
+        _check_shapes(self._session, config)
+        # One position more than a sequence may have: a filler row of a full slot writes there.
+        max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
+        self.kv = KVBuffers(config, options.num_slots, max_len)
+        # The last row belongs to prefill, so that one step can have both.
+        num_rows = max(options.num_slots, 1 + MAX_GUESS) + 1
+        self._logits = np.empty((num_rows, config.vocab_size), np.float32)
+        self._bindings: dict[int, onnxruntime.IOBinding] = {}
+        self._decode_steps: dict[tuple[int, int], _DecodeStep] = {}
+        use_huge_pages()
+
+    def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        """Compute `ids` after `num_past` tokens of a slot; return the last one's logits [vocab].
+
+        The returned array is overwritten by the next prefill.
+        """
+        logits = self._logits[-1:]
+        self._run_chunk(slot, ids, num_past, [len(ids) - 1], logits)
+        return logits.reshape(-1)
+
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        """Compute several ids of one slot; return the logits [len(ids), vocab] of all of them.
+
+        At most 1 + MAX_GUESS. The returned array is overwritten by the next decode.
+        """
+        logits = self._logits[: min(len(ids), len(self._logits) - 1)]
+        self._run_chunk(slot, ids, num_past, range(len(ids)), logits)
+        return logits
+
+    def score(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+        """Compute `ids` as `prefill` does, but return the logits [len(ids), vocab] of all of them, anew."""
+        logits = np.empty((len(ids), self._config.vocab_size), np.float32)
+        self._run_chunk(slot, ids, num_past, range(len(ids)), logits)
+        return logits
+
+    def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray:
+        """Compute one id for each of the slots from `first_slot` on; return logits [len(ids), vocab].
+
+        `lengths` [len(ids)] are the tokens that each slot holds before. The returned array is overwritten
+        by the next decode.
+        """
+        if not ids or len(ids) != len(lengths) or min(lengths) < 0 or max(lengths) > self._max_tokens:
+            raise ValueError(f"Cannot decode {len(ids)} ids over slots of {lengths} tokens.")
+        step = self._decode_step(first_slot, first_slot + len(ids))
+        step.ids[:, 0] = ids
+        self._check_ids(step.ids)
+        step.seqlens[:] = lengths
+        step.longest[...] = max(lengths) + 1
+        self._session.run_with_iobinding(step.binding)
+        return step.logits
+
+    def _run_chunk(
+        self, slot: int, ids: Sequence[int], num_past: int, logit_rows: Sequence[int], logits: FloatArray
+    ) -> None:
+        if not ids or num_past < 0 or num_past + len(ids) > self._max_tokens:
+            raise ValueError(f"{len(ids)} tokens after {num_past} do not fit {self._max_tokens}.")
+        if len(logit_rows) != len(logits):
+            raise ValueError(f"There is no room for the logits of {len(logit_rows)} rows.")
+        total = num_past + len(ids)
+        feeds: dict[str, npt.NDArray[np.generic]] = {
+            "input_ids": np.array([ids], np.int64),
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total_sequence_length": np.array(total, np.int32),
+            "logit_rows": np.array(logit_rows, np.int64),
+        }
+        self._check_ids(feeds["input_ids"])
+        if slot not in self._bindings:
+            self._bindings[slot] = self._bind_cache(slot, slot + 1)
+        binding = self._bindings[slot]
+        for name, values in feeds.items():
+            binding.bind_cpu_input(name, values)
+        _bind_output(binding, "logits", logits)
+        self._session.run_with_iobinding(binding)
+
+    def _check_ids(self, ids: npt.NDArray[np.generic]) -> None:
+        if ids.min() < 0 or ids.max() >= self._config.vocab_size:
+            raise ValueError("A token id is outside the vocabulary.")
+
+    def _decode_step(self, first: int, end: int) -> _DecodeStep:
+        """Return the step over the slots first … end - 1, made once for each such window."""
+        if (first, end) not in self._decode_steps:
+            num_rows = end - first
+            step = _DecodeStep(
+                self._bind_cache(first, end),
+                ids=np.zeros((num_rows, 1), np.int64),
+                seqlens=np.zeros(num_rows, np.int32),
+                longest=np.zeros((), np.int32),
+                rows=np.arange(num_rows),
+                logits=self._logits[:num_rows],
+            )
+            for name, array in step.arrays.items():
+                step.binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            _bind_output(step.binding, "logits", step.logits)
+            self._decode_steps[first, end] = step
+        return self._decode_steps[first, end]
+
+    def _bind_cache(self, first: int, end: int) -> onnxruntime.IOBinding:
+        """Return a new binding whose cache is the slots first … end - 1."""
+        if not 0 <= first < end <= self.kv.shape[0]:
+            raise ValueError(f"There are no slots {first} to {end - 1}.")
+        binding = self._session.io_binding()
+        names = [f"{part}.{layer}" for layer in range(self._config.num_layers) for part in ("key", "value")]
+        for name, array in zip(names, self.kv.arrays, strict=True):
+            window = array[first:end]
+            binding.bind_input(f"past_{name}", "cpu", 0, np.float32, window.shape, window.ctypes.data)
+            _bind_output(binding, f"present_{name}", window)
+        return binding
+
+
+def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -> None:
+    binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) -> None:
+    """Raise `ModelFormatError` unless the graph's caches and logits have the dimensions of `config`."""
+    parts = [f"{part}.{layer}" for layer in range(config.num_layers) for part in ("key", "value")]
+    expected = {f"past_{part}": (config.num_kv_heads, config.head_dim) for part in parts}
+    caches = {value.name: value.shape for value in session.get_inputs() if value.name.startswith("past_")}
+    shapes = {name: (shape[1], shape[3]) for name, shape in caches.items() if len(shape) == 4}
+    if shapes != expected or session.get_outputs()[0].shape[-1:] != [config.vocab_size]:
+        raise ModelFormatError(f"{DECODER_FILE} does not fit its manifest. Convert the model anew.")

@@ -1,0 +1,1 @@
+"""What describes a model: its architecture, its manifest, the bytes it takes."""

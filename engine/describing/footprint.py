@@ -1,0 +1,156 @@
+"""How many bytes a decoder takes: on disk, in memory as it runs, and what one step reads. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.describing.architecture import DecoderConfig, Precision
+
+_BLOCK_SIZE = 32
+_SCALE_BYTES = 4
+_HALF_BYTES = 2
+_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_OUTER_BITS = {**_BITS, "int4": 8}
+"""Of embedding and head."""
+_RUN_AS = {"fp16": Precision.FP32}
+"""The CPU computes in float32: half precision is widened when the model is loaded."""
+PROCESS_BYTES = 150 * 2**20
+"""Python, the libraries, and what a step needs beside weights and KV."""
+
+_CONVERSION_BYTES_PER_WEIGHT = 12
+"""As stored, as float32, as the test for numbers sees it, and as written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of memory that a running model takes."""
+
+    weights: int
+    kv: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + PROCESS_BYTES
+
+
+def weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes of a converted model's weights on disk, with scales of blocks and rotary tables.
+
+    `has_offsets` says that each block of the layers' weights has an offset too, as Q4_1's and Q4_K's have.
+    """
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - embeddings - norms
+    rotary = (config.context_length + 1) * config.head_dim
+    offset = _SCALE_BYTES / _BLOCK_SIZE if has_offsets and _BITS[precision] <= 8 else 0
+    return int(
+        linear * (_bytes_each(_BITS[precision]) + offset)
+        + embeddings * _bytes_each(_OUTER_BITS[precision])
+        + (norms + rotary) * 4
+    )
+
+
+def gpu_copy_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes that a GPU needs once more, in half precision: scales, norms, rotary tables."""
+    if precision is Precision.FP32:
+        return 0
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - embeddings - norms
+    scaled = linear * (2 if has_offsets else 1) + embeddings if _BITS[precision] <= 8 else 0
+    rotary = (config.context_length + 1) * config.head_dim
+    return 2 * (scaled // _BLOCK_SIZE + norms + rotary)
+
+
+def gpu_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes that the weights take on a GPU, where all is in half precision that is no block."""
+    on_disk = weight_bytes(config, precision, has_offsets=has_offsets)
+    return on_disk - gpu_copy_bytes(config, precision, has_offsets=has_offsets)
+
+
+def running_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+    """Return the bytes that the weights take in memory on the CPU.
+
+    ONNX Runtime works on a rearranged copy; the mapped file is only read once, and memory for other things.
+    """
+    return weight_bytes(config, _RUN_AS.get(precision, precision), has_offsets=has_offsets)
+
+
+def footprint(
+    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_offsets: bool = False
+) -> Footprint:
+    """Return what the model takes with the KV of so many tokens."""
+    weights = running_weight_bytes(config, precision, has_offsets=has_offsets)
+    return Footprint(weights, num_kv_tokens * config.kv_bytes_per_token())
+
+
+def running_bytes(bytes_on_disk: int, precision: str) -> int:
+    """Return the bytes that weights of this size take in memory on the CPU, which widens half precision."""
+    return 2 * bytes_on_disk if precision in ("fp16", "float16") else bytes_on_disk
+
+
+def conversion_bytes(config: DecoderConfig) -> int:
+    """Return the bytes of memory that a conversion takes at its peak: the largest matrix in several forms."""
+    largest = max(2 * config.intermediate_size, config.qkv_size, config.vocab_size) * config.hidden_size
+    return PROCESS_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
+
+
+def kv_token_bound(kv_bytes_per_token: int, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:
+    """Return how many tokens' KV the engine holds at most; one whole context always fits.
+
+    `kv_cache_mb` is the setting, 0 for a quarter of the memory and at most 2 GiB.
+    """
+    megabytes = kv_cache_mb or min(2048, memory_bytes // 2**22)
+    return max(context, megabytes * 2**20 // kv_bytes_per_token)
+
+
+def step_bytes(
+    config: DecoderConfig, precision: Precision, *, num_tokens: int, num_conversations: int
+) -> int:
+    """Return the bytes that one decode step must read at least: each weight once, and all KV.
+
+    Of an embedding that is not the head too, a step reads only the rows of its tokens.
+    """
+    weights = running_weight_bytes(config, precision)
+    if not config.tied_embeddings:
+        weights -= int(config.vocab_size * config.hidden_size * _bytes_each(_run_bits(precision)))
+    return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
+
+
+def gpu_step_bytes(
+    config: DecoderConfig, precision: Precision, *, num_tokens: int, num_conversations: int
+) -> int:
+    """Return what `step_bytes` does, of a GPU: scales, norms and KV are in half precision, fp16 stays it.
+
+    Raises `ValueError` for fp32, which no GPU runs.
+    """
+    if precision is Precision.FP32:
+        raise ValueError("fp32 does not run on a GPU.")
+    head = config.vocab_size * config.hidden_size
+    norms = (2 * config.num_layers + 1) * config.hidden_size
+    linear = config.num_parameters - norms - head * (1 if config.tied_embeddings else 2)
+    bits, outer_bits = _BITS[precision], _OUTER_BITS[precision]
+    weights = linear * _bytes_each(bits, _HALF_BYTES) + head * _bytes_each(outer_bits, _HALF_BYTES)
+    kv = num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
+    return int(weights) + _HALF_BYTES * norms + kv
+
+
+def _run_bits(precision: Precision) -> int:
+    return _OUTER_BITS[_RUN_AS.get(precision, precision)]
+
+
+def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:
+    """Return the bytes of one weight; those of few bits share a scale in each block."""
+    return bits / 8 + (scale_bytes / _BLOCK_SIZE if bits <= 8 else 0)
+
+
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def size(num_bytes: int) -> str:
+    """Return a number of bytes with two or three digits and a unit."""
+    for unit, name in _UNITS:
+        if num_bytes >= unit:
+            number = num_bytes / unit
+            return f"{number:.0f} {name}" if number >= 100 else f"{number:.1f} {name}"
+    return f"{num_bytes} B"

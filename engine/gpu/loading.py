@@ -1,0 +1,143 @@
+"""Loads a converted model on a GPU: as much KV as there is memory for, warm, and checked against the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from engine.describing.architecture import DecoderConfig
+from engine.describing.manifest import CUDA_DECODER_FILE, Manifest, verify_files
+from engine.errors import ModelResourceError
+from engine.gpu.kv_blocks import SCRATCH_BLOCK
+from engine.gpu.model import PagedModel, PagedOptions
+from engine.gpu.reference import check_reference
+from engine.gpu.step import GREEDY, PagedRow
+from engine.graphs.plain_attention import plain_graph
+from engine.machine.cuda_device import NoCudaError, free_bytes
+from engine.runtime.model_folder import RunnerSize
+from engine.runtime.scheduler import PrefillPace
+
+logger = logging.getLogger(__name__)
+
+_SHARE_OF_FREE = 0.92
+"""Of the memory that is free once the largest step has run; the rest is for captured graphs."""
+_USEFUL_CONTEXTS = 2
+"""KV of so many whole contexts for each answer: of those that run, and of as many that may go on."""
+_HALF_BYTES = 2
+
+
+class Attention(StrEnum):
+    """How a GPU computes attention."""
+
+    PAGED = "paged"
+    PLAIN = "plain"
+    """By elementary operators: slower, a few tokens of a prompt at once, nothing captured."""
+
+    @property
+    def pace(self) -> PrefillPace:
+        """How much of prompts a step computes; one that arrives may make a step of others twice as long."""
+        largest = 2048 if self is Attention.PAGED else 64
+        return PrefillPace(largest=largest, alone_s=0.1, beside_steps=1.0, first_tokens_per_s=8000.0)
+
+
+def load_paged_model(
+    folder: Path,
+    manifest: Manifest,
+    size: RunnerSize,
+    attention: Attention,
+    *,
+    device: str = "cuda",
+    free: Callable[[], int] = free_bytes,
+) -> PagedModel:
+    """Load the model in `folder`; `free` tells the bytes that are free on `device`.
+
+    Raises `ModelFormatError`, or `ModelResourceError` where memory does not suffice or it computes nonsense.
+    """
+    verify_files(folder, manifest)
+    config = manifest.decoder
+    options = PagedOptions(
+        device=device,
+        num_seats=size.num_answers,
+        max_tokens=size.max_tokens,
+        block_size=block_size(config),
+        unpenalised=size.unpenalised,
+        is_paged=attention is Attention.PAGED,
+        num_threads=size.num_threads,
+    )
+    graph = folder / CUDA_DECODER_FILE
+    source = graph if attention is Attention.PAGED else plain_graph(graph, config)
+    model = PagedModel(source, folder, config, options)
+    try:
+        _make_room(model, config, size, attention.pace.largest, free)
+        model.warm_up(_report)
+        if manifest.reference is not None and len(manifest.reference.ids) <= size.max_tokens:
+            check_reference(model, _some_blocks(model, len(manifest.reference.ids)), manifest.reference)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def block_size(config: DecoderConfig) -> int:
+    """Return the tokens of a block: as few as paged attention reads straight from the blocks."""
+    return 128 if config.head_dim >= 128 else 256
+
+
+def num_blocks(config: DecoderConfig, size: RunnerSize, num_free_bytes: int) -> int:
+    """Return how many blocks to allocate where so many bytes are free, the scratch block included.
+
+    Raises `ModelResourceError` where not even one answer's KV fits.
+    """
+    tokens = block_size(config)
+    block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * tokens
+    one_answer = -(-size.max_tokens // tokens)
+    useful = _USEFUL_CONTEXTS * size.num_answers * one_answer
+    fitting = int(num_free_bytes * _SHARE_OF_FREE) // block_bytes - 1
+    if fitting < one_answer:
+        raise ModelResourceError(
+            f"{num_free_bytes / 2**30:.1f} GiB are free on the GPU beside the weights, and one answer of "
+            f"{size.max_tokens} tokens needs {one_answer * block_bytes / 2**30:.1f}. Lower CONTEXT_TOKENS, "
+            "or convert to fewer bits."
+        )
+    allowed = size.kv_cache_mb * 2**20 // block_bytes if size.kv_cache_mb else useful
+    return 1 + max(one_answer, min(fitting, allowed))
+
+
+def _make_room(
+    model: PagedModel, config: DecoderConfig, size: RunnerSize, most_at_once: int, free: Callable[[], int]
+) -> None:
+    """Run the largest step, so that what it needs is taken, and give KV what is left then."""
+    largest = min(most_at_once, size.max_tokens)
+    model.allocate(1 + -(-largest // model.block_size))
+    row = PagedRow([1] * largest, 0, _some_blocks(model, largest), 0, GREEDY)
+    model.run([row])
+    taken = model.num_blocks
+    try:
+        spare = free()
+    except NoCudaError as error:
+        raise ModelResourceError(f"It cannot be told how much memory is free: {error}.") from error
+    block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * model.block_size
+    wanted = num_blocks(config, size, spare + taken * block_bytes)
+    while True:
+        try:
+            model.allocate(wanted)
+        except ModelResourceError:
+            smallest = 1 + -(-size.max_tokens // model.block_size)
+            if wanted == smallest:
+                raise
+            wanted = max(smallest, wanted * 3 // 4)
+        else:
+            return
+
+
+def _some_blocks(model: PagedModel, num_tokens: int) -> list[int]:
+    """Return blocks for so many tokens of a cache that nobody uses."""
+    first = SCRATCH_BLOCK + 1
+    return list(range(first, first + -(-num_tokens // model.block_size)))
+
+
+def _report(done: int, total: int) -> None:
+    if done % max(1, total // 4) == 0:
+        logger.info("Preparing decode steps: %d of %d.", done, total)

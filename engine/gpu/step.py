@@ -1,0 +1,159 @@
+"""A step over a paged KV cache as arrays: what the host gives to the device. Pure numpy.
+
+Rows are sequences. A decode step has one token of each and is padded to a bucket with filler rows, whose
+token is 0 in the scratch block, so that a captured graph serves steps of many sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.gpu.kv_blocks import SCRATCH_BLOCK
+from engine.runtime.sampling import FloatArray, SampledRow
+
+IntArray = npt.NDArray[np.integer]
+
+GREEDY = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0)
+"""Temperature, top-k, top-p, min-p, repetition penalty and uniform number of a row whose choice nobody
+reads.
+"""
+CHOSEN_BY_HOST = (1.0, 1e6, 1.0, 0.0, 1.0, 0.0)
+"""The same of a row whose token the host chooses: top-k is beyond the device's candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedRow:
+    """What a step computes of one sequence: `ids` after `past` tokens, and which token follows.
+
+    blocks: the sequence's block table. seat: its row in the table of seen tokens. sampling: as `GREEDY`.
+    """
+
+    ids: Sequence[int]
+    past: int
+    blocks: Sequence[int]
+    seat: int
+    sampling: tuple[float, ...] = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What rows may name: the operators trust their arguments, and would write or read elsewhere."""
+
+    vocab_size: int
+    max_tokens: int
+    num_seats: int
+
+    def check(self, rows: Sequence[PagedRow], num_blocks: int) -> None:
+        """Raise `ValueError` for a row that does not fit a model with so many blocks."""
+        for row in rows:
+            if min(row.ids) < 0 or max(row.ids) >= self.vocab_size:
+                raise ValueError("A token id is outside the vocabulary.")
+            if row.past + len(row.ids) > self.max_tokens:
+                raise ValueError(f"{len(row.ids)} tokens after {row.past} exceed {self.max_tokens}.")
+            if not 0 <= row.seat <= self.num_seats:
+                raise ValueError(f"There is no seat {row.seat}.")
+            if min(row.blocks) < 0 or max(row.blocks) >= num_blocks:
+                raise ValueError(f"There are no such blocks: {row.blocks}.")
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """The inputs of one run: T tokens of B sequences with tables of W blocks.
+
+    ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. seats: int64 [B].
+    sampling: float32 [B, 6]. bounds: int32 [3], most new tokens of a sequence, its longest whole, and 0.
+    """
+
+    ids: npt.NDArray[np.int64]
+    cumulative: npt.NDArray[np.int32]
+    past: npt.NDArray[np.int32]
+    table: npt.NDArray[np.int32]
+    seats: npt.NDArray[np.int64]
+    sampling: npt.NDArray[np.float32]
+    bounds: npt.NDArray[np.int32]
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the arrays under the names of the graph's inputs."""
+        return {
+            "input_ids": self.ids,
+            "cumulative": self.cumulative,
+            "past": self.past,
+            "block_table": self.table,
+            "seats": self.seats,
+            "sampling": self.sampling,
+        }
+
+
+def pack(
+    rows: Sequence[PagedRow], *, num_rows: int, width: int, block_size: int, scratch_seat: int
+) -> PackedStep:
+    """Pack rows, and filler rows up to `num_rows`, with tables of `width` blocks.
+
+    Raises `ValueError` for a row without tokens, or whose tokens its blocks or `width` cannot hold.
+    """
+    if not 0 < len(rows) <= num_rows:
+        raise ValueError(f"{len(rows)} rows do not fit {num_rows}.")
+    counts = np.ones(num_rows, np.int32)
+    past = np.zeros(num_rows, np.int32)
+    table = np.full((num_rows, width), SCRATCH_BLOCK, np.int32)
+    seats = np.full(num_rows, scratch_seat, np.int64)
+    sampling = np.empty((num_rows, len(GREEDY)), np.float32)
+    sampling[len(rows) :] = GREEDY
+    ids: list[int] = []
+    for index, row in enumerate(rows):
+        total = row.past + len(row.ids)
+        num_blocks = -(-total // block_size)
+        if not row.ids or row.past < 0 or num_blocks > min(width, len(row.blocks)):
+            raise ValueError(f"{len(row.ids)} tokens after {row.past} do not fit {len(row.blocks)} blocks.")
+        ids += row.ids
+        counts[index] = len(row.ids)
+        past[index] = row.past
+        table[index, :num_blocks] = row.blocks[:num_blocks]
+        seats[index] = row.seat
+        sampling[index] = row.sampling
+    ids += [0] * (num_rows - len(rows))
+    cumulative = np.zeros(num_rows + 1, np.int32)
+    np.cumsum(counts, out=cumulative[1:])
+    bounds = np.array([counts.max(), width * block_size, 0], np.int32)
+    return PackedStep(np.array(ids, np.int64), cumulative, past, table, seats, sampling, bounds)
+
+
+def sampled_rows(
+    chosen: npt.NDArray[np.float32], whole_rows: Callable[[IntArray], FloatArray]
+) -> list[SampledRow]:
+    """Return what a device says of its rows.
+
+    chosen [B, 3]: of each row the token, whether the candidates suffice, and the best logit. `whole_rows`
+    returns the logits [n, vocab] of those rows for which they do not.
+    """
+    rows = np.array(chosen)
+    is_number = np.isfinite(rows[:, 2])
+    needed = np.flatnonzero(is_number & (rows[:, 1] == 0))
+    whole = whole_rows(needed) if len(needed) else None
+    tokens = np.where(is_number, rows[:, 0], 0).astype(np.int64).tolist()
+    sampled = [SampledRow(token, is_number=bool(ok)) for token, ok in zip(tokens, is_number, strict=True)]
+    for place, index in enumerate(needed.tolist()):
+        if whole is not None:
+            sampled[index] = SampledRow(tokens[index], logits=whole[place])
+    return sampled
+
+
+def buckets(largest: int) -> tuple[int, ...]:
+    """Return the sizes that steps are padded to, smallest first: 1, 2, 4, 8, then by about a quarter each."""
+    sizes = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128) if size < largest]
+    while sizes and sizes[-1] + 32 < largest and sizes[-1] >= 128:
+        sizes.append(sizes[-1] + 32)
+    return (*sizes, largest)
+
+
+def widths(largest: int) -> tuple[int, ...]:
+    """Return the lengths that block tables are padded to, smallest first: each twice the one before."""
+    sizes = [4]
+    while sizes[-1] * 2 < largest:
+        sizes.append(sizes[-1] * 2)
+    return (*(size for size in sizes if size < largest), largest)

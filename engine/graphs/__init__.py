@@ -1,0 +1,1 @@
+"""Authors ONNX graphs, and loads them into ONNX Runtime."""

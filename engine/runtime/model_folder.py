@@ -1,0 +1,82 @@
+"""A model on disk, as the engine sees it: described, and not loaded yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.describing.manifest import ChatSpec
+from engine.runtime.runner import Runner, SlotModel
+from engine.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSize:
+    """How much is run at once: threads of an operator, answers, tokens of one answer and of all of them.
+
+    device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on a GPU, in MiB; 0 is what is useful and
+    free. unpenalised: ids that a repetition penalty leaves alone.
+    """
+
+    num_threads: int
+    num_answers: int
+    max_tokens: int
+    max_kv_tokens: int
+    device: str = "auto"
+    kv_cache_mb: int = 0
+    unpenalised: frozenset[int] = frozenset()
+
+
+class ModelFolder(Protocol):
+    """A model on disk."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def chat(self) -> ChatSpec: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+
+    @property
+    def max_answers(self) -> int | None:
+        """Return how many answers can be made at once, None for as many as there is memory for."""
+
+    @property
+    def notice(self) -> str:
+        """Return what its user should know of it, often nothing."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of its weights."""
+
+    def verify(self) -> None:
+        """Read everything and compare it with what it should be. Raises `ModelFormatError`."""
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Open the tokenizer. Raises `ModelFormatError`."""
+
+    def load_model(self, size: RunnerSize) -> SlotModel:
+        """Load the weights. Raises `ModelFormatError` or `ModelResourceError`."""
+
+    def load_runner(self, size: RunnerSize) -> Runner:
+        """Load the weights and warm up. Raises `ModelFormatError` or `ModelResourceError`."""

@@ -1,0 +1,139 @@
+"""All state of one request, owned by the engine thread from submission to its one ending."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from engine.errors import EngineError
+from engine.runtime.sampling import FloatArray, SampledRow, Sampler
+from engine.runtime.speculation import Speculation
+from engine.text.detokenizer import StreamDecoder
+from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
+
+Clock = Callable[[], float]
+Rows = FloatArray | list[SampledRow]
+"""What tells a request's next tokens: logits [n, vocab], or rows that a device has chosen from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step did for one request: new text, and the ending if it ended."""
+
+    request_id: int
+    text: str
+    completion: Completion | None = None
+    error: EngineError | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.completion is not None or self.error is not None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt on its way to an answer.
+
+    `ids` is the prompt and what was sampled so far; `num_computed` of them have their KV in `slot`. Decode
+    feeds the one id that is missing; prefill feeds the prompt's rest, chunk by chunk.
+    """
+
+    request_id: int
+    prompt: Prompt
+    params: SamplingParams
+    sampler: Sampler
+    decoder: StreamDecoder
+    stop_ids: frozenset[int]
+    max_tokens: int
+    """Most ids that `ids` may hold: prompt and answer together."""
+    clock: Clock = time.monotonic
+    ids: list[int] = field(init=False)
+    slot: int | None = None
+    speculation: Speculation | None = None
+    """Guesses the next tokens; None for an answer that is decoded one by one."""
+    num_computed: int = 0
+    num_cached: int = 0
+    cancelled: bool = False
+    text: list[str] = field(default_factory=list)
+    submitted_at: float = field(init=False)
+    first_token_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt.ids)
+        self.submitted_at = self.clock()
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.prompt.ids)
+
+    @property
+    def num_new(self) -> int:
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Return whether more than the one id of a decode step is still to be computed."""
+        return self.num_new == 0
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that it may still get."""
+        return min(self.params.max_new_tokens - self.num_new, self.max_tokens - len(self.ids))
+
+    def pending_ids(self) -> Sequence[int]:
+        """Return the ids whose KV is not computed yet."""
+        return self.ids[self.num_computed :]
+
+    def guess(self) -> tuple[int, ...]:
+        """Return what the next tokens may be, for `accept` to confirm."""
+        room = self.num_left - 1
+        return self.speculation.guess(self.ids, room) if self.speculation is not None and room > 0 else ()
+
+    def accept(self, rows: Rows, guess: Sequence[int] = ()) -> Delta:
+        """Take the next token from the first of `rows` and return what it means to the listener.
+
+        Row i follows the first i tokens of `guess`: as long as what comes out is what was guessed, the next
+        row is valid too and gives a further token.
+        Raises `GenerationFailedError` when the logits are unusable.
+        """
+        text = ""
+        for row, guessed in zip(rows, (*guess, None), strict=False):
+            delta = self._accept(row)
+            text += delta.text
+            if delta.is_final or self.ids[-1] != guessed:
+                break
+        return replace(delta, text=text)
+
+    def _accept(self, row: FloatArray | SampledRow) -> Delta:
+        token = self.sampler.take(row) if isinstance(row, SampledRow) else self.sampler.sample(row)
+        if self.first_token_at is None:
+            self.first_token_at = self.clock()
+        if token in self.stop_ids:
+            self.ids.append(token)
+            return self.finish(FinishReason.STOP)
+        self.ids.append(token)
+        piece = self.decoder.push(token)
+        if self.decoder.stopped:
+            return self.finish(FinishReason.STOP, piece)
+        if self.num_left <= 0:
+            return self.finish(FinishReason.LENGTH, piece)
+        self.text.append(piece)
+        return Delta(self.request_id, piece)
+
+    def finish(self, reason: FinishReason, piece: str = "") -> Delta:
+        """End the request; `piece` is text that came with the ending."""
+        piece += self.decoder.finish()
+        self.text.append(piece)
+        return Delta(self.request_id, piece, Completion("".join(self.text), reason, self.usage()))
+
+    def fail(self, error: EngineError) -> Delta:
+        """End the request with an error; the text so far was given out already."""
+        return Delta(self.request_id, "", error=error)
+
+    def usage(self) -> Usage:
+        now = self.clock()
+        first = self.first_token_at if self.first_token_at is not None else now
+        return Usage(
+            self.num_prompt, self.num_cached, self.num_new, first - self.submitted_at, now - self.submitted_at
+        )

@@ -1,0 +1,87 @@
+"""What the worker needs of a model and its cache, and what the CPU's runner needs of a decoder with slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from engine.runtime.request import Request, Rows
+from engine.runtime.sampling import FloatArray
+from engine.runtime.scheduler import PrefillPace, StepPlan
+
+
+class KVMemory(Protocol):
+    """The tensors behind the slots."""
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None: ...
+
+    def swap(self, first: int, second: int, num_tokens: int) -> None: ...
+
+    def give_back(self, slot: int) -> None: ...
+
+
+class SlotModel(Protocol):
+    """A decoder with slots, as `engine.cpu.model.CpuModel`."""
+
+    @property
+    def kv(self) -> KVMemory: ...
+
+    def prefill(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
+
+    def decode(self, first_slot: int, ids: Sequence[int], lengths: Sequence[int]) -> FloatArray: ...
+
+
+@runtime_checkable
+class SeveralAtOnce(Protocol):
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that guesses pay."""
+
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The rows of each request whose next token can be told now; valid until the next step.
+
+    rows: one each. Of a request with guessed tokens up to 1 + guessed: a runner need not compute them.
+    """
+
+    rows: tuple[tuple[Request, Rows], ...]
+    prefill_s: float
+    decode_s: float
+
+
+class Runner(Protocol):
+    """What the worker needs of a model and its cache. One thread only.
+
+    device: what the model runs on. pace: how much of prompts a step may compute.
+    """
+
+    device: str
+    pace: PrefillPace
+
+    def place(self, request: Request) -> bool:
+        """Give `request` its place in the cache, if there is room."""
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """Compute a step. Any exception means that the cache can no longer be trusted."""
+
+    def confirm(self, request: Request, num_right: int) -> None:
+        """Keep the KV of the last step's first `num_right` guessed tokens, which came out as guessed."""
+
+    def release(self, request: Request, *, keep: bool) -> None:
+        """Take back a request's place; `keep` its KV for the conversation's next turn."""
+
+    def forget(self) -> None:
+        """Let go of all KV that no request uses, and of the others' when they are released."""
+
+    def reload(self) -> None:
+        """Start over with a fresh model and an empty cache after a fault."""
+
+    @property
+    def num_kv_tokens(self) -> int:
+        """Tokens whose KV is held."""
+
+    @property
+    def max_kv_tokens(self) -> int:
+        """Tokens whose KV may be held."""

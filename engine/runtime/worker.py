@@ -1,0 +1,255 @@
+"""The engine's thread: takes requests, runs step after step, hands out what each step brought.
+
+It alone touches the scheduler, the runner and the requests. Others speak to it through `submit`, `cancel`
+and `close`; it answers through at most one call of `deliver` per step. Every request that was submitted gets
+exactly one final delta.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError
+from engine.runtime.request import Delta, Request
+from engine.runtime.runner import Runner, StepResult
+from engine.runtime.scheduler import ChunkSizer, Scheduler, StepPlan
+from engine.types import FinishReason, Health
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[Delta]], None]
+Command = Callable[[], None]
+
+_MAX_FAULTS_IN_A_ROW = 3
+_DELIVERY_INTERVAL_S = 0.025
+_FAULT = "The model failed while it was answering. Try again."
+_CLOSED = "The engine is shutting down. Try again later."
+_UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
+
+
+class Worker:
+    """Owns the thread.
+
+    What has no underscore may be read from anywhere; `device` once the model is loaded.
+    """
+
+    def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
+        self._load_runner = load_runner
+        self._deliver = deliver
+        self._scheduler = Scheduler(max_running)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._requests: dict[int, Request] = {}
+        self._deltas: list[Delta] = []
+        self._delivered_at = 0.0
+        self._num_faults = 0
+        self._closing = False
+        self._forgetting = False
+        self._ending = threading.Lock()
+        self._thread = threading.Thread(target=self._main, name="llamacord-engine", daemon=True)
+        self._started: Callable[[Exception | None], None] = lambda _: None
+        self.health = Health.RECOVERING
+        self.num_kv_tokens = self.max_kv_tokens = 0
+        self.device = ""
+
+    def start(self, on_started: Callable[[Exception | None], None]) -> None:
+        """Start the thread; `on_started` is called from it once the model is loaded, or with why not."""
+        self._started = on_started
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Any thread. Raises `EngineUnavailableError` when the thread has ended."""
+        with self._ending:
+            if self.health is Health.CLOSED:
+                raise EngineUnavailableError(_CLOSED)
+            self._commands.put(lambda: self._add(request))
+
+    def cancel(self, request_id: int) -> None:
+        """End a request before the next step. Any thread; ids that are gone already are ignored."""
+        self._commands.put(lambda: self._cancel(request_id))
+
+    def forget(self) -> None:
+        """Let go of the KV of all that was computed so far, before the next step. Any thread."""
+        self._commands.put(self._begin_forgetting)
+
+    def close(self) -> None:
+        """End all requests and the thread, after the current step. Any thread; returns at once."""
+        self._commands.put(self._begin_closing)
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            runner = self._load_runner()
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: reported to whoever started it
+            self._end()
+            self._started(error)
+            return
+        self.device, self.max_kv_tokens = runner.device, runner.max_kv_tokens
+        self._scheduler.sizer = ChunkSizer(runner.pace)
+        self.health = Health.READY
+        self._started(None)
+        while not self._closing:
+            try:
+                self._turn(runner)
+            except Exception:  # the edge of the thread: it must outlive its own bugs
+                logger.exception("A step of the engine failed outside the model.")
+                self._recover(runner)
+            self.num_kv_tokens = runner.num_kv_tokens
+            if self._is_delivery_due():
+                self._flush()
+        self._end()
+
+    def _end(self) -> None:
+        """Take no more requests and end those that were taken."""
+        with self._ending:
+            self.health = Health.CLOSED
+        self._fail_all(EngineUnavailableError(_CLOSED))
+        self._flush()
+
+    def _turn(self, runner: Runner) -> None:
+        """Take what was asked for, then run one step."""
+        self._take_commands(wait=self._scheduler.is_idle)
+        self._drop_cancelled(runner)
+        if self._forgetting:
+            self._forgetting = False
+            runner.forget()
+        if self._closing:
+            return
+        self._scheduler.admit(runner.place)
+        plan = self._scheduler.plan()
+        if plan.is_empty:
+            return
+        result = self._step(runner, plan)
+        if result is None:
+            self._recover(runner)
+            return
+        self._num_faults = 0
+        self._commit(runner, plan, result)
+
+    def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
+        """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
+        try:
+            return runner.step(plan)
+        except Exception:  # whatever a native library raises
+            logger.exception("The model failed in a step of %d rows.", len(plan.decode) + plan.num_prefill)
+            return None
+
+    def _commit(self, runner: Runner, plan: StepPlan, result: StepResult) -> None:
+        """Take each request's next token and move every request on."""
+        self._scheduler.sizer.record(plan.num_prefill, result.prefill_s)
+        if not plan.prefill:
+            self._scheduler.sizer.record_step(result.decode_s)
+        for request, rows in result.rows:
+            try:
+                delta = request.accept(rows, plan.guess)
+                if plan.guess:
+                    self._learn(runner, request, len(rows) - 1, result.decode_s)
+            except EngineError as error:
+                delta = request.fail(error)
+            except Exception:  # one request's fault ends that request
+                logger.exception("Request %d failed.", request.request_id)
+                delta = request.fail(GenerationFailedError(_FAULT))
+            if delta.is_final:
+                self._forget(runner, request, keep=delta.error is None)
+            self._deltas.append(delta)
+        if len(plan.decode) == 1 and not plan.guess:
+            self._scheduler.timer.record(result.decode_s)
+        for chunk in plan.prefill:
+            if chunk.request.request_id in self._requests:
+                self._scheduler.prefilled(chunk.request)
+
+    def _learn(self, runner: Runner, request: Request, num_guessed: int, seconds: float) -> None:
+        """Keep what was guessed right, and whether it was worth its time."""
+        if not num_guessed:
+            return
+        num_right = len(request.ids) - request.num_computed - 1
+        runner.confirm(request, num_right)
+        if request.speculation is not None:
+            paid = self._scheduler.timer.pays(seconds, num_right + 1)
+            request.speculation.record(num_guessed, num_right, paid=paid)
+
+    def _take_commands(self, *, wait: bool) -> None:
+        if wait:
+            self._commands.get()()
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            command()
+
+    def _add(self, request: Request) -> None:
+        if self.health is Health.UNHEALTHY:
+            self._deltas.append(request.fail(EngineUnavailableError(_UNHEALTHY)))
+            return
+        self._requests[request.request_id] = request
+        self._scheduler.add(request)
+
+    def _cancel(self, request_id: int) -> None:
+        if request_id in self._requests:
+            self._requests[request_id].cancelled = True
+
+    def _begin_forgetting(self) -> None:
+        self._forgetting = True
+
+    def _begin_closing(self) -> None:
+        self._closing = True
+
+    def _drop_cancelled(self, runner: Runner) -> None:
+        for request in [request for request in self._requests.values() if request.cancelled]:
+            self._forget(runner, request, keep=True)
+            self._deltas.append(request.finish(FinishReason.CANCELLED))
+
+    def _forget(self, runner: Runner, request: Request, *, keep: bool) -> None:
+        runner.release(request, keep=keep)
+        self._scheduler.remove(request)
+        del self._requests[request.request_id]
+
+    def _recover(self, runner: Runner) -> None:
+        """Fail what was running, then try to go on with a fresh model."""
+        self._num_faults += 1
+        for request in self._scheduler.running:
+            self._deltas.append(request.fail(GenerationFailedError(_FAULT)))
+            self._scheduler.remove(request)
+            self._requests.pop(request.request_id, None)
+        self._flush()
+        self.health = Health.RECOVERING
+        try:
+            if self._num_faults >= _MAX_FAULTS_IN_A_ROW:
+                raise EngineUnavailableError(_UNHEALTHY)
+            runner.reload()
+        except Exception:  # whatever a native library raises
+            logger.critical("The model could not be brought back after a fault.", exc_info=True)
+            self.health = Health.UNHEALTHY
+            self._fail_all(EngineUnavailableError(_UNHEALTHY))
+        else:
+            self.health = Health.READY
+
+    def _fail_all(self, error: EngineError) -> None:
+        self._take_commands(wait=False)
+        for request in list(self._requests.values()):
+            self._deltas.append(request.fail(error))
+            self._scheduler.remove(request)
+        self._requests.clear()
+
+    def _is_delivery_due(self) -> bool:
+        """Endings go out at once, mere text a few steps at a time: waking the loop costs the next step."""
+        waited_s = time.monotonic() - self._delivered_at
+        return waited_s >= _DELIVERY_INTERVAL_S or any(delta.is_final for delta in self._deltas)
+
+    def _flush(self) -> None:
+        self._delivered_at = time.monotonic()
+        deltas, self._deltas = self._deltas, []
+        if not deltas:
+            return
+        try:
+            self._deliver(deltas)
+        except RuntimeError:  # the event loop is closed: nobody listens any more
+            self._closing = True

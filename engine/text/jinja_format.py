@@ -1,0 +1,147 @@
+"""Dialogs to ids with the chat template that a model brings along.
+
+The template writes control tokens as text, and so may people. Which of them the template wrote is found out
+by rendering the dialog once more with each visible character of its messages replaced by one of its own that
+nobody uses (a disguise): what is readable then is the template's. White space stays, so that templates that
+trim do the same to both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+
+from engine.errors import ModelFormatError, PromptError, UnsafePromptError
+from engine.text.template_process import TemplateProcess
+from engine.text.tokenizer import Tokenizer, valid_unicode
+from engine.types import ChatMessage
+
+_PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_SYSTEM = ChatMessage("system", "Answer in verse.")
+_TURN = (ChatMessage("user", "How are you?"), ChatMessage("assistant", "Fine, thanks."))
+_QUESTION = ChatMessage("user", "And now?")
+
+
+class JinjaFormat:
+    """A Jinja template as a chat format. Satisfies `engine.text.prompt.ChatFormat`."""
+
+    def __init__(
+        self, template: str, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
+    ) -> None:
+        """Try the template. Raises `ModelFormatError` for one that cannot be used."""
+        self._template = template
+        self._tokenizer = tokenizer
+        self._ids = tokenizer.special_ids
+        written = {token: text for text, token in self._ids.items()}
+        # The longest first: one may begin another. Without any, nothing matches.
+        self._control = re.compile(
+            "|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)"
+        )
+        tokens = {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
+        self._process = TemplateProcess(template, tokens)
+        self._folds_system = False
+        self.stop_ids = frozenset({eos_id, *stop_ids, *self._probe()})
+
+    def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
+        """Raises `PromptError` where the template refuses, `UnsafePromptError` where it may be fooled."""
+        text, revealed = self._render(self._prepared(dialog))
+        ids: list[int] = []
+        end = 0
+        for match in chain(self._control.finditer(text), [None]):
+            run = text[end : match.start() if match else None].translate(revealed)
+            if run:
+                ids += self._tokenizer.encode_inside(run) if end else self._tokenizer.encode(run)
+            if match:
+                ids.append(self._ids[match[0]])
+                end = match.end()
+        return ids
+
+    def _render(self, dialog: list[ChatMessage]) -> tuple[str, dict[int, str]]:
+        """Return the prompt's text, all control tokens in it the template's, and what reveals the rest."""
+        disguise = self._disguise(dialog)
+        table = {ord(character): other for character, other in disguise.items()}
+        revealed = {ord(other): character for character, other in disguise.items()}
+        plain, hidden = self._process.render([dialog, _with_contents(dialog, table)])
+        if plain.error is not None:
+            raise PromptError(f"The model's chat template refuses this dialog: {plain.error}.")
+        if hidden.error is None and hidden.text.translate(revealed) == plain.text:
+            return hidden.text, revealed
+        # The template looks into the messages. Leave them readable, and break only what looks like control.
+        mark = next(self._unused(dialog))
+        broken = [replace(message, content=self._broken(message.content, mark)) for message in dialog]
+        guarded = self._process.render([broken])[0]
+        unmark = {ord(mark): ""}
+        if (
+            hidden.error is None
+            and guarded.error is None
+            and guarded.text.translate(unmark) == plain.text
+            and self._control.findall(guarded.text) == self._control.findall(hidden.text)
+        ):
+            return guarded.text, unmark
+        raise UnsafePromptError(
+            "The model's chat template changes this dialog in a way that cannot be followed safely. "
+            "Leave the model's own control tokens out of the messages."
+        )
+
+    def _broken(self, content: str, mark: str) -> str:
+        """Return `content` with `mark` inside whatever is spelled like a control token, in any case."""
+        return re.sub(
+            self._control.pattern,
+            lambda match: match[0][0] + mark + match[0][1:],
+            content,
+            flags=re.IGNORECASE,
+        )
+
+    def _disguise(self, dialog: Sequence[ChatMessage]) -> dict[str, str]:
+        """Return an unused character for each visible one of the messages."""
+        visible = sorted({c for message in dialog for c in message.content if not c.isspace()})
+        disguise = dict(zip(visible, self._unused(dialog), strict=False))
+        if len(disguise) < len(visible):
+            raise PromptError("The dialog has too many different characters.")
+        return disguise
+
+    def _unused(self, dialog: Sequence[ChatMessage]) -> Iterator[str]:
+        used = set(self._template).union(*(message.content for message in dialog))
+        private = (chr(code) for codes in _PRIVATE_USE for code in codes)
+        return (character for character in private if character not in used)
+
+    def _prepared(self, dialog: Sequence[ChatMessage]) -> list[ChatMessage]:
+        messages = [replace(message, content=valid_unicode(message.content)) for message in dialog]
+        if not self._folds_system or messages[0].role != "system":
+            return messages
+        system, first, *others = messages
+        return [replace(first, content=f"{system.content}\n\n{first.content}"), *others]
+
+    def _probe(self) -> set[int]:
+        """Render dialogs of every kind; return the control tokens that end an answer.
+
+        Raises `ModelFormatError`.
+        """
+        dialog = [*_TURN, _QUESTION]
+        try:
+            plain, system = self._process.render([dialog, [_SYSTEM, *dialog]])
+        except PromptError as error:
+            raise ModelFormatError(str(error)) from error
+        if plain.error is not None:
+            raise ModelFormatError(f"The model's chat template fails: {plain.error}.")
+        ends = [0]
+        for message in dialog:
+            place = _place(message, plain.text, ends[-1])
+            if place is None:
+                raise ModelFormatError("The model's chat template leaves messages out.")
+            ends.append(place.end())
+        # Where there is no place for a system message, it goes before the first question.
+        self._folds_system = system.error is not None or _place(_SYSTEM, system.text) is None
+        match = self._control.search(plain.text, ends[-2], ends[-1])
+        return {self._ids[match[0]]} if match else set()
+
+
+def _place(message: ChatMessage, text: str, start: int = 0) -> re.Match[str] | None:
+    """Return where a message stands; a template may have changed its case."""
+    return re.compile(re.escape(message.content), re.IGNORECASE).search(text, start)
+
+
+def _with_contents(dialog: Sequence[ChatMessage], table: dict[int, str]) -> list[ChatMessage]:
+    return [replace(message, content=message.content.translate(table)) for message in dialog]

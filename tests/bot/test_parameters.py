@@ -1,0 +1,159 @@
+"""Parameters: read, shown, applied."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.errors import ParameterError
+from bot.parameters import (
+    ANSWER_PRESETS,
+    PARAMETERS,
+    ChatParameters,
+    apply_overrides,
+    describe,
+    find_parameter,
+    read_limits,
+)
+from engine.errors import InvalidParameterError
+
+DEFAULTS = ChatParameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("temperature", "0", 0.0),
+        ("temperature", " 0,7 ", 0.7),
+        ("top_k", "40", 40),
+        ("top_p", "1", 1.0),
+        ("repetition_penalty", "1.25", 1.25),
+        ("max_new_tokens", "+64", 64),
+        ("max_history_tokens", "2048", 2048),
+    ],
+)
+def test_values_are_read(name: str, text: str, value: float) -> None:
+    read = find_parameter(name).parse(text)
+    assert read == value
+    assert isinstance(read, int) is PARAMETERS[name].is_whole
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("temperature", "hot"),
+        ("temperature", ""),
+        ("temperature", "nan"),
+        ("temperature", "inf"),
+        ("temperature", "1e0"),
+        ("temperature", "2.01"),
+        ("temperature", "-0.1"),
+        ("top_p", "0"),
+        ("top_k", "3.5"),
+        ("top_k", "-1"),
+        ("max_new_tokens", "0"),
+        ("max_new_tokens", "9" * 30),
+        ("max_history_tokens", "1"),
+    ],
+)
+def test_bad_values_are_refused_with_what_is_allowed(name: str, text: str) -> None:
+    with pytest.raises(ParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
+        find_parameter(name).parse(text)
+
+
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ParameterError, match="temperature, top_p"):
+        find_parameter("speed")
+
+
+@given(st.text(max_size=20))
+def test_reading_never_fails_otherwise(text: str) -> None:
+    for parameter in PARAMETERS.values():
+        try:
+            value = parameter.parse(text)
+        except ParameterError:
+            continue
+        assert math.isfinite(value)
+        assert parameter.accepts(value)
+
+
+def test_overrides_apply_and_bad_ones_do_not() -> None:
+    overrides = {
+        "temperature": 0.1,
+        "top_k": "many",
+        "top_p": 7,
+        "max_new_tokens": True,
+        "unknown": 1,
+        "system_prompt": "Be brief.",
+    }
+    changed = apply_overrides(DEFAULTS, overrides)
+    assert changed == ChatParameters(temperature=0.1, system_prompt="Be brief.")
+
+
+def test_all_parameters_reach_the_engine() -> None:
+    parameters = ChatParameters(0.1, 0.2, 3, 0.4, 1.5, 6)
+    sampling = parameters.sampling(("\nBob:",))
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.1, 0.2, 3, 0.4)
+    assert (sampling.repetition_penalty, sampling.max_new_tokens) == (1.5, 6)
+    assert sampling.stop == ("\nBob:",)
+    assert sampling.seed is None
+
+
+def test_bad_defaults_are_refused() -> None:
+    with pytest.raises(InvalidParameterError, match="temperature"):
+        ChatParameters(temperature=9)
+    with pytest.raises(InvalidParameterError, match="max_history_tokens"):
+        ChatParameters(max_history_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("max_new", "max_history", "context", "budget"),
+    [(512, 3072, 4096, 3072), (512, 3072, 2048, 1536), (4096, 3072, 4096, 2048), (32768, 128, 2048, 128)],
+)
+def test_the_prompt_budget_leaves_room_for_the_answer(
+    max_new: int, max_history: int, context: int, budget: int
+) -> None:
+    parameters = ChatParameters(max_new_tokens=max_new, max_history_tokens=max_history)
+    assert parameters.prompt_budget(context) == budget
+
+
+def test_description_shows_value_default_and_range() -> None:
+    lines = describe(DEFAULTS, {"top_k": 7}, {"temperature": 0.2})
+    assert len(lines) == len(PARAMETERS)
+    assert lines[0].startswith("**temperature** = `0.2` (set here; without that 0.7, 0 to 2):")
+    assert lines[1].startswith("**top_p** = `0.9` (default, 0.01 to 1):")
+    assert lines[2].startswith("**top_k** = `7` (this server's default; mine is 40, 0 to 1000):")
+
+
+def test_layers_lie_over_each_other_within_the_operators_limits() -> None:
+    defaults = ChatParameters(
+        limits=read_limits("temperature=0..1, max_new_tokens=1..100"), max_new_tokens=80
+    )
+    changed = apply_overrides(
+        defaults, {"temperature": 0.5, "top_k": 9, "max_new_tokens": 500}, {"temperature": 1.5, "top_k": 8}
+    )
+    assert (changed.temperature, changed.top_k, changed.max_new_tokens) == (0.5, 8, 80)
+    assert "(default, 0 to 1)" in describe(defaults, {}, {})[0]
+
+
+@pytest.mark.parametrize("text", ["speed=1..2", "temperature", "top_p=0..3", "top_p=1..0.5", "top_k=a..b"])
+def test_bad_limits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        read_limits(text)
+
+
+def test_a_seed_reaches_the_engine_and_0_is_none() -> None:
+    assert ChatParameters(seed=7).sampling().seed == 7
+    assert ChatParameters().sampling().seed is None
+
+
+@pytest.mark.parametrize("name", ANSWER_PRESETS)
+def test_presets_are_allowed_values_and_bend_to_limits(name: str) -> None:
+    limits = read_limits("temperature=0.5..0.6, top_k=30..30")
+    for key, value in ANSWER_PRESETS[name].items():
+        assert PARAMETERS[key].accepts(value)
+        bounded = PARAMETERS[key].within(limits)
+        assert bounded.accepts(bounded.nearest(value))

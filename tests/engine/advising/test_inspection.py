@@ -1,0 +1,311 @@
+"""`inspect`: every kind of model explained, everything wrong with one a sentence and exit code 1."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import cli
+from engine.advising.advice import Blocks
+from engine.advising.inspection import inspect
+from engine.convert.converter import convert
+from engine.convert.gguf_source import GGUFSource
+from engine.describing.architecture import Precision
+from engine.describing.footprint import weight_bytes
+from engine.describing.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from engine.machine import machine
+from engine.machine.cgroups import Limits
+from tests.engine.tiny_gguf import QuantType, TinyGGUF
+from tests.engine.tiny_hf import TinyHuggingFace
+from tests.engine.tiny_model import make_tiny_model
+
+RELEASES = Path(__file__).parents[1] / "data" / "releases"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "model")
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path) -> Path:
+    return TinyGGUF(quant_type=QuantType.Q8_0).save(tmp_path / "tiny.gguf")
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = cli.main(["inspect", *arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_converted_model_is_explained(folder: Path) -> None:
+    found = inspect(folder, verify=True)
+    assert (found.kind, found.problems, found.notes) == ("converted model", [], [])
+    assert found.num_bytes == sum(file.stat().st_size for file in folder.iterdir())
+    assert found.description is not None
+    assert (found.description.name, found.description.precision) == ("tiny", "fp32")
+    assert (found.description.num_tokens, found.description.chat.format) == (384, "chatml")
+    assert sum(group.num_bytes for group in found.description.tensors) > 4 * 384 * 64
+
+
+def test_a_gguf_file_is_explained(gguf_file: Path) -> None:
+    found = inspect(gguf_file, verify=True)
+    assert (found.kind, found.problems) == ("GGUF file, not converted yet", [])
+    assert found.description is not None
+    kinds = {group.kind: group.count for group in found.description.tensors}
+    assert kinds == {"Q8_0": 22, "F32": 7}
+    assert found.description.tokenizer is not None
+    assert found.description.tokenizer.kind == "bpe"
+    assert found.description.origin["license"] == "mit"
+
+
+def test_a_hugging_face_folder_is_explained(tmp_path: Path) -> None:
+    found = inspect(TinyHuggingFace().save(tmp_path / "hf"), verify=True)
+    assert (found.kind, found.problems) == ("Hugging Face folder, not converted yet", [])
+    assert found.description is not None
+    assert sum(group.count for group in found.description.tensors) == 29
+    assert found.description.num_tokens == 384
+
+
+@pytest.mark.parametrize("kind", [QuantType.Q4_0, QuantType.Q4_1])
+def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Path, kind: int) -> None:
+    file = TinyGGUF(quant_type=kind).save(tmp_path / "tiny.gguf")
+    folder = tmp_path / "model"
+    convert(GGUFSource(file), folder, Precision.INT4)
+    for path in (file, folder):
+        description = inspect(path).description
+        assert description is not None
+        assert description.blocks == Blocks(has_4_bits=True, has_offsets=kind == QuantType.Q4_1)
+        expected = weight_bytes(
+            description.config, Precision.INT4, has_offsets=description.blocks.has_offsets
+        )
+        written = (folder / WEIGHTS_FILE).stat().st_size
+        assert expected - 1024 <= written < expected + 100 * 4096
+
+
+def test_a_released_model_is_explained() -> None:
+    found = inspect(RELEASES / "tiny_FT_float16", verify=True)
+    assert (found.kind, found.problems) == ("released Llama-2-Onnx model, not converted yet", [])
+    assert "runs as it is" in found.notes[0]
+    assert found.description is not None
+    assert found.description.tokenizer is not None
+    assert (found.description.tokenizer.kind, found.description.chat.format) == ("sentencepiece", "llama-2")
+
+
+def test_a_released_model_that_lacks_a_tensors_file_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny_FT_float32"
+    shutil.copytree(RELEASES / "tiny_FT_float32", folder)
+    shutil.copy(RELEASES / "tokenizer.model", tmp_path)
+    missing = next(path for path in sorted((folder / "ONNX").iterdir()) if path.suffix != ".onnx")
+    missing.unlink()
+    (problem,) = inspect(folder).problems
+    assert missing.name in problem
+    assert "missing" in problem
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "release/ONNX/model.onnx"])
+def test_what_git_left_in_the_place_of_a_file_is_recognised(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for path in (file, tmp_path / "release/embeddings.pth", tmp_path / "tokenizer.model"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n")
+    (problem,) = inspect(tmp_path / name.split("/")[0]).problems
+    assert "git lfs pull" in problem
+
+
+def test_a_shard_that_is_missing_is_told(tmp_path: Path) -> None:
+    folder = TinyHuggingFace().save(tmp_path / "hf")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (problem,) = inspect(folder).problems
+    assert "safetensors" in problem
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+SPOILT_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated weights": (lambda f: _truncate(f / WEIGHTS_FILE), "truncated or changed"),
+    "weights missing": (lambda f: (f / WEIGHTS_FILE).unlink(), "is missing from the model folder"),
+    "a bit of the graph": (lambda f: _flip(f / DECODER_FILE), "does not match its checksum"),
+    "no JSON": (lambda f: (f / MANIFEST_FILE).write_text("{"), "is not valid JSON"),
+    "unknown chat format": (
+        lambda f: _edit(f / MANIFEST_FILE, '"chatml"', '"wild"'),
+        "no chat format called",
+    ),
+    "fewer tokens than the tokenizer": (
+        lambda f: _edit(f / MANIFEST_FILE, '"vocab_size": 384', '"vocab_size": 380'),
+        "tokenizer knows 384 tokens and the model only 380",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), SPOILT_FOLDERS.values(), ids=SPOILT_FOLDERS)
+def test_what_is_wrong_with_a_folder_is_told(
+    folder: Path, spoil: Callable[[Path], object], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(folder)
+    status, report = run_json(capsys, str(folder))
+    assert status == 1
+    assert sentence in report["problems"][0]
+    assert report["kind"] == "converted model"
+
+
+def test_only_verify_reads_large_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.describing.manifest._HASHED_AT_LOAD_BYTES", 0)
+    _flip(folder / WEIGHTS_FILE)
+    assert inspect(folder).problems == []
+    (problem,) = inspect(folder, verify=True).problems
+    assert "checksum" in problem
+
+
+def test_a_truncated_gguf_file_is_told(gguf_file: Path) -> None:
+    gguf_file.write_bytes(gguf_file.read_bytes()[:-2000])
+    (problem,) = inspect(gguf_file).problems
+    assert "truncated" in problem
+
+
+def test_missing_and_misshapen_tensors_are_told(tmp_path: Path) -> None:
+    spoilt = TinyGGUF()
+    del spoilt.tensors["blk.1.ffn_up.weight"], spoilt.tensors["blk.2.ffn_up.weight"]
+    spoilt.tensors["output_norm.weight"] = np.ones(32, np.float32)
+    problems = inspect(spoilt.save(tmp_path / "tiny.gguf")).problems
+    assert problems == [
+        "There is no tensor layers.1.up and 1 more. Get the files anew.",
+        "The tensor final_norm has the shape (32,), not (64,). Get the files anew.",
+    ]
+
+
+def test_weights_that_are_no_numbers_are_found_by_verify(tmp_path: Path) -> None:
+    spoilt = TinyGGUF()
+    spoilt.tensors["blk.1.ffn_up.weight"][3, 4] = np.nan
+    file = spoilt.save(tmp_path / "tiny.gguf")
+    assert inspect(file).problems == []
+    shares: list[float] = []
+    (problem,) = inspect(file, verify=True, on_progress=shares.append).problems
+    assert "layers.1.up holds values that are no numbers" in problem
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] <= 1
+
+
+def test_unsupported_rope_scaling_is_named(tmp_path: Path) -> None:
+    spoilt = TinyGGUF()
+    spoilt.fields["llama.rope.scaling.type"] = "yarn"
+    (problem,) = inspect(spoilt.save(tmp_path / "tiny.gguf")).problems
+    assert "yarn" in problem
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty folder", "text"])
+def test_what_is_no_model_is_one_sentence(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty folder").mkdir()
+    (tmp_path / "text").write_text("not a model")
+    status, report = run_json(capsys, str(tmp_path / name))
+    assert status == 1
+    assert len(report["problems"]) == 1
+    assert report["model"] is None
+
+
+def test_a_base_model_is_usable_but_cannot_chat(tmp_path: Path) -> None:
+    base = TinyGGUF()
+    del base.fields["tokenizer.chat_template"]
+    found = inspect(base.save(tmp_path / "tiny.gguf"))
+    assert found.problems == []
+    assert "cannot chat" in found.notes[0]
+
+
+def test_a_model_that_does_not_fit_the_memory_cannot_be_used(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "read_limits", lambda: Limits(2**20, 2**20))
+    status, report = run_json(capsys, str(folder))
+    assert status == 1
+    assert "of memory, and there are 1.0 MiB" in report["problems"][0]
+    assert report["recommended"] is None
+
+
+def test_the_figures_follow_the_load(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = run_json(capsys, str(folder), "--context", "128", "--conversations", "3")
+    assert status == 0
+    assert report["load"] == {"num_conversations": 3, "num_tokens": 128}
+    per_token = 2 * 3 * 2 * 16 * 4
+    assert {option["kv_bytes"] for option in report["options"]} == {3 * 128 * per_token}
+    assert report["model"]["num_parameters"] > 0
+
+
+@pytest.mark.parametrize("option", ["--context", "--conversations"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_senseless_load_is_refused(
+    folder: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", str(folder), option, value])
+    assert option in capsys.readouterr().err
+
+
+def test_a_person_gets_tables(gguf_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(gguf_file)]) == 0
+    shown = capsys.readouterr().out
+    for expected in (
+        "3 layers",
+        "4 heads of 16 over 2",
+        "chatml",
+        "You are a tiny model.",
+        "int8 ←",
+        "Nothing",
+    ):
+        assert expected in shown
+
+
+def test_names_from_a_file_command_neither_terminal_nor_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = TinyGGUF()
+    odd.fields["general.name"] = "[red]\x1b[31mname[/nonsense]"
+    odd.fields["general.architecture"] = "llama"
+    assert cli.main(["inspect", str(odd.save(tmp_path / "[bold]odd[x].gguf"))]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "[31mname[/nonsense]" in shown
+    assert "[bold]odd" in shown
+
+
+def test_measuring_gives_a_speed_for_each_precision_and_for_the_model(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.advising.measuring._BANDWIDTH_BYTES", 2**20)
+    status, report = run_json(capsys, str(folder), "--measure", "--conversations", "2", "--context", "256")
+    assert status == 0
+    assert report["machine"]["bandwidth_bytes_per_s"] > 0
+    speeds = {o["precision"]: o["speed"] for o in report["options"] if o["precision"] != "fp16"}
+    for speed in (*speeds.values(), report["measured"]):
+        assert min(speed["single"], speed["together"], speed["prefill"]) > 0
+    assert report["recommended"] in speeds
+    assert "tokens/s for 2 conversations together" in report["advice"][0]
+    assert "with Llama 2 7B and" in report["advice"][-1]
+
+
+def test_the_catalogue_has_every_tensor(gguf_file: Path) -> None:
+    source = GGUFSource(gguf_file)
+    for name, stored in source.stored_tensors().items():
+        assert stored.shape == source.tensor(name).shape

@@ -1,0 +1,95 @@
+"""GGUF's blocks and ours stand for the same weights, to the last bit that float32 holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engine.convert.converter import convert
+from engine.convert.gguf_blocks import exact_blocks
+from engine.convert.gguf_source import GGUFSource
+from engine.convert.quantize import ByteArray, FloatArray
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.describing.architecture import Precision
+from engine.describing.manifest import load_manifest
+from engine.errors import ModelFormatError
+from tests.engine.convert.test_gguf_source import IDS
+from tests.engine.reference_llama import reference_logits
+from tests.engine.tiny_gguf import QuantType, TinyGGUF
+
+EXACT = ["Q8_0", "Q4_0", "Q4_1", "Q4_K"]
+
+
+def random_rows(kind: str, seed: int, num_rows: int = 6, num_weights: int = 512) -> ByteArray:
+    """Return rows of any bytes at all, but for scales that are numbers."""
+    random = np.random.default_rng(seed)
+    block, size = gguf.GGML_QUANT_SIZES[QuantType[kind]]
+    rows = random.integers(0, 256, (num_rows, num_weights // block, size), np.uint8)
+    num_floats = 1 if kind in ("Q8_0", "Q4_0") else 2
+    floats = random.uniform(-2, 2, (*rows.shape[:2], num_floats)).astype("<f2")
+    rows[..., : 2 * num_floats] = floats.view(np.uint8)
+    return rows.reshape(num_rows, -1)
+
+
+def dequantized(kind: str, rows: ByteArray) -> FloatArray:
+    values: FloatArray = gguf.dequantize(rows, QuantType[kind])
+    return values
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", EXACT)
+def test_blocks_stand_for_the_files_weights(kind: str, seed: int) -> None:
+    rows = random_rows(kind, seed)
+    blocks, expected = exact_blocks(kind, rows), dequantized(kind, rows)
+    assert blocks is not None
+    assert blocks.bits == (8 if kind == "Q8_0" else 4)
+    assert blocks.shape == expected.shape
+    np.testing.assert_allclose(blocks.dequantize(), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    if kind in ("Q8_0", "Q4_0"):
+        np.testing.assert_array_equal(blocks.dequantize(), expected)
+    np.testing.assert_array_equal(blocks.widened().dequantize(), blocks.dequantize())
+
+
+@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1", "Q6_K", "Q2_K", "F16"])
+def test_other_types_are_not_taken_for_blocks(kind: str) -> None:
+    assert exact_blocks(kind, np.zeros((1, 1024), np.uint8)) is None
+
+
+def log_softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def divergence(file: TinyGGUF, folder: Path, precision: Precision) -> float:
+    """Return the mean KL, in nats, of the converted model to exactly what the file says."""
+    folder.mkdir()
+    convert(GGUFSource(file.save(folder / "tiny.gguf")), folder / "model", precision)
+    model = CpuModel(folder / "model", load_manifest(folder / "model").decoder, ModelOptions(1, 1, 64))
+    exact = log_softmax(reference_logits(file.config, file.tensor, IDS))
+    return float((np.exp(exact) * (exact - log_softmax(model.score(0, IDS, 0)))).sum(axis=-1).mean())
+
+
+@pytest.mark.parametrize("precision", [Precision.INT4, Precision.INT8])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_1"])
+def test_a_quantised_file_loses_only_what_rounding_the_activations_costs(
+    tmp_path: Path, kind: str, precision: Precision
+) -> None:
+    lost = divergence(TinyGGUF(quant_type=QuantType[kind]), tmp_path / "quantised", precision)
+    assert 0 < lost < 4e-3
+    assert lost < divergence(TinyGGUF(), tmp_path / "rounded", Precision.INT4) / 10
+
+
+def test_a_scale_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    file = TinyGGUF(quant_type=QuantType.Q4_0)
+    path = file.save(tmp_path / "tiny.gguf")
+    reader = gguf.GGUFReader(path, "r+")
+    tensor = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_up.weight")
+    tensor.data[3, :2] = np.array([np.nan], "<f2").view(np.uint8)
+    reader.data.flush()
+    with pytest.raises(ModelFormatError, match=r"layers\.1\.up is damaged"):
+        convert(GGUFSource(path), tmp_path / "model", Precision.INT4)

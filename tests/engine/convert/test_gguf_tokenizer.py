@@ -1,0 +1,164 @@
+"""A SentencePiece tokenizer that went through GGUF metadata encodes exactly as the original does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.convert.gguf_source import GGUFSource
+from engine.convert.gguf_tokenizer import save_tokenizer
+from engine.errors import ModelFormatError
+from engine.text.tokenizer import Tokenizer, load_tokenizer
+from tests.engine.tiny_gguf import TinyGGUF
+
+TEXTS = [
+    "Hello, world!",
+    "  two leading spaces,   runs   of them, and one behind ",
+    "",
+    " ",
+    "line\nbreaks\n\nand\ttabs\r\n",
+    "<s>[INST] <<SYS>> </s> <unk> <0x0A> are text",
+    "emoji 🦙🇩🇪👩‍👩‍👧 and CJK 漢字かな 한국어",
+    "def f(x):\n    return x ** 2  # code",
+]
+CORPUS = ["The llama sat on the mat.", "Numbers 1 2 3 and words, words, words.", "Ein Lama frisst Gras."] * 20
+
+
+def gguf_fields(processor: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
+    """Describe a SentencePiece model the way llama.cpp's converter writes it."""
+    kinds = []
+    for index in range(processor.vocab_size()):
+        if processor.is_unknown(index):
+            kinds.append(2)
+        elif processor.is_control(index):
+            kinds.append(3)
+        else:
+            kinds.append(6 if processor.is_byte(index) else 1)
+    size = processor.vocab_size()
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [processor.id_to_piece(index) for index in range(size)],
+        "tokenizer.ggml.scores": [processor.get_score(index) for index in range(size)],
+        "tokenizer.ggml.token_type": kinds,
+    }
+
+
+def through_gguf(processor: sentencepiece.SentencePieceProcessor, folder: Path) -> Tokenizer:
+    fields = gguf_fields(processor)
+    return load_tokenizer(folder, save_tokenizer(fields.__getitem__, folder))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> sentencepiece.SentencePieceProcessor:
+    """A small model with Llama 2's settings."""
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    (folder / "corpus.txt").write_text("\n".join(CORPUS))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "small"),
+        model_type="bpe",
+        vocab_size=330,
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=9,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "small.model"))
+
+
+@pytest.fixture(scope="module")
+def copy_of_trained(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path_factory: pytest.TempPathFactory
+) -> Tokenizer:
+    return through_gguf(trained, tmp_path_factory.mktemp("copy"))
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_text_has_the_ids_of_the_original(
+    trained: sentencepiece.SentencePieceProcessor, copy_of_trained: Tokenizer, text: str
+) -> None:
+    assert copy_of_trained.encode(text) == trained.encode(text)
+
+
+def test_llama_2s_own_tokenizer_survives(tmp_path: Path) -> None:
+    path = os.environ.get("LLAMACORD_TOKENIZER")
+    if not path:
+        pytest.skip("LLAMACORD_TOKENIZER names no tokenizer.model of Llama 2.")
+    original = sentencepiece.SentencePieceProcessor(model_file=path)
+    copy = through_gguf(original, tmp_path)
+    assert copy.special_ids == {"<s>": 1, "</s>": 2}
+    for text in TEXTS:
+        assert copy.encode(text) == original.encode(text)
+
+
+def test_what_the_template_writes_is_control_though_the_file_calls_it_added(tmp_path: Path) -> None:
+    file = TinyGGUF()
+    types = file.fields["tokenizer.ggml.token_type"]
+    words = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    places = [file.fields["tokenizer.ggml.tokens"].index(word) for word in words]
+    for place in places:
+        types[place] = 4
+    source = GGUFSource(file.save(tmp_path / "tiny.gguf"))
+    tokenizer = load_tokenizer(tmp_path, source.save_tokenizer(tmp_path))
+    assert set(tokenizer.special_ids) == {"<|im_start|>", "<|im_end|>"}
+    ids = tokenizer.encode("<|im_start|>user<|endoftext|><|im_end|>")
+    assert not set(ids) & set(tokenizer.special_ids.values())
+    assert ids.count(places[2]) == 1
+    assert (
+        b"".join(tokenizer.token_bytes[token] for token in ids) == b"<|im_start|>user<|endoftext|><|im_end|>"
+    )
+
+
+SPLITS: dict[str, tuple[str, list[str]]] = {
+    "smollm": ("don't 1234\n\n  the", ["don", "'t", " ", "1", "2", "3", "4", "\n\n ", " the"]),
+    "gpt-2": ("don't 1234\n\n  the", ["don", "'t", " 1234", "\n\n ", " the"]),
+    "llama-bpe": ("DON'T 1234!\n\n  the", ["DON", "'T", " ", "123", "4", "!\n\n", " ", " the"]),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_words_are_split_as_the_file_names_it(tmp_path: Path, name: str) -> None:
+    text, words = SPLITS[name]
+    file = TinyGGUF()
+    file.fields["tokenizer.ggml.pre"] = name
+    del file.fields["tokenizer.ggml.merges"][1:]  # one is left: words are found whole, or not at all
+    spec = GGUFSource(file.save(tmp_path / "tiny.gguf")).save_tokenizer(tmp_path)
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / spec.file))
+    split = library.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[start:end] for _, (start, end) in split] == words
+    assert (len(library.encode(" the").ids) == 1) == (name == "llama-bpe")
+
+
+def test_an_added_piece_is_control_where_it_ends_a_text(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained)
+    fields["tokenizer.ggml.tokens"] += ["<tool>", "<end>"]
+    fields["tokenizer.ggml.scores"] += [0.0, 0.0]
+    fields["tokenizer.ggml.token_type"] += [4, 4]
+    size = trained.vocab_size()
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.__getitem__, tmp_path, "", [size + 1]))
+    assert dict(tokenizer.special_ids) == {"<s>": 1, "</s>": 2, "<end>": size + 1}
+    ids = tokenizer.encode("a<tool>b<end>")
+    assert (size in ids, size + 1 in ids) == (True, False)
+
+
+def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
+    fields = {
+        "tokenizer.ggml.tokens": ["a"],
+        "tokenizer.ggml.token_type": [1],
+        "tokenizer.ggml.model": "bert",
+    }
+    with pytest.raises(ModelFormatError, match="'bert'"):
+        save_tokenizer(fields.__getitem__, tmp_path)
+
+
+def test_token_types_must_match_the_tokens(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1]}
+    with pytest.raises(ModelFormatError, match="2 tokens and 1 token types"):
+        save_tokenizer(fields.__getitem__, tmp_path)

@@ -1,0 +1,234 @@
+"""The slots' bookkeeping against a memory that is really written, copied, moved and given back."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from engine.cpu.kv_slots import KVSlots
+from tests.engine.fakes import HistoryMemory
+
+NUM_SLOTS = 5
+MAX_TOKENS = 60
+MAX_LEN = 30
+SEQUENCES = st.one_of(
+    st.lists(st.integers(0, 2), min_size=1, max_size=20),
+    st.builds(lambda tail: [7, 7, 7, 7, 7, 7, *tail], st.lists(st.integers(0, 1), max_size=12)),
+)
+
+
+class Conversations(RuleBasedStateMachine):
+    """Requests come, grow and go; `running` maps slots to what their requests have computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = KVSlots(NUM_SLOTS, MAX_TOKENS)
+        self.memory = HistoryMemory(NUM_SLOTS, MAX_LEN + 1)
+        self.running: dict[int, tuple[list[int], int]] = {}
+        self.forgotten: set[int] = set()
+        self.ended: list[list[int]] = []
+
+    @precondition(lambda self: self.slots.can_acquire())
+    @rule(data=st.data(), growth=st.integers(1, 10))
+    def begin(self, data: st.DataObject, growth: int) -> None:
+        continued = st.sampled_from(self.ended or [[]]).map(lambda ids: [*ids, 1])
+        ids = data.draw(st.one_of(SEQUENCES, continued))
+        reserved = min(MAX_LEN, len(ids) + growth)
+        if len(ids) >= MAX_LEN or self.slots.num_reserved + reserved > MAX_TOKENS:
+            return
+        placement = self.slots.acquire(ids, reserved)
+        assert placement.slot not in self.running, "a busy slot was given away"
+        assert placement.num_cached <= max(0, len(ids) - 2)
+        assert not set(placement.emptied) & self.running.keys(), "a busy slot was emptied"
+        assert placement.copy_from not in placement.emptied
+        for slot in placement.emptied:
+            self.memory.give_back(slot)
+        if placement.copy_from is not None:
+            self.memory.copy(placement.copy_from, placement.slot, placement.num_cached)
+        self.running[placement.slot] = (list(ids[: placement.num_cached]), reserved)
+        self._write(placement.slot, ids[placement.num_cached :])
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), token=st.integers(0, 2))
+    def grow(self, data: st.DataObject, token: int) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.running)))
+        if len(self.running[slot][0]) < self.running[slot][1]:
+            self._write(slot, [token])
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), keep=st.booleans())
+    def end(self, data: st.DataObject, keep: bool) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.running)))
+        ids, _ = self.running.pop(slot)
+        is_kept = keep and slot not in self.forgotten
+        self.forgotten.discard(slot)
+        if self.slots.release(slot, keep=keep):
+            self.memory.give_back(slot)
+        self.ended.append(ids)
+        assert self.slots[slot].ids == (ids if is_kept else [])
+
+    @rule()
+    def forget(self) -> None:
+        for slot in self.slots.forget():
+            assert slot not in self.running
+            self.memory.give_back(slot)
+        self.forgotten = set(self.running)
+        idle = [slot for slot in range(NUM_SLOTS) if slot not in self.running]
+        assert all(self.slots[slot].ids == [] for slot in idle)
+        assert (self.memory.ids[idle] == -1).all(), "nothing is left in the memory"
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def compact(self) -> None:
+        active = sorted(self.running)
+        pair = self.slots.compaction(active)
+        if pair is None:
+            return
+        first, second = pair
+        assert first in self.running
+        assert second not in self.running
+        assert min(active) < second < max(active), "the window must shrink"
+        self.memory.swap(first, second, max(len(self.slots[slot].ids) for slot in pair))
+        self.slots.swap(first, second)
+        self.running[second] = self.running.pop(first)
+        if first in self.forgotten:
+            self.forgotten ^= {first, second}
+
+    @rule()
+    def lose_everything(self) -> None:
+        self.slots.clear()
+        self.memory.ids[:] = -1
+        self.running.clear()
+        self.forgotten.clear()
+        assert self.slots.num_tokens == self.slots.num_busy == 0
+
+    @invariant()
+    def what_a_slot_is_said_to_hold_is_there(self) -> None:
+        for index in range(NUM_SLOTS):
+            ids = self.slots[index].ids
+            assert list(self.memory.ids[index, : len(ids)]) == ids
+        for slot, (ids, _) in self.running.items():
+            assert self.slots[slot].ids == ids
+
+    @invariant()
+    def no_slot_is_leaked(self) -> None:
+        assert {index for index in range(NUM_SLOTS) if self.slots[index].busy} == self.running.keys()
+        assert self.slots.num_busy == len(self.running)
+        assert self.slots.can_acquire() == (len(self.running) < NUM_SLOTS)
+
+    @invariant()
+    def the_bound_is_held_even_if_all_grow_as_far_as_they_may(self) -> None:
+        idle = sum(len(self.slots[i].ids) for i in range(NUM_SLOTS) if i not in self.running)
+        grown = sum(reserved for _, reserved in self.running.values())
+        assert self.slots.num_reserved == grown
+        assert self.slots.num_tokens <= idle + grown <= MAX_TOKENS
+
+    @invariant()
+    def all_touched_memory_is_known(self) -> None:
+        for index in range(NUM_SLOTS):
+            touched = (self.memory.ids[index] != -1).nonzero()[0]
+            assert self.slots[index].num_touched >= (touched[-1] + 1 if len(touched) else 0)
+
+    def _write(self, slot: int, ids: list[int]) -> None:
+        held, _ = self.running[slot]
+        self.memory.ids[slot, len(held) : len(held) + len(ids)] = ids
+        self.slots.extend(slot, ids)
+        held += ids
+
+
+TestConversations = Conversations.TestCase
+TestConversations.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def fill(slots: KVSlots, ids: list[int]) -> int:
+    """Run a request that computes `ids`, and return its slot."""
+    placement = slots.acquire(ids, len(ids))
+    slots.extend(placement.slot, ids[placement.num_cached :])
+    slots.release(placement.slot)
+    return placement.slot
+
+
+def test_the_next_turn_continues_its_own_slot() -> None:
+    slots = KVSlots(4, 1000)
+    first = fill(slots, list(range(100)))
+    fill(slots, list(range(500, 600)))
+    placement = slots.acquire([*range(100), 7, 8, 9], 200)
+    assert (placement.slot, placement.num_cached, placement.copy_from) == (first, 100, None)
+
+
+def test_the_last_two_ids_are_always_computed() -> None:
+    slots = KVSlots(2, 1000)
+    fill(slots, list(range(50)))
+    assert slots.acquire(list(range(50)), 60).num_cached == 48
+    assert KVSlots(2, 1000).acquire([1], 10).num_cached == 0
+
+
+def test_a_common_system_prompt_is_copied_and_costs_nobody_their_turns() -> None:
+    slots = KVSlots(3, 1000)
+    system = list(range(30))
+    first = fill(slots, [*system, *range(100, 200)])
+    placement = slots.acquire([*system, *range(200, 210)], 60)
+    assert placement.slot != first
+    assert (placement.num_cached, placement.copy_from) == (30, first)
+    assert slots[first].ids == [*system, *range(100, 200)]
+
+
+def test_a_common_prompt_is_taken_over_when_there_is_no_room_for_both() -> None:
+    slots = KVSlots(3, 150)
+    system = list(range(30))
+    first = fill(slots, [*system, *range(100, 200)])
+    placement = slots.acquire([*system, *range(200, 210)], 60)
+    assert (placement.slot, placement.num_cached, placement.copy_from) == (first, 30, None)
+
+
+def test_a_busy_slot_can_be_copied_from() -> None:
+    slots = KVSlots(3, 1000)
+    busy = slots.acquire(list(range(40)), 60)
+    slots.extend(busy.slot, range(40))
+    placement = slots.acquire(list(range(40)), 60)
+    assert placement.slot != busy.slot
+    assert (placement.num_cached, placement.copy_from) == (38, busy.slot)
+
+
+def test_the_least_recently_used_conversation_goes_first() -> None:
+    slots = KVSlots(3, 1000)
+    held = [fill(slots, [base, *range(20)]) for base in (100, 200, 300)]
+    assert sorted(held) == [0, 1, 2]
+    fill(slots, [100, *range(20), 50, 51])
+    assert slots.acquire([400, 1, 2, 3], 20).slot == held[1]
+
+
+def test_idle_conversations_give_their_memory_back_in_order_of_age() -> None:
+    slots = KVSlots(5, 100)
+    held = [fill(slots, [base, *range(29)]) for base in (100, 200, 300)]
+    placement = slots.acquire([400, 1, 2], 60)
+    assert placement.emptied == tuple(held[:2])
+    assert slots[held[2]].ids
+
+
+def test_running_requests_count_with_all_they_may_come_to_hold() -> None:
+    slots = KVSlots(5, 100)
+    idle = fill(slots, list(range(45)))
+    slots.acquire([100, 1, 2], 50)
+    assert slots[idle].ids
+    assert slots.acquire([200, 1, 2], 50).emptied == (idle,)
+
+
+def test_a_slot_that_held_a_long_conversation_gives_back_what_a_short_one_does_not_need() -> None:
+    slots = KVSlots(1, 100)
+    fill(slots, list(range(90)))
+    assert slots.acquire([500, 1, 2], 10).emptied == (0,)
+    assert slots[0].num_touched == 0
+
+
+def test_compaction_waits_until_the_waste_has_paid_for_it() -> None:
+    slots = KVSlots(3, 1000)
+    for base in (100, 200, 300):
+        slots.extend(slots.acquire([base], 300).slot, range(base, base + 200))
+    slots.release(1)
+    assert slots.compaction([0, 2]) is None
+    pairs = [slots.compaction([0, 2]) for _ in range(20)]
+    assert pairs[5] in {(0, 1), (2, 1)}, "400 tokens to move at 64 a step"
+    assert pairs[:5] == [None] * 5
+    assert slots.compaction([0]) is None

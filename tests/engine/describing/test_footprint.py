@@ -1,0 +1,69 @@
+"""Bytes of models: as computed and as they are once converted."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from engine.describing.architecture import LLAMA_2_SIZES, Precision
+from engine.describing.footprint import (
+    PROCESS_BYTES,
+    footprint,
+    kv_token_bound,
+    running_weight_bytes,
+    size,
+    step_bytes,
+    weight_bytes,
+)
+from engine.describing.manifest import WEIGHTS_FILE
+from tests.engine.tiny_model import make_tiny_model, tiny_config
+
+LLAMA_2_7B = LLAMA_2_SIZES["Llama 2 7B"]
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_size_on_disk_is_what_conversion_writes(tmp_path: Path, precision: Precision, tied: bool) -> None:
+    folder = make_tiny_model(tmp_path / "model", precision, tied=tied)
+    written = (folder / WEIGHTS_FILE).stat().st_size
+    expected = weight_bytes(tiny_config(tied=tied), precision)
+    # Tensors begin at whole pages: at most 4 KiB between two of the 22 to 60 there are.
+    assert expected <= written + 1024
+    assert written < expected + 60 * 4096
+
+
+def test_llama_2_7b_has_the_sizes_it_is_known_for() -> None:
+    assert weight_bytes(LLAMA_2_7B, Precision.FP32) / 1e9 == pytest.approx(26.95, abs=0.01)
+    assert weight_bytes(LLAMA_2_7B, Precision.INT8) / 1e9 == pytest.approx(7.58, abs=0.01)
+    need = footprint(LLAMA_2_7B, Precision.INT8, num_kv_tokens=4096)
+    assert need.kv == 4096 * 2**20
+    assert need.total == running_weight_bytes(LLAMA_2_7B, Precision.INT8) + need.kv + PROCESS_BYTES
+
+
+def test_a_step_reads_each_weight_once_but_of_a_separate_embedding_next_to_nothing() -> None:
+    tied = dataclasses.replace(LLAMA_2_7B, tied_embeddings=True)
+    for precision in Precision:
+        read = step_bytes(LLAMA_2_7B, precision, num_tokens=0, num_conversations=1)
+        assert read == step_bytes(tied, precision, num_tokens=0, num_conversations=1)
+        assert read < running_weight_bytes(LLAMA_2_7B, precision)
+        with_kv = step_bytes(LLAMA_2_7B, precision, num_tokens=100, num_conversations=3)
+        assert with_kv - read == 300 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("memory", "megabytes", "expected"),
+    [(64 * 2**30, 0, 2048), (4 * 2**30, 0, 1024), (2**30, 0, 512), (64 * 2**30, 3000, 3000)],
+)
+def test_kv_is_bounded_and_one_context_always_fits(memory: int, megabytes: int, expected: int) -> None:
+    per_token = LLAMA_2_7B.kv_bytes_per_token()
+    assert kv_token_bound(per_token, context=512, memory_bytes=memory, kv_cache_mb=megabytes) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (150 * 2**20, "150 MiB"), (3 * 2**29, "1.5 GiB")],
+)
+def test_sizes_for_people(number: int, shown: str) -> None:
+    assert size(number) == shown

@@ -1,0 +1,223 @@
+"""Manifests: what is written is read back, and nothing of a damaged or hostile one is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.describing import manifest as manifest_module
+from engine.describing.architecture import Precision
+from engine.describing.manifest import (
+    CUDA_DECODER_FILE,
+    CUDA_WEIGHTS_FILE,
+    DECODER_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    load_manifest,
+    verify_files,
+)
+from engine.errors import ModelFormatError
+from tests.engine.tiny_model import BOS_ID, EOS_ID, SYSTEM_PROMPT, VOCAB_SIZE, make_tiny_model, tiny_config
+
+NEEDED_FILES = (DECODER_FILE, WEIGHTS_FILE, "tokenizer.json")
+FILES = (*NEEDED_FILES, CUDA_DECODER_FILE, CUDA_WEIGHTS_FILE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_tiny_model(tmp_path / "model", Precision.INT8)
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Apply `edit` to the manifest's JSON."""
+    path = folder / MANIFEST_FILE
+    raw = json.loads(path.read_text())
+    edit(raw)
+    path.write_text(json.dumps(raw))
+
+
+def test_a_manifest_is_read_back_as_written(folder: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(folder)
+    assert manifest.decoder == tiny_config()
+    assert (manifest.name, manifest.precision) == ("tiny", Precision.INT8)
+    assert (manifest.bos_id, manifest.eos_id) == (BOS_ID, EOS_ID)
+    assert (manifest.chat.format, manifest.chat.default_system_prompt) == ("chatml", SYSTEM_PROMPT)
+    assert manifest.tokenizer.special_ids["<|im_end|>"] == EOS_ID
+    assert set(manifest.files) == set(FILES)
+    verify_files(folder, manifest, full=True)
+    manifest.save(tmp_path)
+    assert (tmp_path / MANIFEST_FILE).read_bytes() == (folder / MANIFEST_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelFormatError, match=f"{name} is missing from the model folder"):
+        verify_files(folder, load_manifest(folder))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_named(folder: Path, name: str) -> None:
+    size = (folder / name).stat().st_size
+    os.truncate(folder / name, size - 1)
+    with pytest.raises(ModelFormatError, match=f"{name} has {size - 1} bytes instead of {size}"):
+        verify_files(folder, load_manifest(folder))
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_named(folder: Path, name: str) -> None:
+    flip_a_byte(folder / name)
+    with pytest.raises(ModelFormatError, match=f"{name} does not match its checksum"):
+        verify_files(folder, load_manifest(folder))
+
+
+def test_large_files_are_hashed_on_demand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_module, "_HASHED_AT_LOAD_BYTES", 1000)
+    flip_a_byte(folder / WEIGHTS_FILE)
+    verify_files(folder, load_manifest(folder))
+    with pytest.raises(ModelFormatError, match="does not match its checksum"):
+        verify_files(folder, load_manifest(folder), full=True)
+
+
+def test_a_folder_in_the_place_of_a_file_is_reported(folder: Path) -> None:
+    (folder / WEIGHTS_FILE).unlink()
+    (folder / WEIGHTS_FILE).mkdir()
+    with pytest.raises(ModelFormatError, match=WEIGHTS_FILE):
+        verify_files(folder, load_manifest(folder))
+
+
+NO_MODELS: dict[str, tuple[str, str]] = {
+    "nothing there": ("nowhere", "There is no model folder"),
+    "a file": (f"model/{WEIGHTS_FILE}", "There is no model folder"),
+    "below a file": (f"model/{WEIGHTS_FILE}/model", "There is no model folder"),
+    "no manifest": (".", "is not a converted model"),
+    "a name too long": ("x" * 300, "cannot be read: File name too long"),
+}
+
+
+@pytest.mark.parametrize(("path", "message"), NO_MODELS.values(), ids=NO_MODELS)
+def test_what_is_no_model_folder_is_said_so(folder: Path, path: str, message: str) -> None:
+    with pytest.raises(ModelFormatError, match=message):
+        load_manifest(folder.parent / path)
+
+
+NOT_JSON: dict[str, bytes] = {
+    "empty": b"",
+    "truncated": b'{"format_version": 1, "name": ',
+    "binary": b"\xff\xfe\x00\x01",
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
+def test_what_is_not_json_is_said_so(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(ModelFormatError, match="is not valid JSON"):
+        load_manifest(folder)
+
+
+def test_a_manifest_that_is_a_folder_is_reported(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    (folder / MANIFEST_FILE).mkdir()
+    with pytest.raises(ModelFormatError, match="cannot be read: Is a directory"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"format_version": 99}'])
+def test_another_version_is_said_so(folder: Path, content: str) -> None:
+    (folder / MANIFEST_FILE).write_text(content)
+    with pytest.raises(ModelFormatError, match=r"has format version (None|99), not 2\. .*anew"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "key", ["precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files"]
+)
+@pytest.mark.parametrize("value", [None, 3.5, [], ["x"], "x", -1, 10**9, True])
+def test_wrong_types_are_refused(folder: Path, key: str, value: object) -> None:
+    change(folder, lambda raw: raw.update({key: value}))
+    with pytest.raises(ModelFormatError, match="is damaged"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [VOCAB_SIZE], [-1], ["2"], [2.0], [True]])
+def test_ends_that_are_no_tokens_are_refused(folder: Path, value: object) -> None:
+    change(folder, lambda raw: raw.update(stop_ids=value))
+    with pytest.raises(ModelFormatError, match="is damaged"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("key", ["name", "precision", "decoder", "tokenizer", "chat", "bos_id", "files"])
+def test_a_missing_key_is_named(folder: Path, key: str) -> None:
+    change(folder, lambda raw: raw.pop(key))
+    with pytest.raises(ModelFormatError, match=f"lacks '{key}'"):
+        load_manifest(folder)
+
+
+BAD_VALUES: dict[str, tuple[str, str, object]] = {
+    "text for a number": ("decoder", "num_layers", "3"),
+    "a fraction of a layer": ("decoder", "num_layers", 2.5),
+    "true for a number": ("decoder", "hidden_size", True),
+    "a number for true": ("decoder", "tied_embeddings", 1),
+    "no layers": ("decoder", "num_layers", 0),
+    "heads that do not share": ("decoder", "num_kv_heads", 3),
+    "an odd head size": ("decoder", "head_dim", 17),
+    "endless rotary base": ("decoder", "rope_theta", float("inf")),
+    "rope scaled to nothing": ("decoder", "rope_factor", 0.0),
+    "a template that is no text": ("chat", "template", ["{{ 1 }}"]),
+    "no number": ("decoder", "rms_norm_eps", float("nan")),
+    "unknown dimension": ("decoder", "num_experts", 8),
+    "a kind that is a number": ("tokenizer", "kind", 1),
+    "special ids that are a list": ("tokenizer", "special_ids", ["<s>"]),
+    "a special id that is text": ("tokenizer", "special_ids", {"<s>": "1"}),
+    "a special id outside the vocabulary": ("tokenizer", "special_ids", {"<s>": VOCAB_SIZE}),
+    "a prompt that is a number": ("chat", "default_system_prompt", 5),
+    "no system prompt": ("chat", "default_system_prompt", None),
+    "a file without a size": ("files", WEIGHTS_FILE, {"sha256": "00"}),
+    "a size that is text": ("files", WEIGHTS_FILE, {"size": "1", "sha256": "00"}),
+}
+
+
+@pytest.mark.parametrize(("part", "key", "value"), BAD_VALUES.values(), ids=BAD_VALUES)
+def test_bad_values_are_refused(folder: Path, part: str, key: str, value: object) -> None:
+    change(folder, lambda raw: raw[part].update({key: value}))
+    with pytest.raises(ModelFormatError) as caught:
+        load_manifest(folder)
+    assert str(caught.value).endswith(".")
+    assert "__init__" not in str(caught.value)
+
+
+OUTSIDE = ["../secret", "/etc/passwd", "sub/file", "..", ".", "", "a/", "./tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_files_outside_the_folder_are_refused(folder: Path, name: str) -> None:
+    (folder.parent / "secret").write_text("secret")
+    change(folder, lambda raw: raw["files"].update({name: {"size": 6, "sha256": "00"}}))
+    with pytest.raises(ModelFormatError, match="is not a plain file name"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_tokenizer_outside_the_folder_is_refused(folder: Path, name: str) -> None:
+    change(folder, lambda raw: raw["tokenizer"].update(file=name))
+    with pytest.raises(ModelFormatError, match="is not a plain file name"):
+        load_manifest(folder)
+
+
+@pytest.mark.parametrize("name", NEEDED_FILES)
+def test_every_file_that_is_loaded_must_be_described(folder: Path, name: str) -> None:
+    change(folder, lambda raw: raw["files"].pop(name))
+    with pytest.raises(ModelFormatError, match=f"does not describe {name}"):
+        load_manifest(folder)

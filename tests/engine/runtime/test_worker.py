@@ -1,0 +1,189 @@
+"""The engine thread: every request that was submitted gets exactly one ending, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+
+import pytest
+
+from engine.cpu.runner import SlotRunner
+from engine.errors import EngineUnavailableError
+from engine.runtime.request import Request
+from engine.runtime.runner import Runner
+from engine.runtime.worker import Worker
+from engine.types import FinishReason, Health, SamplingParams
+from tests.engine.fakes import STOP_ID, TOKEN_BYTES, VOCAB_SIZE, HistoryModel, make_request, run_alone
+from tests.engine.worker_bench import TIMEOUT_S, Bench, Listener
+
+
+def test_text_streams_in_order_and_ends_with_the_reason(started: Bench) -> None:
+    stopped = started.submit(40, 41, 42, STOP_ID)
+    limited = started.submit(50, max_new_tokens=3)
+    completion = started.listener.completion(stopped)
+    assert completion.text == b"".join(TOKEN_BYTES[token] for token in (40, 41, 42)).decode()
+    assert completion.finish_reason is FinishReason.STOP
+    assert (completion.usage.num_prompt_tokens, completion.usage.num_new_tokens) == (3, 4)
+    completion = started.listener.completion(limited)
+    assert completion.finish_reason is FinishReason.LENGTH
+    assert completion.usage.num_new_tokens == 3
+    assert 0 <= completion.usage.time_to_first_token_s <= completion.usage.duration_s < TIMEOUT_S
+
+
+def test_submitted_before_the_start_is_answered_after_it(bench: Bench) -> None:
+    request = bench.submit(40, STOP_ID)
+    bench.start()
+    assert bench.listener.completion(request).finish_reason is FinishReason.STOP
+
+
+def test_cancelled_before_the_start_costs_no_step(bench: Bench) -> None:
+    request = bench.submit(40)
+    bench.worker.cancel(request.request_id)
+    bench.start()
+    completion = bench.listener.completion(request)
+    assert (completion.finish_reason, completion.text) == (FinishReason.CANCELLED, "")
+    assert bench.plans == []
+
+
+def test_cancelled_while_waiting_never_runs() -> None:
+    bench = Bench(max_running=1)
+    bench.start()
+    running, waiting = bench.submit(40), bench.submit(41)
+    bench.hold()
+    bench.worker.cancel(waiting.request_id)
+    bench.let_go()
+    assert bench.listener.completion(waiting).finish_reason is FinishReason.CANCELLED
+    assert all(chunk.request is not waiting for plan in bench.plans for chunk in plan.prefill)
+    bench.worker.cancel(running.request_id)
+    assert bench.listener.completion(running).finish_reason is FinishReason.CANCELLED
+    bench.close()
+
+
+def test_cancelled_while_running_ends_within_the_step_and_frees_its_place(started: Bench) -> None:
+    request, other = started.submit(40), started.submit(41)
+    started.listener.wait(lambda: bool(started.listener.deltas[other.request_id]))
+    started.hold()
+    num_steps, num_new = len(started.plans), request.num_new
+    started.worker.cancel(request.request_id)
+    started.worker.cancel(request.request_id)
+    started.let_go()
+    completion = started.listener.completion(request)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert completion.usage.num_new_tokens <= num_new + 1, "the step under way and no other"
+    assert not any(request in plan.decode for plan in started.plans[num_steps:])
+    started.worker.cancel(other.request_id)
+    started.listener.completion(other)
+    assert started.runner.placed == set()
+
+
+def test_cancelling_what_is_gone_or_never_was_does_nothing(started: Bench) -> None:
+    request = started.submit(40, STOP_ID)
+    started.listener.completion(request)
+    started.worker.cancel(request.request_id)
+    started.worker.cancel(12345)
+    again = started.submit(41, STOP_ID)
+    assert started.listener.completion(again).finish_reason is FinishReason.STOP
+    assert started.listener.completion(request).finish_reason is FinishReason.STOP
+    assert started.runner.num_reloads == 0
+
+
+def test_closing_ends_what_runs_and_what_waits_and_may_be_repeated() -> None:
+    bench = Bench(max_running=1)
+    bench.start()
+    requests = [bench.submit(40) for _ in range(3)]
+    bench.hold()
+    bench.worker.close()
+    bench.worker.close()
+    bench.let_go()
+    bench.worker.join()
+    bench.close()
+    for request in requests:
+        assert "shutting down" in str(bench.listener.error_of(request))
+    assert bench.worker.health is Health.CLOSED
+    with pytest.raises(EngineUnavailableError):
+        bench.submit(40)
+
+
+def test_a_worker_that_never_started_can_be_closed() -> None:
+    bench = Bench()
+    bench.close()
+
+
+def test_submitting_while_it_closes_is_refused_or_answered_and_never_lost() -> None:
+    for _ in range(30):
+        bench = Bench()
+        bench.start()
+        accepted: list[Request] = []
+        closing = threading.Thread(target=bench.worker.close)
+        closing.start()
+        with contextlib.suppress(EngineUnavailableError):
+            accepted.extend(bench.submit(40, STOP_ID) for _ in range(300))
+        closing.join()
+        bench.worker.join()
+        for request in accepted:
+            assert bench.listener.deltas[request.request_id][-1].is_final
+
+
+def test_when_nobody_listens_any_more_the_thread_ends(started: Bench) -> None:
+    started.submit(40)
+    started.listener.error = RuntimeError("Event loop is closed")
+    started.worker.join()
+    assert started.worker.health is Health.CLOSED
+
+
+def test_text_is_delivered_a_few_steps_at_a_time(started: Bench) -> None:
+    beginning = time.monotonic()
+    started.listener.completion(started.submit(40, max_new_tokens=400))
+    took_s = time.monotonic() - beginning
+    assert started.listener.num_deliveries <= 3 + took_s / 0.025
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> None:
+    listener, models = Listener(), list[HistoryModel]()
+
+    def load() -> Runner:
+        models.append(HistoryModel(8, 256))
+        runners.append(SlotRunner(lambda: models[0], 8, 900))
+        return runners[0]
+
+    runners: list[SlotRunner] = []
+    worker = Worker(load, 5, listener)
+    worker.start(lambda _error: None)
+    requests: list[Request] = []
+    cancelled: set[int] = set()
+
+    def talk(user: int) -> None:
+        rng = random.Random(seed * 10 + user)
+        ids: list[int] = [5] * 10
+        for turn in range(25):
+            ids = [*ids, *(rng.randrange(3, VOCAB_SIZE) for _ in range(rng.choice((1, 2, 20, 50))))][-150:]
+            params = SamplingParams(temperature=1.0, max_new_tokens=rng.choice((1, 10, 60)), seed=turn)
+            request = make_request(user * 100 + turn, ids, params)
+            requests.append(request)
+            worker.submit(request)
+            if rng.random() < 0.2:
+                cancelled.add(request.request_id)
+                worker.cancel(request.request_id)
+            elif rng.random() < 0.7:
+                listener.final(request)
+                ids = list(request.ids)
+
+    users = [threading.Thread(target=talk, args=(user,)) for user in range(1, 5)]
+    for thread in users:
+        thread.start()
+    for thread in users:
+        thread.join()
+    assert len(requests) == 100
+    for request in requests:
+        completion = listener.completion(request)
+        alone = run_alone(request.prompt.ids, request.params)
+        assert request.ids == alone[: len(request.ids)]
+        assert request.ids == alone or request.request_id in cancelled
+        new = request.ids[request.num_prompt :]
+        assert completion.text == b"".join(TOKEN_BYTES[token] for token in new).decode()
+    worker.close()
+    worker.join()
+    assert runners[0]._slots.num_busy == 0
