@@ -21,8 +21,8 @@ import simcord
 from bot.conversation.jobs import Job
 from bot.conversation.lane import Lane
 from bot.conversation.service import ChatService
+from bot.delivery.column import ChannelPace
 from bot.delivery.delivery import Delivery
-from bot.delivery.pace import ChannelPace
 from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics

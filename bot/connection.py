@@ -11,6 +11,7 @@ from collections.abc import Callable
 import aiohttp
 import discord
 
+from bot.on_discord.traffic import ShortBackoff
 from bot.tasks import Tasks
 
 _UNREACHABLE = "Discord cannot be reached. Check the network and start again."
@@ -45,6 +46,8 @@ async def connect(
 
 async def _start(client: discord.Client, token: str) -> None:
     """Log in and stay connected. Turns what Discord's library raises into `StartError`."""
+    # discord.py offers no other way to set its pauses.
+    setattr(discord.client, "ExponentialBackoff", ShortBackoff)  # noqa: B010
     try:
         await client.start(token)
     except discord.LoginFailure as error:

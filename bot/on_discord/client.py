@@ -14,13 +14,13 @@ import discord
 from bot.config import Settings
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
-from bot.delivery.pace import Paces
+from bot.delivery.column import Columns
 from bot.logs import set_level
 from bot.on_discord.answers.buttons import NumberedButton, OnPress, Press
 from bot.on_discord.answers.controls import AnswerControls, answer_old_form
 from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
 from bot.on_discord.answers.discord_outbox import SILENT, Channel
-from bot.on_discord.answers.interrupted import EarlierAnswers
+from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.asking import Asking
 from bot.on_discord.asking.history_pages import HistoryButton
 from bot.on_discord.asking.incoming import bot_of
@@ -41,6 +41,7 @@ from bot.on_discord.prompts.editor import PromptEditor
 from bot.on_discord.purging import Purging
 from bot.on_discord.server_panel.controls import ConfigPanel, is_config_form
 from bot.on_discord.server_panel.panel import PanelItem
+from bot.on_discord.traffic import MAX_WAIT_S, Gateway, Traffic
 from bot.on_discord.tree import Commands
 from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
@@ -69,7 +70,11 @@ class LlamacordClient(discord.Client):
             intents=intents(sees_all_messages=sees_all_messages),
             allowed_mentions=SILENT,
             max_messages=None,
+            http_trace=Traffic(lambda: self._endings.look()).trace,
+            max_ratelimit_timeout=MAX_WAIT_S,
         )
+        self._gateway = Gateway(self)
+        self.http.ws_connect = self._gateway.connect  # type: ignore[method-assign]
         self.chat = chat
         self.moderation = moderation
         self.privacy = privacy
@@ -106,7 +111,15 @@ class LlamacordClient(discord.Client):
             sees_all=sees_all_messages,
         )
         self._edit_interval_s = edit_interval_s
-        self._paces = Paces()
+        self._columns = Columns()
+        self._endings = Endings(
+            self,
+            chat.conversations,
+            moderation.servers,
+            self._locales,
+            self._columns,
+            self._changes.deleted,
+        )
         self._tasks = Tasks()
 
     def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
@@ -119,19 +132,27 @@ class LlamacordClient(discord.Client):
         self.moderation.notices.listen(self.mod_log.post)
         self._tasks.start(self._purging.run(), "deleting what was reset")
         try:
-            earlier = await self.chat.interrupt_pending()
+            for one in await self.chat.interrupt_pending():
+                self._endings.owe(one.channel_id, one.answer.id)
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
-            earlier = []
-        shown = EarlierAnswers(self, self.chat.conversations, self.moderation.servers, self._locales)
-        self._tasks.start(shown.show(earlier), "showing earlier answers")
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
 
+    async def before_identify_hook(
+        self,
+        shard_id: int | None,  # noqa: ARG002 - discord.py's signature
+        *,
+        initial: bool = False,
+    ) -> None:
+        """Begin sessions as rarely as Discord wants it."""
+        await self._gateway.before_session(is_first=initial)
+
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
+        await self._endings.close()
         await self.mod_log.close()
         await self._tasks.close()
         await super().close()
@@ -164,8 +185,9 @@ class LlamacordClient(discord.Client):
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Forget what people delete."""
-        await self._changes.deleted(payload.channel_id, payload.message_id)
+        """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
+        if not self._columns.is_deleted(payload.message_id):
+            await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
@@ -173,8 +195,39 @@ class LlamacordClient(discord.Client):
             await self._changes.deleted(payload.channel_id, message_id)
 
     async def on_ready(self) -> None:
-        """Look which servers we are in."""
+        """Look which servers we are in, and what is owed there."""
+        self._endings.look()
         await self.departures.compare(self.guilds)
+
+    async def on_resumed(self) -> None:
+        """Look what is owed, after the connection was lost."""
+        self._endings.look()
+
+    async def on_guild_available(self, guild: discord.Guild) -> None:  # noqa: ARG002 - discord.py's signature
+        """Look what is owed in a server that is back."""
+        self._endings.look()
+
+    async def on_guild_channel_update(
+        self,
+        before: discord.abc.GuildChannel,  # noqa: ARG002
+        after: discord.abc.GuildChannel,  # noqa: ARG002
+    ) -> None:
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        if after == after.guild.me:
+            self._endings.look()
+
+    async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
+        """Look what is owed in a thread that is not archived any more."""
+        if not payload.data.get("thread_metadata", {}).get("archived"):
+            self._endings.look()
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
         """Keep what there is of a server that we are in again; its settings may be gone meanwhile."""
@@ -236,7 +289,8 @@ class LlamacordClient(discord.Client):
             locale=await self._locales.of(guild),
             as_embeds=config.uses_embeds,
             edit_interval_s=self._edit_interval_s,
-            pace=self._paces.of(channel.id),
+            columns=self._columns,
+            on_owed=self._endings.owe,
         )
 
     async def _sync(self) -> None:

@@ -83,6 +83,9 @@ _BELOW_AN_ANSWER: Mapping[Buttons, tuple[tuple[Press, str], ...]] = {
 }
 
 
+_OF_AN_ANSWER = re.compile(r"llamacord:(stop|regenerate|continue|report):(?P<number>[0-9]{1,20})")
+
+
 def answer_view(answer_id: int, buttons: Buttons, locale: object) -> discord.ui.View | None:
     """Return the buttons below an answer, labelled for the readers there; None for none."""
     if buttons is Buttons.NONE:
@@ -91,6 +94,30 @@ def answer_view(answer_id: int, buttons: Buttons, locale: object) -> discord.ui.
     for press, key in _BELOW_AN_ANSWER[buttons]:
         view.add_item(NumberedButton(press, answer_id, render(phrase(key), locale)))
     return view
+
+
+def buttons_below(message: discord.Message, answer_id: int, locale: object) -> Buttons | None:
+    """Return which buttons of an answer a message has, None for any others."""
+    found = [(item.custom_id, item.label) for item in _items(message)]
+    for buttons in Buttons:
+        view = answer_view(answer_id, buttons, locale)
+        children = () if view is None else view.children
+        if found == [
+            (one.item.custom_id, one.item.label) for one in children if isinstance(one, NumberedButton)
+        ]:
+            return buttons
+    return None
+
+
+def numbers_below(message: discord.Message) -> set[int]:
+    """Return the numbers of the answers that a message has buttons for."""
+    found = (_OF_AN_ANSWER.fullmatch(item.custom_id or "") for item in _items(message))
+    return {int(one["number"]) for one in found if one is not None}
+
+
+def _items(message: discord.Message) -> list[discord.Button]:
+    rows = (row for row in message.components if isinstance(row, discord.ActionRow))
+    return [item for row in rows for item in row.children if isinstance(item, discord.Button)]
 
 
 def undo_view(reset_id: int, locale: object) -> discord.ui.View:

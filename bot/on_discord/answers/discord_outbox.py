@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import aiohttp
@@ -25,6 +25,7 @@ from bot.delivery.outbox import (
     OutboxRetryError,
 )
 from bot.on_discord.answers.buttons import answer_view
+from bot.on_discord.traffic import retry_after_s
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class DiscordOutbox:
         trigger_id: int | None,
         locale: str,
         as_embeds: bool = False,
-        on_delete: Callable[[int], Awaitable[None]] | None = None,
+        on_delete: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.answer_id = answer_id
         self._as_embeds = as_embeds
@@ -87,7 +88,7 @@ class DiscordOutbox:
             self._nonce = _new_nonce()
             raise OutboxRetryError
         self._note(message.id)
-        if not self._says(message, content):
+        if text_of(message, as_embeds=self._as_embeds).strip() != content.strip():
             await self.edit(message.id, content, buttons=buttons, attachment=attachment)
         self._nonce = _new_nonce()
         return message.id
@@ -106,8 +107,7 @@ class DiscordOutbox:
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message; one that is deleted already is what is wanted."""
-        if self._on_delete is not None:
-            await self._on_delete(discord_id)
+        self._on_delete(discord_id)
         with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
         self._shown.discard(discord_id)
@@ -115,12 +115,6 @@ class DiscordOutbox:
     def _note(self, discord_id: int) -> None:
         self._shown.add(discord_id)
         self._newest_id = max(self._newest_id, discord_id)
-
-    def _says(self, message: discord.Message, content: str) -> bool:
-        said = message.content
-        if self._as_embeds:
-            said = "".join(embed.description or "" for embed in message.embeds)
-        return said.strip() == content.strip()
 
     def _embeds(self, content: str) -> list[discord.Embed]:
         return [discord.Embed(description=content)] if self._as_embeds else []
@@ -166,6 +160,11 @@ def _new_nonce() -> str:
     return str(secrets.randbits(63))
 
 
+def text_of(message: discord.Message, *, as_embeds: bool) -> str:
+    """Return what a message of ours says."""
+    return "".join(embed.description or "" for embed in message.embeds) if as_embeds else message.content
+
+
 def text_files(attachment: str) -> list[discord.File]:
     """Return a text as a file to send, none for an empty one."""
     data = attachment.encode("utf-8", "replace")
@@ -193,12 +192,4 @@ def _outbox_error(error: discord.HTTPException) -> OutboxError:
     if error.status in _REFUSED:
         _log.error("Discord refused a message: status %d, code %d", error.status, error.code)
         return OutboxRefusedError("Discord does not take this content.")
-    return OutboxRetryError(_retry_after_s(error))
-
-
-def _retry_after_s(error: discord.HTTPException) -> float | None:
-    """Return how long Discord, or Cloudflare before it, wants no more requests."""
-    try:
-        return float(error.response.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return None
+    return OutboxRetryError(retry_after_s(error.response))
