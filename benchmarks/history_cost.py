@@ -28,7 +28,7 @@ from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.text.jinja_format import JinjaFormat
 from engine.text.prompt import ChatFormat, ChatMLFormat, Llama2Format
 from engine.text.tokenizer import RememberingTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
-from engine.types import ChatMessage, TextEngine
+from engine.types import ChatMessage
 from storage.conversations import Message, MessageState, Role
 
 MAX_TOKENS = 3072
