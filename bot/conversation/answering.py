@@ -113,8 +113,6 @@ class Answering:
             history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
             await screen.check_question(_asked(history))
             parameters, fitted = await self._prompt(job, history)
-            job.view_from = fitted.view_from if fitted.num_left_out else None
-            job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         if job.stop_reason is not None:
             return
         job.generation = self._engine.generate(fitted.prompt, parameters.sampling(fitted.stop))
@@ -136,6 +134,8 @@ class Answering:
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
         )
+        job.view_from = fitted.view_from if fitted.num_left_out else None
+        job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted
 
     async def _store(self, job: Job, outcome: _Outcome) -> Ending:
