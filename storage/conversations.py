@@ -83,6 +83,19 @@ class Conversations:
             (row,) = await transaction.fetch_all(_OPEN, params)
             return int(row["id"])
 
+    async def find(self, ref: ConversationRef) -> int | None:
+        """Return the id of the conversation in this place, None if nothing was said or set there yet."""
+        row = await self._database.fetch_one(
+            "SELECT id FROM conversations WHERE channel_id = ?", (ref.channel_id,)
+        )
+        return None if row is None else int(row["id"])
+
+    async def delete(self, channel_id: int) -> None:
+        """Delete the conversation in a place, with all that was said and set there."""
+        async with self._database.transaction() as transaction:
+            await transaction.fetch_all("DELETE FROM conversations WHERE channel_id = ?", (channel_id,))
+        await self._database.scrub()
+
     async def ref_of(self, conversation_id: int) -> ConversationRef:
         """Return the place of a conversation. Raises `NotFoundError` if it is gone."""
         row = await self._database.fetch_one(
@@ -177,15 +190,20 @@ class Conversations:
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        view_from: int | None = None,
         note: str | None = None,
     ) -> Message | None:
         """End a running answer, to be shown with `note`; return the answer that stands now.
+
+        `view_from`: the first message that the model saw, where older ones were left out.
 
         That is the ended one, or the one it was to replace if a regeneration broke off with nothing to
         show. Returns None, and changes nothing, if the answer was deleted or had ended already.
         """
         at = self._milliseconds()
-        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, note)
+        ending = Ending(
+            answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, view_from, note
+        )
         async with self._database.transaction() as transaction:
             return await answers.end(transaction, ending)
 
