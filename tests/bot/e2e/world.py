@@ -52,7 +52,7 @@ class EmptyShelf:
 
 
 class VirtualEnv(simcord.Env):
-    """A simulated Discord whose clock only `advance_time` moves, and that looks often for what to wait for."""
+    """A simulated Discord whose clock only `advance_time` moves, and that looks often how the bot is."""
 
     def _schedule_timer(self, *_timer: Any) -> None:
         """Leave a pause to `advance_time` alone: simcord would let it pass in real time, too."""
