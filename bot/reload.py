@@ -13,14 +13,14 @@ import signal
 from collections.abc import Callable
 
 from bot.config import ConfigError, Settings
+from bot.config_keys import CHAT_KEYS
 
 _log = logging.getLogger(__name__)
 
 LIVE = frozenset(
     {
-        *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN"),
-        *("TEMPERATURE", "TOP_P", "TOP_K", "MIN_P", "REPETITION_PENALTY"),
-        *("MAX_NEW_TOKENS", "MAX_HISTORY_TOKENS", "LIMITS"),
+        *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN", "LIMITS"),
+        *(key.name for key in CHAT_KEYS),
         *("RETENTION_DAYS", "GRACE_DAYS", "LOG_LEVEL"),
     }
 )

@@ -10,9 +10,9 @@ import numpy as np
 from engine.describing.architecture import DecoderConfig
 from engine.describing.manifest import CUDA_DECODER_FILE, load_manifest
 from engine.gpu.model import PagedModel, PagedOptions
-from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
+from engine.gpu.step import PagedRow
 from engine.graphs.plain_attention import plain_graph
-from engine.runtime.sampling import FloatArray
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray
 from tests.engine.tiny_model import VOCAB_SIZE
 
 BLOCK_SIZE = 16
