@@ -26,15 +26,12 @@ OWNERS: dict[str, set[str]] = {
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
     "onnx": {
-        *(
-            f"engine/convert/{name}.py"
-            for name in ("dataflow", "release_graph", "rope_probe", "stored_tensors")
-        ),
-        *(f"engine/bench/{name}.py" for name in ("random_model", "release_author", "stages")),
+        *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
+        *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
         *(f"engine/release/{name}.py" for name in ("contract", "model")),
         *(
             f"engine/graphs/{name}.py"
-            for name in ("decoder_graph", "graph_builder", "paged_graph", "plain_attention", "sampler_graph")
+            for name in ("attention", "decoder", "graph_builder", "sampler_graph", "weights")
         ),
     },
     "onnxruntime": {

@@ -14,7 +14,6 @@ from bot.check import run_checks
 from bot.model_check import Finding
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import (
-    DECODER_FILE,
     WEIGHTS_FILE,
     ChatSpec,
     Manifest,
@@ -22,6 +21,7 @@ from engine.describing.manifest import (
     describe_files,
 )
 from engine.text.guidance import META_SYSTEM_PROMPT
+from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
 
 RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"
@@ -54,20 +54,21 @@ class Place:
 def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
     """Write a folder that looks like a converted model to everything that does not load its weights."""
     folder.mkdir()
-    names = [DECODER_FILE, WEIGHTS_FILE, "tokenizer.json"]
-    for name in names:
-        (folder / name).write_bytes(bytes(1000))
+    decoder = DecoderConfig(1, 32, 64, 2, 1, 16, 384, 2048, 1e4, 1e-5, tied_embeddings=True)
+    tensors, size = fake_tensors(decoder)
+    (folder / WEIGHTS_FILE).write_bytes(bytes(size))
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     Manifest(
         name="tiny",
         precision=Precision.FP32,
-        decoder=DecoderConfig(1, 32, 64, 2, 1, 16, 384, 2048, 1e4, 1e-5, tied_embeddings=True),
+        decoder=decoder,
         tokenizer=TokenizerSpec("bpe", "tokenizer.json"),
         chat=ChatSpec(chat_format, META_SYSTEM_PROMPT if chat_format == "llama-2" else ""),
         bos_id=1,
         eos_id=2,
         source={},
-        files=describe_files(folder, names),
+        files=describe_files(folder, [WEIGHTS_FILE, "tokenizer.json"]),
+        tensors=tensors,
     ).save(folder)
 
 
