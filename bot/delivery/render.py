@@ -66,7 +66,7 @@ def render(text: str, *, final: bool) -> list[str]:
     """Return the parts that show `text`; none for a blank text.
 
     Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
-    the next characters are there (a run of backticks, an opening fence without code) is not shown yet.
+    the next characters are there (a run of backticks or tildes, an opening fence without code) is not shown yet.
     """
     return [piece.show(text) for piece in split(text, final=final)]
 
@@ -193,7 +193,7 @@ def _last_piece(text: str, start: int, end: int, fence: Fence | None, *, final: 
     has_code = found.opened_at is None or bool(text[found.code_from : end].strip())
     if not final:
         if end == len(text) and not found.is_closed_at(end):
-            end = start + len(text[start:end].rstrip("`"))
+            end = start + len(text[start:end].rstrip("`~"))
         if found.opened_at is not None and not has_code:
             end = min(end, found.opened_at)
         end = start + len(text[start:end].rstrip())

@@ -19,6 +19,7 @@ from bot.conversation.permissions import may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.origins import Interaction, actor_of
+from bot.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -130,13 +131,12 @@ async def reporting(interaction: Interaction) -> AsyncIterator[None]:
 
     A body that takes its time is acknowledged before Discord gives the interaction up.
     """
-    in_time = asyncio.create_task(_acknowledge_in_time(interaction))
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
-        await say(interaction, sentence_of(error))
-    finally:
-        in_time.cancel()
+    async with Tasks() as tasks:
+        tasks.start(_acknowledge_in_time(interaction), "acknowledging in time")
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
+            await say(interaction, sentence_of(error))
 
 
 def sentence_of(error: Exception) -> str:

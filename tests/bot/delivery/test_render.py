@@ -129,6 +129,7 @@ def test_the_pieces_together_are_the_text(text: str) -> None:
 
 @many
 @given(long_markdown, st.lists(st.floats(0, 1), min_size=1, max_size=6), st.booleans())
+@example("~~~sh\ncode", [0.2, 0.6], False)
 def test_no_part_but_the_last_ever_changes(text: str, shares: list[float], final: bool) -> None:
     shown: list[str] = []
     for length in [*sorted(int(share * len(text)) for share in shares), len(text)]:
