@@ -66,7 +66,7 @@ def render(text: str, *, final: bool) -> list[str]:
     """Return the parts that show `text`; none for a blank text.
 
     Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
-    the next characters are there (a run of backticks or tildes, an opening fence without code) is not shown yet.
+    the next characters are there (a run of backticks or tildes, an opening fence without code) is held back.
     """
     return [piece.show(text) for piece in split(text, final=final)]
 
