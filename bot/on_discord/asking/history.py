@@ -58,7 +58,7 @@ class History:
     async def _send_file(self, interaction: Interaction) -> None:
         """Answer with everything as a text file."""
         messages = await self._chat.transcript(conversation_of(interaction), MAX_MESSAGES)
-        text = export(messages, _bot_name(interaction))
+        text = export(messages, _bot_name(interaction), _view_line(interaction))
         if not text:
             await say(interaction, phrase("errors.nothing_said"))
             return
@@ -68,7 +68,7 @@ class History:
         """Return a page with its buttons; a number that is too high is the newest one."""
         locale = interaction.locale
         messages = await self._chat.transcript(conversation_of(interaction), MAX_MESSAGES)
-        all_pages = pages(messages, _bot_name(interaction))
+        all_pages = pages(messages, _bot_name(interaction), _view_line(interaction))
         if not all_pages:
             return render(phrase("errors.nothing_said"), locale), None
         number = min(number, len(all_pages) - 1)
@@ -88,3 +88,7 @@ class History:
 def _bot_name(interaction: Interaction) -> str:
     user = interaction.client.user
     return label("" if user is None else user.display_name)
+
+
+def _view_line(interaction: Interaction) -> str:
+    return render(phrase("history.view_begins"), interaction.locale)

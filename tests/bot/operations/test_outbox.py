@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import discord
 import pytest
-from bot.on_discord.answers.outboxes import DiscordOutbox
 from discord.http import Route
 
 from bot.delivery.outbox import (
@@ -17,6 +16,7 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
+from bot.on_discord.answers.outboxes import DiscordOutbox
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
     Fault,
