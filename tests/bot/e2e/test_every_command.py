@@ -19,6 +19,7 @@ from simcord.http import router
 
 from bot.conversation.model_switch import ModelSwitch
 from bot.on_discord.buttons import Lasting, Press
+from bot.on_discord.interactions import GRACE_S
 from bot.on_discord.settings.command import ModelCommands
 from storage.database import Database
 from tests.bot.e2e.surface import (
@@ -193,9 +194,9 @@ async def test_after_a_restart_it_works_or_says_why_not(world: World, row: Row) 
     """Stop is gone then: nothing runs any more."""
     acts = person(world, who_may(row))
     use = await row.open(world, acts)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     result = await use(acts)
+    await world.env.advance_time(GRACE_S)
     is_old_form = row.name == "AboutForm"
     check(row, result, "I was restarted" if is_old_form else None)
 
@@ -296,7 +297,6 @@ async def test_what_takes_its_time_is_acknowledged_all_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is slow; a form, which can only come at once, has to be asked for again."""
-    world.env.settle_timeout = 1.0
     run = Database._run
 
     async def run_slowly(*given: Any) -> Any:

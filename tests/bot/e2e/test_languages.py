@@ -201,6 +201,5 @@ async def test_translations_reach_discord_and_a_change_of_one_is_registered(
         return None
 
     monkeypatch.setattr(CommandTranslator, "translate", translate)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert len(syncs()) == 2

@@ -86,7 +86,7 @@ async def red_world(path: Path) -> AsyncIterator[World]:
         world.engine.dialogs.clear()
         yield world
         world.check_no_pings()
-        await world.client.close()
+        await world.close()
         world.env.raise_errors()
 
 
