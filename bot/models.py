@@ -61,7 +61,7 @@ def moderation_options(options: EngineOptions) -> EngineOptions:
 
 def runs_on_gpu(model: ModelFolder) -> bool:
     """Return whether a model can run on a GPU."""
-    return isinstance(model, ConvertedFolder) and model.manifest.runs_on_gpu
+    return isinstance(model, ConvertedFolder) and model.manifest.precision.runs_on_gpu
 
 
 def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
