@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.config import LIVE
 from bot.config_keys import CHAT_KEYS
 from bot.errors import ParameterError
 from bot.parameters import (
@@ -19,7 +20,6 @@ from bot.parameters import (
     find_parameter,
     read_limits,
 )
-from bot.reload import LIVE
 from engine.errors import InvalidParameterError
 from engine.runtime.sampling import DEVICE_ROW
 from engine.types import RANGES, SamplingParams
