@@ -93,7 +93,7 @@ async def test_the_bot_itself_deletes_what_was_put_aside(
     world.answers("answer")
     await ask(world, SECRET)
     await world.mod.slash(world.general, "reset")
-    monkeypatch.setattr("bot.on_discord.purging.UNDO_TIME", -UNDO_TIME)
+    world.privacy.purging.undo_time = -UNDO_TIME
     await world.env.advance_time(61)
     await world.env.settle()
     assert not any(SECRET.encode() in file.read_bytes() for file in world.path.parent.iterdir())

@@ -14,9 +14,9 @@ import simcord
 from bot.conversation.service import UNDO_TIME
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import render
-from bot.logs import LineFormatter
 from bot.on_discord.privacy import policy_lines
-from bot.privacy.sweeper import Keeping
+from bot.operations.logs import LineFormatter
+from bot.privacy import Keeping
 from storage.retention import Retention
 from tests.bot.e2e.test_commands import text
 from tests.bot.e2e.world import World, labels, open_world
@@ -276,7 +276,7 @@ async def test_what_is_deleted_leaves_the_memory_of_the_engine_too(
     await world.env.advance_time(61)
     assert world.engine.num_drops == 1
     await world.mod.slash(world.general, "reset")
-    monkeypatch.setattr("bot.on_discord.purging.UNDO_TIME", -UNDO_TIME)
+    world.privacy.purging.undo_time = -UNDO_TIME
     await world.env.advance_time(61)
     assert world.engine.num_drops == 2
     await forget(world.anna, world.general)

@@ -484,8 +484,8 @@ async def test_an_answer_that_the_lists_allow_streams_as_ever(world: World) -> N
 async def test_a_list_that_takes_too_long_refuses_or_not_as_the_server_wants(
     world: World, refuses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.safety.patterns.TIMEOUT_S", 0.02)
-    monkeypatch.setattr("bot.safety.patterns.search.__defaults__", (0.02,))
+    monkeypatch.setattr("bot.safety.lists.TIMEOUT_S", 0.02)
+    monkeypatch.setattr("bot.safety.lists.search.__defaults__", (0.02,))
     log = await open_log(world)
     await change(world, question_patterns=[r"(\w|\w\w)+\d$X"], refuses_unchecked=refuses)
     world.answers("answer")

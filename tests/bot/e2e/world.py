@@ -16,11 +16,11 @@ import discord
 import simcord
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
-from bot.conversation.service import ChatService
+from bot.conversation.service import UNDO_TIME, ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
-from bot.privacy.sweeper import Keeping, Privacy
+from bot.privacy import Keeping, Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
@@ -113,6 +113,13 @@ class World:
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
         engine = SwitchableEngine(self.engine)
+        self.privacy = Privacy.over(
+            self.database,
+            self.conversations,
+            self.keeping,
+            undo_time=UNDO_TIME,
+            engines=(engine,) if self.safety_model is None else (engine, self.safety_model),
+        )
         chat = ChatService(
             engine,
             self.conversations,
@@ -124,16 +131,16 @@ class World:
             on_answered=self.metrics.answered,
             shutdown_grace_s=self.shutdown_grace_s,
         )
-        self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
             chat,
             self.moderation,
             self.privacy,
             self.metrics,
+            ModelSwitch(chat, engine, self.shelf, "small"),
+            operator_ids=self.operator_ids,
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=self.edit_interval_s,
         )
-        self.client.offer_models(ModelSwitch(chat, engine, self.shelf, "small"), self.operator_ids)
         return self.client
 
     async def close(self) -> None:
@@ -157,9 +164,9 @@ class World:
     async def set_up(self, guild_id: int, changes: Mapping[str, object]) -> None:
         """Have a server set up, without a word of it in the moderators' log."""
         servers = self.moderation.servers
-        listeners, servers._listeners = servers._listeners, []
+        on_change, servers._on_change = servers._on_change, lambda *_: None
         await servers.change(guild_id, changes, by_user_id=1)
-        servers._listeners = listeners
+        servers._on_change = on_change
 
     async def fill_disk(self) -> None:
         """Let the database grow no further, and fill what room it has left."""
