@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import parts
-from storage import parts as unshown
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED
@@ -23,7 +22,8 @@ NEWEST = """
 SELECT id, state FROM messages WHERE conversation_id = ? AND role = 'assistant' ORDER BY id DESC LIMIT 1"""
 _END = """
 UPDATE messages
-SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, ended_at = ?
+SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, view_from = ?,
+    ended_at = ?
 WHERE id = ? AND state = 'pending' RETURNING *"""
 PENDING = "SELECT id, content FROM messages WHERE state = 'pending' ORDER BY id"
 SUPERSEDED = "SELECT * FROM messages WHERE superseded_by = ?"
@@ -40,6 +40,7 @@ class Ending:
     finish_reason: str | None = None
     num_prompt_tokens: int | None = None
     num_tokens: int | None = None
+    view_from: int | None = None
     note: str | None = None
     """What is to be shown below it, in whatever form the caller has."""
 
@@ -83,6 +84,7 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
             ending.finish_reason,
             ending.num_prompt_tokens,
             ending.num_tokens,
+            ending.view_from,
             ending.at,
             ending.answer_id,
         ),
@@ -96,7 +98,7 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
         standing = old
     elif old is not None:
         await _replace(transaction, gone_id=old["id"], kept_id=ending.answer_id)
-    await unshown.record(transaction, standing["id"], ending.note)
+    await parts.note_unshown(transaction, standing["id"], ending.note)
     return to_message(standing)
 
 
@@ -106,7 +108,7 @@ async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAns
     for row in await transaction.fetch_all(PENDING):
         answer = await end(transaction, Ending(row["id"], row["content"], MessageState.INTERRUPTED, at))
         if answer is not None:
-            interrupted.append(await unshown.located(transaction, answer))
+            interrupted.append(await parts.located(transaction, answer))
     return interrupted
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from storage import answers, history, parts, resets
-from storage import parts as unshown
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
@@ -82,6 +81,19 @@ class Conversations:
             params = (ref.channel_id, ref.kind, ref.guild_id, self._milliseconds())
             (row,) = await transaction.fetch_all(_OPEN, params)
             return int(row["id"])
+
+    async def find(self, ref: ConversationRef) -> int | None:
+        """Return the id of the conversation in this place, None if nothing was said or set there yet."""
+        row = await self._database.fetch_one(
+            "SELECT id FROM conversations WHERE channel_id = ?", (ref.channel_id,)
+        )
+        return None if row is None else int(row["id"])
+
+    async def delete(self, channel_id: int) -> None:
+        """Delete the conversation in a place, with all that was said and set there."""
+        async with self._database.transaction() as transaction:
+            await transaction.fetch_all("DELETE FROM conversations WHERE channel_id = ?", (channel_id,))
+        await self._database.scrub()
 
     async def ref_of(self, conversation_id: int) -> ConversationRef:
         """Return the place of a conversation. Raises `NotFoundError` if it is gone."""
@@ -177,15 +189,20 @@ class Conversations:
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        view_from: int | None = None,
         note: str | None = None,
     ) -> Message | None:
         """End a running answer, to be shown with `note`; return the answer that stands now.
+
+        `view_from`: the first message that the model saw, where older ones were left out.
 
         That is the ended one, or the one it was to replace if a regeneration broke off with nothing to
         show. Returns None, and changes nothing, if the answer was deleted or had ended already.
         """
         at = self._milliseconds()
-        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, note)
+        ending = Ending(
+            answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, view_from, note
+        )
         async with self._database.transaction() as transaction:
             return await answers.end(transaction, ending)
 
@@ -221,18 +238,18 @@ class Conversations:
     async def note_shown(self, answer_id: int) -> None:
         """Record that the ending of an answer is shown, or never can be."""
         async with self._database.transaction() as transaction:
-            await unshown.forget(transaction, answer_id)
+            await parts.note_shown(transaction, answer_id)
 
     async def unshown(self, *, within: timedelta, limit: int) -> list[InterruptedAnswer]:
         """Return the newest answers that ended `within` this time and may not be shown so, oldest first."""
         after = to_milliseconds(self._now() - within)
         async with self._database.transaction() as transaction:
-            return await unshown.newest(transaction, ended_after=after, limit=limit)
+            return await parts.newest_unshown(transaction, ended_after=after, limit=limit)
 
     async def find_unshown(self, answer_id: int) -> InterruptedAnswer | None:
         """Return an answer if it stands, and its ending may not be shown."""
         async with self._database.transaction() as transaction:
-            return await unshown.find(transaction, answer_id)
+            return await parts.find_unshown(transaction, answer_id)
 
     async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
         """Put all messages aside and record who did it. Raises `NotFoundError`."""

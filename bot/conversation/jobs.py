@@ -100,6 +100,8 @@ class Job:
     origin: Origin | None = None
     settings_id: int = 0
     """The conversation whose settings hold; 0 for its own."""
+    stands_alone: bool = False
+    """Nothing comes after it in its conversation."""
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Parameters for this answer alone."""
     notes: tuple[str, ...] = ()
@@ -115,6 +117,10 @@ class Job:
     is_stale: bool = False
     """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""
     is_outdated: bool = False
+    view_from: int | None = None
+    """The first stored message that the model sees, where older ones were left out."""
+    loses_sight: bool = False
+    """This is the first answer for which they were."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed."""
 

@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 
 from bot.tasks import Pause
 
+EDIT_INTERVAL_S = 1.3
+"""Between two edits of one message: fewer than five in five seconds."""
 MAX_EDITS = 4
 WINDOW_S = 5.2
 """A little more than the five seconds in which Discord takes five: not all requests are equally fast."""

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from types import MappingProxyType
 
 from bot.delivery.board import REFUSAL, Board, Delete, Edit, Look, Part, Request, Send
-from bot.delivery.column import Column
+from bot.delivery.column import EDIT_INTERVAL_S, Column
 from bot.delivery.outbox import (
     Buttons,
     Outbox,
@@ -90,7 +90,7 @@ class Delivery:
         on_part: Callable[[int, int], Awaitable[None]],
         on_gone: Callable[[int], Awaitable[None]] = _ignore,
         on_text: Callable[[str], Awaitable[None]] = _ignore,
-        min_interval_s: float = 1.3,
+        min_interval_s: float = EDIT_INTERVAL_S,
         existing_parts: Sequence[int] = (),
         looks: Mapping[int, Look] = MappingProxyType({}),
         can_move: bool = True,

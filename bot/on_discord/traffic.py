@@ -122,7 +122,7 @@ class Gateway:
         wait_s = max(attempts.wait_s(_now_s()) for attempts in (self._connects, self._sessions))
         await asyncio.sleep(min(max(wait_s, 0.0), MAX_WAIT_S))
         if wait_s > MAX_WAIT_S:
-            raise TimeoutError("Too many sessions were begun lately.")
+            raise TimeoutError  # too many sessions were begun lately
         self._connects.note(_now_s())
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             return await self._open(url, compress=compress)

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from bot.conversation.jobs import Ending
-from bot.delivery.column import Column, Columns
+from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
 from bot.delivery.delivery import UNSHOWN, Delivery, Outcome
 from bot.delivery.outbox import Buttons
 from bot.language.phrases import phrase, render
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
-from bot.on_discord.answers.interaction_outbox import TOKEN_LIFE_S, InteractionOutbox
+from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, DiscordOutbox, InteractionOutbox
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import Channel
 from bot.servers.rates import loop_seconds
 from bot.tasks import Tasks
 from storage.conversations import Conversations
@@ -27,8 +28,6 @@ TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
 GIVE_UP_AFTER_S = 90.0
 """From then on the ending is owed: it is shown when Discord or a permission is back."""
-EDIT_INTERVAL_S = 1.3
-"""Fewer than 5 edits in 5 seconds."""
 
 
 class DiscordAnswer:
@@ -217,3 +216,7 @@ def buttons_of(ending: Ending) -> Buttons:
     if ending.is_outdated:
         return Buttons.REDO
     return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE
+
+
+MakeAnswer = Callable[[Channel, int | None], Awaitable[DiscordAnswer]]
+"""Returns what shows an answer in a channel, as a reply to a message. Raises `StorageError`."""

@@ -26,9 +26,14 @@ from bot.delivery.outbox import Buttons, OutboxError, OutboxRetryError
 from bot.delivery.render import render as cut
 from bot.delivery.render import stretches
 from bot.language.phrases import phrase, render, unpacked
-from bot.on_discord.answers.buttons import buttons_below, numbers_below
-from bot.on_discord.answers.discord_outbox import Channel, DiscordOutbox, text_of, translated
-from bot.on_discord.languages import Locales
+from bot.on_discord.answers.outboxes import (
+    DiscordOutbox,
+    buttons_below,
+    numbers_below,
+    text_of,
+    translated,
+)
+from bot.on_discord.origins import Channel, Locales
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from bot.tasks import Pause, Tasks
