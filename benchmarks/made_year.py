@@ -35,6 +35,8 @@ from bot.on_discord.connection import StartError
 from bot.privacy import Keeping
 from engine.types import ChatMessage
 from tests.bot.operations.comparing import Difference, buttons, differences
+from tests.bot.operations.local_discord import CHANNEL_ID, local_discord
+from tests.bot.operations.test_process import on_discord
 from tests.fakes import Script, ScriptedEngine
 
 DAY_S = 86400.0
@@ -48,6 +50,8 @@ STEPS = 700
 OUTAGES_A_WEEK, OUTAGE_S, RESUMABLE_S = 2, (10.0, 3600.0), 180.0
 LOST_SHARE = 0.002
 GOAL_S = 60.0
+SPEED = 20.0
+"""Of the real process, whose time passes so many times faster."""
 RETENTION_DAYS = 30
 KEPT_MESSAGES, KEPT_S = 6, 10 * DAY_S
 """Messages of each channel that stay on the simulated Discord once all was looked at."""
@@ -119,6 +123,8 @@ class Year:
     away_until_s: float = 0.0
     next_restart_s: float = START_S + RESTART_S
     verified_up_to: int = 0
+    verified: set[int] = field(default_factory=set)
+    """Answers above that."""
     num_asked: int = 0
     num_killed: int = 0
     num_restarts: int = 0
@@ -142,7 +148,8 @@ class Year:
                     self.num_killed += 1
             except StartError:
                 pass  # the service manager starts it once more
-            gc.collect()
+            if self.num_killed % 10 == 0:
+                gc.collect()
             self.world.now_s += self.world.random.uniform(1.0, 20.0)
 
     async def people(self, stop: asyncio.Event) -> None:
@@ -226,7 +233,7 @@ class Year:
         """See that what has ended by now is shown as it is stored within `GOAL_S`."""
         loop = self.world.loop
         assert loop is not None
-        began_s, ended = loop.now_s, self._ended()
+        began_s, ended = loop.now_s, self._ended() - self.verified
         while found := self._differences(ended):
             if self.world.is_away:
                 return
@@ -236,6 +243,7 @@ class Year:
                 ]
                 return
             await asyncio.sleep(1.0)
+        self.verified |= ended
         self.repaired_s.append(loop.now_s - began_s)
 
     def _ended(self) -> frozenset[int]:
@@ -249,9 +257,7 @@ class Year:
     def _differences(self, ended: frozenset[int]) -> list[Difference]:
         if not ended:
             return []
-        found = differences(
-            self.world.place, self.world.database, above=self.verified_up_to, up_to=max(ended)
-        )
+        found = differences(self.world.place, self.world.database, above=min(ended) - 1, up_to=max(ended))
         # An answer that is just being made again is not the one that had ended.
         return [one for one in found if one.answer_id in ended and one.text != "it is pending"]
 
@@ -262,6 +268,7 @@ class Year:
             found = differences(place, database, above=self.verified_up_to)
             self._note("at a restart", found)
             self.verified_up_to = max(self._ended(), default=self.verified_up_to)
+            self.verified.clear()
             old = (int((self.world.now_s - KEPT_S) * 1000) - 1420070400000) << 22
             for channel_id in place.channel_ids:
                 here = [
@@ -295,6 +302,33 @@ def make(folder: Path, the_plan: Plan, days: int, seed: int) -> Year:
     with in_world(world):
         year.run()
     return year
+
+
+async def kill_processes(folder: Path, num_kills: int, seed: int) -> list[str]:
+    """Kill the real process so often with SIGKILL while it answers; return what is not shown as stored."""
+    random, faults = Random(seed), []
+    channel_ids = range(CHANNEL_ID + 1, CHANNEL_ID + 6)
+    async with local_discord(*channel_ids) as place:
+        for number in range(num_kills + 1):
+            async with on_discord(place, folder, speed=SPEED) as bot:
+                await bot.until_logged("Ready: connected to Discord as Llamacord")
+                end_s = time.monotonic() + (GOAL_S + 60.0) / SPEED
+                while found := differences(place, folder / "bot.sqlite3"):
+                    if time.monotonic() > end_s:
+                        faults += [
+                            f"after kill {number}, answer {one.answer_id}: {one.text[:300]}" for one in found
+                        ]
+                        break
+                    await asyncio.sleep(0.05)
+                if number == num_kills:
+                    break
+                for channel_id in channel_ids:
+                    place.ask(f"{random.choice((5, 40, 300))} words", channel_id)
+                    await asyncio.sleep(random.uniform(0.0, 0.1))
+                await asyncio.sleep(random.expovariate(1 / 0.4))
+                bot.process.kill()
+                await bot.exit_code()
+    return faults
 
 
 def report(year: Year, seconds: float) -> bool:
@@ -334,6 +368,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--questions", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=1_200)
+    parser.add_argument("--process-kills", type=int, default=0, help="besides, of the real process")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
@@ -341,7 +376,13 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="llamacord-year-") as folder:
         the_plan = plan(options.days, options.questions, options.kills, options.seed)
         year = make(Path(folder), the_plan, options.days, options.seed)
-        return 0 if report(year, time.perf_counter() - began) else 1
+        is_well = report(year, time.perf_counter() - began)
+    if options.process_kills:
+        with tempfile.TemporaryDirectory(prefix="llamacord-kills-") as folder:
+            faults = asyncio.run(kill_processes(Path(folder), options.process_kills, options.seed))
+        print(f"{options.process_kills} kills of the process: {len(faults)} differences", *faults, sep="\n")
+        is_well = is_well and not faults
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ class DiscordPlace:
     messages: dict[int, Payload] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     num_requests: int = 0
+    commands: list[Payload] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     """Requests that there is no answer to here."""
     identified_at: list[float] = field(default_factory=list)
@@ -243,8 +244,9 @@ class DiscordPlace:
 
     def _carry_out(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         application = f"/applications/{BOT_ID}"
-        if path in (f"{application}/commands",):
-            return Reply([])
+        if path == f"{application}/commands":
+            self.commands = body if method == "PUT" else self.commands
+            return Reply(self.commands)
         if path == "/users/@me":
             return Reply(_user(BOT_ID))
         if path == "/oauth2/applications/@me":
