@@ -6,7 +6,7 @@ EngineError
 │   ├── PromptTooLongError     does not fit the context
 │   ├── UnsafePromptError      contains the chat format's control tags
 │   └── NoChatFormatError      a base model cannot chat
-├── QueueFullError             too many requests are waiting
+├── NoRoomError                no room for one more answer now: ask `EngineLoad.has_room` first
 ├── EngineUnavailableError     closed, reloading or unhealthy
 ├── GenerationFailedError      a running request was ended by a fault
 └── ModelError                 a model could not be fetched, converted or loaded
@@ -47,8 +47,8 @@ class NoChatFormatError(PromptError):
     """The loaded model is a base model, which has no chat format."""
 
 
-class QueueFullError(EngineError):
-    """Too many requests are waiting already."""
+class NoRoomError(EngineError):
+    """There is no room for one more answer now."""
 
 
 class EngineUnavailableError(EngineError):
