@@ -25,7 +25,7 @@ from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import make_tiny_model
 
-RELEASES = Path(__file__).parents[1] / "data" / "releases"
+RELEASES = Path(__file__).parents[2] / "data" / "releases"
 
 
 @pytest.fixture

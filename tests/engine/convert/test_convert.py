@@ -27,7 +27,7 @@ from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import ChangedSource, TinySource, make_tiny_model, tensor_names, tiny_config
 
 HOUR = 3600
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def names(folder: Path) -> list[str]:
