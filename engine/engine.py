@@ -18,7 +18,7 @@ from engine.errors import EngineError, EngineUnavailableError, NoRoomError, Prom
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
-from engine.runtime.request import Delta, Request
+from engine.runtime.request import Delta, Request, tokens_needed
 from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
@@ -164,7 +164,7 @@ class Engine:
 
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
-        num_tokens = min(len(prompt.ids) + params.max_new_tokens, self._context)
+        num_tokens = tokens_needed(len(prompt.ids), params, self._context)
         return -(-num_tokens // self._worker.block_size) * self._worker.block_size
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:

@@ -136,7 +136,7 @@ class Driver:
             ids = [*ids, *encode(completion.text)[:_ANSWER], *self.prompt(_NEXT_QUESTION)]
             usage = (await self._answer(ids, 1))[1].usage
             seconds.append(usage.time_to_first_token_s)
-            computed.append(usage.num_prompt_tokens - usage.num_cached_tokens)
+            computed.append(usage.num_computed_tokens)
         return median(seconds), int(median(computed))
 
     async def _answer(self, ids: list[int], num_tokens: int) -> tuple[Stream, Completion]:

@@ -24,9 +24,6 @@ from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
 from engine.runtime.speculation import MAX_GUESS
 
-_PAGE_TOKENS = 64
-"""max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -72,8 +69,7 @@ class CpuModel:
         self._session = open_session(folder / DECODER_FILE, options.num_threads)
         _check_shapes(self._session, config)
         # One position more than a sequence may have: a filler row of a full slot writes there.
-        max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
-        self.kv = KVBuffers(config, options.num_slots, max_len)
+        self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
         # The last row belongs to prefill, so that one step can have both.
         num_rows = max(options.num_slots, 1 + MAX_GUESS) + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)

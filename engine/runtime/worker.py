@@ -27,6 +27,7 @@ Command = Callable[[], None]
 
 _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
+_CHECK_INTERVAL_S = 60.0
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _NO_ROOM = "There is no room for another answer. Try again in a minute."
@@ -47,7 +48,7 @@ class Worker:
         self._requests: dict[int, Request] = {}
         self._arrivals: deque[Request] = deque()
         self._deltas: list[Delta] = []
-        self._delivered_at = 0.0
+        self._delivered_at = self._checked_at = 0.0
         self._num_faults = 0
         self._closing = False
         self._forgetting = False
@@ -126,6 +127,8 @@ class Worker:
 
     def _turn(self, runner: Runner) -> None:
         """Take what was asked for, then run one step."""
+        if not self._requests:
+            self._check(runner)
         self._take_commands(wait=not self._requests)
         self._drop_cancelled(runner)
         if self._forgetting:
@@ -143,6 +146,12 @@ class Worker:
             return
         self._num_faults = 0
         self._commit(runner, plan, result)
+
+    def _check(self, runner: Runner) -> None:
+        """Look through the books now and then while nobody waits. Wrong ones are a fault like the model's."""
+        if self.health is Health.READY and time.monotonic() - self._checked_at >= _CHECK_INTERVAL_S:
+            self._checked_at = time.monotonic()
+            runner.check()
 
     def _place_arrivals(self, runner: Runner) -> None:
         """Give every request that came its place."""

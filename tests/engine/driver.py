@@ -97,11 +97,12 @@ class Driver(RunnerDriver[SlotRunner]):
         max_tokens: int = 256,
         *,
         min_exact_rows: int = 1,
+        page_tokens: int = 1,
     ) -> None:
         self.models: list[HistoryModel] = []
         self.max_kv_tokens = max_kv_tokens
         runner = SlotRunner(
-            lambda: self._load(num_slots, max_tokens),
+            lambda: self._load(num_slots, max_tokens, page_tokens),
             num_slots,
             max_kv_tokens,
             min_exact_rows=min_exact_rows,
@@ -112,6 +113,6 @@ class Driver(RunnerDriver[SlotRunner]):
     def model(self) -> HistoryModel:
         return self.models[-1]
 
-    def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
-        self.models.append(HistoryModel(num_slots, max_tokens))
+    def _load(self, num_slots: int, max_tokens: int, page_tokens: int) -> HistoryModel:
+        self.models.append(HistoryModel(num_slots, max_tokens, page_tokens))
         return self.models[-1]

@@ -159,7 +159,7 @@ def test_steps_started_ahead_are_the_models_own_choice(model: PagedModel) -> Non
 
 async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place, folders: Path) -> None:
     folder, chooser = folders / "int4", random.Random(1)
-    size = RunnerSize(1, 24, 1024, 0, kv_cache_mb=20)
+    size = RunnerSize(1, 24, 1024, 0, kv_cache_mb=28)
     load = partial(
         load_paged_model, folder, load_manifest(folder), size, place.attention, device=place.device
     )

@@ -216,4 +216,4 @@ def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> 
         assert completion.text == b"".join(TOKEN_BYTES[token] for token in new).decode()
     worker.close()
     worker.join()
-    assert runners[0]._slots.num_busy == 0
+    assert runners[0]._slots.busy == []
