@@ -100,6 +100,7 @@ class PagedModel:
         self._caches: dict[str, onnxruntime.OrtValue] = {}
         self._made: dict[int, _Bucket] = {}
         self._eager: onnxruntime.IOBinding | None = None
+        self._unseen: dict[int, Array] = {}
         self.num_blocks = 0
 
     @property
@@ -143,9 +144,9 @@ class PagedModel:
         width = next(width for width in self._widths if width >= widest)
         if any(len(row.ids) > 1 for row in rows) or len(rows) > self._buckets[-1]:
             step = self._pack(rows, len(rows), width)
-            return self._thread.submit(lambda: self._run_eagerly(step))
+            return self._submit(lambda: self._run_eagerly(step))
         step = self._pack(rows, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=False))
+        return self._submit(lambda: self._decode(step, len(rows), follow=False))
 
     def run(self, rows: Sequence[PagedRow]) -> list[SampledRow]:
         """Compute as `start` does, and wait for it."""
@@ -163,13 +164,13 @@ class PagedModel:
         widest = max(-(-(row.past + 1) // self.block_size) for row in present)
         width = next(width for width in self._widths if width >= widest)
         step = self._pack(present, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=True))
+        return self._submit(lambda: self._decode(step, len(rows), follow=True))
 
     def saw(self, seat: int, ids: Iterable[int]) -> None:
         """Let the tokens that the sequence at `seat` has had be `ids`, for the runs that come after."""
         row = np.zeros((1, self._config.vocab_size), bool)
         row[0, np.fromiter(ids, np.int64)] = True
-        self._thread.submit(lambda: self._see(seat, row))
+        self._unseen[seat] = row
 
     def close(self) -> None:
         """Wait for what was started and let everything go."""
@@ -186,6 +187,17 @@ class PagedModel:
             block_size=self.block_size,
             scratch_seat=self._options.num_seats,
         )
+
+    def _submit(self, run: Callable[[], T]) -> Future[T]:
+        """Have the device's thread mark what was seen meanwhile, then run. A fault of either is the run's."""
+        unseen, self._unseen = self._unseen, {}
+
+        def act() -> T:
+            for seat, row in unseen.items():
+                self._see(seat, row)
+            return run()
+
+        return self._thread.submit(act)
 
     def _do(self, act: Callable[[], T]) -> T:
         """Have the device's thread do something, and wait for it."""

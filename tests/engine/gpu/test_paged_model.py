@@ -160,3 +160,11 @@ def test_what_would_read_or_write_elsewhere_is_refused(model: PagedModel, bad: P
     with pytest.raises(ValueError, match=reason):
         model.start([bad])
     assert said(model, row(PROMPT, 0, [1, 2, 3, 4])).shape == (1, 384), "and it goes on"
+
+
+def test_what_cannot_be_marked_as_had_is_a_fault_of_the_next_run(model: PagedModel) -> None:
+    model.saw(99, [5])  # there is no such sequence
+    run = model.start([row(PROMPT, 0, [1, 2, 3, 4])])
+    with pytest.raises(Exception, match="indice = 99"):
+        run.result()
+    assert said(model, row(PROMPT, 0, [1, 2, 3, 4]))[0].any()
