@@ -17,6 +17,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
 from bot.on_discord.answers.interaction_outbox import InteractionOutbox
 from bot.servers.rates import loop_seconds
+from bot.tasks import Tasks
 from storage.conversations import Conversations
 from storage.errors import StorageError
 
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
+UNSHOWN = {Outcome.FORBIDDEN, Outcome.FAILED}
+"""What may be shown later."""
 EDIT_INTERVAL_S = 1.3
 """Fewer than 5 edits in 5 seconds."""
 
@@ -61,7 +64,7 @@ class DiscordAnswer:
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
-        self._typing: asyncio.Task[None] | None = None
+        self._typing = Tasks()
 
     @property
     def part_ids(self) -> Sequence[int]:
@@ -86,6 +89,7 @@ class DiscordAnswer:
             min_interval_s=self._edit_interval_s,
             existing_parts=parts,
             pace=self._pace,
+            refusal=f"-# {render(phrase('answer.refused'), self._locale)}",
         )
 
     def waiting(self, place: int, *, for_others: bool) -> None:
@@ -97,7 +101,7 @@ class DiscordAnswer:
     def working(self) -> None:
         """Show typing until the end."""
         if self._channel is not None:
-            self._typing = asyncio.create_task(self._keep_typing(self._channel))
+            self._typing.start(self._keep_typing(self._channel), "typing")
         if self._part_ids:
             self.update("")
 
@@ -114,7 +118,7 @@ class DiscordAnswer:
 
     async def finish(self, ending: Ending) -> None:
         """Show the ending, unless nobody can see it."""
-        await self._stop_typing()
+        await self._typing.close()
         if self._delivery is None or self._outbox is None:
             return
         if self.is_lost:
@@ -128,7 +132,7 @@ class DiscordAnswer:
         )
         for discord_id in result.removed:
             await self._detach(discord_id)
-        if result.outcome is not Outcome.FAILED or self._given_outbox is not None:
+        if result.outcome not in UNSHOWN or self._given_outbox is not None:
             await self._note_shown(ending.answer_id)
         if self._on_shown is not None:
             await self._on_shown()
@@ -183,11 +187,6 @@ class DiscordAnswer:
                 await asyncio.sleep(TYPING_INTERVAL_S)
         except DISCORD_FAILURES as error:
             _log.debug("Typing could not be shown: %s", type(error).__name__)
-
-    async def _stop_typing(self) -> None:
-        if self._typing is not None:
-            self._typing.cancel()
-            await asyncio.gather(self._typing, return_exceptions=True)
 
 
 def buttons_of(ending: Ending) -> Buttons:
