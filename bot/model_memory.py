@@ -6,7 +6,7 @@ import dataclasses
 
 from engine.advising.gpu_advice import LIBRARIES_BYTES
 from engine.describing.footprint import PROCESS_BYTES, running_bytes
-from engine.engine import EngineOptions, context_tokens, max_kv_tokens
+from engine.engine import EngineOptions, kv_room
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder
 from engine.runtime.model_folder import ModelFolder
@@ -52,6 +52,5 @@ def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
 
 
 def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
-    """Estimate the bytes of KV that a model's answers take at most."""
-    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
-    return min(in_use, max_kv_tokens(model, options)) * model.kv_bytes_per_token
+    """Return the bytes of KV that a model comes to hold at most, of those that are free now."""
+    return kv_room(model, options).num_bytes
