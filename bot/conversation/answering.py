@@ -16,7 +16,7 @@ from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import FittedPrompt, fit_history
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
@@ -110,7 +110,7 @@ class Answering:
     async def _generate_once(self, job: Job, screen: Screen) -> None:
         async with job.changing:
             job.is_stale = False
-            history = await self._conversations.history_before(job.answer_id)
+            history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
             await screen.check_question(_asked(history))
             parameters, fitted = await self._prompt(job, history)
         if job.stop_reason is not None:
@@ -134,11 +134,15 @@ class Answering:
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
         )
+        job.view_from = fitted.view_from if fitted.num_left_out else None
+        job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted
 
     async def _store(self, job: Job, outcome: _Outcome) -> Ending:
         """Store `outcome` and say what is to be shown."""
-        notes = filter(None, (outcome.note, *job.notes))
+        is_seen = bool(outcome.text) and outcome.state is not MessageState.FAILED
+        view = phrase("answer.view_begins") if is_seen and job.loses_sight else None
+        notes = filter(None, (outcome.note, *job.notes, view))
         outcome = dataclasses.replace(outcome, note=together(*notes) or None)
         completion = outcome.completion
         try:
@@ -149,6 +153,7 @@ class Answering:
                 finish_reason=None if completion is None else str(completion.finish_reason),
                 num_prompt_tokens=None if completion is None else completion.usage.num_prompt_tokens,
                 num_tokens=None if completion is None else completion.usage.num_new_tokens,
+                view_from=job.view_from,
                 note=None if outcome.note is None else packed(outcome.note),
             )
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
@@ -202,6 +207,11 @@ def _asked(history: Sequence[Message]) -> str:
     """Return the question that is to be answered: all that was said since the last answer."""
     said = itertools.takewhile(lambda message: message.role is Role.USER, reversed(history))
     return "\n".join(reversed([spoken(message) for message in said]))
+
+
+def _was_out_of_sight(history: Sequence[Message], job: Job) -> bool:
+    """Tell whether the beginning of the conversation was left out before, and that was said."""
+    return any(m.view_from is not None for m in history if m.conversation_id == job.conversation_id)
 
 
 def can_go_on(answer: Message) -> bool:
