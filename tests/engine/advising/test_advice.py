@@ -100,7 +100,7 @@ def test_more_kv_than_there_is_memory_for_is_told_and_not_counted() -> None:
     expected = f"32.0 GiB of KV, and there is memory for {held} tokens: questions wait for room."
     assert any(expected in sentence for sentence in many.sentences)
     assert many.chosen.memory.total < 0.9 * 32 * GIB
-    assert many.candidates[0].memory.kv == 4096 * 2**20, "fp32 leaves room for one context and no more"
+    assert many.candidates[0].memory.kv < held * 2**20, "fp32 leaves less room beside it"
 
 
 def test_no_conversation_is_longer_than_the_models_context() -> None:
