@@ -58,7 +58,7 @@ class EngineOptions:
     in MiB; what the answers can use, as far as it is free. reserved_bytes: free memory that others are going
     to need. chat_format: used in the place of the model's own, as for Llama Guard, whose template writes a
     task around each dialog.
-    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible. device:
+    speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free.
     """
@@ -168,8 +168,8 @@ class Engine:
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
-        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
+        answer_ids = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, answer_ids)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""
@@ -217,7 +217,7 @@ class Engine:
             ),
             stop_ids=self._stop_ids,
             max_tokens=self._context,
-            # A run over several tokens rounds differently from single steps, so that a guess might show.
+            # A run over several tokens rounds differently from single steps, so that a draft might show.
             speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
         )
 

@@ -67,8 +67,8 @@ class SlotRunner(CachedRunner[SlotModel]):
                 row = row if chunk is plan.prefill[-1] else row.copy()
                 rows.append((chunk.request, row[None]))
         prefilled = time.perf_counter()
-        if plan.guess and isinstance(self._model, SeveralAtOnce):
-            rows.append(self._decode_several(self._model, plan.decode[0], plan.guess))
+        if plan.draft and isinstance(self._model, SeveralAtOnce):
+            rows.append(self._decode_several(self._model, plan.decode[0], plan.draft))
         elif plan.decode:
             rows += self._decode(plan.decode)
         return StepResult(tuple(rows), prefilled - started, time.perf_counter() - prefilled)
@@ -115,12 +115,12 @@ class SlotRunner(CachedRunner[SlotModel]):
         return [(request, logits[slot - window[0], None]) for slot, request in by_slot.items()]
 
     def _decode_several(
-        self, model: SeveralAtOnce, request: Request, guess: Sequence[int]
+        self, model: SeveralAtOnce, request: Request, draft: Sequence[int]
     ) -> tuple[Request, FloatArray]:
-        """Compute the next token of one request and what was guessed after it."""
+        """Compute the next token of one request and what was drafted after it."""
         slot, num_past = self._slot_of[request], request.num_computed
-        logits = model.decode_several(slot, [request.ids[-1], *guess], num_past)
-        self._slots.touch(slot, num_past + 1 + len(guess))
+        logits = model.decode_several(slot, [request.ids[-1], *draft], num_past)
+        self._slots.touch(slot, num_past + 1 + len(draft))
         self._computed(request, request.ids[-1:])
         return request, logits
 

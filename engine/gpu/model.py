@@ -26,7 +26,7 @@ from engine.gpu.step import Limits, PackedStep, PagedRow, buckets, pack, sampled
 from engine.graphs.sampler_graph import seen_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import SampledRow
-from engine.runtime.speculation import MAX_GUESS
+from engine.runtime.speculation import MAX_DRAFT
 
 Array = npt.NDArray[np.generic]
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class PagedModel:
         self._options = options
         self._limits = Limits(config.vocab_size, options.max_tokens, options.num_seats)
         self._widths = widths(options.table_width)
-        self._buckets = buckets(max(options.num_seats, 1 + MAX_GUESS))
+        self._buckets = buckets(max(options.num_seats, 1 + MAX_DRAFT))
         self._thread = ThreadPoolExecutor(1, "llamacord-device")
         self._session = self._do(
             lambda: open_session(

@@ -104,13 +104,13 @@ class PagedRunner(CachedRunner[BlockModel]):
 
     def step(self, plan: StepPlan) -> StepResult:
         """See `Runner.step`."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         served = {request for request in plan.decode if ahead is not None and self._serves(ahead, request)}
         rest = [request for request in plan.decode if request not in served]
         results: list[tuple[Request, Rows]] = []
-        if plan.guess and rest:
-            results.append(self._try_guess(rest[0], plan.guess))
+        if plan.draft and rest:
+            results.append(self._verify(rest[0], plan.draft))
         elif rest or plan.prefill:
             started = self._start(rest, plan.prefill)
             if ahead is None and not plan.prefill:
@@ -120,11 +120,11 @@ class PagedRunner(CachedRunner[BlockModel]):
             self._run_ahead(ahead, plan.decode)
         if ahead is not None:
             results += self._finish(ahead, served)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         if plan.prefill:
             beside_s = min(self._decode_s, 0.9 * seconds) if plan.decode else 0.0
             return StepResult(tuple(results), seconds - beside_s, beside_s)
-        if not plan.guess:
+        if not plan.draft:
             self._decode_s = 0.8 * self._decode_s + 0.2 * seconds if self._decode_s else seconds
         return StepResult(tuple(results), 0.0, seconds)
 
@@ -220,17 +220,17 @@ class PagedRunner(CachedRunner[BlockModel]):
                 finished.append((request, [row]))
         return finished
 
-    def _try_guess(self, request: Request, guess: Sequence[int]) -> tuple[Request, Rows]:
-        """Compute a request's next token and what was guessed after it, each token as a row of its own."""
+    def _verify(self, request: Request, draft: Sequence[int]) -> tuple[Request, Rows]:
+        """Compute a request's next token and what was drafted after it, each token as a row of its own."""
         sequence, sampler = self._sequences[request], request.sampler
         past, blocks, nobody = len(sequence.table.ids), sequence.table.blocks, self._model.num_seats
-        # The device would hold a repetition penalty against guesses that have not come true.
+        # The device would hold a repetition penalty against tokens that are only drafted.
         is_chosen = sampler.fits_device and not sampler.penalises
         rows = [
             PagedRow(
                 (token,), past + i, blocks, nobody, sampler.device_row(i) if is_chosen else CHOSEN_BY_HOST
             )
-            for i, token in enumerate((request.ids[-1], *guess))
+            for i, token in enumerate((request.ids[-1], *draft))
         ]
         chosen = self._model.start(rows).result()
         self._computed(request, request.ids[-1:])

@@ -64,7 +64,7 @@ class Request:
     clock: Clock = time.monotonic
     ids: list[int] = field(init=False)
     speculation: Speculation | None = None
-    """Guesses the next tokens; None for an answer that is decoded one by one."""
+    """Drafts the next tokens; None for an answer that is decoded one by one."""
     num_computed: int = 0
     num_cached: int = 0
     cancelled: bool = False
@@ -103,23 +103,23 @@ class Request:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
-    def guess(self) -> tuple[int, ...]:
+    def draft(self) -> tuple[int, ...]:
         """Return what the next tokens may be, for `accept` to confirm."""
         room = self.num_left - 1
-        return self.speculation.guess(self.ids, room) if self.speculation is not None and room > 0 else ()
+        return self.speculation.draft(self.ids, room) if self.speculation is not None and room > 0 else ()
 
-    def accept(self, rows: Rows, guess: Sequence[int] = ()) -> Delta:
+    def accept(self, rows: Rows, draft: Sequence[int] = ()) -> Delta:
         """Take the next token from the first of `rows` and return what it means to the listener.
 
-        Row i follows the first i tokens of `guess`: as long as what comes out is what was guessed, the next
+        Row i follows the first i tokens of `draft`: as long as what comes out is what was drafted, the next
         row is valid too and gives a further token.
         Raises `GenerationFailedError` when the logits are unusable.
         """
         text = ""
-        for row, guessed in zip(rows, (*guess, None), strict=False):
+        for row, drafted in zip(rows, (*draft, None), strict=False):
             delta = self._accept(row)
             text += delta.text
-            if delta.is_final or self.ids[-1] != guessed:
+            if delta.is_final or self.ids[-1] != drafted:
                 break
         return replace(delta, text=text)
 

@@ -40,7 +40,7 @@ class SlotModel(Protocol):
 
 @runtime_checkable
 class SeveralAtOnce(Protocol):
-    """A `SlotModel` that can say what follows each of several tokens in one run, so that guesses pay."""
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that a draft pays."""
 
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
 
@@ -49,7 +49,7 @@ class SeveralAtOnce(Protocol):
 class StepResult:
     """The rows of each request whose next token can be told now; valid until the next step.
 
-    rows: one each. Of a request with guessed tokens up to 1 + guessed: a runner need not compute them.
+    rows: one each. Of a request with a draft up to 1 + its tokens: a runner need not compute them.
     """
 
     rows: tuple[tuple[Request, Rows], ...]
@@ -76,8 +76,8 @@ class Runner(Protocol):
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""
 
-    def confirm(self, request: Request, num_right: int) -> None:
-        """Keep the KV of the last step's first `num_right` guessed tokens, which came out as guessed."""
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        """Keep the KV of the last draft's first `num_accepted` tokens, which came out as drafted."""
 
     def release(self, request: Request, *, keep: bool) -> None:
         """Take back a request's place; `keep` its KV for the conversation's next turn."""
@@ -116,9 +116,9 @@ class CachedRunner(ABC, Generic[M]):
     def _extend(self, request: Request, ids: Sequence[int]) -> None:
         """Take note in the cache's books that the KV of `ids` lies behind what `request` had."""
 
-    def confirm(self, request: Request, num_right: int) -> None:
+    def confirm(self, request: Request, num_accepted: int) -> None:
         """See `Runner.confirm`."""
-        self._computed(request, request.pending_ids()[:num_right])
+        self._computed(request, request.pending_ids()[:num_accepted])
 
     def reload(self) -> None:
         """See `Runner.reload`."""

@@ -181,8 +181,8 @@ class Worker:
             self._scheduler.sizer.record_step(result.decode_s)
         for request, rows in result.rows:
             try:
-                delta = request.accept(rows, plan.guess)
-                if plan.guess:
+                delta = request.accept(rows, plan.draft)
+                if plan.draft:
                     self._learn(runner, request, len(rows) - 1, result.decode_s)
             except EngineError as error:
                 delta = request.fail(error)
@@ -192,21 +192,21 @@ class Worker:
             if delta.is_final:
                 self._forget(runner, request, keep=delta.error is None)
             self._deltas.append(delta)
-        if len(plan.decode) == 1 and not plan.guess:
+        if len(plan.decode) == 1 and not plan.draft:
             self._scheduler.timer.record(result.decode_s)
         for chunk in plan.prefill:
             if chunk.request.request_id in self._requests:
                 self._scheduler.prefilled(chunk.request)
 
-    def _learn(self, runner: Runner, request: Request, num_guessed: int, seconds: float) -> None:
-        """Keep what was guessed right, and whether it was worth its time."""
-        if not num_guessed:
+    def _learn(self, runner: Runner, request: Request, num_drafted: int, seconds: float) -> None:
+        """Keep what was accepted of a draft, and whether it was worth its time."""
+        if not num_drafted:
             return
-        num_right = len(request.ids) - request.num_computed - 1
-        runner.confirm(request, num_right)
+        num_accepted = len(request.ids) - request.num_computed - 1
+        runner.confirm(request, num_accepted)
         if request.speculation is not None:
-            paid = self._scheduler.timer.pays(seconds, num_right + 1)
-            request.speculation.record(num_guessed, num_right, paid=paid)
+            paid = self._scheduler.timer.pays(seconds, num_accepted + 1)
+            request.speculation.record(num_drafted, num_accepted, paid=paid)
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:

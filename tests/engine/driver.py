@@ -52,11 +52,11 @@ class RunnerDriver(Generic[R]):
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, rows in result.rows:
-            delta = request.accept(rows, plan.guess)
-            if plan.guess and request.speculation is not None:
-                num_right = len(request.ids) - request.num_computed - 1
-                self.runner.confirm(request, num_right)
-                request.speculation.record(len(plan.guess), num_right, paid=num_right > 0)
+            delta = request.accept(rows, plan.draft)
+            if plan.draft and request.speculation is not None:
+                num_accepted = len(request.ids) - request.num_computed - 1
+                self.runner.confirm(request, num_accepted)
+                request.speculation.record(len(plan.draft), num_accepted, paid=num_accepted > 0)
             if delta.is_final:
                 self._end(request, delta)
         for chunk in plan.prefill:

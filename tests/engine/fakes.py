@@ -84,7 +84,7 @@ class HistoryModel:
         self._max_tokens = max_tokens
         self.chunks: list[int] = []
         self.windows: list[int] = []
-        self.guesses: list[int] = []
+        self.drafts: list[int] = []
         self.fault: Exception | None = None
         """Raised by every run while it is set."""
 
@@ -104,7 +104,7 @@ class HistoryModel:
 
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
         self._check(ids, [num_past + len(ids)])
-        self.guesses.append(len(ids) - 1)
+        self.drafts.append(len(ids) - 1)
         self.kv.ids[slot, num_past : num_past + len(ids)] = ids
         ends = range(num_past + 1, num_past + len(ids) + 1)
         return np.stack([history_logits(self.kv.ids[slot, :end]) for end in ends])
@@ -183,8 +183,8 @@ class ScriptedRunner:
                 rows.append(chunk.request)
         return StepResult(tuple((request, self._logits(request)[None]) for request in rows), 0.001, 0.001)
 
-    def confirm(self, request: Request, num_right: int) -> None:
-        raise AssertionError("Nothing was computed for a guess.")
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        raise AssertionError("Nothing was computed for a draft.")
 
     def forget(self) -> None:
         self.num_forgotten += 1

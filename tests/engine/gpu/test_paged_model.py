@@ -106,7 +106,7 @@ def test_a_shared_block_is_read_by_both_and_written_by_none(model: PagedModel) -
     np.testing.assert_allclose(again[0], expected(PROMPT), atol=TOLERANCE)
 
 
-def test_guessed_tokens_as_rows_of_one_sequence_say_what_single_ones_say(model: PagedModel) -> None:
+def test_drafted_tokens_as_rows_of_one_sequence_say_what_single_ones_say(model: PagedModel) -> None:
     said(model, row(PROMPT[:40], 0, [1, 2, 3, 4]))
     rows = [row(PROMPT[past : past + 1], past, [1, 2, 3, 4], 8) for past in range(40, 50)]
     for past, logits in zip(range(40, 50), said(model, *rows), strict=True):
