@@ -174,6 +174,21 @@ def test_the_next_turn_computes_only_what_is_new() -> None:
     assert second.ids == run_alone(second.prompt.ids, params)
 
 
+def test_of_a_stopped_prompt_only_what_was_computed_counts() -> None:
+    driver = Driver(4, 2000, 2, MAX_TOKENS)
+    params = SamplingParams(temperature=1.0, max_new_tokens=50, seed=1)
+    driver.add(make_request(1, [5] * 20, params, MAX_TOKENS))
+    driver.step()
+    request = make_request(2, [*[5] * 20, *[9] * 120], params, MAX_TOKENS)
+    driver.add(request)
+    driver.step()
+    completion = request.finish(FinishReason.CANCELLED).completion
+    assert completion is not None
+    assert completion.usage.num_prompt_tokens == 140
+    assert completion.usage.num_cached_tokens == 20
+    assert completion.usage.num_computed_tokens == driver.model.chunks[-1] < 100
+
+
 @pytest.mark.parametrize("num_prompt", [1, 2, 15, 16, 17, 33, 64, 65, 159])
 def test_prompts_of_all_lengths_in_chunks(num_prompt: int) -> None:
     driver = Driver(2, 400, 2, MAX_TOKENS)
