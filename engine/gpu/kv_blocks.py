@@ -78,11 +78,6 @@ class KVBlocks:
         return len(self._free) + len(self._idle)
 
     @property
-    def num_cached_blocks(self) -> int:
-        """Blocks that are kept and that nobody uses."""
-        return len(self._idle)
-
-    @property
     def num_running(self) -> int:
         """Sequences that have blocks."""
         return len(self._tables)

@@ -110,10 +110,6 @@ class Scheduler:
         """Requests that have not ended."""
         return [*self._decoding, *self._prefilling]
 
-    @property
-    def is_idle(self) -> bool:
-        return not (self._prefilling or self._decoding)
-
     def add(self, request: Request) -> None:
         """Begin with a request that has its place in the cache."""
         self._prefilling.append(request)

@@ -163,8 +163,7 @@ class Worker:
                 self._scheduler.add(request)
             else:
                 logger.error("There is no room for request %d: the accounts are wrong.", request.request_id)
-                del self._requests[request.request_id]
-                self._deltas.append(request.fail(NoRoomError(_NO_ROOM)))
+                self._fail([request], NoRoomError(_NO_ROOM))
 
     def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
         """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
@@ -249,10 +248,8 @@ class Worker:
         """Fail what was running, then try to go on with a fresh model."""
         self._num_faults += 1
         self.health = Health.RECOVERING
-        for request in [request for request in self._requests.values() if request not in self._arrivals]:
-            self._deltas.append(request.fail(GenerationFailedError(_FAULT)))
-            self._scheduler.remove(request)
-            del self._requests[request.request_id]
+        placed = [request for request in self._requests.values() if request not in self._arrivals]
+        self._fail(placed, GenerationFailedError(_FAULT))
         self._flush()
         try:
             if self._num_faults >= _MAX_FAULTS_IN_A_ROW:
@@ -268,11 +265,14 @@ class Worker:
 
     def _fail_all(self, error: EngineError) -> None:
         self._take_commands(wait=False)
-        for request in list(self._requests.values()):
+        self._arrivals.clear()
+        self._fail(list(self._requests.values()), error)
+
+    def _fail(self, requests: list[Request], error: EngineError) -> None:
+        for request in requests:
             self._deltas.append(request.fail(error))
             self._scheduler.remove(request)
-        self._requests.clear()
-        self._arrivals.clear()
+            del self._requests[request.request_id]
 
     def _is_delivery_due(self) -> bool:
         """Endings go out at once, mere text a few steps at a time: waking the loop costs the next step."""
