@@ -90,7 +90,8 @@ class Intake:
             question.author_id,
             view,
             question.asked_from,
-            settings_id=0 if settings_of is None else await self._conversations.open(settings_of),
+            settings_id=0 if settings_of is None else await self._conversations.find(settings_of) or 0,
+            stands_alone=settings_of is not None,
             overrides=question.overrides,
             notes=question.notes,
         )
