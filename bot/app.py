@@ -9,29 +9,25 @@ import asyncio
 import dataclasses
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from bot.config import Settings
-from bot.connection import StartError, connect
-from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
-from bot.conversation.service import ChatService
-from bot.model_memory import moderation_options
-from bot.model_shelf import ModelShelf
+from bot.config import Reloader, Settings
+from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
+from bot.conversation.service import UNDO_TIME, ChatService
+from bot.models import ModelShelf, beside, engine_options, moderation_model, moderation_options
 from bot.on_discord.client import LlamacordClient
+from bot.on_discord.connection import StartError, connect
+from bot.operations.health import watched
 from bot.operations.metrics import Metrics
-from bot.operations.watching import watched
 from bot.playground import serve as playground
-from bot.privacy.sweeper import Privacy
-from bot.reload import Reloader
+from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
-from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
-from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from storage.conversations import Conversations
 from storage.database import Database
@@ -41,41 +37,24 @@ from storage.settings import SettingsStore
 _log = logging.getLogger(__name__)
 
 
-def default_precision(settings: Settings) -> Precision:
-    """Return the precision of the default model."""
-    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Return how the engine is to run."""
-    return EngineOptions(
-        num_threads=settings.threads,
-        max_concurrent=settings.max_concurrent,
-        context_tokens=settings.context_tokens,
-        kv_cache_mb=settings.kv_cache_mb,
-        device=settings.provider,
-    )
-
-
-def find_model(settings: Settings, on_progress: Progress) -> Path:
-    """Return the model's folder; fetch and convert the default model if none is set and it is not there.
-
-    Blocking, seconds to minutes the first time. Raises `ModelError`.
-    """
-    if settings.model is not None:
-        return settings.model
-    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
-
-
 @asynccontextmanager
 async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
     """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
-    async with _open_parts(settings, model) as (database, engine), AsyncExitStack() as stack:
+    options, guard = engine_options(settings), moderation_model(settings)
+    parts = _open_parts(settings, model, beside(options, guard, is_loaded=False))
+    async with parts as (database, engine), AsyncExitStack() as stack:
         conversations = Conversations(database)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
         switchable = await stack.enter_async_context(SwitchableEngine(engine))
+        privacy = Privacy.over(
+            database,
+            conversations,
+            settings.keeping,
+            undo_time=UNDO_TIME,
+            engines=(switchable,) if safety_model is None else (switchable, safety_model),
+        )
         chat = ChatService(
             switchable,
             conversations,
@@ -90,36 +69,24 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             max_total=settings.max_queue,
         )
         async with chat:
+            shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
             client = LlamacordClient(
                 chat,
                 moderation,
-                Privacy.over(database, settings.keeping),
+                privacy,
                 metrics,
+                ModelSwitch(chat, switchable, shelf, model.name),
+                operator_ids=settings.operator_ids,
                 sees_all_messages=settings.sees_all_messages,
             )
-            shelf = ModelShelf(
-                settings.models,
-                model,
-                engine_options(settings),
-                _opener(settings),
-                moderation=settings.moderation_model,
-            )
-            client.offer_models(ModelSwitch(chat, switchable, shelf, model.name), settings.operator_ids)
             yield client
-
-
-def _opener(settings: Settings) -> Callable[[Path], Awaitable[ClosableEngine]]:
-    async def open_engine(folder: Path) -> ClosableEngine:
-        return await Engine.open(folder, engine_options(settings))
-
-    return open_engine
 
 
 @asynccontextmanager
 async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatService]:
     """Open storage, engine and service without a front end. Raises `StorageError` or `ModelError`."""
     async with (
-        _open_parts(settings, model) as (database, engine),
+        _open_parts(settings, model, engine_options(settings)) as (database, engine),
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
@@ -144,11 +111,13 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
 
 
 @asynccontextmanager
-async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Database, Engine]]:
+async def _open_parts(
+    settings: Settings, model: Path, options: EngineOptions
+) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
         _only_us(settings.database),
         await Database.open(settings.database) as database,
-        await Engine.open(model, engine_options(settings)) as engine,
+        await Engine.open(model, options) as engine,
     ):
         info = engine.info
         _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)

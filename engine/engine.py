@@ -85,7 +85,7 @@ class Engine:
         """
         self._model = open_folder(folder)
         self._options = options
-        self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
+        self._num_answers = num_answers(self._model, options)
         self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
         known = self._tokenizer.token_bytes
@@ -289,6 +289,11 @@ class _Stream:
 def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
     """Return the longest prompt and answer together, in tokens."""
     return min(model.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
+
+
+def num_answers(model: ModelFolder, options: EngineOptions) -> int:
+    """Return how many answers are made at once at most."""
+    return min(options.max_concurrent, model.max_answers or options.max_concurrent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """What weights are like already: with 4 bits at most, int4 loses nothing; offsets stay beside scales."""
+    """What weights are like already: with 4 bits at most, int4 loses nothing; zero points stay."""
 
     has_4_bits: bool = False
-    has_offsets: bool = False
+    has_zero_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _kv_tokens(
 ) -> int:
     """Return how many tokens' KV the answers come to take: others wait rather than take more."""
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
-    weights = running_weight_bytes(config, precision, has_offsets=blocks.has_offsets)
+    weights = running_weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
     return kv_token_bound(
         config.kv_bytes_per_token(),
         context=load.num_tokens,
@@ -131,8 +131,10 @@ def _options(
     made = []
     for precision in Precision:
         num_kv_tokens = _kv_tokens(config, precision, resources, load, blocks)
-        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens, has_offsets=blocks.has_offsets)
-        disk = weight_bytes(config, precision, has_offsets=blocks.has_offsets)
+        memory = footprint(
+            config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
+        )
+        disk = weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
         made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
     return made
 

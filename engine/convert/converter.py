@@ -13,27 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.convert.source import ModelSource, VerifiableSource
+from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import conversion_bytes, gpu_copy_bytes, running_weight_bytes, weight_bytes
-from engine.describing.manifest import (
-    DECODER_FILE,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    Manifest,
-    Reference,
-    describe_files,
-)
+from engine.describing.footprint import conversion_bytes, running_weight_bytes, weight_bytes
+from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, Manifest, Reference, describe_files
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.files import scratch_folder
 from engine.gpu.reference import record_reference
-from engine.graphs.decoder_graph import DecoderGraph
-from engine.graphs.graph_builder import ExternalDataWriter
-from engine.graphs.paged_graph import has_paged_graph, write_paged_graph
 from engine.machine import machine
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
 
 _SPARE_BYTES = 64 * 2**20
+_WRITING = 0.97
+"""The share of a conversion that reads and writes weights."""
 
 
 def convert(
@@ -71,8 +64,7 @@ def convert(
 
 
 def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
-    written = (count(config, precision, has_offsets=True) for count in (weight_bytes, gpu_copy_bytes))
-    needed = sum(written) + _SPARE_BYTES
+    needed = weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -92,7 +84,6 @@ def _check_memory(config: DecoderConfig) -> None:
 def _write(
     source: ModelSource, folder: Path, precision: Precision, on_progress: Callable[[float], None]
 ) -> None:
-    num_layers = source.config.num_layers
     tokenizer = source.save_tokenizer(folder)
     manifest = Manifest(
         name=source.name,
@@ -105,30 +96,25 @@ def _write(
         stop_ids=source.stop_ids,
         source=source.origin,
         files={},
+        tensors={},
     )
     _check_prompts(folder, manifest)
-    try:
-        with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
-            graph = DecoderGraph(source, precision, writer)
-            model = graph.build(lambda done: on_progress(done / (num_layers + 1)))
-    except ValueError as error:
-        raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
-    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    names = [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]
-    reference = None
-    if has_paged_graph(precision):
-        names += write_paged_graph(folder, source.config)
-        reference = _reference(folder, source.config, precision)
-    replace(manifest, files=describe_files(folder, names), reference=reference).save(folder)
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        reader, writer = WeightsReader(source, precision), WeightsWriter(file)
+        tensors = write_tensors(source.config, reader, writer, lambda share: on_progress(_WRITING * share))
+    files = describe_files(folder, [WEIGHTS_FILE, tokenizer.file])
+    manifest = replace(manifest, files=files, tensors=tensors)
+    replace(manifest, reference=_reference(folder, manifest)).save(folder)
     on_progress(1.0)
 
 
-def _reference(folder: Path, config: DecoderConfig, precision: Precision) -> Reference | None:
-    """Return what the CPU says of the finished model, None where it has not got the memory to."""
-    free = machine.free_memory_bytes()
-    if free is not None and free < running_weight_bytes(config, precision, has_offsets=True) + _SPARE_BYTES:
+def _reference(folder: Path, manifest: Manifest) -> Reference | None:
+    """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
+    config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
+    needed = running_weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
+    if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
-    return record_reference(folder, config, machine.num_physical_cores())
+    return record_reference(folder, manifest, machine.num_physical_cores())
 
 
 def _check_prompts(folder: Path, manifest: Manifest) -> None:

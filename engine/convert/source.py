@@ -1,8 +1,10 @@
-"""What a source of weights offers to the converter, whatever its file format."""
+"""What a source of weights offers to the converter, whatever its format; and which one lies at a path."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,36 +13,29 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.convert.quantize import BlockQuantized
-from engine.describing.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
+from engine.errors import ModelFormatError
+from engine.files import refuse_pointer
+from engine.release.files import is_release
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def tensor_shape(config: DecoderConfig, name: str) -> tuple[int, ...]:
-    """Return the shape that the tensor `name` of a source must have."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed": (config.vocab_size, hidden),
-        "head": (config.vocab_size, hidden),
-        "q": (queries, hidden),
-        "k": (keys, hidden),
-        "v": (keys, hidden),
-        "o": (hidden, queries),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }
-    return shapes.get(name.rpartition(".")[2], (hidden,))
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """What a file says of a tensor: the format's own name of its type, its shape in our order, its size."""
+
+    kind: str
+    shape: tuple[int, ...]
+    num_bytes: int
 
 
 class ModelSource(Protocol):
     """One tensor at a time, so that no source is ever whole in memory.
 
-    Tensor names: `embed`, `final_norm`, `head`, and per layer `layers.{i}.` with `attn_norm`, `q`, `k`,
-    `v`, `o`, `mlp_norm`, `gate`, `up`, `down`. Matrices are [out_features, in_features]; the rows of q and
-    k are in half-split rotary order.
+    Tensors have the names and shapes of `source_shapes`. Matrices are [outputs, inputs]; the rows of q and k
+    are in half-split rotary order.
     """
 
     name: str
@@ -66,11 +61,38 @@ class ModelSource(Protocol):
 
 
 @runtime_checkable
+class TensorCatalogue(Protocol):
+    """A source that knows what it holds."""
+
+    def catalogue(self) -> Mapping[str, SourceTensor]:
+        """Return what is there, by the names of `ModelSource`; a tensor that is missing is left out."""
+
+
+@runtime_checkable
 class VerifiableSource(Protocol):
     """A source that can tell whether a finished model says what it would say itself."""
 
     def verify(self, folder: Path) -> None:
         """Compare the model in `folder` with the source. Raises `ModelFormatError` where they differ."""
+
+
+def open_source(path: Path) -> ModelSource:
+    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
+    # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
+    from engine.convert.gguf_source import GGUFSource
+    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
+    from engine.convert.release_source import ReleaseSource
+
+    if is_release(path):
+        return ReleaseSource(path)
+    if path.is_dir():
+        if (path / CONFIG_FILE).exists():
+            return HuggingFaceSource(path)
+        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
+    if not path.is_file():
+        raise ModelFormatError(f"There is no file or folder {path}.")
+    refuse_pointer(path)
+    return GGUFSource(path)
 
 
 _PATTERN_SIZE = 2**20
@@ -95,7 +117,7 @@ class SyntheticSource:
         self._pattern = np.random.default_rng(0).standard_normal(_PATTERN_SIZE, np.float32)
 
     def tensor(self, name: str) -> FloatArray:
-        shape = tensor_shape(self.config, name)
+        shape = source_shapes(self.config)[name]
         if len(shape) == 1:
             return np.ones(shape, np.float32)
         return np.resize(self._pattern, shape) / np.float32(np.sqrt(shape[1]))

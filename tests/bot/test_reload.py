@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import Settings, load_settings
+from bot.config import LIVE, Reloader, Settings, load_settings
 from bot.config_keys import KEYS
-from bot.reload import LIVE, Reloader
 
 
 class Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -138,6 +139,15 @@ async def test_a_full_engine_refuses_and_has_room_again_later(stage: Stage) -> N
     assert (await read(engine.generate(PROMPT, GREEDY))).text == "fine"
 
 
+async def test_the_log_says_at_the_start_for_how_many_there_is_room(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stage.runner.max_kv_tokens = 3 * 512 + 511
+    await stage.open()
+    assert "Room for 3 answers of 512 tokens at once, or for up to 8 shorter ones." in caplog.text
+
+
 async def test_an_answer_reserves_its_prompt_and_what_may_come(stage: Stage) -> None:
     engine = await stage.open(EngineOptions(context_tokens=500))
     stage.says_for_ever("a", step_s=0.001)
@@ -179,6 +189,14 @@ async def test_dialogs_become_prompts_and_answers(stage: Stage) -> None:
     stage.says("Hello!")
     assert (await read(engine.generate(prompt, GREEDY))).text == "Hello!"
     assert (engine.info.chat_format, engine.info.default_system_prompt) == ("chatml", "You are a fake.")
+
+
+async def test_what_was_tokenised_is_forgotten_with_the_cache(stage: Stage) -> None:
+    engine = await stage.open()
+    engine.fit_prompt([ChatMessage("user", "my secret")], 500)
+    assert any("my secret" in text for _, text in engine._tokenizer._known)
+    engine.drop_idle_cache()
+    assert not engine._tokenizer._known
 
 
 async def test_an_answer_that_was_begun_is_gone_on_with(stage: Stage) -> None:

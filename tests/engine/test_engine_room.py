@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 
 from engine.cpu.runner import SlotRunner
-from engine.engine import Engine, EngineOptions
+from engine.describing.architecture import LLAMA_2_SIZES, Precision
+from engine.describing.footprint import PROCESS_BYTES, weight_bytes
+from engine.describing.manifest import WEIGHTS_FILE, ChatSpec, FileEntry, Manifest, TokenizerSpec
+from engine.engine import Engine, EngineOptions, kv_room
 from engine.errors import GenerationFailedError, NoRoomError
 from engine.gpu.runner import PagedRunner
+from engine.machine import machine
+from engine.opening import ConvertedFolder
 from engine.runtime.request import Request
 from engine.runtime.runner import StepResult
 from engine.runtime.scheduler import PrefillPace, StepPlan
@@ -174,6 +179,34 @@ async def test_random_traffic_never_finds_less_room_than_was_said(
     assert len(whole) > 100
     assert any(one.finish_reason is FinishReason.CANCELLED for one in whole)
     assert min(num_refused, num_faults, most, room.num_loads - 1) > 1, "all of it was met"
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "reserved_gib", "kv_cache_mb", "num_whole"),
+    [(9, 0, 0, 1), (24, 0, 0, 3), (24, 8, 0, 2), (300, 0, 0, 16), (None, 0, 0, 5), (9, 0, 12 * 1024, 3)],
+)
+def test_kv_follows_what_is_free_and_what_the_settings_promise(
+    monkeypatch: pytest.MonkeyPatch,
+    free_gib: int | None,
+    reserved_gib: int,
+    kv_cache_mb: int,
+    num_whole: int,
+) -> None:
+    """Llama 2 7B in 4 bits, 8 answers of 4,096 tokens; each token's KV takes 1 MiB."""
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 64 * 2**30)
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: free_gib and free_gib * 2**30)
+    config = LLAMA_2_SIZES["Llama 2 7B"]
+    entries = {WEIGHTS_FILE: FileEntry(weight_bytes(config, Precision.INT4), "")}
+    spec, chat = TokenizerSpec("sentencepiece", "tokenizer.model"), ChatSpec("llama-2")
+    manifest = Manifest("7B", Precision.INT4, config, spec, chat, 1, 2, {}, entries, {})
+    folder = ConvertedFolder(Path(), manifest)
+    options = EngineOptions(kv_cache_mb=kv_cache_mb, reserved_bytes=reserved_gib * 2**30)
+    room = kv_room(folder, options)
+    assert room.num_tokens // 4096 == num_whole
+    assert room.num_bytes == (room.num_tokens + 16 * 8) * 2**20, "a page of 8 tokens for each of 16 slots"
+    if free_gib is not None and not kv_cache_mb and num_whole > 1:
+        left = free_gib - reserved_gib - (room.num_bytes + folder.num_bytes + PROCESS_BYTES) / 2**30
+        assert left > 1, "a margin stays"
 
 
 async def test_seven_billion_parameters_have_room_for_one_long_question_and_none_waits_inside(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from engine.gpu.step import CHOSEN_BY_HOST
-from engine.graphs.graph_builder import ExternalDataWriter, GraphBuilder
+from engine.graphs.graph_builder import GraphBuilder
 from engine.graphs.sampler_graph import SamplerGraph
 from engine.runtime.sampling import FloatArray, SampledRow, Sampler
 from engine.types import SamplingParams
@@ -27,18 +25,14 @@ NUM_SEATS = 5
 @functools.cache
 def session() -> onnxruntime.InferenceSession:
     """Return the sampler alone, over logits from outside."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "sampler.onnx"
-        with ExternalDataWriter(path.with_suffix(".bin")) as writer:
-            graph = GraphBuilder(writer)
-            sampler = SamplerGraph(graph, VOCAB_SIZE)
-            sampler.add("logits", "newest_ids")
-            logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["sequences", VOCAB_SIZE])
-            newest = helper.make_tensor_value_info("newest_ids", TensorProto.INT64, ["sequences"])
-            outputs = [value for value in sampler.outputs() if value.name != "logits"]
-            model = graph.build("sampler", [logits, newest, *sampler.inputs()], outputs)
-        path.write_bytes(model.SerializeToString())
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    graph = GraphBuilder()
+    sampler = SamplerGraph(graph, VOCAB_SIZE)
+    sampler.add("logits", "newest_ids")
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["sequences", VOCAB_SIZE])
+    newest = helper.make_tensor_value_info("newest_ids", TensorProto.INT64, ["sequences"])
+    outputs = [value for value in sampler.outputs() if value.name != "logits"]
+    model = graph.build("sampler", [logits, newest, *sampler.inputs()], outputs)
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 def choose(
