@@ -18,8 +18,9 @@ import discord
 from bot.conversation.permissions import may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
-from bot.on_discord.origins import Interaction, actor_of
+from bot.on_discord.origins import Interaction, actor_of, conversation_of
 from bot.tasks import Tasks
+from storage.conversations import ConversationRef
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +138,23 @@ async def reporting(interaction: Interaction) -> AsyncIterator[None]:
             yield
         except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
             await say(interaction, sentence_of(error))
+
+
+@asynccontextmanager
+async def answering(interaction: Interaction) -> AsyncIterator[None]:
+    """Do as `reporting` does, and tell Discord at once that an answer follows."""
+    async with reporting(interaction):
+        await acknowledge(interaction)
+        yield
+
+
+@asynccontextmanager
+async def moderating(interaction: Interaction) -> AsyncIterator[ConversationRef]:
+    """Do as `answering` does for who moderates here, and give the conversation."""
+    async with reporting(interaction):
+        check_moderator(interaction)
+        await acknowledge(interaction)
+        yield conversation_of(interaction)
 
 
 def sentence_of(error: Exception) -> str:

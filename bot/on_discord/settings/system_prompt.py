@@ -11,8 +11,10 @@ from bot.language.phrases import Phrase, phrase, render
 from bot.on_discord.interactions import (
     acknowledge,
     acknowledge_with,
+    answering,
     check_manager,
     check_moderator,
+    moderating,
     reporting,
     say,
     show_form,
@@ -49,8 +51,7 @@ class SystemCommands(app_commands.Group):
     @app_commands.command(name="show", description="Show the system prompt of this conversation")
     async def show(self, interaction: Interaction) -> None:
         """Show the prompt in force and where it comes from."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             prompt = await self._prompts.read(conversation_of(interaction))
             await say(interaction, *_shown(prompt))
 
@@ -60,10 +61,7 @@ class SystemCommands(app_commands.Group):
         self, interaction: Interaction, text: app_commands.Range[str, 1, MAX_SYSTEM_PROMPT_CHARS]
     ) -> None:
         """Change the prompt."""
-        async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+        async with moderating(interaction) as ref:
             cost = await self._prompts.set(ref, text, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.changed", num=cost.num_tokens))
 
@@ -78,20 +76,14 @@ class SystemCommands(app_commands.Group):
     @app_commands.choices(name=_PRESETS)
     async def preset(self, interaction: Interaction, name: str) -> None:
         """Change the prompt to a preset."""
-        async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+        async with moderating(interaction) as ref:
             cost = await self._prompts.set_preset(ref, name, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.preset_holds", name=name, num=cost.num_tokens))
 
     @app_commands.command(name="clear", description="Go back to the default system prompt (moderators)")
     async def clear(self, interaction: Interaction) -> None:
         """Go back to the default."""
-        async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+        async with moderating(interaction) as ref:
             was_own = await self._prompts.clear(ref, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
 
