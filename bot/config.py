@@ -45,7 +45,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator chose. `KEYS` says what 0 means."""
+    """What the operator chose. `.env.example` says what 0 means."""
 
     discord_token: str | None = field(repr=False)
     model: Path | None
@@ -161,8 +161,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             system_prompt=values["SYSTEM_PROMPT"],
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             limits=values["LIMITS"] or {},
-            **{key.name.lower(): values[key.name] for key in CHAT_KEYS},
-        ),
+        ).with_values({key.name.lower(): values[key.name] for key in CHAT_KEYS}),
         moderation_model=values["MODERATION_MODEL"],
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),

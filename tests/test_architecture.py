@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import tomllib
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,31 @@ def _name(requirement: str) -> str:
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
     assert match is not None, requirement
     return match[0]
+
+
+LET_THROUGH = {
+    "discord.player": "'audioop' is deprecated and slated for removal in Python 3.13",
+    "discord.utils": "'count' is passed as positional argument",
+    "aiosqlite.core": "Binding 1 ('?1') is a named parameter, but you supplied a sequence",
+}
+"""The only warnings that are no errors in tests, by the module that they come from."""
+
+
+def test_only_known_warnings_of_libraries_are_let_through_and_none_of_our_own() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]
+    filters = options["ini_options"]["filterwarnings"]
+    assert filters[0] == "error"
+    assert len(filters) == 1 + len(LET_THROUGH)
+    for library, words in LET_THROUGH.items():
+        _warn(words, library)
+        for module in (*PACKAGES, *(f"{package}.anything" for package in PACKAGES), f"{library}_of_ours"):
+            with pytest.raises(DeprecationWarning):
+                _warn(words, module)
+        with pytest.raises(DeprecationWarning):
+            _warn("Something else", library)
+    with pytest.raises(DeprecationWarning):
+        _warn("Binding 1 (':name') is a named parameter, but you supplied a sequence", "aiosqlite.core")
+
+
+def _warn(words: str, module: str) -> None:
+    warnings.warn_explicit(words, DeprecationWarning, f"{module}.py", 1, module=module)

@@ -43,8 +43,8 @@ def test_nothing_set_gives_the_defaults(env_file: Path) -> None:
 def test_the_environment_wins_over_the_file_and_an_empty_value_counts_as_none(env_file: Path) -> None:
     env_file.write_text("TOP_K=5\nTEMPERATURE=0.3\nTHREADS=\n", encoding="utf-8")
     settings = load_settings({"TOP_K": "7", "TEMPERATURE": " ", "PATH": "/bin"}, env_file)
-    assert settings.chat.top_k == 7
-    assert settings.chat.temperature == 0.3
+    assert settings.chat.sampling.top_k == 7
+    assert settings.chat.sampling.temperature == 0.3
     assert settings.threads == 0
 
 
