@@ -148,15 +148,6 @@ async def answering(interaction: Interaction) -> AsyncIterator[None]:
         yield
 
 
-@asynccontextmanager
-async def moderating(interaction: Interaction) -> AsyncIterator[ConversationRef]:
-    """Do as `answering` does for who moderates here, and give the conversation."""
-    async with reporting(interaction):
-        check_moderator(interaction)
-        await acknowledge(interaction)
-        yield conversation_of(interaction)
-
-
 def sentence_of(error: Exception) -> str:
     """Return what the person who acts is told of an exception, and log a fault."""
     if isinstance(error, DISCORD_FAILURES):
@@ -171,6 +162,13 @@ def check_moderator(interaction: Interaction) -> None:
     """Raise `NotAllowedError` unless the person who acts may moderate here."""
     if not may_moderate(actor_of(interaction)):
         raise NotAllowedError(phrase("errors.not_a_moderator"))
+
+
+async def moderated(interaction: Interaction) -> ConversationRef:
+    """Return the conversation after telling Discord that an answer follows. Raises `NotAllowedError`."""
+    check_moderator(interaction)
+    await acknowledge(interaction)
+    return conversation_of(interaction)
 
 
 def check_manager(interaction: Interaction) -> int:

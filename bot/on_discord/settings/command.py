@@ -17,7 +17,7 @@ from bot.on_discord.interactions import (
     answering,
     check_manager,
     check_moderator,
-    moderating,
+    moderated,
     reporting,
     say,
 )
@@ -54,7 +54,8 @@ class SettingsCommands(app_commands.Group):
     @app_commands.choices(name=_NAMES)
     async def set(self, interaction: Interaction, name: str, value: app_commands.Range[str, 1, 32]) -> None:
         """Change one parameter."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             name, new = await self._preferences.set(ref, name, value, by_user_id=interaction.user.id)
             shown = find_parameter(name).format(new)
             await say(interaction, phrase("settings.changed", name=name, value=shown))
@@ -64,7 +65,8 @@ class SettingsCommands(app_commands.Group):
     @app_commands.choices(name=_PRESETS)
     async def preset(self, interaction: Interaction, name: str) -> None:
         """Set the parameters of a preset."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             await self._preferences.set_answer_preset(ref, name, by_user_id=interaction.user.id)
             await say(interaction, phrase("settings.preset_holds", name=name))
 
@@ -89,7 +91,8 @@ class SettingsCommands(app_commands.Group):
     @app_commands.choices(name=_NAMES)
     async def reset(self, interaction: Interaction, name: str | None = None) -> None:
         """Go back to the default of one parameter, or of all."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             num_changed = await self._preferences.reset(ref, name)
             nothing = phrase("settings.nothing_changed")
             await say(interaction, phrase("settings.back", num=num_changed) if num_changed else nothing)

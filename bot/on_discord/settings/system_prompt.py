@@ -14,7 +14,7 @@ from bot.on_discord.interactions import (
     answering,
     check_manager,
     check_moderator,
-    moderating,
+    moderated,
     reporting,
     say,
     show_form,
@@ -61,7 +61,8 @@ class SystemCommands(app_commands.Group):
         self, interaction: Interaction, text: app_commands.Range[str, 1, MAX_SYSTEM_PROMPT_CHARS]
     ) -> None:
         """Change the prompt."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             cost = await self._prompts.set(ref, text, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.changed", num=cost.num_tokens))
 
@@ -76,14 +77,16 @@ class SystemCommands(app_commands.Group):
     @app_commands.choices(name=_PRESETS)
     async def preset(self, interaction: Interaction, name: str) -> None:
         """Change the prompt to a preset."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             cost = await self._prompts.set_preset(ref, name, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.preset_holds", name=name, num=cost.num_tokens))
 
     @app_commands.command(name="clear", description="Go back to the default system prompt (moderators)")
     async def clear(self, interaction: Interaction) -> None:
         """Go back to the default."""
-        async with moderating(interaction) as ref:
+        async with reporting(interaction):
+            ref = await moderated(interaction)
             was_own = await self._prompts.clear(ref, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
 
