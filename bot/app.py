@@ -24,7 +24,6 @@ from bot.model_shelf import ModelShelf
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.operations.watching import watched
-from bot.playground import serve as playground
 from bot.privacy.sweeper import Privacy
 from bot.reload import Reloader
 from bot.safety.safety_model import SafetyModel
@@ -186,6 +185,8 @@ async def run_playground(
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     async with open_client(settings, model) as client:
         await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
@@ -195,6 +196,8 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
         async with open_client(settings, model) as client:

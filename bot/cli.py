@@ -21,12 +21,10 @@ from rich.console import Console
 from rich.text import Text
 
 from bot import app
-from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
 from bot.connection import StartError
 from bot.logs import configure_logging
 from bot.operations.watching import PortError
-from bot.playground.serve import PlaygroundError
 from bot.progress import showing_progress
 from bot.reload import ignore_early_signals
 from engine.errors import EngineError
@@ -38,7 +36,7 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PortError, StartError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,6 +137,8 @@ def _chat(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from bot.check import run_checks
+
     console = Console(soft_wrap=True)
     is_good = True
     for finding in run_checks(os.environ, ENV_FILE, measure=options.measure):

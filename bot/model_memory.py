@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from engine.advising.gpu_advice import LIBRARIES_BYTES
-from engine.describing.footprint import PROCESS_BYTES, running_bytes
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, PROCESS_BYTES, running_bytes
 from engine.engine import EngineOptions, context_tokens, max_kv_tokens
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder
@@ -37,7 +36,7 @@ def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
 
 def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
     """Estimate what a model takes of a GPU's memory with the KV of so many tokens, in half precision."""
-    return model.num_bytes + LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
+    return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
 
 
 def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:
