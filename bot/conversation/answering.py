@@ -115,7 +115,9 @@ class Answering:
             parameters, fitted = await self._prompt(job, history)
         if job.stop_reason is not None:
             return
-        job.generation = self._engine.generate(fitted.prompt, parameters.sampling(fitted.stop))
+        job.generation = self._engine.generate(
+            fitted.prompt, dataclasses.replace(parameters.sampling, stop=fitted.stop)
+        )
         checkpointer = Checkpointer(self._conversations, job.answer_id)
         try:
             await _follow(job, job.generation, checkpointer, screen)

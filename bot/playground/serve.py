@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 import discord
 
-from bot.connection import StartError
 from bot.playground.chromium import ChromiumError, find_chromium, launch
 from bot.playground.page import Page
 from bot.playground.pictures import take_pictures
@@ -35,7 +34,7 @@ _INSTALL = "Start it with `make run`, or run `pip install llamacord[playground]`
 _PREVIEW_MODULES = ("linkify_it", "markdown_it", "PIL", "regex")  # simcord names them in an extra of its own
 
 
-class PlaygroundError(StartError):
+class PlaygroundError(Exception):
     """The playground cannot run; the message is a sentence for the user."""
 
 
