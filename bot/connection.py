@@ -11,6 +11,8 @@ from collections.abc import Callable
 import aiohttp
 import discord
 
+from bot.tasks import Tasks
+
 _UNREACHABLE = "Discord cannot be reached. Check the network and start again."
 
 
@@ -27,19 +29,18 @@ async def connect(
         await client.wait_until_ready()
         on_ready(str(client.user))
 
-    async with client:
+    async with client, Tasks() as tasks:
         connection = asyncio.create_task(_start(client, token))
-        stopping = asyncio.create_task(stop.wait())
-        tasks = (connection, stopping, asyncio.create_task(greet()))
+        stopping = tasks.start(stop.wait(), "waiting for the end")
+        tasks.start(greet(), "greeting")
         try:
             await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
             if connection.done():
                 await connection
             await client.close()  # while the connection still lives: running answers are marked
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            connection.cancel()
+            await asyncio.wait({connection})
 
 
 async def _start(client: discord.Client, token: str) -> None:

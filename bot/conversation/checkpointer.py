@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from bot.tasks import Tasks
 from storage.conversations import Conversations
 from storage.errors import StorageError
 
@@ -20,20 +21,19 @@ class Checkpointer:
         self._conversations = conversations
         self._answer_id = answer_id
         self._due_s = 0.0
-        self._write: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     def offer(self, text: str) -> None:
         """Save `text` if the last save is long enough ago and done."""
         now_s = asyncio.get_running_loop().time()
-        if now_s < self._due_s or (self._write is not None and not self._write.done()):
+        if now_s < self._due_s or self._tasks:
             return
         self._due_s = now_s + CHECKPOINT_INTERVAL_S
-        self._write = asyncio.create_task(self._save(text))
+        self._tasks.start(self._save(text), f"saving answer {self._answer_id}")
 
     async def wait(self) -> None:
         """Wait until nothing is being written."""
-        if self._write is not None:
-            await self._write
+        await self._tasks.wait()
 
     async def _save(self, text: str) -> None:
         try:

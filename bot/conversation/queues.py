@@ -6,16 +6,16 @@ answers and the bounds of the queues. Knows nothing of how an answer is made.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from bot.conversation.fairness import Claim, FairOrder
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.lane import Lane
 from bot.errors import ConversationBusyError, ShuttingDownError, TooManyWaitingError
+from bot.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class AnswerQueues:
         self._lanes: dict[int, Lane] = {}
         self._order = FairOrder()
         self._arrivals = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.is_closed = False
         self.is_paused = False
 
@@ -147,11 +147,7 @@ class AnswerQueues:
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more begin and wait for what runs; return whether it ended in time."""
         self.is_paused = True
-        running = [task for task in self._tasks if not task.done()]
-        if running:
-            _, pending = await asyncio.wait(running, timeout=timeout_s)
-            return not pending
-        return True
+        return await self._tasks.wait(timeout_s)
 
     def resume(self) -> None:
         """Let answers begin again."""
@@ -164,31 +160,19 @@ class AnswerQueues:
         Waits for the endings within limits.
         """
         self.is_closed = True
-        await self._wait_for_all(grace_s)
+        if grace_s and self._tasks:
+            _log.info("Closing: answers in the making may take up to %.0f s", grace_s)
+            await self._tasks.wait(grace_s)
         for channel_id in list(self._lanes):
             self.stop_conversation(channel_id, StopReason.SHUTDOWN)
-        pending = set(self._tasks)
-        if pending:
-            _, pending = await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_S)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-
-    async def _wait_for_all(self, grace_s: float) -> None:
-        """Wait until nothing is queued any more, at most `grace_s`; jobs that waited may begin meanwhile."""
-        if not grace_s or not self._tasks:
-            return
-        _log.info("Closing: answers in the making may take up to %.0f s", grace_s)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                while self._tasks:
-                    await asyncio.wait(set(self._tasks))
+        await self._tasks.wait(CLOSE_TIMEOUT_S)
+        await self._tasks.close()
 
     def _stop(self, lane: Lane, job: Job, reason: StopReason) -> None:
         job.stop(reason)
         if job in lane.waiting:
             lane.remove(job)
-            self._keep(self._end(job))
+            self._tasks.start(self._end(job), f"answer {job.answer_id}")
             self._tell_places(lane)
 
     def _fill(self) -> None:
@@ -200,7 +184,7 @@ class AnswerQueues:
             lane = self._lanes[ready[0].channel_id]
             job, claim = lane.take_next()
             self._order.served(claim)
-            self._keep(self._serve(lane, job))
+            self._tasks.start(self._serve(lane, job), f"answer {job.answer_id}")
 
     async def _serve(self, lane: Lane, job: Job) -> None:
         """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
@@ -217,11 +201,6 @@ class AnswerQueues:
             await self._run(job)
         except Exception:  # noqa: BLE001 - the edge of a task: the queue goes on
             _log.exception("Answer %d ended with a fault", job.answer_id)
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _drop_if_idle(self, lane: Lane) -> None:
         if lane.num_taken == 0 and self._lanes.get(lane.channel_id) is lane:

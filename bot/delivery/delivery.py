@@ -17,6 +17,7 @@ from bot.delivery.board import Board, Delete, Edit, Look, Part, Request, Send
 from bot.delivery.outbox import Buttons, Outbox, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
 from bot.delivery.pace import ChannelPace
 from bot.delivery.render import render, with_note
+from bot.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Delivery:
         self._newest: str | None = None
         self._num_failures = 0
         self._blocked_until_s = 0.0
+        self._tasks = Tasks()
         self._worker: asyncio.Task[Outcome] | None = None
         self._ending: asyncio.Task[DeliveryResult] | None = None
 
@@ -127,7 +129,7 @@ class Delivery:
                 final=True,
                 attachment=text if is_long else "",
             )
-            self._ending = asyncio.create_task(self._end(), name=f"end of answer {self._answer_id}")
+            self._ending = self._tasks.start(self._end(), f"end of answer {self._answer_id}")
         return await asyncio.shield(self._ending)
 
     async def close(self) -> None:
@@ -138,7 +140,7 @@ class Delivery:
 
     def _start(self) -> asyncio.Task[Outcome]:
         if self._worker is None or (self._worker.done() and not self.is_lost):
-            self._worker = asyncio.create_task(self._work(), name=f"delivery of answer {self._answer_id}")
+            self._worker = self._tasks.start(self._work(), f"delivery of answer {self._answer_id}")
         return self._worker
 
     async def _end(self) -> DeliveryResult:

@@ -6,9 +6,7 @@ is `mentions`, what happens with it `chat`. One event's fault never reaches anot
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import Any
 
 import discord
@@ -48,6 +46,7 @@ from bot.operations.health import Vitals
 from bot.operations.metrics import Metrics
 from bot.privacy.sweeper import Privacy
 from bot.servers.moderation import Moderation
+from bot.tasks import Tasks
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ class LlamacordClient(discord.Client):
         )
         self._edit_interval_s = edit_interval_s
         self._paces = Paces()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
         """Add `/model`. Call before the connection."""
@@ -118,24 +117,23 @@ class LlamacordClient(discord.Client):
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
         self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton, PromptButton)
         self.moderation.notices.listen(self.mod_log.post)
-        self._keep(self._purging.run())
+        self._tasks.start(self._purging.run(), "deleting what was reset")
         try:
             earlier = await self.chat.interrupt_pending()
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
             earlier = []
         shown = EarlierAnswers(self, self.chat.conversations, self.moderation.servers, self._locales)
-        self._keep(shown.show(earlier))
-        self._keep(self._sync())
-        self._keep(self.privacy.sweeper.run())
-        self._keep(keep_presence(self, self.vitals))
+        self._tasks.start(shown.show(earlier), "showing earlier answers")
+        self._tasks.start(self._sync(), "registering commands")
+        self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
+        self._tasks.start(keep_presence(self, self.vitals), "presence")
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
         await self.mod_log.close()
-        for task in list(self._tasks):
-            task.cancel()
+        await self._tasks.close()
         await super().close()
 
     def apply(self, settings: Settings) -> None:
@@ -244,13 +242,3 @@ class LlamacordClient(discord.Client):
     async def _sync(self) -> None:
         await self.tree.set_translator(CommandTranslator())
         await sync_commands(self.tree)
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("Background work failed", exc_info=error)

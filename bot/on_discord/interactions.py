@@ -18,6 +18,7 @@ from bot.conversation.permissions import Actor, may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT, Channel
+from bot.tasks import Tasks
 from storage.conversations import ConversationKind, ConversationRef
 
 _log = logging.getLogger(__name__)
@@ -200,13 +201,12 @@ async def reporting(interaction: Interaction) -> AsyncIterator[None]:
 
     A body that takes its time is acknowledged before Discord gives the interaction up.
     """
-    in_time = asyncio.create_task(_acknowledge_in_time(interaction))
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
-        await say(interaction, sentence_of(error))
-    finally:
-        in_time.cancel()
+    async with Tasks() as tasks:
+        tasks.start(_acknowledge_in_time(interaction), "acknowledging in time")
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the edge: an interaction always gets an answer
+            await say(interaction, sentence_of(error))
 
 
 async def _acknowledge_in_time(interaction: Interaction) -> None:

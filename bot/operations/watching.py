@@ -13,6 +13,7 @@ from aiohttp import web
 from bot.conversation.service import ChatService
 from bot.operations.health import State, Vitals
 from bot.operations.metrics import CONTENT_TYPE, Metrics
+from bot.tasks import Tasks
 
 HOST = "127.0.0.1"
 
@@ -90,11 +91,9 @@ async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
         watch(bot)
         async with serving(port, bot.metrics, bot.vitals) as chosen:
             _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
-            lag = asyncio.create_task(measure_lag(bot.metrics.lagged))
-            try:
+            async with Tasks() as tasks:
+                tasks.start(measure_lag(bot.metrics.lagged), "measuring the loop's lag")
                 yield
-            finally:
-                lag.cancel()
     finally:
         logging.getLogger().removeHandler(counter)
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+from bot.tasks import Tasks
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     "--headless",
@@ -147,8 +149,8 @@ async def launch(*, width: int, height: int, scale: float = 1.0) -> AsyncIterato
         address = await _page_address(process, profile, session)
         socket = await stack.enter_async_context(session.ws_connect(address, max_msg_size=0))
         tab = Tab(socket)
-        listener = asyncio.create_task(tab.listen(), name="chromium-listener")
-        stack.callback(listener.cancel)
+        tasks = await stack.enter_async_context(Tasks())
+        tasks.start(tab.listen(), "listening to Chromium")
         await tab.resize(width, height, scale=scale)
         try:
             yield tab

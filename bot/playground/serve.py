@@ -21,6 +21,7 @@ import discord
 from bot.playground.chromium import ChromiumError, find_chromium, launch
 from bot.playground.page import Page
 from bot.playground.pictures import take_pictures
+from bot.tasks import Tasks
 
 if TYPE_CHECKING:
     from bot.playground.simulated_discord import SimulatedDiscord
@@ -52,12 +53,12 @@ async def serve(
     async with _simulation(make_client, port=port) as world:
         await _check_answers(world.page.url)
         on_ready(world.page.url)
-        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(world.page.wait_closed())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        async with Tasks() as tasks:
+            ends = (
+                tasks.start(stop.wait(), "the end"),
+                tasks.start(world.page.wait_closed(), "the page's end"),
+            )
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def make_pictures(make_client: Callable[[], discord.Client], folder: Path) -> None:

@@ -17,6 +17,7 @@ import simcord
 
 from bot.playground.live_page import LivePreview, Seat, cheap_pages
 from bot.playground.live_simcord import LiveEnv
+from bot.tasks import Tasks
 
 BOT_NAME = "Llamacord"
 
@@ -70,8 +71,8 @@ async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[Simula
             await client.wait_until_ready()
         stack.enter_context(cheap_pages())
         await stack.enter_async_context(world.page)
-        publisher = asyncio.create_task(world.page.keep_fresh(), name="playground-publisher")
-        stack.callback(publisher.cancel)
+        tasks = await stack.enter_async_context(Tasks())
+        tasks.start(world.page.keep_fresh(), "showing the playground")
         yield world
 
 

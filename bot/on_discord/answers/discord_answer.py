@@ -17,6 +17,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
 from bot.on_discord.answers.interaction_outbox import InteractionOutbox
 from bot.servers.rates import loop_seconds
+from bot.tasks import Tasks
 from storage.conversations import Conversations
 from storage.errors import StorageError
 
@@ -61,7 +62,7 @@ class DiscordAnswer:
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
-        self._typing: asyncio.Task[None] | None = None
+        self._typing = Tasks()
 
     @property
     def part_ids(self) -> Sequence[int]:
@@ -97,7 +98,7 @@ class DiscordAnswer:
     def working(self) -> None:
         """Show typing until the end."""
         if self._channel is not None:
-            self._typing = asyncio.create_task(self._keep_typing(self._channel))
+            self._typing.start(self._keep_typing(self._channel), "typing")
         if self._part_ids:
             self.update("")
 
@@ -114,7 +115,7 @@ class DiscordAnswer:
 
     async def finish(self, ending: Ending) -> None:
         """Show the ending, unless nobody can see it."""
-        await self._stop_typing()
+        await self._typing.close()
         if self._delivery is None or self._outbox is None:
             return
         if self.is_lost:
@@ -183,11 +184,6 @@ class DiscordAnswer:
                 await asyncio.sleep(TYPING_INTERVAL_S)
         except DISCORD_FAILURES as error:
             _log.debug("Typing could not be shown: %s", type(error).__name__)
-
-    async def _stop_typing(self) -> None:
-        if self._typing is not None:
-            self._typing.cancel()
-            await asyncio.gather(self._typing, return_exceptions=True)
 
 
 def buttons_of(ending: Ending) -> Buttons:

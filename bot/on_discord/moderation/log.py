@@ -6,7 +6,6 @@ holds anything up. Each server's notices go to that server's own channel only.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 
@@ -19,6 +18,7 @@ from bot.on_discord.languages import Locales
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.rates import Buckets, Rate, loop_seconds
 from bot.servers.servers import Servers
+from bot.tasks import Tasks
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class ModLog:
         self._locales = locales
         self._servers = servers
         self._waiting: deque[Notice] = deque()
-        self._worker: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._buckets = Buckets(loop_seconds)
 
     def post(self, notice: Notice) -> None:
@@ -59,15 +59,13 @@ class ModLog:
             return
         self._buckets.take([rate])
         self._waiting.append(notice)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="moderators' log")
+        if not self._tasks:
+            self._tasks.start(self._work(), "moderators' log")
 
     async def close(self) -> None:
         """Write no more."""
         self._waiting.clear()
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.wait({self._worker})
+        await self._tasks.close()
 
     async def _work(self) -> None:
         """Write what is queued. What cannot be written is left out."""

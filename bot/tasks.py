@@ -1,0 +1,65 @@
+"""The one owner of background tasks: keeps each until it has ended, and logs every one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class Tasks:
+    """Background tasks of one owner. As an async context manager it closes at the end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        """Return how many have not ended."""
+        return len(self._others(None))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def start(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """Begin `work`, which `name` says in the log should it fail."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until all have ended, also those that begin meanwhile; return whether that came in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while others := self._others(asyncio.current_task()):
+                    await asyncio.wait(others)
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Cancel what is left and wait for its end. Closing twice is fine, and so is closing from inside."""
+        others = self._others(asyncio.current_task())
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others)
+
+    def _others(self, me: asyncio.Task[Any] | None) -> set[asyncio.Task[Any]]:
+        return {task for task in self._tasks if task is not me and not task.done()}
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("Background work failed: %s", task.get_name(), exc_info=error)
