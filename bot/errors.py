@@ -113,7 +113,7 @@ _KEYS: tuple[tuple[type[BaseException], str], ...] = (
     (engine_errors.UnsafePromptError, "errors.unsafe_prompt"),
     (engine_errors.NoChatFormatError, "errors.no_chat_format"),
     (engine_errors.PromptError, "errors.prompt"),
-    (engine_errors.QueueFullError, "errors.queue_full"),
+    (engine_errors.NoRoomError, "errors.queue_full"),
     (engine_errors.EngineUnavailableError, "errors.engine_unavailable"),
     (engine_errors.GenerationFailedError, "errors.generation_failed"),
     (storage_errors.StorageFullError, "errors.storage_full"),

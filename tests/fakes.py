@@ -10,8 +10,8 @@ from bot.conversation.jobs import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
+    NoRoomError,
     PromptTooLongError,
-    QueueFullError,
     UnsafePromptError,
 )
 from engine.types import (
@@ -136,7 +136,7 @@ class ScriptedEngine:
 
     @property
     def load(self) -> EngineLoad:
-        return EngineLoad(self.num_running, 10 * self.num_running, 1000)
+        return EngineLoad(self.num_running, self.max_running, 10 * self.num_running, 0, 1000)
 
     async def close(self) -> None:
         """End; closing twice is fine."""
@@ -167,12 +167,16 @@ class ScriptedEngine:
         """Count bytes."""
         return len(text.encode("utf-8", "replace"))
 
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Tokens are not scarce here."""
+        return 0
+
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """Begin the next scripted answer."""
         if self.health is not Health.READY:
             raise EngineUnavailableError("The scripted engine is not ready.")
         if self.num_running >= self.max_running:
-            raise QueueFullError("The scripted engine is full.")
+            raise NoRoomError("The scripted engine is full.")
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
         self.params.append(params)
