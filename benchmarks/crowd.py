@@ -180,7 +180,6 @@ async def open_crowd(
     folder: Path,
     num_rooms: int,
     *,
-    max_running: int,
     parameters: ChatParameters,
     edit_interval_s: float = EDIT_INTERVAL_S,
     is_echoed: bool = True,
@@ -200,7 +199,6 @@ async def open_crowd(
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
-            max_running=max_running,
         )
         client = LlamacordClient(
             chat, moderation, Privacy.over(database, Keeping()), metrics, edit_interval_s=edit_interval_s

@@ -33,6 +33,7 @@ from bot.terminal import TerminalChat, line_source
 from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
 from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
+from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.opening import locked
@@ -86,8 +87,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             screening=moderation.screening,
             on_answered=metrics.answered,
             shutdown_grace_s=settings.shutdown_grace_s,
-            max_running=settings.max_concurrent,
-            max_total=settings.max_queue,
+            room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
         async with chat:
             client = LlamacordClient(

@@ -8,7 +8,7 @@ import discord
 
 from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
 from bot.on_discord.interactions import Interaction
-from bot.servers.notices import Origin
+from bot.origin import Origin
 
 
 def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:

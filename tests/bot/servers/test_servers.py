@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bot.language.catalog import LANGUAGES, catalog
+from bot.origin import Origin
 from bot.servers.gate import check_place
-from bot.servers.notices import Origin
 from bot.servers.refusals import NotHereError
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
 from bot.servers.servers import Servers
