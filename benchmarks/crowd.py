@@ -111,7 +111,8 @@ class Crowd:
         async with asyncio.timeout(timeout_s):
             while num_quiet < 5:
                 await asyncio.sleep(0.1)
-                num_quiet = 0 if chat.num_running or chat.num_waiting else num_quiet + 1
+                is_busy = chat.num_running or chat.num_waiting or chat.num_unshown
+                num_quiet = 0 if is_busy else num_quiet + 1
 
     async def outcome(self, dialogs: Sequence[Sequence[str]] = ()) -> Outcome:
         """Look what came of the questions; `dialogs` are the texts that the model was given at a time.

@@ -25,6 +25,7 @@ from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
 from engine.text.detokenizer import StreamDecoder
 from engine.text.prompt import fit_prompt, make_chat_format
+from engine.text.tokenizer import RememberingTokenizer
 from engine.types import (
     ChatMessage,
     Completion,
@@ -74,7 +75,7 @@ class Engine:
         self._model = open_folder(folder)
         self._options = options
         self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
-        self._tokenizer = self._model.load_tokenizer()
+        self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
@@ -158,6 +159,10 @@ class Engine:
         begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
         return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
 
+    def is_safe(self, text: str) -> bool:
+        """See `TextEngine.is_safe`."""
+        return self._format is None or self._format.is_safe(text)
+
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
         return len(self._tokenizer.encode(text))
@@ -184,6 +189,7 @@ class Engine:
 
     def drop_idle_cache(self) -> None:
         """See `TextEngine.drop_idle_cache`."""
+        self._tokenizer.forget()
         self._worker.forget()
 
     def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:

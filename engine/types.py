@@ -209,10 +209,13 @@ class TextEngine(Protocol):
         """Encode `dialog`, dropping the oldest whole turns until it fits; the system message always stays.
 
         `answer_so_far` is the beginning of the answer, with which the model is to go on.
-        Takes milliseconds of pure computation: call it in a thread. Raises `UnsafePromptError` for control
-        tags in a message, `PromptTooLongError` when system message and last turn alone do not fit, and
-        `NoChatFormatError` for a base model.
+        Takes milliseconds of pure computation, in proportion to what is kept: call it in a thread. Raises
+        `UnsafePromptError` for control tags in a message, `PromptTooLongError` when system message and last
+        turn alone do not fit, and `NoChatFormatError` for a base model.
         """
+
+    def is_safe(self, text: str) -> bool:
+        """Tell whether `fit_prompt` takes `text` as a message: no control tags are in it."""
 
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""

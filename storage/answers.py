@@ -23,7 +23,8 @@ NEWEST = """
 SELECT id, state FROM messages WHERE conversation_id = ? AND role = 'assistant' ORDER BY id DESC LIMIT 1"""
 _END = """
 UPDATE messages
-SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, ended_at = ?
+SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, view_from = ?,
+    ended_at = ?
 WHERE id = ? AND state = 'pending' RETURNING *"""
 PENDING = "SELECT id, content FROM messages WHERE state = 'pending' ORDER BY id"
 SUPERSEDED = "SELECT * FROM messages WHERE superseded_by = ?"
@@ -40,6 +41,7 @@ class Ending:
     finish_reason: str | None = None
     num_prompt_tokens: int | None = None
     num_tokens: int | None = None
+    view_from: int | None = None
     note: str | None = None
     """What is to be shown below it, in whatever form the caller has."""
 
@@ -83,6 +85,7 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
             ending.finish_reason,
             ending.num_prompt_tokens,
             ending.num_tokens,
+            ending.view_from,
             ending.at,
             ending.answer_id,
         ),

@@ -177,15 +177,20 @@ class Conversations:
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        view_from: int | None = None,
         note: str | None = None,
     ) -> Message | None:
         """End a running answer, to be shown with `note`; return the answer that stands now.
+
+        `view_from`: the first message that the model saw, where older ones were left out.
 
         That is the ended one, or the one it was to replace if a regeneration broke off with nothing to
         show. Returns None, and changes nothing, if the answer was deleted or had ended already.
         """
         at = self._milliseconds()
-        ending = Ending(answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, note)
+        ending = Ending(
+            answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, view_from, note
+        )
         async with self._database.transaction() as transaction:
             return await answers.end(transaction, ending)
 

@@ -140,6 +140,9 @@ CREATE TABLE unshown_endings (
     note TEXT
 ) STRICT"""
 
+# Of an answer: the first message that the model saw for it, where older ones were left out. It may be gone.
+_VIEW = "ALTER TABLE messages ADD COLUMN view_from INTEGER"
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "conversations, messages, settings and resets",
@@ -195,6 +198,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration("endings that are still to be shown", (_UNSHOWN,)),
+    Migration("where the model's view began", (_VIEW,)),
 )
 
 

@@ -26,6 +26,7 @@ def to_message(row: Row) -> Message:
         reply_to=row["reply_to"],
         num_tokens=row["num_tokens"],
         finish_reason=row["finish_reason"],
+        view_from=row["view_from"],
     )
 
 

@@ -58,7 +58,8 @@ class Message:
     """A question or an answer.
 
     created_at: UTC, whole milliseconds. reply_to: of an answer, the id of its question.
-    author_id: None and author_name: empty for an answer.
+    author_id: None and author_name: empty for an answer. view_from: of an answer for which the beginning of
+    the conversation was left out, the id of the first message that the model saw.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Message:
     num_tokens: int | None
     finish_reason: str | None
     quote: Quote | None = None
+    view_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

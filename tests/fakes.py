@@ -177,6 +177,10 @@ class ScriptedEngine:
         self._fitted[ids] = kept
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
+    def is_safe(self, text: str) -> bool:
+        """Look for the control tag."""
+        return CONTROL_TAG not in text
+
     def count_tokens(self, text: str) -> int:
         """Count bytes."""
         return len(text.encode("utf-8", "replace"))

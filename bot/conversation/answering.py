@@ -17,7 +17,7 @@ from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import FittedPrompt, fit_history
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.errors import is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
@@ -104,8 +104,9 @@ class Answering:
 
     async def show(self, job: Job, ending: Ending) -> None:
         """Show how an answer ended. Raises only `CancelledError`."""
-        if job.stop_reason in _UNSEEN and not job.view.has_text:
-            note = phrase(_STOP_NOTES[job.stop_reason])
+        reason = job.stop_reason
+        if reason in _UNSEEN and not job.view.has_text and ending.answer_id == job.answer_id:
+            note = phrase(_STOP_NOTES[reason])
             ending = Ending(ending.answer_id, MessageState.STOPPED, "", note, can_regenerate=False)
         try:
             await job.view.finish(ending)
@@ -147,7 +148,7 @@ class Answering:
     async def _prepare(self, job: Job, screen: Screen) -> _Prepared:
         """Read the history, have the question judged, and make the prompt."""
         async with job.changing:
-            history = await self._conversations.history_before(job.answer_id)
+            history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
         asked = list(itertools.takewhile(lambda message: message.role is Role.USER, reversed(history)))[::-1]
         await screen.check_question("\n".join(spoken(message) for message in asked))
         parameters, fitted = await self._prompt(job, history)
@@ -184,6 +185,8 @@ class Answering:
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
         )
+        job.view_from = fitted.view_from if fitted.num_left_out else None
+        job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted
 
     async def _follow(self, job: Job, generation: Generation, screen: Screen) -> None:
@@ -211,7 +214,9 @@ class Answering:
 
     async def _store(self, job: Job, outcome: _Outcome) -> Ending:
         """Store `outcome` and say what is to be shown."""
-        notes = filter(None, (outcome.note, *job.notes))
+        is_seen = bool(outcome.text) and outcome.state is not MessageState.FAILED
+        view = phrase("answer.view_begins") if is_seen and job.loses_sight else None
+        notes = filter(None, (outcome.note, *job.notes, view))
         outcome = dataclasses.replace(outcome, note=together(*notes) or None)
         completion = outcome.completion
         try:
@@ -225,6 +230,7 @@ class Answering:
                 finish_reason=None if completion is None else str(completion.finish_reason),
                 num_prompt_tokens=None if completion is None else completion.usage.num_prompt_tokens,
                 num_tokens=None if completion is None else completion.usage.num_new_tokens,
+                view_from=job.view_from,
                 note=None if outcome.note is None else packed(outcome.note),
             )
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
@@ -257,6 +263,11 @@ async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
     except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
         _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
         return _Outcome(MessageState.FAILED, "", sentence)
+
+
+def _was_out_of_sight(history: Sequence[Message], job: Job) -> bool:
+    """Tell whether the beginning of the conversation was left out before, and that was said."""
+    return any(m.view_from is not None for m in history if m.conversation_id == job.conversation_id)
 
 
 def can_go_on(answer: Message) -> bool:

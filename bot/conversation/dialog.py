@@ -23,11 +23,13 @@ MAX_STOP_NAMES = 16
 class Dialog:
     """An optional system message, then user and assistant in turn, ending with the user.
 
-    `stop` holds what must not come out of the model: the beginnings of other people's turns.
+    `stop` holds what must not come out of the model: the beginnings of other people's turns. `first_ids` are
+    those of the stored messages that the turns begin with.
     """
 
     messages: tuple[ChatMessage, ...]
     stop: tuple[str, ...] = ()
+    first_ids: tuple[int, ...] = ()
 
 
 def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
@@ -38,15 +40,17 @@ def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
     """
     spoken = _from_first_question(history)
     names = _names(spoken)
+    sides = [list(messages) for _role, messages in groupby(spoken, key=lambda message: message.role)]
     turns = [
         ChatMessage(
-            "user" if role is Role.USER else "assistant",
+            "user" if messages[0].role is Role.USER else "assistant",
             "\n".join(_text(message, names) for message in messages),
         )
-        for role, messages in groupby(spoken, key=lambda message: message.role)
+        for messages in sides
     ]
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
-    return Dialog((*system, *turns), _stops(spoken, names))
+    first_ids = tuple(messages[0].id for messages in sides)
+    return Dialog((*system, *turns), _stops(spoken, names), first_ids)
 
 
 def _from_first_question(history: Sequence[Message]) -> Sequence[Message]:

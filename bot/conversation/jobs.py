@@ -201,6 +201,10 @@ class Job:
     is_stale: bool = False
     """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""
     is_outdated: bool = False
+    view_from: int | None = None
+    """The first stored message that the model sees, where older ones were left out."""
+    loses_sight: bool = False
+    """This is the first answer for which they were."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed; never for longer than the store takes."""
 

@@ -69,6 +69,10 @@ class SwitchableEngine:
         """See `TextEngine.fit_prompt`."""
         return self.current.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
 
+    def is_safe(self, text: str) -> bool:
+        """See `TextEngine.is_safe`."""
+        return self.current.is_safe(text)
+
     def count_tokens(self, text: str) -> int:
         """See `TextEngine.count_tokens`."""
         return self.current.count_tokens(text)

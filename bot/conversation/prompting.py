@@ -15,13 +15,21 @@ from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message
 
+MAX_MESSAGES = 200
+"""The newest ones, which are looked at at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class FittedPrompt:
-    """A prompt, and the texts that must end its answer."""
+    """A prompt, the texts that must end its answer, and how much of the history it shows.
+
+    view_from: the id of the stored message that it begins with. num_left_out: messages before that one.
+    """
 
     prompt: Prompt
     stop: tuple[str, ...]
+    view_from: int
+    num_left_out: int
 
 
 def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens: int) -> None:
@@ -39,32 +47,25 @@ def fit_history(
     answer have piled up into one turn that is too long, only the last message is asked. Raises `PromptError`
     where the last message itself is at fault.
     """
+    newest = history[-MAX_MESSAGES:]
     try:
-        return _fit_or_last(engine, history, system_prompt, max_tokens, begun)
+        dialog, prompt = _fit_or_last(engine, newest, system_prompt, max_tokens, begun)
     except UnsafePromptError:
-        safe = [*(m for m in history[:-1] if _is_safe(engine, spoken(m))), *history[-1:]]
-        return _fit_or_last(engine, safe, system_prompt, max_tokens, begun)
+        safe = [*(m for m in newest[:-1] if engine.is_safe(spoken(m))), *newest[-1:]]
+        dialog, prompt = _fit_or_last(engine, safe, system_prompt, max_tokens, begun)
+    view_from = dialog.first_ids[prompt.num_dropped]
+    num_left_out = next(at for at, message in enumerate(history) if message.id == view_from)
+    return FittedPrompt(prompt, dialog.stop, view_from, num_left_out)
 
 
 def _fit_or_last(
     engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int, begun: str
-) -> FittedPrompt:
+) -> tuple[Dialog, Prompt]:
     try:
         return _fit(engine, build_dialog(history, system_prompt), max_tokens, begun)
     except PromptTooLongError:
         return _fit(engine, build_dialog(history[-1:], system_prompt), max_tokens, begun)
 
 
-def _fit(engine: TextEngine, dialog: Dialog, max_tokens: int, begun: str) -> FittedPrompt:
-    prompt = engine.fit_prompt(dialog.messages, max_tokens, answer_so_far=begun)
-    return FittedPrompt(prompt, dialog.stop)
-
-
-def _is_safe(engine: TextEngine, text: str) -> bool:
-    try:
-        check_question(engine, text, "", engine.info.context_length)
-    except UnsafePromptError:
-        return False
-    except PromptTooLongError:
-        return True
-    return True
+def _fit(engine: TextEngine, dialog: Dialog, max_tokens: int, begun: str) -> tuple[Dialog, Prompt]:
+    return dialog, engine.fit_prompt(dialog.messages, max_tokens, answer_so_far=begun)

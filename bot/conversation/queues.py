@@ -58,6 +58,11 @@ class AnswerQueues:
         """Answers that wait for their turn."""
         return self._num_in_line + sum(len(lane.waiting) for lane in self._lanes.values())
 
+    @property
+    def num_unshown(self) -> int:
+        """Answers that are made and still to be shown."""
+        return sum(len(lane.unshown) for lane in self._lanes.values())
+
     @asynccontextmanager
     async def place(self, channel_id: int, keys: Keys) -> AsyncIterator[Ticket]:
         """Hold the conversation's entrance, first come first served, to store a question and `add` its job.

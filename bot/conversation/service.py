@@ -279,6 +279,11 @@ class ChatService:
         """Questions that wait for their turn."""
         return self._queues.num_waiting
 
+    @property
+    def num_unshown(self) -> int:
+        """Answers that are made and still to be shown to their end."""
+        return self._queues.num_unshown
+
     def _check_shown(self, answer_id: int) -> None:
         """Raise `AnswerPendingError` for an answer that is still to be shown to its end."""
         if self._queues.find(answer_id) is not None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bot.conversation.dialog import spoken
-from storage.conversations import Message, Role
+from storage.conversations import Message, MessageState, Role
 
 MAX_PAGE_CHARS = 900
 """Escaping may double it."""
 MAX_ENTRY_CHARS = 350
+_MADE = (MessageState.COMPLETE, MessageState.STOPPED)
+"""Of answers whose prompt is known."""
 
 
-def pages(messages: Sequence[Message], bot_name: str) -> list[str]:
-    """Return the pages, the newest one last, each fit for one Discord message."""
+def pages(messages: Sequence[Message], bot_name: str, view_line: str) -> list[str]:
+    """Return the pages, the newest one last, each fit for one Discord message.
+
+    `view_line` is put where the model's view begins.
+    """
     filled: list[str] = []
     page = ""
-    for entry in (_entry(message, bot_name) for message in messages):
+    for entry in _with_view([_entry(message, bot_name) for message in messages], messages, f"{view_line}\n"):
         if page and len(page) + len(entry) + 1 > MAX_PAGE_CHARS:
             filled.append(page)
             page = ""
@@ -24,13 +29,28 @@ def pages(messages: Sequence[Message], bot_name: str) -> list[str]:
     return [*filled, page] if page else filled
 
 
-def export(messages: Sequence[Message], bot_name: str) -> str:
-    """Return all of it as a text."""
-    return "\n\n".join(
+def export(messages: Sequence[Message], bot_name: str, view_line: str) -> str:
+    """Return all of it as a text, with `view_line` where the model's view begins."""
+    told = [message for message in messages if message.content]
+    entries = [
         f"[{message.created_at:%Y-%m-%d %H:%M} UTC] {_name(message, bot_name)}:\n{spoken(message)}"
-        for message in messages
-        if message.content
+        for message in told
+    ]
+    return "\n\n".join(_with_view(entries, told, f"{view_line}\n\n"))
+
+
+def _with_view(entries: list[str], messages: Sequence[Message], view_line: str) -> list[str]:
+    """Put a line above the first message that the model saw for the newest answer, if it did not see all."""
+    views = (
+        message.view_from
+        for message in reversed(messages)
+        if message.role is Role.ASSISTANT and message.state in _MADE and message.content
     )
+    view_from = next(views, None) or 0
+    num_unseen = sum((message.reply_to or message.id) < view_from for message in messages)
+    if num_unseen:
+        entries[num_unseen] = f"{view_line}{entries[num_unseen]}"
+    return entries
 
 
 def _entry(message: Message, bot_name: str) -> str:

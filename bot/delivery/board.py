@@ -13,6 +13,8 @@ from bot.delivery.outbox import Buttons
 
 PLACEHOLDER = "…"
 """Shown where there is no text yet."""
+REFUSAL = "-# Discord does not take this text."
+"""Shown at the end where Discord refuses what is to be shown."""
 
 
 class Look(NamedTuple):
@@ -60,9 +62,14 @@ Request = Send | Edit | Delete
 
 
 class Board:
-    """The messages of one answer, in order."""
+    """The messages of one answer, in order.
 
-    def __init__(self, existing_parts: Sequence[int]) -> None:
+    `refusal` is shown at the end in the place of what Discord does not take.
+    """
+
+    def __init__(self, existing_parts: Sequence[int], refusal: str = REFUSAL) -> None:
+        self._refusal = refusal
+        self._refused: set[Look] = set()
         self.removed: list[int] = []
         """Ids of messages that show the answer no more."""
         self._parts = [Part(discord_id) for discord_id in existing_parts]
@@ -92,6 +99,9 @@ class Board:
             num_beyond = len(self._parts) - len(self._wanted)
             self._wanted += [Look(PLACEHOLDER, Buttons.NONE)] * num_beyond
         self._is_final = final
+        self._refused.intersection_update(self._wanted)
+        for look in tuple(self._refused):
+            self.refuse(look)
 
     def next_request(self) -> Request | None:
         """Return what to do next: edits first, the soonest allowed one, then more messages, then fewer.
@@ -100,13 +110,31 @@ class Board:
         repetition from another message; what it lacks is an edit afterwards.
         """
         pairs = zip(self._parts, self._wanted, strict=False)
-        edits = [Edit(part, look, part.editable_at_s) for part, look in pairs if part.look != look]
+        edits = [
+            Edit(part, look, part.editable_at_s)
+            for part, look in pairs
+            if part.look != look and look not in self._refused
+        ]
         if edits:
             return min(edits, key=lambda edit: edit.due_s)
         if len(self._parts) < len(self._wanted):
-            self._unconfirmed = self._unconfirmed or self._wanted[len(self._parts)]
-            return Send(self._unconfirmed)
+            look = self._unconfirmed or self._wanted[len(self._parts)]
+            self._unconfirmed = None if look in self._refused else look
+            return None if self._unconfirmed is None else Send(look)
         return Delete(self._parts[-1]) if len(self._parts) > len(self._wanted) else None
+
+    def refuse(self, look: Look) -> bool:
+        """Note that Discord takes `look` never; return whether something can be shown in its place.
+
+        Before the end that is the next text.
+        """
+        instead = Look(self._refusal, look.buttons)
+        if self._unconfirmed == look:
+            self._unconfirmed = None
+        self._refused.add(look)
+        if self._is_final:
+            self._wanted = [instead if wanted == look else wanted for wanted in self._wanted]
+        return not (self._is_final and instead in self._refused)
 
     def note_sent(self, discord_id: int, look: Look, editable_at_s: float) -> int:
         """Add a message that was sent and return its position, which no other one had before."""

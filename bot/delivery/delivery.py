@@ -13,8 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from bot.delivery.board import Board, Delete, Edit, Look, Part, Request, Send
-from bot.delivery.outbox import Buttons, Outbox, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.delivery.board import REFUSAL, Board, Delete, Edit, Look, Part, Request, Send
+from bot.delivery.outbox import (
+    Buttons,
+    Outbox,
+    OutboxForbiddenError,
+    OutboxGoneError,
+    OutboxRefusedError,
+    OutboxRetryError,
+)
 from bot.delivery.pace import ChannelPace
 from bot.delivery.render import render, with_note
 from bot.tasks import Tasks
@@ -34,11 +41,13 @@ class Outcome(Enum):
     """How a delivery ended."""
 
     SHOWN = auto()
-    """The complete answer is shown."""
+    """The complete answer is shown, or all of it that Discord takes."""
     GONE = auto()
     """Somebody deleted the message or its channel."""
     FORBIDDEN = auto()
-    """We may not write there any more."""
+    """We may not write there now."""
+    REFUSED = auto()
+    """Discord takes nothing of it, however often it comes."""
     FAILED = auto()
     """Discord did not take it in time, or something unexpected happened."""
 
@@ -58,7 +67,8 @@ class Delivery:
     on_part: told position and Discord id of every message that is sent. min_interval_s: between two edits
     of one message. existing_parts: messages to reuse, as when an answer is made anew; those not needed are
     deleted at the end. max_parts: messages that the answer may take. give_up_after_s: how long `finish` may
-    take. pace: of all edits in the channel, shared with the other answers in it.
+    take. pace: of all edits in the channel, shared with the other answers in it. refusal: shown where
+    Discord does not take what is to be shown.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Delivery:
         give_up_after_s: float = 90.0,
         max_parts: int = MAX_PARTS,
         pace: ChannelPace | None = None,
+        refusal: str = REFUSAL,
     ) -> None:
         self.lost = asyncio.Event()
         """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
@@ -82,7 +93,7 @@ class Delivery:
         self._pace = pace or ChannelPace()
         self._max_parts = max_parts
         self._give_up_after_s = give_up_after_s
-        self._board = Board(existing_parts)
+        self._board = Board(existing_parts, refusal)
         self._newest: str | None = None
         self._num_failures = 0
         self._blocked_until_s = 0.0
@@ -160,6 +171,8 @@ class Delivery:
             return self._lose(Outcome.GONE)
         except OutboxForbiddenError:
             return self._lose(Outcome.FORBIDDEN)
+        except OutboxRefusedError:
+            return self._lose(Outcome.REFUSED)
         except Exception:  # noqa: BLE001 - the edge of the task: the answer ends as one that failed
             _log.exception("The delivery of answer %d failed.", self._answer_id)
             return self._lose(Outcome.FAILED)
@@ -193,6 +206,9 @@ class Delivery:
             await self._do(request)
         except (OutboxRetryError, TimeoutError) as error:
             self._back_off(error.retry_after if isinstance(error, OutboxRetryError) else None)
+        except OutboxRefusedError:
+            if isinstance(request, Delete) or not self._board.refuse(request.look):
+                raise
         else:
             self._num_failures = 0
 

@@ -2,7 +2,8 @@
 
     OutboxError
     ├── OutboxGoneError          the message or its channel was deleted
-    ├── OutboxForbiddenError     we may not read or write there any more
+    ├── OutboxForbiddenError     we may not read or write there now: a permission, or an archived thread
+    ├── OutboxRefusedError       this content is not taken, however often it comes
     └── OutboxRetryError         too fast, or Discord or the network has a fault: later again
 
 Knows nothing of answers or of how their parts are made.
@@ -23,7 +24,11 @@ class OutboxGoneError(OutboxError):
 
 
 class OutboxForbiddenError(OutboxError):
-    """We may not read or write there any more."""
+    """We may not read or write there now; that may change."""
+
+
+class OutboxRefusedError(OutboxError):
+    """This content is not taken, however often it comes."""
 
 
 class OutboxRetryError(OutboxError):

@@ -7,6 +7,7 @@ that what else runs at the same time changes nothing.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import GenerationFailedError
+from engine.runtime.ranking import Ranking, bound, largest, reach_in_place
 from engine.types import SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
@@ -23,13 +25,13 @@ FloatArray = npt.NDArray[np.float32]
 DEVICE_CANDIDATES = 64
 """Of the most likely tokens a device chooses from so many."""
 _GREEDY_BELOW = 1e-4
-_FIRST_TAIL = 8.0
-"""Nats below the best logit within which candidates are looked for first."""
-_MANY = 4
-"""With so many times the candidates that top-k keeps, the next step looks for fewer."""
+_NUM_LIKELY = 512
+"""So many of the most likely tokens are looked at first; mostly top-p and min-p leave fewer."""
+_NEARLY_ALL = 1 - 2.0**-38
+"""Of a sum: rounding in another order of its parts must not lead past its end."""
 _NO_NUMBERS = "The model produced no valid probabilities. Try again."
-_WHOLE_TAIL = 128.0
-"""What lies lower than this has a weight of 0 in float32 and is never a candidate."""
+_TAIL = 128.0
+"""What lies so many nats below the best has a weight of 0 in float32 and is never a candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,6 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
         self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
-        self._tail = _FIRST_TAIL
         self._uniforms: deque[float] = deque()
 
     @property
@@ -150,52 +151,68 @@ class Sampler:
     def _draw(self, logits: FloatArray, best: np.float32) -> int:
         params = self._params
         if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
-            weights = np.exp((logits - best) / params.temperature, dtype=np.float64)
-            return self._pick(np.arange(len(logits)), weights)
-        ids, weights, total = self._candidates(logits, best)
-        if params.top_k:
-            ids, weights = ids[: params.top_k], weights[: params.top_k]
-            total = float(weights.sum())
-        if params.top_p < 1.0:
-            # Keep a token while the mass before it is below top_p: the one that crosses it stays.
-            before = np.cumsum(weights, dtype=np.float64) - weights
-            weights = weights[: max(1, int(np.searchsorted(before, params.top_p * total)))]
-        if params.min_p:
-            weights = weights[weights >= params.min_p * weights[0]]
-        return self._pick(ids[: len(weights)], weights)
+            return reach_in_place(self._scaled(logits, best), self._uniform())
+        least = self._least(logits, best)
+        likely = logits >= least
+        if params.top_k == 0:
+            return self._draw_from_all(logits, best, likely, least)
+        ids = np.flatnonzero(likely)
+        weights = self._weights(logits[ids], best)
+        kept = largest(weights, params.top_k)
+        return int(ids[kept[self._place(weights[kept])]])
 
-    def _candidates(
-        self, logits: FloatArray, best: np.float32
-    ) -> tuple[npt.NDArray[np.int64], FloatArray, float]:
-        """Return likely ids and weights, most likely first, and without top-k the vocabulary's weight.
+    def _draw_from_all(
+        self, logits: FloatArray, best: np.float32, likely: npt.NDArray[np.bool_], least: float
+    ) -> int:
+        """Choose without top-k.
 
-        They are enough for top-k and top-p to cut within them: the tail is widened until they are.
+        From the `likely` tokens, which reach `least`, where top-p or min-p cuts among them.
         """
-        spread = self._params.temperature
-        # Top-k makes its own total; without it the whole vocabulary counts.
-        total = 0.0 if self._params.top_k else float(np.exp((logits - best) / np.float32(spread)).sum())
-        tail = self._tail
-        while True:
-            ids = np.flatnonzero(logits >= np.float32(best - tail * spread))
-            weights = np.exp((logits[ids] - best) / np.float32(spread))
-            if tail >= _WHOLE_TAIL or self._suffices(weights, total):
-                break
-            tail *= 2
-        if self._params.top_k and len(weights) > _MANY * self._params.top_k:
-            # Sorting all of a flat distribution would take longer than the model's step.
-            self._tail = 0.8 * tail
-            kept = weights >= np.partition(weights, -self._params.top_k)[-self._params.top_k]
-            ids, weights = ids[kept], weights[kept]
-        order = np.argsort(-weights, kind="stable")
-        return ids[order], weights[order], total
+        params, whole, total = self._params, None, math.inf
+        if params.top_p < 1.0:
+            whole = self._weights(logits, best)
+            total = _sum(whole)
+        if np.count_nonzero(likely) <= 4 * _NUM_LIKELY:
+            ids = np.flatnonzero(likely)
+            weights = self._weights(logits[ids], best)
+            others = 1.001 * math.exp((least - float(best)) / params.temperature)
+            if others < params.min_p or _sum(weights) >= params.top_p * total:
+                return int(ids[self._place(weights, total)])
+        return self._place(self._weights(logits, best) if whole is None else whole, total)
 
-    def _suffices(self, weights: FloatArray, total: float) -> bool:
-        """Return whether top-k, or else top-p, cuts within these weights of the most likely tokens."""
-        if self._params.top_k:
-            return len(weights) >= self._params.top_k
-        return float(weights.sum(dtype=np.float64)) >= self._params.top_p * total
+    def _least(self, logits: FloatArray, best: np.float32) -> float:
+        """Return a logit that few more than the most likely tokens reach, as many as are looked at first."""
+        tail = float(best) - _TAIL * self._params.temperature
+        reached = bound(logits, self._params.top_k or _NUM_LIKELY)
+        # A little less: what has the same weight after rounding counts as equally likely.
+        return max(reached - 1e-6 * (self._params.temperature + float(best) - reached), tail)
 
-    def _pick(self, ids: npt.NDArray[np.int64], weights: npt.NDArray[np.floating]) -> int:
-        cumulative = np.cumsum(weights, dtype=np.float64)
-        at = np.searchsorted(cumulative, self._uniform() * cumulative[-1], side="right")
-        return int(ids[min(int(at), len(ids) - 1)])
+    def _scaled(self, logits: FloatArray, best: np.float32) -> FloatArray:
+        scaled = logits - best
+        scaled /= np.float32(self._params.temperature)
+        return scaled
+
+    def _weights(self, logits: FloatArray, best: np.float32) -> FloatArray:
+        """Return the probabilities of tokens as shares of the most likely one's."""
+        weights = self._scaled(logits, best)
+        np.exp(weights, out=weights)
+        return weights
+
+    def _place(self, weights: FloatArray, total: float | None = None) -> int:
+        """Return the place of the weight that the next uniform number chooses.
+
+        Top-p is a share of `total`, which is theirs unless there are others.
+        """
+        params, ranking = self._params, Ranking(weights)
+        mass = ranking.total
+        if params.top_p < 1.0:
+            # Keep a token while the mass before it is below top-p: the one that crosses it stays.
+            _, mass = ranking.reach(params.top_p * (mass if total is None else total) * _NEARLY_ALL)
+        if params.min_p:
+            mass = min(mass, _sum(weights * (weights >= params.min_p)))
+        place, _ = ranking.reach(min(self._uniform(), _NEARLY_ALL) * mass)
+        return place
+
+
+def _sum(weights: FloatArray) -> float:
+    return float(weights.sum(dtype=np.float64))

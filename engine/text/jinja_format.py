@@ -8,10 +8,11 @@ trim do the same to both.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.text.template_process import TemplateProcess
@@ -22,6 +23,11 @@ _PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _SYSTEM = ChatMessage("system", "Answer in verse.")
 _TURN = (ChatMessage("user", "How are you?"), ChatMessage("assistant", "Fine, thanks."))
 _QUESTION = ChatMessage("user", "And now?")
+_CHARACTERS_AROUND = 16
+"""What a template adds to a message, roughly."""
+_MAX_GUESSES = 8
+"""Then it is bisected."""
+_MAX_VERDICTS = 10_000
 
 
 class JinjaFormat:
@@ -41,6 +47,8 @@ class JinjaFormat:
         )
         tokens = {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
         self._process = TemplateProcess(template, tokens)
+        self._characters_per_token = 4.0
+        self._verdicts: dict[bytes, bool] = {}
         self._folds_system = False
         self.stop_ids = frozenset({eos_id, *stop_ids, *self._probe()})
 
@@ -57,6 +65,46 @@ class JinjaFormat:
                 ids.append(self._ids[match[0]])
                 end = match.end()
         return ids
+
+    def fit(self, dialog: Sequence[ChatMessage], max_tokens: int) -> tuple[list[int], int]:
+        """Guess by the characters where to begin, and try: a dialog with a turn more never takes fewer ids.
+
+        Raises what `encode` raises for a part of the dialog that is not much longer than what is kept.
+        """
+        num_system = int(dialog[0].role == "system")
+        left = _num_characters(dialog[:num_system], dialog[num_system:])
+        wanted = max_tokens * self._characters_per_token
+        too_many, enough, ids = -1, len(left), list[int]()
+        num_guesses = 0
+        while enough - too_many > 1:
+            between = range(too_many + 1, enough)
+            guess = next((turn for turn in between if left[turn] <= wanted), between[-1])
+            if num_guesses >= _MAX_GUESSES:
+                guess = between[len(between) // 2]
+            num_guesses += 1
+            tried = self.encode([*dialog[:num_system], *dialog[num_system + 2 * guess :]])
+            self._characters_per_token = left[guess] / max(len(tried), 1)
+            wanted = left[guess] + (max_tokens - len(tried)) * self._characters_per_token
+            if len(tried) <= max_tokens:
+                enough, ids = guess, tried
+            elif guess == len(left) - 1:
+                return tried, guess
+            else:
+                too_many = guess
+        return ids, enough
+
+    def is_safe(self, text: str) -> bool:
+        """Tell whether a message of `text` can be rendered safely; that is tried once and remembered."""
+        key = hashlib.blake2b(valid_unicode(text).encode()).digest()
+        if key not in self._verdicts:
+            if len(self._verdicts) >= _MAX_VERDICTS:
+                self._verdicts.clear()
+            try:
+                self._render(self._prepared([ChatMessage("user", text)]))
+                self._verdicts[key] = True
+            except UnsafePromptError:
+                self._verdicts[key] = False
+        return self._verdicts[key]
 
     def _render(self, dialog: list[ChatMessage]) -> tuple[str, dict[int, str]]:
         """Return the prompt's text, all control tokens in it the template's, and what reveals the rest."""
@@ -136,6 +184,14 @@ class JinjaFormat:
         self._folds_system = system.error is not None or _place(_SYSTEM, system.text) is None
         match = self._control.search(plain.text, ends[-2], ends[-1])
         return {self._ids[match[0]]} if match else set()
+
+
+def _num_characters(system: Sequence[ChatMessage], messages: Sequence[ChatMessage]) -> list[int]:
+    """Return roughly how long a dialog is, by the number of the oldest turns that are left out of it."""
+    *turns, last = (len(message.content) + _CHARACTERS_AROUND for message in messages)
+    newest_first = (asked + answered for asked, answered in zip(turns[-2::-2], turns[::-2], strict=True))
+    rest = last + sum(len(message.content) + _CHARACTERS_AROUND for message in system)
+    return list(accumulate(newest_first, initial=rest))[::-1]
 
 
 def _place(message: ChatMessage, text: str, start: int = 0) -> re.Match[str] | None:

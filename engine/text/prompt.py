@@ -5,7 +5,7 @@ Pure apart from the tokenizer. Control tokens are placed here by id and never co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from engine.describing.manifest import ChatSpec
@@ -31,6 +31,16 @@ class ChatFormat(Protocol):
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         """Return the ids of an alternating dialog that ends with the user, ready for the answer."""
 
+    def fit(self, dialog: Sequence[ChatMessage], max_tokens: int) -> tuple[list[int], int]:
+        """Encode `dialog` without the fewest of its oldest turns, so that `max_tokens` are enough.
+
+        Return the ids and how many turns were left out; with too many ids where not even the last turn fits.
+        Takes time in proportion to what is kept.
+        """
+
+    def is_safe(self, text: str) -> bool:
+        """Tell whether `encode` takes `text` as a message."""
+
 
 class ChatMLFormat:
     """`<|im_start|>role\\n…<|im_end|>\\n` for each message, as SmolLM2, Qwen and others are trained on."""
@@ -48,9 +58,18 @@ class ChatMLFormat:
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         ids: list[int] = []
         for message in dialog:
-            ids += [self._start, *self._tokenizer.encode_inside(f"{message.role}\n{message.content}")]
-            ids += [self._end, *self._newline]
+            ids += self._encode(message)
         return [*ids, self._start, *self._tokenizer.encode_inside("assistant\n")]
+
+    def fit(self, dialog: Sequence[ChatMessage], max_tokens: int) -> tuple[list[int], int]:
+        return _fit(dialog, max_tokens, self.encode, lambda turn: sum(len(self._encode(one)) for one in turn))
+
+    def is_safe(self, text: str) -> bool:  # noqa: ARG002 - text cannot become control here
+        return True
+
+    def _encode(self, message: ChatMessage) -> list[int]:
+        ids = self._tokenizer.encode_inside(f"{message.role}\n{message.content}")
+        return [self._start, *ids, self._end, *self._newline]
 
 
 class Llama2Format:
@@ -72,16 +91,35 @@ class Llama2Format:
         self.stop_ids = frozenset({eos_id, *stop_ids})
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
-        if any(tag in message.content for message in dialog for tag in self._TAGS):
+        self._refuse_tags(dialog)
+        texts = self._fold_system(dialog)
+        ids: list[int] = []
+        for at in range(0, len(texts), 2):
+            ids += self._encode(*texts[at : at + 2])
+        return ids
+
+    def fit(self, dialog: Sequence[ChatMessage], max_tokens: int) -> tuple[list[int], int]:
+        """Refuse tags in what is left out, too."""
+        self._refuse_tags(dialog)
+        return _fit(
+            dialog, max_tokens, self.encode, lambda turn: len(self._encode(*(one.content for one in turn)))
+        )
+
+    def is_safe(self, text: str) -> bool:
+        return not any(tag in text for tag in self._TAGS)
+
+    def _encode(self, user: str, answer: str | None = None) -> list[int]:
+        """Return the ids of a turn; without an answer it is the last one."""
+        asked = f"[INST] {user.strip()} [/INST]"
+        if answer is None:
+            return [self._bos, *self._tokenizer.encode(asked)]
+        return [self._bos, *self._tokenizer.encode(f"{asked} {answer.strip()} "), self._eos]
+
+    def _refuse_tags(self, dialog: Sequence[ChatMessage]) -> None:
+        if not all(self.is_safe(message.content) for message in dialog):
             raise UnsafePromptError(
                 f"Messages must not contain the model's control tags ({', '.join(self._TAGS)}). Remove them."
             )
-        turns = self._fold_system(dialog)
-        ids: list[int] = []
-        for user, answer in zip(turns[:-1:2], turns[1::2], strict=True):
-            text = f"[INST] {user.strip()} [/INST] {answer.strip()} "
-            ids += [self._bos, *self._tokenizer.encode(text), self._eos]
-        return [*ids, self._bos, *self._tokenizer.encode(f"[INST] {turns[-1].strip()} [/INST]")]
 
     @staticmethod
     def _fold_system(dialog: Sequence[ChatMessage]) -> list[str]:
@@ -139,40 +177,54 @@ def fit_prompt(
         raise NoChatFormatError(
             "The loaded model is a base model: it completes text and cannot chat. Choose a fine-tuned one."
         )
-    system, messages = _split_system(dialog)
+    _check_alternates(dialog)
+    ids, num_turns = chat_format.fit(dialog, max_tokens - len(begun))
+    if len(ids) + len(begun) > max_tokens:
+        raise PromptTooLongError(len(ids) + len(begun), max_tokens)
+    return Prompt((*ids, *begun), 2 * num_turns, is_continued=bool(begun))
 
-    def encode_without(num_dropped_turns: int) -> Prompt:
-        kept = messages[2 * num_dropped_turns :]
-        ids = (*chat_format.encode([*system, *kept]), *begun)
-        return Prompt(ids, 2 * num_dropped_turns, is_continued=bool(begun))
 
-    prompt = encode_without(0)
-    if len(prompt.ids) <= max_tokens:
-        return prompt
+def _fit(
+    dialog: Sequence[ChatMessage],
+    max_tokens: int,
+    encode: Callable[[Sequence[ChatMessage]], list[int]],
+    num_ids: Callable[[Sequence[ChatMessage]], int],
+) -> tuple[list[int], int]:
+    """Fit a dialog whose every turn takes `num_ids` of its own, wherever it stands but at the beginning."""
+    num_system = int(dialog[0].role == "system")
+    num_turns = (len(dialog) - num_system) // 2
+
+    def encode_without(num_dropped: int) -> list[int]:
+        return encode([*dialog[:num_system], *dialog[num_system + 2 * num_dropped :]])
+
+    # From the newest turn on, until these alone are too many: what is before them need not be encoded.
+    least, num_newest = num_turns, num_ids(dialog[-1:])
+    while num_newest <= max_tokens and least > 0:
+        least -= 1
+        num_newest += num_ids(dialog[num_system + 2 * least : num_system + 2 * least + 2])
+    if least == 0 and len(ids := encode_without(0)) <= max_tokens:
+        return ids, 0
     # Fewer turns take fewer tokens: bisect for the fewest to drop. (White space that opens a message counts
     # only in the turn that the system prompt is folded into: much of it may cost a turn too many.)
-    low, high = 1, len(messages) // 2
-    prompt = encode_without(high)
-    if len(prompt.ids) > max_tokens:
-        raise PromptTooLongError(len(prompt.ids), max_tokens)
+    ids = encode_without(num_turns)
+    if len(ids) > max_tokens:
+        return ids, num_turns
+    low, high = 1, num_turns
     while low < high:
         middle = (low + high) // 2
-        candidate = encode_without(middle)
-        if len(candidate.ids) <= max_tokens:
-            prompt, high = candidate, middle
+        if middle >= least and len(candidate := encode_without(middle)) <= max_tokens:
+            ids, high = candidate, middle
         else:
             low = middle + 1
-    return prompt
+    return ids, high
 
 
-def _split_system(dialog: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[ChatMessage]]:
-    has_system = bool(dialog) and dialog[0].role == "system"
-    system, messages = list(dialog[:has_system]), list(dialog[has_system:])
+def _check_alternates(dialog: Sequence[ChatMessage]) -> None:
+    messages = dialog[dialog[0].role == "system" :] if dialog else dialog
     expected = ("user", "assistant")
     alternates = all(message.role == expected[index % 2] for index, message in enumerate(messages))
     if not alternates or len(messages) % 2 == 0:
         raise PromptError("A dialog must alternate between user and assistant, and end with the user.")
-    return system, messages
 
 
 _CHATML_START, _CHATML_END = "<|im_start|>", "<|im_end|>"

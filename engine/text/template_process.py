@@ -10,7 +10,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ class TemplateProcess:
 
     def render(self, dialogs: Sequence[Sequence[ChatMessage]]) -> list[Rendered]:
         """Render each dialog. Raises `PromptError` when that takes too much time or memory."""
-        request = [[asdict(message) for message in dialog] for dialog in dialogs]
+        request = [[{"role": one.role, "content": one.content} for one in dialog] for dialog in dialogs]
         with self._lock:
             if self._process.poll() is not None:
                 self._start()

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import threading
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +29,8 @@ _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 _SPACE = "\u2581"
 """How SentencePiece writes a space inside a piece."""
+_BYTES_OF_AN_ENTRY = 256
+"""What a remembered text takes besides its characters and ids."""
 
 
 class Tokenizer(Protocol):
@@ -156,6 +162,66 @@ class SentencePieceTokenizer:
         if processor.is_byte(index):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode()
+
+
+class RememberingTokenizer:
+    """A tokenizer that knows the ids of texts it encoded lately, within a bound: histories are read often."""
+
+    def __init__(self, tokenizer: Tokenizer, max_bytes: int = 8 * 2**20) -> None:
+        self._tokenizer = tokenizer
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._known: OrderedDict[tuple[bool, str], array[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        return self._tokenizer.special_ids
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.vocab_size
+
+    @property
+    def token_bytes(self) -> list[bytes]:
+        return self._tokenizer.token_bytes
+
+    @property
+    def opening_space_ids(self) -> frozenset[int]:
+        return self._tokenizer.opening_space_ids
+
+    def encode(self, text: str) -> list[int]:
+        return self._recalled(False, text)
+
+    def encode_inside(self, text: str) -> list[int]:
+        return self._recalled(True, text)
+
+    def forget(self) -> None:
+        """Forget all texts, as when some of them were deleted."""
+        with self._lock:
+            self._known.clear()
+            self._num_bytes = 0
+
+    def _recalled(self, is_inside: bool, text: str) -> list[int]:
+        key = is_inside, text
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                return known.tolist()
+        ids = self._tokenizer.encode_inside(text) if is_inside else self._tokenizer.encode(text)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = array("I", ids)
+                self._num_bytes += self._size(key)
+            while self._num_bytes > self._max_bytes:
+                self._num_bytes -= self._size(next(iter(self._known)))
+                self._known.popitem(last=False)
+        return ids
+
+    def _size(self, key: tuple[bool, str]) -> int:
+        """Return the bytes that an entry takes, those of the dictionary itself included."""
+        return sys.getsizeof(key[1]) + sys.getsizeof(self._known[key]) + _BYTES_OF_AN_ENTRY
 
 
 def load_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
+UNSHOWN = {Outcome.FORBIDDEN, Outcome.FAILED}
+"""What may be shown later."""
 EDIT_INTERVAL_S = 1.3
 """Fewer than 5 edits in 5 seconds."""
 
@@ -88,6 +90,7 @@ class DiscordAnswer:
             min_interval_s=self._edit_interval_s,
             existing_parts=parts,
             pace=self._pace,
+            refusal=f"-# {render(phrase('answer.refused'), self._locale)}",
         )
 
     def waiting(self, place: int, *, for_others: bool) -> None:
@@ -133,7 +136,7 @@ class DiscordAnswer:
         )
         for discord_id in result.removed:
             await self._detach(discord_id)
-        if result.outcome is not Outcome.FAILED or self._given_outbox is not None:
+        if result.outcome not in UNSHOWN or self._given_outbox is not None:
             await self._note_shown(ending.answer_id)
         if self._on_shown is not None:
             await self._on_shown()

@@ -7,14 +7,23 @@ pacing and of what the texts mean.
 from __future__ import annotations
 
 import io
+import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import aiohttp
 import discord
 
-from bot.delivery.outbox import Buttons, OutboxError, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.delivery.outbox import (
+    Buttons,
+    OutboxError,
+    OutboxForbiddenError,
+    OutboxGoneError,
+    OutboxRefusedError,
+    OutboxRetryError,
+)
 from bot.on_discord.answers.buttons import answer_view
 
 _log = logging.getLogger(__name__)
@@ -35,7 +44,9 @@ Channel = (
 """Where a message can be, as discord.py has it."""
 
 _UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN = 10003, 10008, 50083, 50027
-_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN}
+_GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _OLD_TOKEN}
+_REFUSED = {400, 405, 411, 413, 414, 415, 422}
+"""Statuses that say that the request itself is at fault."""
 _NO_REPLY_WITHOUT_HISTORY = 160002
 
 
@@ -60,25 +71,25 @@ class DiscordOutbox:
         self._as_embeds = as_embeds
         self._on_delete = on_delete
         self._locale = locale
-        self._nonce_base = answer_id
         self._channel = channel
         self._trigger_id = trigger_id
-        self._num_sent = 0
+        self._shown: set[int] = set()
+        self._newest_id = trigger_id or 0
+        self._nonce = _new_nonce()
 
     async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
         """Send a message and return its id. A repeated attempt never makes a second message."""
-        reference = self._reference()
-        # Until the send succeeds the nonce stays the same, so that Discord recognises a repetition.
-        nonce = f"{self._nonce_base}-{self._num_sent}"
         with translated():
-            try:
-                message = await self._send(content, buttons, attachment, nonce, reference)
-            except discord.HTTPException as error:
-                if reference is None or error.code != _NO_REPLY_WITHOUT_HISTORY:
-                    raise
-                message = await self._send(content, buttons, attachment, nonce, None)
-        self._trigger_id = None
-        self._num_sent += 1
+            message = await self._reply(content, buttons, attachment)
+        if message.id <= self._newest_id or str(message.nonce or self._nonce) != self._nonce:
+            # Discord takes our nonce for that of an earlier message, and has sent nothing.
+            _log.warning("Answer %d: Discord answered a message with another one", self.answer_id)
+            self._nonce = _new_nonce()
+            raise OutboxRetryError
+        self._note(message.id)
+        if not self._says(message, content):
+            await self.edit(message.id, content, buttons=buttons, attachment=attachment)
+        self._nonce = _new_nonce()
         return message.id
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
@@ -91,6 +102,7 @@ class DiscordOutbox:
                 attachments=text_files(attachment),
                 allowed_mentions=SILENT,
             )
+        self._note(discord_id)
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message; one that is deleted already is what is wanted."""
@@ -98,6 +110,17 @@ class DiscordOutbox:
             await self._on_delete(discord_id)
         with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
+        self._shown.discard(discord_id)
+
+    def _note(self, discord_id: int) -> None:
+        self._shown.add(discord_id)
+        self._newest_id = max(self._newest_id, discord_id)
+
+    def _says(self, message: discord.Message, content: str) -> bool:
+        said = message.content
+        if self._as_embeds:
+            said = "".join(embed.description or "" for embed in message.embeds)
+        return said.strip() == content.strip()
 
     def _embeds(self, content: str) -> list[discord.Embed]:
         return [discord.Embed(description=content)] if self._as_embeds else []
@@ -106,30 +129,41 @@ class DiscordOutbox:
         return discord.PartialMessage(channel=self._channel, id=discord_id)
 
     def _reference(self) -> discord.MessageReference | None:
-        if self._trigger_id is None:
+        """Return what the first message replies to."""
+        if self._trigger_id is None or self._shown:
             return None
         return discord.MessageReference(
             message_id=self._trigger_id, channel_id=self._channel.id, fail_if_not_exists=False
         )
 
+    async def _reply(self, content: str, buttons: Buttons, attachment: str) -> discord.Message:
+        reference = self._reference()
+        try:
+            return await self._send(content, buttons, attachment, reference)
+        except discord.HTTPException as error:
+            if reference is None or error.code != _NO_REPLY_WITHOUT_HISTORY:
+                raise
+            return await self._send(content, buttons, attachment, None)
+
     async def _send(
-        self,
-        content: str,
-        buttons: Buttons,
-        attachment: str,
-        nonce: str,
-        reference: discord.MessageReference | None,
+        self, content: str, buttons: Buttons, attachment: str, reference: discord.MessageReference | None
     ) -> discord.Message:
+        """Send with a nonce that stays until a send succeeds: by it Discord recognises a repetition."""
         view = answer_view(self.answer_id, buttons, self._locale) or discord.utils.MISSING
         return await self._channel.send(
             None if self._as_embeds else content,
             embeds=self._embeds(content),
             files=text_files(attachment),
             view=view,
-            nonce=nonce,
+            nonce=self._nonce,
             reference=reference,  # type: ignore[arg-type]  # None is what leaves it out
             allowed_mentions=SILENT,
         )
+
+
+def _new_nonce() -> str:
+    """Return what no message of any run had: Discord remembers nonces for minutes, over our restarts too."""
+    return str(secrets.randbits(63))
 
 
 def text_files(attachment: str) -> list[discord.File]:
@@ -147,15 +181,24 @@ def translated() -> Iterator[None]:
         raise OutboxRetryError(error.retry_after) from error
     except discord.HTTPException as error:
         raise _outbox_error(error) from error
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, json.JSONDecodeError) as error:
         raise OutboxRetryError from error
 
 
 def _outbox_error(error: discord.HTTPException) -> OutboxError:
     if error.code in _GONE or isinstance(error, discord.NotFound):
         return OutboxGoneError("The message or its channel was deleted.")
-    if isinstance(error, discord.Forbidden):
-        return OutboxForbiddenError("The permission to write there was lost.")
-    if error.status != 429 and error.status < 500:
+    if error.code == _ARCHIVED_THREAD or isinstance(error, discord.Forbidden):
+        return OutboxForbiddenError("We may not write there now.")
+    if error.status in _REFUSED:
         _log.error("Discord refused a message: status %d, code %d", error.status, error.code)
-    return OutboxRetryError()
+        return OutboxRefusedError("Discord does not take this content.")
+    return OutboxRetryError(_retry_after_s(error))
+
+
+def _retry_after_s(error: discord.HTTPException) -> float | None:
+    """Return how long Discord, or Cloudflare before it, wants no more requests."""
+    try:
+        return float(error.response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None

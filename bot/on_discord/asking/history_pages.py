@@ -70,7 +70,7 @@ async def show_newest(interaction: Interaction, chat: ChatService) -> None:
 async def send_file(interaction: Interaction, chat: ChatService) -> None:
     """Answer with everything as a text file."""
     messages = await chat.transcript(conversation_of(interaction), MAX_MESSAGES)
-    text = export(messages, _bot_name(interaction))
+    text = export(messages, _bot_name(interaction), _view_line(interaction))
     if not text:
         await say(interaction, phrase("errors.nothing_said"))
         return
@@ -83,9 +83,8 @@ async def page_of(
 ) -> tuple[str, discord.ui.View | None]:
     """Return a page with its buttons; a number that is too high is the newest one."""
     locale = interaction.locale
-    all_pages = pages(
-        await chat.transcript(conversation_of(interaction), MAX_MESSAGES), _bot_name(interaction)
-    )
+    messages = await chat.transcript(conversation_of(interaction), MAX_MESSAGES)
+    all_pages = pages(messages, _bot_name(interaction), _view_line(interaction))
     if not all_pages:
         return render(phrase("errors.nothing_said"), locale), None
     number = min(number, len(all_pages) - 1)
@@ -104,6 +103,10 @@ async def page_of(
 def _bot_name(interaction: Interaction) -> str:
     user = interaction.client.user
     return label("" if user is None else user.display_name)
+
+
+def _view_line(interaction: Interaction) -> str:
+    return render(phrase("history.view_begins"), interaction.locale)
 
 
 def history_commands(chat: ChatService) -> list[app_commands.Command[Any, ..., None]]:

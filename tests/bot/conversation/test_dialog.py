@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -9,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.conversation.dialog import MAX_STOP_NAMES, build_dialog
-from bot.conversation.prompting import check_question, fit_history
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, check_question, fit_history
 from engine.errors import PromptTooLongError, UnsafePromptError
-from engine.types import ChatMessage
+from engine.types import ChatMessage, Prompt
 from storage.conversations import Message, MessageState, Role
 from tests.fakes import CONTROL_TAG, ScriptedEngine
 
@@ -105,6 +107,68 @@ def test_unanswered_questions_that_pile_up_give_way_to_the_last_one() -> None:
     engine = ScriptedEngine()
     history = [*(said("x" * 50) for _ in range(10)), said("short")]
     assert bytes(fit_history(engine, history, "", 100).prompt.ids) == b"user\nshort"
+
+
+def numbered(*messages: Message) -> list[Message]:
+    return [dataclasses.replace(message, id=number) for number, message in enumerate(messages, start=11)]
+
+
+def view(history: Sequence[Message], max_tokens: int) -> tuple[int, int]:
+    """Return where the model's view begins, and how many messages are before that."""
+    fitted: FittedPrompt = fit_history(ScriptedEngine(), history, "Be kind.", max_tokens)
+    seen = [message for message in history if message.content.encode() in bytes(fitted.prompt.ids)]
+    assert fitted.view_from == seen[0].id
+    assert history[fitted.num_left_out] is seen[0]
+    return fitted.view_from, fitted.num_left_out
+
+
+def test_it_is_told_where_the_view_begins_and_how_much_is_before() -> None:
+    history = numbered(
+        said("q1"), said("q2"), answered("a2"), answered("a3"), said("q4"), answered("a4"), said("q5")
+    )
+    assert view(history, 1000) == (11, 0)
+    assert view(history, 41) == (15, 4), "messages in a row are one turn"
+    assert view(history, 20) == (17, 6)
+    lost = numbered(answered("of what?"), said("q1"), answered("a1"))
+    assert view([*lost, *numbered(said("q2"))], 1000) == (12, 1)
+
+
+def test_it_is_told_also_where_only_the_last_message_is_asked_or_unsafe_ones_are_left_out() -> None:
+    piled = numbered(*(said("x" * 50 + str(number)) for number in range(10)), said("short"))
+    assert view(piled, 100) == (21, 10)
+    engine = ScriptedEngine()
+    history = numbered(said("q1"), answered(CONTROL_TAG), said("q2"), answered("a2" * 50), said("q3"))
+    fitted = fit_history(engine, history, "", 1000)
+    assert (fitted.view_from, fitted.num_left_out) == (11, 0)
+    fitted = fit_history(engine, history, "", 100)
+    assert (fitted.view_from, fitted.num_left_out) == (15, 4)
+
+
+def test_only_the_newest_messages_are_looked_at() -> None:
+    history = numbered(*(said("q") if number % 2 else answered("a") for number in range(MAX_MESSAGES + 2)))[
+        1:
+    ]
+    fitted = fit_history(ScriptedEngine(), history, "", 100_000)
+    assert (fitted.num_left_out, history[1].role) == (2, Role.ASSISTANT)
+    assert fitted.view_from == history[2].id
+    assert bytes(fitted.prompt.ids).count(b"user\nq") == MAX_MESSAGES // 2
+
+
+def test_unsafe_messages_cost_no_prompt_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, num_fitted = ScriptedEngine(), 0
+    fit = engine.fit_prompt
+
+    def counted(dialog: Sequence[ChatMessage], max_tokens: int, *, answer_so_far: str = "") -> Prompt:
+        nonlocal num_fitted
+        num_fitted += 1
+        return fit(dialog, max_tokens, answer_so_far=answer_so_far)
+
+    monkeypatch.setattr(engine, "fit_prompt", counted)
+    history = numbered(
+        said("Hi"), *(answered(f"{CONTROL_TAG} {number}") for number in range(99)), said("Bye")
+    )
+    assert bytes(fit_history(engine, history, "", 1000).prompt.ids) == b"user\nHi\nBye"
+    assert num_fitted == 2
 
 
 def test_a_question_that_can_never_fit_is_refused() -> None:

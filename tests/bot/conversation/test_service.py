@@ -78,6 +78,7 @@ class FullDisk(Conversations):
         finish_reason: str | None,
         num_prompt_tokens: int | None,
         num_tokens: int | None,
+        view_from: int | None = None,
         note: str | None = None,
     ) -> Message | None:
         if self.is_full:
@@ -89,6 +90,7 @@ class FullDisk(Conversations):
             finish_reason=finish_reason,
             num_prompt_tokens=num_prompt_tokens,
             num_tokens=num_tokens,
+            view_from=view_from,
             note=note,
         )
 

@@ -9,8 +9,15 @@ import logging
 import pytest
 
 import bot.delivery.delivery as delivery_module
+from bot.delivery.board import REFUSAL
 from bot.delivery.delivery import DeliveryResult, Outcome
-from bot.delivery.outbox import Buttons, OutboxForbiddenError, OutboxGoneError, OutboxRetryError
+from bot.delivery.outbox import (
+    Buttons,
+    OutboxForbiddenError,
+    OutboxGoneError,
+    OutboxRefusedError,
+    OutboxRetryError,
+)
 from bot.delivery.render import render
 from tests.bot.delivery.delivery_stage import (
     INTERVAL_S,
@@ -254,3 +261,46 @@ def test_a_file_goes_when_the_next_answer_is_short() -> None:
 
     _, stage = play(scene, existing=[1])
     assert stage.discord.attachments == {1: ""}
+
+
+def test_what_discord_does_not_take_is_given_up_at_once_with_what_can_still_be_shown() -> None:
+    async def scene(stage: Stage) -> tuple[DeliveryResult, float]:
+        await stage.stream("text", num_steps=1)
+        stage.discord.failures = [OutboxRefusedError()]
+        started = now_s()
+        return await stage.delivery.finish("text that is refused", note="Stopped."), now_s() - started
+
+    (result, took_s), stage = play(scene)
+    assert result.outcome is Outcome.SHOWN
+    assert took_s < 2 * INTERVAL_S
+    assert stage.discord.messages == {100: (REFUSAL, Buttons.REGENERATE)}
+
+
+def test_a_refusal_in_the_middle_delays_nothing_but_the_text_it_is_of() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        stage.delivery.update("one")
+        await asyncio.sleep(2)
+        stage.discord.failures = [OutboxRefusedError()]
+        stage.delivery.update("one two")
+        await asyncio.sleep(5)
+        assert stage.discord.contents == ["one"]
+        assert len(stage.discord.calls) == 2, "it is not asked for again"
+        stage.delivery.update("one two three")
+        await asyncio.sleep(2)
+        assert stage.discord.contents == ["one two three"]
+        return await stage.delivery.finish("one two three four")
+
+    result, stage = play(scene)
+    assert result.outcome is Outcome.SHOWN
+    assert stage.discord.contents == ["one two three four"]
+
+
+def test_a_refused_part_of_a_long_answer_does_not_take_the_others_with_it() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        stage.discord.failures = [0.05, OutboxRefusedError()]
+        return await stage.delivery.finish(WORDS[:5000])
+
+    result, stage = play(scene)
+    parts = render(WORDS[:5000], final=True)
+    assert result.outcome is Outcome.SHOWN
+    assert stage.discord.contents == [parts[0], REFUSAL, parts[2]]

@@ -67,3 +67,28 @@ async def test_history_shows_no_other_channel_and_pings_nobody(world: World) -> 
     own.components[0]["components"][-1]["custom_id"] = f"llamacord:history:{world.random.id}:0"
     await world.bob.click(page, custom_id=f"llamacord:history:{world.random.id}:0")
     assert "secret" not in shown_again(world, page).content
+
+
+async def test_what_the_model_no_longer_sees_is_said_once_and_shown_in_the_history(world: World) -> None:
+    await talk(world, 4)
+    told = [
+        message
+        for message in world.replies(world.general)
+        if "no longer see the beginning" in message.content
+    ]
+    assert len(told) == 1
+    assert told[0].content.endswith(
+        "\n-# I can no longer see the beginning of this conversation. `/history` shows where my view begins."
+    )
+    (file,) = shown(await world.bob.slash(world.general, "history", file=True)).attachments
+    above, below = (
+        (await file.read()).decode().split("\n\n— I can no longer see anything above this line —\n\n")
+    )
+    seen = [message.content for message in world.engine.dialogs[-1] if message.role == "user"]
+    assert [below.count(f"Anna:\n{content}") for content in seen] == [1] * len(seen)
+    assert above.count("Anna:\n") == 4 - len(seen)
+    page = shown(await world.bob.slash(world.general, "history"))
+    while "Older" in labels(page) and "above this line" not in page.content:
+        await world.bob.click(page, label="Older")
+        page = shown_again(world, page)
+    assert "— I can no longer see anything above this line —\nAnna: question" in page.content

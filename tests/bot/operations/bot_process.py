@@ -1,14 +1,19 @@
 """`python -m tests.bot.operations.bot_process …`: the program, with another Discord and a scripted engine.
 
-DISCORD_API and DISCORD_GATEWAY are the addresses of that Discord. Answers say which temperature they are made
-with, then words: a few of them for a question with "short" in it, without end for others.
+DISCORD_API and DISCORD_GATEWAY are the addresses of that Discord. SPEED is how many times faster than the
+world's the process's time passes: its pauses, timeouts and answers. Answers say which temperature they are
+made with, then words: a few of them for a question with "short" in it, so many for one with "20 words", and
+without end for others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
+import selectors
 import sys
+import time
 from typing import Self
 
 import yarl
@@ -21,7 +26,26 @@ from engine.types import ChatMessage, Generation, Prompt, SamplingParams
 from tests.fakes import Script, ScriptedEngine
 
 WORD_S = 0.1
+SPEED = float(os.environ.get("SPEED", "1"))
 SHORT = tuple(f" word{number}" for number in range(50))
+
+
+class FastSelector(selectors.DefaultSelector):
+    """Waits for a shorter time than it is told."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found: list[tuple[selectors.SelectorKey, int]] = super().select(timeout and timeout / SPEED)
+        return found
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes faster."""
+
+    def __init__(self) -> None:
+        super().__init__(FastSelector())
+
+    def time(self) -> float:
+        return time.monotonic() * SPEED
 
 
 class ProcessEngine(ScriptedEngine):
@@ -43,10 +67,10 @@ class ProcessEngine(ScriptedEngine):
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """Begin the answer."""
         question: ChatMessage = self._fitted[prompt.ids][-1]
-        is_short = "short" in question.content
-        begin = f"temperature {params.temperature}:"
-        pieces = (begin, *SHORT) if is_short else (begin, *SHORT * 100)
-        self.scripts = [Script(pieces, delay_s=WORD_S)]
+        wanted = re.search(r"(\d+) words", question.content)
+        number = int(wanted[1]) if wanted else len(SHORT) * (1 if "short" in question.content else 100)
+        words = (f" word{number}" for number in range(number)) if wanted else SHORT * (number // len(SHORT))
+        self.scripts = [Script((f"temperature {params.temperature}:", *words), delay_s=WORD_S)]
         return super().generate(prompt, params)
 
 
@@ -54,4 +78,5 @@ if __name__ == "__main__":
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
     setattr(app, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
+    asyncio.events.new_event_loop = FastLoop
     sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,18 @@
-"""As much of Discord as one bot needs to run for a while, over real HTTP and a real WebSocket.
+"""As much of Discord as a bot needs to run for a while, with what Discord documents of faults.
 
-One server with one channel and one person. Keeps what the bot wrote; knows no rights and no limits of rates.
+Nonces, statuses, rate limits, a gateway that resumes, drops and freezes, requests that are carried out while
+their answer is lost. `DiscordPlace` holds and decides; `local_discord` serves one over real HTTP and real
+WebSockets. One server with channels and people.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,188 +20,514 @@ from aiohttp import WSMsgType, web
 
 BOT_ID, PERSON_ID, GUILD_ID, CHANNEL_ID = 123456789012345678, 2, 3, 4
 HEARTBEAT_MS = 200
-ALL_PERMISSIONS = str(2**52 - 1)
+ALL_PERMISSIONS = 2**52 - 1
+SEND_MESSAGES = 1 << 11 | 1 << 38
+NONCE_LIFE_S = 300.0
+MAX_LENGTH = 2000
 _WHEN = "2026-01-01T00:00:00+00:00"
-_DISPATCH, _HEARTBEAT, _IDENTIFY, _HELLO, _HEARTBEAT_ACK = 0, 1, 2, 10, 11
+_EPOCH_MS = 1420070400000
+_DISPATCH, _HEARTBEAT, _IDENTIFY, _RESUME, _RECONNECT, _INVALID, _HELLO, _ACK = 0, 1, 2, 6, 7, 9, 10, 11
+
+Payload = dict[str, Any]
+
+
+class LostError(Exception):
+    """The connection ends without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a request is answered with; `text` is what is not JSON."""
+
+    content: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
 
 
 @dataclass
-class LocalDiscord:
-    """`messages` are those of the bot, by id, as they stand now."""
+class Fault:
+    """What happens to requests that match, `times` times, None for ever.
+
+    `reply` is given in the place of an answer. Without one the request is carried out, and with `is_lost`
+    nobody learns of it. `delay_s` passes before.
+    """
+
+    method: str
+    path: str = ""
+    times: int | None = 1
+    reply: Reply | None = None
+    is_lost: bool = False
+    delay_s: float = 0.0
+
+    def takes(self, method: str, path: str) -> bool:
+        """Tell whether a request meets this fault, and count it."""
+        if self.times == 0 or self.method != method or re.search(self.path, path) is None:
+            return False
+        self.times = None if self.times is None else self.times - 1
+        return True
+
+
+def refused(status: int, code: int = 0, message: str = "refused") -> Reply:
+    """Return how Discord refuses."""
+    return Reply({"code": code, "message": message}, status)
+
+
+def limited(retry_after_s: float, *, is_global: bool = False) -> Reply:
+    """Return how Discord says that there are too many requests."""
+    body = {"message": "You are being rate limited.", "retry_after": retry_after_s, "global": is_global}
+    scope = {"X-RateLimit-Global": "true"} if is_global else {}
+    return Reply(body, 429, {"Via": "1.1 google", "Retry-After": str(retry_after_s), **scope})
+
+
+def banned(retry_after_s: float) -> Reply:
+    """Return how Cloudflare, in front of Discord, says that this address is banned for a while."""
+    return Reply(None, 429, {"Retry-After": str(retry_after_s)}, text="error code: 1015")
+
+
+@dataclass
+class Session:
+    """What the gateway remembers of a bot: its events, so that a resumed connection misses none."""
+
+    events: list[Payload] = field(default_factory=list)
+    send: Callable[[Payload], None] | None = None
+    """To the connection, None while there is none."""
+
+
+@dataclass
+class DiscordPlace:
+    """`messages` are all that stand, by id, as the API gives them. `now`: seconds since 1970."""
 
     url: str = ""
-    messages: dict[int, dict[str, Any]] = field(default_factory=dict)
+    now: Callable[[], float] = time.time
+    channel_ids: tuple[int, ...] = (CHANNEL_ID,)
+    messages: dict[int, Payload] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[tuple[str, str, float]] = field(default_factory=list)
+    """Method, path and time of everything that was asked for."""
     unknown: list[str] = field(default_factory=list)
     """Requests that there is no answer to here."""
-    _socket: web.WebSocketResponse | None = None
-    _num_events: int = 0
-    _num_heartbeats: int = 0
-    _newest_id: int = 1000
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    identified_at: list[float] = field(default_factory=list)
+    connected_at: list[float] = field(default_factory=list)
+    resumed_at: list[float] = field(default_factory=list)
+    is_frozen: bool = False
+    """Whether the gateway is connected and does nothing."""
+    denied: dict[int, int] = field(default_factory=dict)
+    """Permissions that the bot lacks, by channel."""
+    archived: set[int] = field(default_factory=set)
+    nonces: dict[str, tuple[int, float]] = field(default_factory=dict)
+    session_id: str = ""
+    sessions: dict[str, Session] = field(default_factory=dict)
+    num_heartbeats: int = 0
+    on_change: Callable[[], None] = lambda: None
+    _newest_id: int = 0
 
-    async def ask(self, text: str) -> int:
-        """Let the person mention the bot; return the message's id."""
-        message = self._message(_user(PERSON_ID, "Anna"), f"<@{BOT_ID}> {text}")
-        message["mentions"] = [{**_user(BOT_ID, "Llamacord"), "member": _member()}]
+    # What people and the world do
+
+    def ask(self, text: str, channel_id: int = CHANNEL_ID, person_id: int = PERSON_ID) -> int:
+        """Let a person mention the bot; return the message's id."""
+        message = self._message(_user(person_id), f"<@{BOT_ID}> {text}", channel_id)
+        message["mentions"] = [{**_user(BOT_ID), "member": _member()}]
         message["member"] = _member()
-        await self._dispatch("MESSAGE_CREATE", message)
+        self.messages[int(message["id"])] = message
+        self.dispatch("MESSAGE_CREATE", message)
         return int(message["id"])
 
-    async def until(self, is_so: Callable[[list[str]], bool], timeout_s: float = 30) -> None:
-        """Wait for something to be true of what the bot's messages say, in order. Raises `TimeoutError`."""
-        async with asyncio.timeout(timeout_s), self._changed:
-            await self._changed.wait_for(lambda: is_so(self.texts))
+    def press(self, message_id: int, custom_id: str, person_id: int = PERSON_ID) -> None:
+        """Let a person press a button."""
+        message = self.messages[message_id]
+        self._newest_id = self._new_id()
+        interaction = {
+            "id": str(self._newest_id),
+            "application_id": str(BOT_ID),
+            "type": 3,
+            "token": f"token{self._newest_id}",
+            "version": 1,
+            "guild_id": str(GUILD_ID),
+            "channel_id": message["channel_id"],
+            "channel": {"id": message["channel_id"], "type": 0},
+            "member": {**_member(), "user": _user(person_id), "permissions": str(ALL_PERMISSIONS)},
+            "app_permissions": str(ALL_PERMISSIONS),
+            "locale": "en-US",
+            "message": message,
+            "data": {"custom_id": custom_id, "component_type": 2},
+            "entitlements": [],
+            "authorizing_integration_owners": {},
+            "context": 0,
+        }
+        self.dispatch("INTERACTION_CREATE", interaction)
 
-    async def until_heartbeat(self, number: int, timeout_s: float = 30) -> None:
-        """Wait until the bot has sent so many heartbeats. Raises `TimeoutError`."""
-        async with asyncio.timeout(timeout_s), self._changed:
-            await self._changed.wait_for(lambda: self._num_heartbeats >= number)
+    def permit(self, channel_id: int, *, may_send: bool) -> None:
+        """Give the bot the permission to write in a channel, or take it."""
+        self.denied[channel_id] = 0 if may_send else SEND_MESSAGES
+        self.dispatch("CHANNEL_UPDATE", self._channel(channel_id))
+
+    def drop(self, code: int = 1001) -> None:
+        """End the gateway's connection; it can be resumed."""
+        session = self.sessions.get(self.session_id)
+        if session is not None and session.send is not None:
+            session.send({"op": "close", "d": code})
+            session.send = None
+
+    def forget_sessions(self) -> None:
+        """Let no connection be resumed."""
+        self.drop()
+        self.sessions.clear()
+
+    # What the bot's messages look like
+
+    def ours(self, channel_id: int | None = None) -> list[Payload]:
+        """Return the bot's messages in order, in one channel or in all."""
+        found = (self.messages[message_id] for message_id in sorted(self.messages))
+        return [
+            message
+            for message in found
+            if message["author"]["id"] == str(BOT_ID) and channel_id in (None, int(message["channel_id"]))
+        ]
 
     @property
     def texts(self) -> list[str]:
         """What the bot's messages say, in order."""
-        return [message["content"] for _, message in sorted(self.messages.items())]
+        return [message["content"] for message in self.ours()]
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return what is served."""
+    # The API
+
+    async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
+        """Answer a request. Raises `LostError` where there is to be no answer."""
+        self.requests.append((method, path, self.now()))
+        fault = next((one for one in self.faults if one.takes(method, path)), None)
+        if fault is not None and fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        if fault is not None and fault.reply is not None:
+            return fault.reply
+        reply = self._carry_out(method, path, query, body)
+        self.on_change()
+        if fault is not None and fault.is_lost:
+            raise LostError
+        return reply
+
+    def _carry_out(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         application = f"/applications/{BOT_ID}"
-        channel = f"/channels/{CHANNEL_ID}"
-        return [
-            web.get("/users/@me", _show(_user(BOT_ID, "Llamacord"))),
-            web.get("/oauth2/applications/@me", _show(_application())),
-            web.get(f"{application}/commands", _show([])),
-            web.put(f"{application}/commands", _show([])),
-            web.post(f"{channel}/typing", _show({})),
-            web.post(f"{channel}/messages", self._create),
-            web.patch(channel + "/messages/{id}", self._edit),
-            web.get("/gateway", self._run_gateway),
-            web.route("*", "/{path:.*}", self._refuse),
+        if path in (f"{application}/commands",):
+            return Reply([])
+        if path == "/users/@me":
+            return Reply(_user(BOT_ID))
+        if path == "/oauth2/applications/@me":
+            return Reply(_application())
+        if re.fullmatch(r"/interactions/\d+/\w+/callback", path):
+            return Reply(None, 204)
+        if re.fullmatch(r"/webhooks/\d+/\w+(/messages/@original)?", path):
+            return Reply(self._message(_user(BOT_ID), (body or {}).get("content") or "", CHANNEL_ID))
+        found = re.fullmatch(r"/channels/(\d+)/(typing|messages)(?:/(\d+))?", path)
+        if found is None:
+            self.unknown.append(f"{method} {path}")
+            return refused(404)
+        channel_id, message_id = int(found[1]), int(found[3] or 0)
+        if channel_id not in self.channel_ids:
+            return refused(404, 10003, "Unknown Channel")
+        if found[2] == "typing":
+            return self._refusal(channel_id) or Reply(None, 204)
+        if method == "GET" and not message_id:
+            return Reply(self._page(channel_id, query))
+        if method == "POST":
+            return self._refusal(channel_id) or self._create(channel_id, body)
+        if message_id not in self.messages:
+            return refused(404, 10008, "Unknown Message")
+        if method == "PATCH":
+            return self._refusal(channel_id) or self._edit(message_id, body)
+        if method == "DELETE":
+            message = self.messages.pop(message_id)
+            ids = {"id": message["id"], "channel_id": message["channel_id"], "guild_id": str(GUILD_ID)}
+            self.dispatch("MESSAGE_DELETE", ids)
+            return Reply(None, 204)
+        return Reply(self.messages[message_id])
+
+    def _refusal(self, channel_id: int) -> Reply | None:
+        if self.denied.get(channel_id, 0) & SEND_MESSAGES:
+            return refused(403, 50013, "Missing Permissions")
+        return refused(400, 50083, "Thread is archived") if channel_id in self.archived else None
+
+    def _create(self, channel_id: int, body: Payload) -> Reply:
+        known_id, until = self.nonces.get(str(body.get("nonce")), (0, 0.0))
+        if body.get("enforce_nonce") and known_id in self.messages and self.now() < until:
+            return Reply(self.messages[known_id])
+        if (wrong := _fault_of(body)) is not None:
+            return wrong
+        message = self._message(_user(BOT_ID), (body.get("content") or "").strip(), channel_id)
+        self._fill(message, body)
+        if "nonce" in body:
+            message["nonce"] = body["nonce"]
+            self.nonces[str(body["nonce"])] = int(message["id"]), self.now() + NONCE_LIFE_S
+        reference = body.get("message_reference")
+        if reference is not None:
+            message |= {"type": 19, "message_reference": {**reference, "guild_id": str(GUILD_ID)}}
+        self.messages[int(message["id"])] = message
+        self.dispatch("MESSAGE_CREATE", message)
+        return Reply(message)
+
+    def _edit(self, message_id: int, body: Payload) -> Reply:
+        if (wrong := _fault_of(body)) is not None:
+            return wrong
+        message = self.messages[message_id]
+        if "content" in body:
+            message["content"] = (body["content"] or "").strip()
+        self._fill(message, body)
+        return Reply(message)
+
+    def _fill(self, message: Payload, body: Payload) -> None:
+        for key in ("embeds", "components"):
+            if key in body:
+                message[key] = body[key] or []
+
+    def _page(self, channel_id: int, query: Mapping[str, str]) -> list[Payload]:
+        """Return a page of a channel's messages, the newest first, as Discord does."""
+        after, limit = int(query.get("after", 0)), int(query.get("limit", 50))
+        before = int(query.get("before", 2**63))
+        found = [
+            message
+            for message_id, message in sorted(self.messages.items())
+            if after < message_id < before and int(message["channel_id"]) == channel_id
         ]
+        page = found[:limit] if "after" in query else found[-limit:]
+        return page[::-1]
 
-    async def _create(self, request: web.Request) -> web.Response:
-        message = self._message(_user(BOT_ID, "Llamacord"), (await request.json()).get("content") or "")
-        async with self._changed:
-            self.messages[int(message["id"])] = message
-            self._changed.notify_all()
-        return _json(message)
+    # The gateway
 
-    async def _edit(self, request: web.Request) -> web.Response:
-        message_id = int(request.match_info["id"])
-        async with self._changed:
-            self.messages[message_id] |= await request.json()
-            self._changed.notify_all()
-        return _json(self.messages[message_id])
+    def dispatch(self, event: str, data: Payload) -> None:
+        """Send an event, now or when the connection is resumed."""
+        session = self.sessions.get(self.session_id)
+        if session is None:
+            return
+        payload = {
+            "op": _DISPATCH,
+            "s": len(session.events) + 1,
+            "t": event,
+            "d": json.loads(json.dumps(data)),
+        }
+        session.events.append(payload)
+        if session.send is not None and not self.is_frozen:
+            session.send(payload)
 
-    async def _refuse(self, request: web.Request) -> web.Response:
-        self.unknown.append(f"{request.method} {request.path}")
-        return _json({"code": 0, "message": "404: Not Found"}, status=404)
+    def connected(self, send: Callable[[Payload], None]) -> None:
+        """Greet a connection."""
+        self.connected_at.append(self.now())
+        send({"op": _HELLO, "d": {"heartbeat_interval": HEARTBEAT_MS}})
 
-    async def _run_gateway(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        self._socket = socket
-        await socket.send_json({"op": _HELLO, "d": {"heartbeat_interval": HEARTBEAT_MS}})
-        async for frame in socket:
-            if frame.type is WSMsgType.TEXT:
-                await self._take(socket, frame.json())
-        return socket
+    def take(self, payload: Payload, send: Callable[[Payload], None]) -> None:
+        """Take what the bot sends over the gateway."""
+        if self.is_frozen:
+            return
+        match payload["op"]:
+            case 1:
+                send({"op": _ACK, "d": None})
+                self.num_heartbeats += 1
+            case 2:
+                self._identify(send)
+            case 6:
+                self._resume(payload["d"], send)
+        self.on_change()
 
-    async def _take(self, socket: web.WebSocketResponse, payload: dict[str, Any]) -> None:
-        if payload["op"] == _HEARTBEAT:
-            await socket.send_json({"op": _HEARTBEAT_ACK, "d": None})
-            async with self._changed:
-                self._num_heartbeats += 1
-                self._changed.notify_all()
-        elif payload["op"] == _IDENTIFY:
-            ready = {
-                "v": 10,
-                "user": _user(BOT_ID, "Llamacord"),
-                "guilds": [{"id": str(GUILD_ID), "unavailable": True}],
-                "session_id": "session",
-                "resume_gateway_url": self.url,
-                "application": {"id": str(BOT_ID), "flags": 0},
-            }
-            await self._dispatch("READY", ready)
-            await self._dispatch("GUILD_CREATE", _guild())
+    def _identify(self, send: Callable[[Payload], None]) -> None:
+        self.identified_at.append(self.now())
+        self.session_id = f"session{len(self.identified_at)}"
+        self.sessions[self.session_id] = Session(send=send)
+        ready = {
+            "v": 10,
+            "user": _user(BOT_ID),
+            "guilds": [{"id": str(GUILD_ID), "unavailable": True}],
+            "session_id": self.session_id,
+            "resume_gateway_url": self.url.replace("http", "ws", 1) + "/gateway",
+            "application": {"id": str(BOT_ID), "flags": 0},
+        }
+        self.dispatch("READY", ready)
+        self.dispatch("GUILD_CREATE", _guild([self._channel(one) for one in self.channel_ids]))
 
-    async def _dispatch(self, event: str, data: dict[str, Any]) -> None:
-        if self._socket is None:
-            raise RuntimeError("The bot is not connected.")
-        self._num_events += 1
-        await self._socket.send_json({"op": _DISPATCH, "s": self._num_events, "t": event, "d": data})
+    def _resume(self, data: Payload, send: Callable[[Payload], None]) -> None:
+        session = self.sessions.get(data["session_id"])
+        if session is None:
+            send({"op": _INVALID, "d": False})
+            return
+        session.send = send
+        for payload in session.events[data["seq"] or 0 :]:
+            send(payload)
+        self.resumed_at.append(self.now())
+        self.dispatch("RESUMED", {})
 
-    def _message(self, author: dict[str, Any], content: str) -> dict[str, Any]:
-        self._newest_id += 1
-        ids = {"id": str(self._newest_id), "channel_id": str(CHANNEL_ID), "guild_id": str(GUILD_ID)}
-        nothing: dict[str, Any] = {
+    def _new_id(self) -> int:
+        return max(int(self.now() * 1000 - _EPOCH_MS) << 22, self._newest_id + 1)
+
+    def _message(self, author: Payload, content: str, channel_id: int) -> Payload:
+        self._newest_id = self._new_id()
+        ids = {"id": str(self._newest_id), "channel_id": str(channel_id), "guild_id": str(GUILD_ID)}
+        nothing: Payload = {
             key: [] for key in ("mentions", "mention_roles", "attachments", "embeds", "components")
         }
         flags = {"tts": False, "mention_everyone": False, "pinned": False, "type": 0}
         times = {"timestamp": _WHEN, "edited_timestamp": None}
         return {**ids, "author": author, "content": content, **nothing, **flags, **times}
 
+    def _channel(self, channel_id: int) -> Payload:
+        overwrite = {
+            "id": str(GUILD_ID),
+            "type": 0,
+            "allow": "0",
+            "deny": str(self.denied.get(channel_id, 0)),
+        }
+        return {
+            "id": str(channel_id),
+            "guild_id": str(GUILD_ID),
+            "type": 0,
+            "name": f"channel{channel_id}",
+            "position": 0,
+            "permission_overwrites": [overwrite],
+        }
+
+
+class LocalDiscord(DiscordPlace):
+    """A place that is served on a port, and can be away."""
+
+    def __init__(self) -> None:
+        super().__init__(on_change=self._notify)
+        self.is_down = False
+        self._changed = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        self._gateways: set[asyncio.Transport] = set()
+
+    async def until(self, is_so: Callable[[list[str]], bool], timeout_s: float = 30) -> None:
+        """Wait for something to be true of what the bot's messages say, in order. Raises `TimeoutError`."""
+        await self.until_true(lambda: is_so(self.texts), timeout_s)
+
+    async def until_true(self, is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+        """Wait for something to be true of what came from the bot. Raises `TimeoutError`."""
+        async with asyncio.timeout(timeout_s):
+            while not is_so():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_heartbeat(self, number: int, timeout_s: float = 30) -> None:
+        """Wait until the bot has sent so many heartbeats. Raises `TimeoutError`."""
+        await self.until_true(lambda: self.num_heartbeats >= number, timeout_s)
+
+    async def up(self) -> None:
+        """Serve, on the same port as before."""
+        application = web.Application()
+        application.add_routes(
+            [web.get("/gateway", self._run_gateway), web.route("*", "/{path:.*}", self._serve)]
+        )
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def down(self) -> None:
+        """Be away: every connection ends, and none is taken."""
+        session = self.sessions.get(self.session_id)
+        if session is not None:
+            session.send = None
+        for transport in list(self._gateways):
+            transport.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        body = None
+        if request.content_type == "application/json":
+            body = await request.json()
+        elif request.content_type == "multipart/form-data":
+            body = json.loads(str((await request.post())["payload_json"]))
+        try:
+            reply = await self.answer(request.method, request.path, dict(request.query), body)
+        except LostError:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if reply.text is not None:
+            return web.Response(body=reply.text.encode(), status=reply.status, headers=reply.headers)
+        # With the header that discord.py compares with, letter by letter.
+        if reply.status == 204:
+            return web.Response(status=204)
+        headers = {"Content-Type": "application/json", **reply.headers}
+        return web.Response(body=json.dumps(reply.content).encode(), status=reply.status, headers=headers)
+
+    async def _run_gateway(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        assert request.transport is not None
+        self._gateways.add(request.transport)
+        outgoing: asyncio.Queue[Payload] = asyncio.Queue()
+        sending = asyncio.create_task(_send_all(socket, outgoing))
+        self.connected(outgoing.put_nowait)
+        try:
+            async for frame in socket:
+                if frame.type is WSMsgType.TEXT:
+                    self.take(frame.json(), outgoing.put_nowait)
+        finally:
+            sending.cancel()
+            self._gateways.discard(request.transport)
+        return socket
+
+
+async def _send_all(socket: web.WebSocketResponse, outgoing: asyncio.Queue[Payload]) -> None:
+    with suppress(ConnectionError):
+        while True:
+            payload = await outgoing.get()
+            if payload["op"] == "close":
+                await socket.close(code=payload["d"])
+            else:
+                await socket.send_json(payload)
+
 
 @asynccontextmanager
 async def local_discord() -> AsyncIterator[LocalDiscord]:
     """Serve on a free port until the end of the `async with`."""
     place = LocalDiscord()
-    application = web.Application()
-    application.add_routes(place.routes())
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
-    await runner.setup()
+    await place.up()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        place.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield place
     finally:
-        await runner.cleanup()
+        await place.down()
 
 
-def _json(content: Any, status: int = 200) -> web.Response:
-    """Return a response with the header that discord.py compares with, letter by letter."""
-    body = json.dumps(content).encode()
-    return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})
+def _fault_of(body: Payload) -> Reply | None:
+    content = body.get("content") or ""
+    if len(content) > MAX_LENGTH:
+        return refused(400, 50035, "Invalid Form Body")
+    if "content" in body and not content.strip() and not body.get("embeds"):
+        return refused(400, 50006, "Cannot send an empty message")
+    return None
 
 
-def _show(content: Any) -> Callable[[web.Request], Any]:
-    async def show(_request: web.Request) -> web.Response:
-        return _json(content)
-
-    return show
-
-
-def _user(user_id: int, name: str) -> dict[str, Any]:
+def _user(user_id: int) -> Payload:
     is_bot = user_id == BOT_ID
+    name = "Llamacord" if is_bot else "Anna" if user_id == PERSON_ID else f"Person{user_id}"
     return {"id": str(user_id), "username": name, "discriminator": "0", "avatar": None, "bot": is_bot}
 
 
-def _member() -> dict[str, Any]:
+def _member() -> Payload:
     return {"roles": [], "joined_at": _WHEN, "deaf": False, "mute": False, "flags": 0}
 
 
-def _application() -> dict[str, Any]:
+def _application() -> Payload:
     texts = {"name": "Llamacord", "description": "", "icon": None, "verify_key": ""}
     switches = {"bot_public": True, "bot_require_code_grant": False, "flags": 0}
-    return {"id": str(BOT_ID), "owner": _user(PERSON_ID, "Anna"), **texts, **switches}
+    return {"id": str(BOT_ID), "owner": _user(PERSON_ID), **texts, **switches}
 
 
-def _guild() -> dict[str, Any]:
+def _guild(channels: list[Payload]) -> Payload:
     everyone = {
         "id": str(GUILD_ID),
         "name": "@everyone",
-        "permissions": ALL_PERMISSIONS,
+        "permissions": str(ALL_PERMISSIONS & ~8),
         "position": 0,
         **dict.fromkeys(("color", "flags"), 0),
         **dict.fromkeys(("hoist", "managed", "mentionable"), False),
     }
-    channel = {
-        "id": str(CHANNEL_ID),
-        "type": 0,
-        "name": "general",
-        "position": 0,
-        "permission_overwrites": [],
-    }
-    lists: dict[str, Any] = {key: [] for key in ("emojis", "stickers", "features", "threads", "presences")}
+    lists: Payload = {key: [] for key in ("emojis", "stickers", "features", "threads", "presences")}
     levels = dict.fromkeys(
         (
             *("verification_level", "default_message_notifications", "explicit_content_filter"),
@@ -212,8 +542,8 @@ def _guild() -> dict[str, Any]:
         "member_count": 2,
         "preferred_locale": "en-US",
         "roles": [everyone],
-        "channels": [channel],
-        "members": [{**_member(), "user": _user(BOT_ID, "Llamacord")}],
+        "channels": channels,
+        "members": [{**_member(), "user": _user(BOT_ID)}],
         **lists,
         **levels,
     }

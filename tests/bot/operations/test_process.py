@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 import pytest
@@ -84,9 +85,27 @@ async def running(folder: Path, **settings: str) -> AsyncIterator[Bot]:
 async def started(
     folder: Path, changes: Mapping[str, str], *, gateway: str = "", loading_s: float = 0
 ) -> AsyncIterator[Bot]:
-    """Start the bot; kill what is left of it at the end."""
+    """Start the bot on a Discord of its own; kill what is left of it at the end."""
+    async with (
+        local_discord() as discord,
+        on_discord(discord, folder, changes, gateway=gateway, loading_s=loading_s) as bot,
+    ):
+        yield bot
+
+
+@asynccontextmanager
+async def on_discord(
+    discord: LocalDiscord,
+    folder: Path,
+    changes: Mapping[str, str] = MappingProxyType({}),
+    *,
+    gateway: str = "",
+    loading_s: float = 0,
+    speed: float = 1,
+) -> AsyncIterator[Bot]:
+    """Start the bot, perhaps once more in the same folder; kill what is left of it at the end."""
     port = free_port()
-    (folder / "model").mkdir()
+    (folder / "model").mkdir(exist_ok=True)
     settings = {
         "DISCORD_TOKEN": TOKEN,
         "MODEL": str(folder / "model"),
@@ -95,35 +114,35 @@ async def started(
         **changes,
     }
     (folder / ".env").write_text("\n".join(f"{key}={value}" for key, value in settings.items()) + "\n")
-    async with local_discord() as discord:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "DISCORD_API": discord.url,
-            "LOADING_S": str(loading_s),
-            "DISCORD_GATEWAY": gateway or discord.url.replace("http", "ws", 1) + "/gateway",
-            "LLAMA_CACHE": str(folder / "cache"),
-        }
-        with (folder / "log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.bot.operations.bot_process", "run"),
-                cwd=folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        bot = Bot(process, discord, folder, port)
-        try:
-            yield bot
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "DISCORD_API": discord.url,
+        "LOADING_S": str(loading_s),
+        "DISCORD_GATEWAY": gateway or discord.url.replace("http", "ws", 1) + "/gateway",
+        "LLAMA_CACHE": str(folder / "cache"),
+        "SPEED": str(speed),
+    }
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.bot.operations.bot_process", "run"),
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    bot = Bot(process, discord, folder, port)
+    try:
+        yield bot
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_running_answers_end_within_the_grace_and_the_program_with_zero(tmp_path: Path) -> None:
     async with running(tmp_path, SHUTDOWN_GRACE="30") as bot:
-        await bot.discord.ask("something short")
+        bot.discord.ask("something short")
         await bot.discord.until(lambda texts: any("word" in text for text in texts))
         found = await bot.figures()
         bot.process.send_signal(signal.SIGTERM)
@@ -138,7 +157,7 @@ async def test_running_answers_end_within_the_grace_and_the_program_with_zero(tm
 
 async def test_what_outlasts_the_grace_is_marked_and_the_program_still_ends_with_zero(tmp_path: Path) -> None:
     async with running(tmp_path, SHUTDOWN_GRACE="1") as bot:
-        await bot.discord.ask("something without end")
+        bot.discord.ask("something without end")
         await bot.discord.until(lambda texts: any("word" in text for text in texts))
         bot.process.send_signal(signal.SIGTERM)
         assert await bot.exit_code() == 0, bot.log
@@ -163,13 +182,13 @@ async def test_figures_and_health_of_a_connected_bot_are_served_while_it_runs(tm
 
 async def test_settings_are_read_anew_at_the_signal(tmp_path: Path) -> None:
     async with running(tmp_path, TEMPERATURE="0.5") as bot:
-        await bot.discord.ask("something short")
+        bot.discord.ask("something short")
         await bot.discord.until(lambda texts: any("temperature 0.5:" in text for text in texts))
         file = tmp_path / ".env"
         file.write_text(file.read_text().replace("TEMPERATURE=0.5", "TEMPERATURE=0.25"))
         bot.process.send_signal(signal.SIGHUP)
         await bot.until_logged("changed: TEMPERATURE")
-        await bot.discord.ask("something short again")
+        bot.discord.ask("something short again")
         await bot.discord.until(lambda texts: any("temperature 0.25:" in text for text in texts))
         file.write_text(file.read_text().replace("TEMPERATURE=0.25", "TEMPERATURE=hot"))
         bot.process.send_signal(signal.SIGHUP)

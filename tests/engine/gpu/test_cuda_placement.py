@@ -24,7 +24,7 @@ from tests.engine.tiny_model import TinySource
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools() or "the stubs can be built")
 
 ON_GPU = (Precision.FP16, Precision.INT8, Precision.INT4)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
