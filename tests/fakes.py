@@ -233,6 +233,7 @@ class RecordingView:
         self.endings: list[Ending] = []
         self.is_working = False
         self.is_followed = False
+        self.states: list[str] = []
         self.is_lost = False
         self.part_ids: Sequence[int] = ()
         self.ended = asyncio.Event()
@@ -250,9 +251,11 @@ class RecordingView:
 
     def working(self) -> None:
         self.is_working = True
+        self.states.append("working")
 
     def followed(self) -> None:
         self.is_followed = True
+        self.states.append("followed")
 
     def update(self, text: str) -> None:
         self.updates.append(text)

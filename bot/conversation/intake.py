@@ -74,7 +74,7 @@ class Intake:
     async def begin(
         self, conversation_id: int, question: Question, content: str, view: AnswerView, ticket: Ticket
     ) -> Job:
-        """Store a question and its answer to be; after that nothing can fail any more."""
+        """Store a question and its answer to be. Nothing is stored if this raises."""
         settings_of = question.settings_of
         settings_id = 0 if settings_of is None else await self._conversations.open(settings_of)
         if question.starter_id is not None:
@@ -88,7 +88,6 @@ class Intake:
             created_at=question.created_at,
             quote=question.quote,
         )
-        view.opened(turn.answer.id, ())
         return Job(
             turn.answer.id,
             conversation_id,

@@ -122,6 +122,10 @@ class HeldView:
         """Whether it was said that the question waits, or is being answered."""
         return self._state is not None
 
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
+        """See `AnswerView.opened`."""
+        self._view.opened(answer_id, parts)
+
     def hold(self) -> None:
         """Show nothing from now on."""
         self._held = {} if self._held is None else self._held

@@ -6,7 +6,7 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -20,7 +20,8 @@ from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
-from bot.errors import NothingToContinueError
+from bot.errors import NothingToContinueError, sentence_for
+from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
 from bot.safety.screening import Screening
@@ -132,7 +133,7 @@ class ChatService:
                 return last.answer_id
             arrival.check()
             job = await self._intake.begin(conversation_id, question, content, view, ticket)
-            self._queues.add(channel_id, job)
+            await self._start(channel_id, job)
         return job.answer_id
 
     async def regenerate(
@@ -163,10 +164,9 @@ class ChatService:
                 answer = await self.conversations.turns.begin_continuation(answer_id)
             else:
                 answer = await self.conversations.begin_regeneration(answer_id)
-            view.opened(answer.id, parts)
             job = Job(answer.id, answer.conversation_id, asker_id, HeldView(view), ticket, origin)
             job.begun, job.is_again = answer.content, True
-            self._queues.add(channel_id, job)
+            await self._start(channel_id, job, parts)
         return answer.id
 
     async def check_text(self, origin: Origin, text: str) -> None:
@@ -283,6 +283,23 @@ class ChatService:
     def num_unshown(self) -> int:
         """Answers that are made and still to be shown to their end."""
         return self._queues.num_unshown
+
+    async def _start(self, channel_id: int, job: Job, parts: Sequence[int] = ()) -> None:
+        """Queue a job whose answer is stored; if that cannot be, the answer ends."""
+        try:
+            job.view.opened(job.answer_id, parts)
+            self._queues.add(channel_id, job)
+        except Exception as error:
+            await self.conversations.finish_answer(
+                job.answer_id,
+                content="",
+                state=MessageState.FAILED,
+                finish_reason=None,
+                num_prompt_tokens=None,
+                num_tokens=None,
+                note=packed(sentence_for(error)),
+            )
+            raise
 
     def _check_shown(self, answer_id: int) -> None:
         """Raise `AnswerPendingError` for an answer that is still to be shown to its end."""
