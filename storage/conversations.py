@@ -83,6 +83,19 @@ class Conversations:
             (row,) = await transaction.fetch_all(_OPEN, params)
             return int(row["id"])
 
+    async def find(self, ref: ConversationRef) -> int | None:
+        """Return the id of the conversation in this place, None if nothing was said or set there yet."""
+        row = await self._database.fetch_one(
+            "SELECT id FROM conversations WHERE channel_id = ?", (ref.channel_id,)
+        )
+        return None if row is None else int(row["id"])
+
+    async def delete(self, channel_id: int) -> None:
+        """Delete the conversation in a place, with all that was said and set there."""
+        async with self._database.transaction() as transaction:
+            await transaction.fetch_all("DELETE FROM conversations WHERE channel_id = ?", (channel_id,))
+        await self._database.scrub()
+
     async def ref_of(self, conversation_id: int) -> ConversationRef:
         """Return the place of a conversation. Raises `NotFoundError` if it is gone."""
         row = await self._database.fetch_one(

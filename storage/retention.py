@@ -6,7 +6,7 @@ Deletes in small transactions. Knows neither how long anything is kept nor when 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from storage.database import Database
@@ -26,6 +26,17 @@ _DELETE_OLD_RECORDS = (
     "DELETE FROM resets WHERE reset_at < ? AND shelf_id IS NULL",
     "DELETE FROM reports WHERE reported_at < ?",
 )
+# A private question is a conversation of its own: in a server, though direct, or with the question's own id.
+_DELETE_PRIVATE = """
+DELETE FROM conversations WHERE kind = 'direct' AND created_at < ? AND channel_id > 0 AND (
+    guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id))
+RETURNING id"""
+_DELETE_EMPTY = """
+DELETE FROM conversations WHERE kind = 'direct' AND channel_id > 0
+AND NOT EXISTS (SELECT 1 FROM messages WHERE conversation_id = conversations.id)
+AND NOT EXISTS (SELECT 1 FROM settings WHERE conversation_id = conversations.id)
+AND NOT EXISTS (SELECT 1 FROM resets WHERE conversation_id = conversations.id)
+RETURNING id"""
 _MARK = "INSERT INTO departures VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _GONE = "SELECT place, discord_id FROM departures WHERE gone_at <= ? LIMIT 1"
 _CONVERSATIONS = {
@@ -69,6 +80,23 @@ class Retention:
                 await transaction.fetch_all(statement, (before,))
             rows = await transaction.fetch_all(_DELETE_OLD, (before, BATCH_SIZE))
         return len(rows)
+
+    async def delete_private(self, *, begun_before: datetime) -> int:
+        """Delete private questions that were left behind, with their answers; return how many."""
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch_all(_DELETE_PRIVATE, (to_milliseconds(begun_before),))
+        return len(rows)
+
+    async def clear_up(self) -> None:
+        """Delete what an earlier run left behind: private questions, and direct messages without a word.
+
+        Call it at the start, while nobody asks anything.
+        """
+        num_deleted = await self.delete_private(begun_before=datetime.max.replace(tzinfo=UTC))
+        async with self._database.transaction() as transaction:
+            num_deleted += len(await transaction.fetch_all(_DELETE_EMPTY))
+        if num_deleted:
+            await self.scrub()
 
     async def mark_gone(self, place: Place, discord_id: int) -> None:
         """Note that we are no longer in a server, or that a channel was deleted."""

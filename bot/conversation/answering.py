@@ -296,5 +296,5 @@ def _length_note(job: Job, completion: Completion) -> Phrase | None:
     """Say that an answer was cut short, and what to do; one that stands alone cannot be gone on with."""
     if completion.finish_reason is not FinishReason.LENGTH:
         return None
-    key = "answer.length_alone" if job.settings_id else "answer.length"
+    key = "answer.length_alone" if job.stands_alone else "answer.length"
     return phrase(key, num=completion.usage.num_new_tokens)

@@ -76,7 +76,7 @@ class Intake:
     ) -> Job:
         """Store a question and its answer to be. Nothing is stored if this raises."""
         settings_of = question.settings_of
-        settings_id = 0 if settings_of is None else await self._conversations.open(settings_of)
+        settings_id = 0 if settings_of is None else await self._conversations.find(settings_of) or 0
         if question.starter_id is not None:
             await self._conversations.turns.link(conversation_id, question.starter_id)
         turn = await self._conversations.begin_turn(
@@ -96,6 +96,7 @@ class Intake:
             ticket,
             question.asked_from,
             settings_id=settings_id,
+            stands_alone=settings_of is not None,
             overrides=question.overrides,
             notes=question.notes,
         )

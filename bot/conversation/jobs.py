@@ -186,6 +186,8 @@ class Job:
     origin: Origin | None = None
     settings_id: int = 0
     """The conversation whose settings hold; 0 for its own."""
+    stands_alone: bool = False
+    """Nothing comes after it in its conversation."""
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Parameters for this answer alone."""
     notes: tuple[str, ...] = ()

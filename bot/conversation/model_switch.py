@@ -14,7 +14,6 @@ from typing import Protocol
 from bot.conversation.service import ChatService
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.errors import EngineError
 from engine.types import (
     ChatMessage,
     EngineLoad,
@@ -125,14 +124,20 @@ class ModelSwitch:
         """Return the models there are."""
         return await asyncio.to_thread(self._shelf.names)
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the model in use is loaded, or about to be: one that was lost can be loaded again."""
+        return self._engine.health in (Health.READY, Health.RECOVERING)
+
     async def use(self, name: str) -> None:
         """Load the model `name` for everybody. Raises `ModelSwitchError`; then the old one answers on."""
         if self._lock.locked():
             raise ModelSwitchError(phrase("model.busy"))
         async with self._lock:
-            if name == self.name:
+            if name == self.name and self.is_answering:
                 raise ModelSwitchError(phrase("model.same", name=name))
-            missing = await asyncio.to_thread(self._shelf.missing_bytes, name, self.name)
+            loaded = "" if self._engine.health is Health.CLOSED else self.name
+            missing = await asyncio.to_thread(self._shelf.missing_bytes, name, loaded)
             if missing > 0:
                 raise ModelSwitchError(phrase("model.memory", name=name, missing=-(-missing // 2**20)))
             await self._switch(name)
@@ -143,17 +148,22 @@ class ModelSwitch:
             if not await self._chat.drain(DRAIN_TIMEOUT_S):
                 raise ModelSwitchError(phrase("model.still_answering"))
             await self._engine.current.close()
-            try:
-                self._engine.current = await self._shelf.open(name)
-            except Exception as error:
-                _log.exception("The model %s could not be loaded", name)
-                self._engine.current = await self._shelf.open(self.name)
-                raise ModelSwitchError(phrase("model.failed", name=name, old=self.name)) from error
-            self.name = name
-            _log.info("The model is now %s", name)
-        except EngineError as error:
-            _log.error("The former model could not be loaded again: %s", error)
-            raise ModelSwitchError(phrase("errors.engine_unavailable")) from error
+            if await self._load(name):
+                self.name = name
+            elif name != self.name and await self._load(self.name):
+                raise ModelSwitchError(phrase("model.failed", name=name, old=self.name))
+            else:
+                raise ModelSwitchError(phrase("model.lost", name=name))
         finally:
             self._engine.is_switching = False
             self._chat.resume()
+
+    async def _load(self, name: str) -> bool:
+        """Put a model in the place of the one that was closed; return whether that came about."""
+        try:
+            self._engine.current = await self._shelf.open(name)
+        except Exception:  # noqa: BLE001 - a folder may hold anything, or be gone
+            _log.exception("The model %s could not be loaded", name)
+            return False
+        _log.info("The model is now %s", name)
+        return True

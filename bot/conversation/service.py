@@ -93,9 +93,9 @@ class ChatService:
         )
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
         self.arrivals = Arrivals()
-        self.steering = Steering(self._queues, conversations, self.removed)
+        self.steering = Steering(self._queues, conversations, lambda: self.on_removed())
         self.upkeep = Upkeep(
-            self._queues, self.arrivals, conversations, self._intake.check_prompt, self.removed
+            self._queues, self.arrivals, conversations, self._intake.check_prompt, lambda: self.on_removed()
         )
 
     async def __aenter__(self) -> ChatService:
@@ -232,10 +232,9 @@ class ChatService:
         self._queues.reread()
         return len(jobs)
 
-    def removed(self) -> None:
-        """Note that texts were removed: nothing that is still to be answered may go on from them."""
+    def reread(self) -> None:
+        """Have answers that are still to be made not go on from texts that were removed."""
         self._queues.reread()
-        self.on_removed()
 
     async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
         """Stop everything in a conversation and put all that was said aside."""
@@ -243,7 +242,8 @@ class ChatService:
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
             reset = await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
-        self.removed()
+        self._queues.reread()
+        self.on_removed()
         return reset
 
     async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:

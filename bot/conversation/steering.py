@@ -53,6 +53,7 @@ class Steering:
             if self._queues.find(turn.answer.id) is not None:
                 raise AnswerPendingError
             await self._conversations.turns.undo(turn.answer.id)
+        self._queues.reread()
         self._on_removed()
         return turn
 

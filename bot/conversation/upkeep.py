@@ -58,6 +58,12 @@ class Upkeep:
             self._queues.reread(channel_id)
             self._on_removed()
 
+    async def forget_conversation(self, channel_id: int) -> None:
+        """Forget a conversation as if it had never been, settings included."""
+        async with self._queues.entrance(channel_id):
+            await self._conversations.delete(channel_id)
+        self._on_removed()
+
     async def question_edited(self, channel_id: int, discord_id: int, content: str) -> NewestTurn | None:
         """Remember the new text of a question; return the turn if its answer could be made again for it.
 

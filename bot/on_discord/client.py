@@ -119,6 +119,7 @@ class LlamacordClient(discord.Client):
         self.moderation.notices.listen(self.mod_log.post)
         self._tasks.start(self._purging.run(), "deleting what was reset")
         try:
+            await self.privacy.retention.clear_up()
             earlier = await self.chat.interrupt_pending()
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)

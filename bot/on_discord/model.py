@@ -29,7 +29,8 @@ class ModelCommands(app_commands.Group):
                 check_moderator(interaction)
             await acknowledge(interaction)
             names = ", ".join(f"`{name}`" for name in await self._switch.names())
-            await say(interaction, phrase("model.shown", current=self._switch.name, names=names))
+            key = "model.shown" if self._switch.is_answering else "model.shown_lost"
+            await say(interaction, phrase(key, current=self._switch.name, names=names))
 
     @app_commands.command(name="use", description="Let another model answer everybody (whoever runs me)")
     @app_commands.describe(name="Which model")

@@ -33,6 +33,8 @@ class Keeping:
 _log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 3600.0
+PRIVATE_TIME = timedelta(hours=1)
+"""How long a private question may take: Discord shows its answer within a quarter of an hour."""
 PAUSE_S = 0.05
 """Between two transactions, for whoever else uses the disk."""
 
@@ -63,7 +65,8 @@ class Sweeper:
         """Delete everything that is due."""
         num_questions = await self._sweep_old()
         is_place_gone = await self._sweep_gone()
-        if num_questions or is_place_gone:
+        num_private = await self._retention.delete_private(begun_before=self._now() - PRIVATE_TIME)
+        if num_questions or is_place_gone or num_private:
             await self._retention.scrub()
             self.on_deleted()
             _log.info("Deleted what is not kept any longer: %d questions for their age", num_questions)

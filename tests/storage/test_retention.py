@@ -147,3 +147,53 @@ async def test_direct_messages_belong_to_no_server(
     await retention.compare_servers([])
     await delete_all_gone(retention, NOW)
     assert await contents(conversations, direct) == ["Why?", "Because."]
+
+
+DIRECT = ConversationRef(500, ConversationKind.DIRECT, None)
+LATER = NOW + timedelta(hours=1)
+
+
+async def channels(database: Database) -> list[int]:
+    return [
+        row["channel_id"]
+        for row in await database.fetch_all("SELECT channel_id FROM conversations ORDER BY id")
+    ]
+
+
+async def test_private_questions_that_were_left_behind_go(
+    database: Database, conversations: Conversations, retention: Retention
+) -> None:
+    """Those that a crash cut off, in a server and outside, and the empty ones that earlier versions left."""
+    await ask(conversations, 900, ref=ConversationRef(900, ConversationKind.DIRECT, 7))
+    await ask(conversations, 901, ref=ConversationRef(901, ConversationKind.DIRECT, None))
+    await conversations.open(ConversationRef(902, ConversationKind.DIRECT, 7))
+    for ref in (DIRECT, CHANNEL, ConversationRef(77, ConversationKind.THREAD, 7)):
+        await asked_and_answered(conversations, ref.channel_id + 5, ref=ref)
+    await conversations.open(ConversationRef(501, ConversationKind.DIRECT, None))
+    assert await retention.delete_private(begun_before=NOW) == 0
+    assert await retention.delete_private(begun_before=LATER) == 3
+    assert await channels(database) == [500, CHANNEL.channel_id, 77, 501]
+    assert len(await database.fetch_all("SELECT id FROM messages")) == 6
+
+
+async def test_the_start_clears_up_what_holds_nothing_and_keeps_what_does(
+    database: Database, conversations: Conversations, retention: Retention
+) -> None:
+    await ask(conversations, 900, ref=ConversationRef(900, ConversationKind.DIRECT, 7))
+    for channel_id in (501, 502, 503):
+        await conversations.open(ConversationRef(channel_id, ConversationKind.DIRECT, None))
+    await conversations.open(OTHER_CHANNEL)
+    await conversations.open(ConversationRef(-1, ConversationKind.DIRECT, None))
+    await SettingsStore(database).set(
+        await conversations.open(ConversationRef(502, ConversationKind.DIRECT, None)),
+        "top_k",
+        3,
+        by_user_id=1,
+        at=NOW,
+    )
+    await asked_and_answered(conversations, 1, ref=DIRECT)
+    await conversations.reset(await conversations.open(DIRECT), by_user_id=1, at=NOW)
+    await retention.clear_up()
+    shelf = min(await channels(database))
+    assert await channels(database) == [502, OTHER_CHANNEL.channel_id, -1, 500, shelf]
+    assert len(await database.fetch_all("SELECT id FROM messages")) == 2

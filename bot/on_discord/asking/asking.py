@@ -108,13 +108,18 @@ class Asking:
             outbox=outbox,
             on_shown=functools.partial(self._forget, interaction.id) if request.is_private else None,
         )
-        answer_id = await self._chat.ask(question, view)
+        try:
+            answer_id = await self._chat.ask(question, view)
+        except Exception:
+            if request.is_private:
+                await self._forget(interaction.id)
+            raise
         asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
 
     async def _forget(self, interaction_id: int) -> None:
-        """Delete what was asked in private, and its answer; after a failure its retention ends it."""
+        """Delete what was asked in private, and its answer; after a failure the next sweep does it."""
         try:
-            await self._chat.upkeep.message_deleted(interaction_id, interaction_id)
+            await self._chat.upkeep.forget_conversation(interaction_id)
         except StorageError as error:
             _log.warning("A private question was not deleted: %s", error)
 

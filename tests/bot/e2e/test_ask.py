@@ -88,6 +88,56 @@ async def test_a_private_answer_is_seen_by_one_person_and_remembered_by_nobody(w
     assert all("my secret" not in m.content for m in world.engine.dialogs[-1])
 
 
+async def traces(world: World) -> dict[str, int]:
+    """Return how many rows there are in each table that has any."""
+    tables = await world.database.fetch_all(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    )
+    counted = {}
+    for row in tables:
+        found = await world.database.fetch_all(f"SELECT 1 FROM {row['name']}")  # noqa: S608 - a table's name
+        counted[row["name"]] = len(found)
+    return {name: num_rows for name, num_rows in counted.items() if num_rows}
+
+
+async def test_nothing_at_all_is_left_of_a_private_question(world: World) -> None:
+    world.answers("secret")
+    await world.anna.slash(world.general, "ask", prompt="my secret", private=True)
+    await world.run(2)
+    assert await traces(world) == {}
+    assert "control tags" in alone(
+        await world.anna.slash(world.general, "ask", prompt=CONTROL_TAG, private=True)
+    )
+    assert await traces(world) == {}
+    elsewhere, _, lobby = leave(world)
+    await elsewhere.slash(lobby, "ask", prompt="my secret", private=True)
+    await world.run(2)
+    assert await traces(world) == {}
+    await world.client.close()
+    assert b"my secret" not in world.path.read_bytes()
+
+
+async def test_nothing_is_left_of_a_private_question_that_a_crash_cut_off(world: World) -> None:
+    world.answers("word ", loops=True)
+    await world.anna.slash(world.general, "ask", prompt="my secret", private=True)
+    await world.run(2)
+    assert (await traces(world))["messages"] == 2
+    await world.env.restart_bot(await world.new_client())
+    assert await traces(world) == {}
+
+
+async def test_a_private_question_has_the_settings_of_its_channel_and_the_server(world: World) -> None:
+    world.answers("one")
+    await world.set_up(world.guild.id, {"answer_defaults": ["top_k=7"]})
+    await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    await world.run(2)
+    assert world.engine.params[-1].top_k == 7
+    await world.mod.slash(world.general, "settings set", name="top_k", value="9")
+    await world.anna.slash(world.general, "ask", prompt="Hi", private=True)
+    await world.run(2)
+    assert world.engine.params[-1].top_k == 9
+
+
 async def test_a_private_answer_that_reaches_its_limit_does_not_offer_to_go_on(world: World) -> None:
     world.answers("word", finish_reason=FinishReason.LENGTH)
     result = await world.anna.slash(world.general, "ask", prompt="Hi", private=True)

@@ -21,6 +21,8 @@ class FakeShelf:
 
     def __init__(self) -> None:
         self.missing = 0
+        self.broken: dict[str, Exception] = {"broken": ModelFormatError("It is broken.")}
+        self.asked_for: list[tuple[str, str]] = []
         self.opened: list[str] = []
         self.engines: dict[str, ScriptedEngine] = {}
 
@@ -30,12 +32,13 @@ class FakeShelf:
     def missing_bytes(self, name: str, current: str) -> int:
         if name not in self.names():
             raise ModelSwitchError("There is no such model.")
+        self.asked_for.append((name, current))
         return self.missing
 
     async def open(self, name: str) -> ClosableEngine:
         self.opened.append(name)
-        if name == "broken":
-            raise ModelFormatError("It is broken.")
+        if name in self.broken:
+            raise self.broken[name]
         engine = ScriptedEngine([Script((f"I am {name}",), delay_s=TOKEN_S)])
         self.engines[name] = engine
         return engine
@@ -116,6 +119,38 @@ async def test_a_model_that_cannot_be_loaded_gives_way_to_the_old_one(world: Wor
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.replies(world.general)[-1].content == "I am small"
+
+
+@pytest.mark.parametrize("fault", [ModelFormatError("It is gone."), OSError("The disk is gone.")])
+async def test_after_both_models_failed_the_old_one_can_be_loaded_again(
+    world: World, shelf: FakeShelf, fault: Exception
+) -> None:
+    shelf.broken["small"] = fault
+    assert await use(world, "broken") == (
+        "`broken` could not be loaded, and no model answers now."
+        " The log tells more; `/model use` tries again."
+    )
+    assert "No model answers: `small` is not loaded." in said(
+        await world.mod.slash(world.general, "model show")
+    )
+    await world.anna.send(world.general, f"{world.me} hi")
+    assert "not available right now" in world.reply(world.general).content
+    assert (await use(world, "small")).startswith("`small` could not be loaded, and no model answers now.")
+    assert shelf.opened == ["broken", "small", "small"], "one that just failed is not tried twice"
+    del shelf.broken["small"]
+    assert (await use(world, "small")).startswith("`small` answers everybody")
+    assert shelf.asked_for == [("broken", "small"), ("small", ""), ("small", "")], "nothing gives memory back"
+    await world.anna.send(world.general, f"{world.me} hi")
+    await world.run(2)
+    assert world.replies(world.general)[-1].content == "I am small"
+    assert await use(world, "small") == "`small` answers already."
+
+
+async def test_a_model_that_broke_down_can_be_loaded_anew(world: World, shelf: FakeShelf) -> None:
+    world.engine.health = Health.UNHEALTHY
+    assert (await use(world, "small")).startswith("`small` answers everybody")
+    assert shelf.asked_for == [("small", "small")]
+    assert world.engine.health is Health.CLOSED
 
 
 async def test_a_switch_waits_for_answers_and_refuses_questions_meanwhile(

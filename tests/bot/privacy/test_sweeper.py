@@ -12,7 +12,7 @@ import pytest
 from bot.privacy import sweeper as sweeper_module
 from bot.privacy.sweeper import Keeping, Sweeper
 from storage import retention as retention_module
-from storage.conversations import Conversations
+from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.retention import Place, Retention
 from tests.storage.conftest import NOW
@@ -81,3 +81,19 @@ async def test_a_fault_does_not_end_the_sweeping(
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
     assert "A sweep failed" in caplog.text
+
+
+async def test_a_private_question_that_was_left_behind_goes_after_an_hour(tmp_path: Path) -> None:
+    async with await Database.open(tmp_path / "db.sqlite3") as database:
+        conversations = Conversations(database, now=lambda: NOW)
+        retention, told = Retention(database), list[str]()
+        await asked_and_answered(conversations, 900, ref=ConversationRef(900, ConversationKind.DIRECT, 7))
+        ages_h = [0.9, 1.1]
+        sweeper = Sweeper(retention, Keeping(), now=lambda: NOW + timedelta(hours=ages_h[0]))
+        sweeper.on_deleted = lambda: told.append("deleted")
+        for num_left in (2, 0):
+            await sweeper.sweep()
+            ages_h.reverse()
+            assert len(await database.fetch_all("SELECT id FROM messages")) == num_left
+        assert told == ["deleted"]
+        assert await database.fetch_all("SELECT id FROM conversations") == []
