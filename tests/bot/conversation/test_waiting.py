@@ -46,15 +46,15 @@ class SlowView(RecordingView):
         await super().finish(ending)
 
 
-class SlowStore(Conversations):
-    """Conversations that take their time to open, or fail to."""
+class LostStore(Conversations):
+    """Conversations some of which cannot be found."""
 
-    opens: Callable[[ConversationRef], bool] = staticmethod(lambda _: True)
+    finds: Callable[[ConversationRef], bool] = staticmethod(lambda _: True)
 
-    async def open(self, ref: ConversationRef) -> int:
-        if not self.opens(ref):
+    async def find(self, ref: ConversationRef) -> int | None:
+        if not self.finds(ref):
             raise StorageFullError("No space left.")
-        return await super().open(ref)
+        return await super().find(ref)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Setup:
     chat: ChatService
     engine: ScriptedEngine
     guard: ScriptedEngine
-    conversations: SlowStore
+    conversations: LostStore
     moderation: Moderation
     people: People
     num_asked: int = field(default=1000)
@@ -105,7 +105,7 @@ def guard() -> ScriptedEngine | None:
 @pytest.fixture
 async def setup(tmp_path: Path, guard: ScriptedEngine | None) -> AsyncIterator[Setup]:
     async with await Database.open(tmp_path / "test.sqlite3") as database:
-        engine, conversations = ScriptedEngine(max_requests=1), SlowStore(database)
+        engine, conversations = ScriptedEngine(max_requests=1), LostStore(database)
         safety_model = None if guard is None else SafetyModel(guard, refuses_unchecked=True)
         moderation = Moderation.over(
             database, conversations, Allowance(per_user=0, per_server=0), safety_model=safety_model
@@ -400,11 +400,11 @@ async def test_somebody_who_is_forgotten_is_not_answered_whatever_is_on_its_way(
 
 async def test_an_intake_that_fails_leaves_no_answer_behind(setup: Setup) -> None:
     elsewhere = ConversationRef(99, ConversationKind.CHANNEL, 1)
-    setup.conversations.opens = lambda ref: ref != elsewhere
+    setup.conversations.finds = lambda ref: ref != elsewhere
     with pytest.raises(StorageFullError):
         await setup.ask("hi", settings_of=elsewhere)
     assert await setup.stored() == []
-    setup.conversations.opens = lambda _: True
+    setup.conversations.finds = lambda _: True
     assert (await (await setup.ask("hi")).ending()).state is MessageState.COMPLETE
 
 
