@@ -20,15 +20,15 @@ import simcord
 
 from bot.conversation.jobs import Job
 from bot.conversation.lane import Lane
-from bot.conversation.service import ChatService
+from bot.conversation.service import UNDO_TIME, ChatService
 from bot.delivery.delivery import Delivery
-from bot.delivery.pace import ChannelPace
-from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
+from bot.delivery.pace import EDIT_INTERVAL_S, ChannelPace
+from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
 from bot.playground.live_simcord import LiveEnv
-from bot.privacy.sweeper import Keeping, Privacy
+from bot.privacy import Keeping, Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.types import TextEngine
@@ -201,9 +201,8 @@ async def open_crowd(
             screening=moderation.screening,
             on_answered=metrics.answered,
         )
-        client = LlamacordClient(
-            chat, moderation, Privacy.over(database, Keeping()), metrics, edit_interval_s=edit_interval_s
-        )
+        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
+        client = LlamacordClient(chat, moderation, privacy, metrics, edit_interval_s=edit_interval_s)
         env = LiveEnv(client)
         crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed)
         await env.start()

@@ -28,7 +28,7 @@ from benchmarks.common import default_model, print_table, watch_lag, watch_work
 from benchmarks.crowd import QUESTION, Crowd, Outcome, num_kept, open_crowd
 from bot.parameters import ChatParameters
 from engine.engine import Engine, EngineOptions
-from engine.types import ChatMessage
+from engine.types import ChatMessage, SamplingParams
 from tests.fakes import Script, ScriptedEngine
 
 TURNS = (0, 0, 1, 0, 1)
@@ -140,7 +140,7 @@ async def scripted_load(folder: Path, num_rooms: int) -> Figures:
 
 async def model_load(folder: Path, num_rooms: int, threads: int) -> Figures:
     """Load the bot with the default model."""
-    parameters = ChatParameters(max_new_tokens=MODEL_TOKENS)
+    parameters = ChatParameters(SamplingParams(max_new_tokens=MODEL_TOKENS))
     options = EngineOptions(num_threads=threads)
     async with (
         await Engine.open(default_model(), options) as engine,

@@ -39,7 +39,7 @@ class Agreement:
 
 def engine_logits(folder: Path, ids: list[int]) -> Logits:
     """Return the logits [len(ids), vocab] of every position, computed in chunks."""
-    model = CpuModel(folder, load_manifest(folder).decoder, ModelOptions(2, 1, len(ids)))
+    model = CpuModel(folder, load_manifest(folder), ModelOptions(2, 1, len(ids)))
     chunks = [model.score(0, ids[at : at + _CHUNK], at).copy() for at in range(0, len(ids), _CHUNK)]
     return np.concatenate(chunks)
 

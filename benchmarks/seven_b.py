@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import answer, print_table, random_prompt, resident_mb
-from engine.convert.source import tensor_shape
-from engine.describing.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.engine import Engine, EngineOptions
 from engine.types import SamplingParams
 
@@ -75,14 +74,13 @@ GGUF_NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-OUTER = ("embed", "final_norm", "head")
 
 
-def tensor_names() -> Iterator[tuple[str, int | None]]:
-    """Give every tensor's part name and its layer, None outside the layers."""
-    yield from ((part, None) for part in OUTER)
-    for layer in range(LAYERS):
-        yield from ((part, layer) for part in HF_NAMES if part not in OUTER)
+def tensors() -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Give every tensor's part name, its layer, "" outside the layers, and its shape."""
+    for name, shape in source_shapes(CONFIG).items():
+        prefix, _, part = name.rpartition(".")
+        yield part, prefix.removeprefix("layers."), shape
 
 
 class Noise:
@@ -123,9 +121,8 @@ def write_checkpoint(folder: Path, tokenizer: Path) -> None:
     noise = Noise(pool.astype(np.float16))
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = SHARD_BYTES
-    for part, layer in tensor_names():
-        shape = tensor_shape(CONFIG, part)
-        stored = HF_NAMES[part] if layer is None else f"model.layers.{layer}.{HF_NAMES[part]}"
+    for part, layer, shape in tensors():
+        stored = f"model.layers.{layer}.{HF_NAMES[part]}" if layer else HF_NAMES[part]
         if (room := room - 2 * int(np.prod(shape))) < 0:
             shards.append({})
             room = SHARD_BYTES
@@ -184,21 +181,20 @@ def write_gguf(path: Path, tokenizer: Path) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     noise = Noise(np.random.default_rng(2).integers(0, 256, 2**24, np.uint8))
-    tensors = []
-    for part, layer in tensor_names():
-        shape = tensor_shape(CONFIG, part)
-        name = f"{GGUF_NAMES[part]}.weight" if layer is None else f"blk.{layer}.{GGUF_NAMES[part]}.weight"
+    written = []
+    for part, layer, shape in tensors():
+        name = f"blk.{layer}.{GGUF_NAMES[part]}.weight" if layer else f"{GGUF_NAMES[part]}.weight"
         kind = kinds.F32 if len(shape) == 1 else kinds.Q8_0 if part == "head" else kinds.Q4_0
         block, size = gguf.GGML_QUANT_SIZES[kind]
         stored = shape if len(shape) == 1 else (shape[0], shape[1] // block * size)
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
         num_bytes = int(np.prod(stored)) * dtype.itemsize
         writer.add_tensor_info(name, stored, dtype, num_bytes, raw_dtype=kind)
-        tensors.append((stored, size, dtype))
+        written.append((stored, size, dtype))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for stored, size, dtype in tensors:
+    for stored, size, dtype in written:
         if dtype == np.float32:
             writer.write_tensor_data(np.ones(stored, np.float32))
             continue

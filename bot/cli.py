@@ -13,22 +13,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bot import app
 from bot.check import run_checks
-from bot.config import ConfigError, Settings, load_settings
-from bot.connection import StartError
-from bot.logs import configure_logging
-from bot.operations.watching import PortError
+from bot.config import ConfigError, Settings, ignore_early_signals, load_settings
+from bot.models import find_model
+from bot.on_discord.connection import StartError
+from bot.operations.health import PortError
+from bot.operations.logs import configure_logging
 from bot.playground.serve import PlaygroundError
-from bot.progress import showing_progress
-from bot.reload import ignore_early_signals
+from engine.convert.default_model import Progress as OnProgress
 from engine.errors import EngineError
 from storage.errors import StorageError
 
@@ -36,7 +38,6 @@ VERSION = "0.1.0"
 ENV_FILE = Path(".env")
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-
 _log = logging.getLogger(__name__)
 _EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, StartError)
 
@@ -164,7 +165,7 @@ def _load(*, quiet: bool = False) -> Settings:
 
 def _model(settings: Settings) -> Path:
     with showing_progress(Console(stderr=True)) as on_progress:
-        return app.find_model(settings, on_progress)
+        return find_model(settings, on_progress)
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
@@ -183,3 +184,32 @@ def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def showing_progress(console: Console) -> Iterator[OnProgress]:
+    """Give the function that is told what is being done and the share of it that is done."""
+    if not console.is_terminal:
+        yield _line_writer(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(stage: str, share: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=share)
+
+        yield on_progress
+
+
+def _line_writer(console: Console) -> OnProgress:
+    stages: set[str] = set()
+
+    def on_progress(stage: str, share: float) -> None:  # noqa: ARG001 - one line a stage
+        if stage not in stages:
+            stages.add(stage)
+            console.print(f"{stage} …", markup=False, highlight=False)
+
+    return on_progress

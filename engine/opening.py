@@ -76,7 +76,7 @@ class ConvertedFolder:
     def load_model(self, size: RunnerSize) -> SlotModel:
         verify_files(self.folder, self.manifest)
         options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
-        return CpuModel(self.folder, self.manifest.decoder, options)
+        return CpuModel(self.folder, self.manifest, options)
 
     def load_runner(self, size: RunnerSize) -> Runner:
         return choose_runner(self.folder, self.manifest, size, lambda: self._load_on_cpu(size))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.errors import InvalidParameterError
 
@@ -39,16 +39,9 @@ class Range:
             raise InvalidParameterError(f"{name} must be {bounds}, not {value:g}.")
 
 
-RANGES: dict[str, Range] = {
-    "temperature": Range(0.0, 2.0),
-    "top_p": Range(0.01, 1.0),
-    "top_k": Range(0, 1000),
-    "min_p": Range(0.0, 1.0),
-    "repetition_penalty": Range(0.5, 2.0),
-    "max_new_tokens": Range(1, 32768),
-    "seed": Range(0, 2**63 - 1),
-}
-"""Ranges of the fields of `SamplingParams`, by name."""
+def _within(low: float, high: float, default: float | None) -> Any:
+    """Declare a parameter: the values it may take and its default. `RANGES` and all users follow from it."""
+    return field(default=default, metadata={"range": Range(low, high)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +52,16 @@ class SamplingParams:
     a share of the most likely token's, 0 is off. repetition_penalty: divides positive and multiplies
     negative logits of tokens already seen in prompt or answer, 1 is off (Keskar et al., CTRL, 2019).
     seed: None draws one at random. stop: texts that end the answer and are not part of it.
-    Raises `InvalidParameterError` for a value outside `RANGES`.
+    Raises `InvalidParameterError` for a value out of range.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 40
-    min_p: float = 0.0
-    repetition_penalty: float = 1.1
-    max_new_tokens: int = 512
-    seed: int | None = None
+    temperature: float = _within(0.0, 2.0, 0.7)
+    top_p: float = _within(0.01, 1.0, 0.9)
+    top_k: int = _within(0, 1000, 40)
+    min_p: float = _within(0.0, 1.0, 0.0)
+    repetition_penalty: float = _within(0.5, 2.0, 1.1)
+    max_new_tokens: int = _within(1, 32768, 512)
+    seed: int | None = _within(0, 2**63 - 1, None)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,6 +76,12 @@ class SamplingParams:
     def is_reproducible(self) -> bool:
         """Whether the same prompt must give the same answer again: a seed is given, or chance has no part."""
         return self.seed is not None or self.temperature == 0.0
+
+
+RANGES: dict[str, Range] = {
+    declared.name: declared.metadata["range"] for declared in fields(SamplingParams) if declared.metadata
+}
+"""The values that each parameter may take, by name, in the order declared."""
 
 
 class FinishReason(StrEnum):

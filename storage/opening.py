@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import DatabaseUnavailableError, StorageError
+from storage.errors import DatabaseUnavailableError, StorageError, storage_error
 from storage.migrations import Migration, check_readable, migrate
-from storage.sqlite_errors import storage_error
 
 MIN_SQLITE = (3, 37, 0)
 """STRICT tables and RETURNING."""

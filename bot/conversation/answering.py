@@ -18,12 +18,11 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
-from bot.errors import is_expected, sentence_for
+from bot.errors import RefusalError, is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
 from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.servers.gate import Gate
-from bot.servers.refusals import RefusalError
 from engine.types import Completion, FinishReason, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
 from storage.conversations import Conversations, Message, MessageState, Role
@@ -153,7 +152,8 @@ class Answering:
         await screen.check_question("\n".join(spoken(message) for message in asked))
         parameters, fitted = await self._prompt(job, history)
         text = "\n".join(spoken(message) for message in asked if message.author_id == job.asker_id)
-        return _Prepared(fitted.prompt, parameters.sampling(fitted.stop), "" if job.is_again else text)
+        sampling = dataclasses.replace(parameters.sampling, stop=fitted.stop)
+        return _Prepared(fitted.prompt, sampling, "" if job.is_again else text)
 
     async def _begin(self, job: Job, prepared: _Prepared, tell: Callable[[int], None]) -> Generation:
         """Wait in line, and begin if the question may still be asked when its turn has come."""

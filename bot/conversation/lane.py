@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from bot.conversation.jobs import Job
+from bot.conversation.jobs import Ending, Job
 
 NUM_TOLD = 3
 """How many of those who wait are told their new place when it changes."""
@@ -25,8 +25,8 @@ class Lane:
     front: Job | None = None
     """The one that is answered, from its preparation until its answer is stored."""
     waiting: deque[Job] = field(default_factory=deque)
-    unshown: dict[Job, asyncio.Task[None]] = field(default_factory=dict)
-    """Answers that are stored and not yet shown, in order, each with what shows it."""
+    unshown: dict[Job, Ending] = field(default_factory=dict)
+    """Answers that are stored and not yet shown, in order, and how they ended."""
 
     def jobs(self) -> list[Job]:
         """Return those that have not ended, in order."""
@@ -36,11 +36,6 @@ class Lane:
     def num_taken(self) -> int:
         """Jobs, answers still to be shown, and visitors who may bring a job."""
         return self.num_visitors + len(self.jobs()) + len(self.unshown)
-
-    @property
-    def showing_last(self) -> set[asyncio.Task[None]]:
-        """What shows the last answer that is still to be shown, if there is one."""
-        return set(list(self.unshown.values())[-1:])
 
     def append(self, job: Job) -> None:
         """Let a job wait as the last one."""

@@ -6,7 +6,6 @@ next one, and is shown in its own time. Owns the tasks of all that. Knows nothin
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,10 +14,11 @@ from typing import Protocol
 
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.lane import Lane
-from bot.errors import ConversationBusyError, ShuttingDownError
+from bot.errors import ConversationBusyError, ShuttingDownError, sentence_for
 from bot.origin import Keys
 from bot.tasks import Tasks
 from engine.waiting.room import Ticket, WaitingRoom
+from storage.conversations import MessageState
 
 _log = logging.getLogger(__name__)
 
@@ -204,40 +204,42 @@ class AnswerQueues:
     async def _serve(self, lane: Lane, job: Job) -> None:
         """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
         ending = await self._make(lane, job)
-        showing = self._show(lane, job, ending, lane.showing_last)
         lane.front = None
-        lane.unshown[job] = self._tasks.start(showing, f"showing answer {job.answer_id}")
         self._advance(lane)
-        lane.hold()
+        self._let_show(lane, job, ending)
         lane.tell_places()
-
-    async def _show(
-        self, lane: Lane, job: Job, ending: Ending | None, before: set[asyncio.Task[None]]
-    ) -> None:
-        """Show how an answer ended, below the end of the answer before it."""
-        try:
-            if before:
-                await asyncio.wait(before)
-            if ending is not None:
-                await self._maker.show(job, ending)
-        finally:
-            lane.shown(job)
-            self._drop_if_idle(lane)
 
     async def _end_waiting(self, lane: Lane, job: Job) -> None:
         """End a job that had no turn; the answers before it need not have ended."""
         ending = await self._make(lane, job)
-        if before := lane.showing_last:
-            await asyncio.wait(before)
-        if ending is not None:
+        if lane.unshown:
+            self._let_show(lane, job, ending)
+        else:
             await self._maker.show(job, ending)
 
-    async def _make(self, lane: Lane, job: Job) -> Ending | None:
+    def _let_show(self, lane: Lane, job: Job, ending: Ending) -> None:
+        """Have an answer shown after those before it; what comes after it is held meanwhile."""
+        is_first = not lane.unshown
+        lane.unshown[job] = ending
+        lane.hold()
+        if is_first:
+            self._tasks.start(self._show(lane), f"showing answers in {lane.channel_id}")
+
+    async def _show(self, lane: Lane) -> None:
+        """Show how answers ended, each below the end of the one before it."""
+        while lane.unshown:
+            job, ending = next(iter(lane.unshown.items()))
+            await self._maker.show(job, ending)
+            lane.shown(job)
+        self._drop_if_idle(lane)
+
+    async def _make(self, lane: Lane, job: Job) -> Ending:
         try:
             return await self._maker.make(job, functools.partial(self._tell, lane, job))
-        except Exception:  # noqa: BLE001 - the edge of a task: the queue goes on
+        except Exception as error:  # noqa: BLE001 - the edge of a task: the queue goes on
             _log.exception("Answer %d ended with a fault", job.answer_id)
-            return None
+            note = sentence_for(error)
+            return Ending(job.answer_id, MessageState.FAILED, "", note, can_regenerate=False)
         finally:
             self._room.leave(job.ticket)
 

@@ -79,7 +79,7 @@ class ChatService:
         self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
-        self.on_removed = on_removed
+        self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
         answering = Answering(
@@ -93,9 +93,9 @@ class ChatService:
         )
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
         self.arrivals = Arrivals()
-        self.steering = Steering(self._queues, conversations, lambda: self.on_removed())
+        self.steering = Steering(self._queues, conversations, on_removed)
         self.upkeep = Upkeep(
-            self._queues, self.arrivals, conversations, self._intake.check_prompt, lambda: self.on_removed()
+            self._queues, self.arrivals, conversations, self._intake.check_prompt, on_removed
         )
 
     async def __aenter__(self) -> ChatService:
@@ -243,7 +243,7 @@ class ChatService:
             conversation_id = await self.conversations.open(ref)
             reset = await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
         self._queues.reread()
-        self.on_removed()
+        self._on_removed()
         return reset
 
     async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:

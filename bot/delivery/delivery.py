@@ -22,7 +22,7 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
-from bot.delivery.pace import ChannelPace
+from bot.delivery.pace import EDIT_INTERVAL_S, ChannelPace
 from bot.delivery.render import render, with_note
 from bot.tasks import Tasks
 
@@ -77,7 +77,7 @@ class Delivery:
         *,
         answer_id: int,
         on_part: Callable[[int, int], Awaitable[None]],
-        min_interval_s: float = 1.3,
+        min_interval_s: float = EDIT_INTERVAL_S,
         existing_parts: Sequence[int] = (),
         give_up_after_s: float = 90.0,
         max_parts: int = MAX_PARTS,

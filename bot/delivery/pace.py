@@ -1,4 +1,4 @@
-"""How often the messages of a channel are edited, all answers in it together: that is what Discord counts.
+"""How often messages are edited: one of them, and all answers in a channel together, which Discord counts.
 
 Pure: times are values it is given.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from weakref import WeakValueDictionary
 
+EDIT_INTERVAL_S = 1.3
+"""Between two edits of one message: fewer than five in five seconds."""
 MAX_EDITS = 4
 WINDOW_S = 5.2
 """A little more than the five seconds in which Discord takes five: not all requests are equally fast."""

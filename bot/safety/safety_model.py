@@ -18,8 +18,15 @@ from engine.errors import EngineError, PromptTooLongError
 from engine.types import ChatMessage, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom
 
-MAX_NEW_TOKENS = 24
+_log = logging.getLogger(__name__)
 
+MAX_NEW_TOKENS = 24
+TIMEOUT_S = 120.0
+_SHORTEST = 200
+"""Characters; what is shorter and still too long is not judged."""
+_GREEDY = SamplingParams(
+    temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_new_tokens=MAX_NEW_TOKENS
+)
 _TASK = """\
 Task: Check if there is unsafe content in '{role}' messages in conversations according our safety policy \
 with the below categories.
@@ -47,45 +54,6 @@ class Verdict(Enum):
     UNSAFE = auto()
     UNDECIDED = auto()
     """It said something else, or nothing in time."""
-
-
-def task(question: str, answer: str | None) -> str:
-    """Return what the model is asked: about `answer`, or about `question` where there is no answer yet."""
-    turns = [f"User: {plain(question)}"]
-    if answer is not None:
-        turns.append(f"Agent: {plain(answer)}")
-    return _TASK.format(
-        role="User" if answer is None else "Agent", policy=_policy(), conversation="\n\n".join(turns)
-    )
-
-
-def plain(text: str) -> str:
-    """Return `text` without anything that the task or the chat format gives a meaning to."""
-    lines = "\n".join(text.splitlines())
-    return _ROLES.sub(r"\1\2\3 -", _MARKS.sub("(", lines)).strip()
-
-
-def read_verdict(said: str) -> Verdict:
-    """Return what the model's answer means."""
-    lines = said.strip().splitlines()
-    first = lines[0].strip().lower() if lines else ""
-    return {"safe": Verdict.SAFE, "unsafe": Verdict.UNSAFE}.get(first, Verdict.UNDECIDED)
-
-
-@functools.cache
-def _policy() -> str:
-    """Read the categories once: they belong to the program like its code."""
-    return resources.files("bot.safety").joinpath("llama_guard_policy.txt").read_text(encoding="utf-8")
-
-
-_log = logging.getLogger(__name__)
-
-TIMEOUT_S = 120.0
-_SHORTEST = 200
-"""Characters; what is shorter and still too long is not judged."""
-_GREEDY = SamplingParams(
-    temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_new_tokens=MAX_NEW_TOKENS
-)
 
 
 class SafetyModel:
@@ -141,3 +109,32 @@ def _halves(question: str, answer: str | None) -> list[tuple[str, str | None]]:
         return [(question[:middle], answer), (question[middle:], answer)]
     middle = len(answer) // 2
     return [(question, answer[:middle]), (question, answer[middle:])]
+
+
+def task(question: str, answer: str | None) -> str:
+    """Return what the model is asked: about `answer`, or about `question` where there is no answer yet."""
+    turns = [f"User: {plain(question)}"]
+    if answer is not None:
+        turns.append(f"Agent: {plain(answer)}")
+    return _TASK.format(
+        role="User" if answer is None else "Agent", policy=_policy(), conversation="\n\n".join(turns)
+    )
+
+
+def plain(text: str) -> str:
+    """Return `text` without anything that the task or the chat format gives a meaning to."""
+    lines = "\n".join(text.splitlines())
+    return _ROLES.sub(r"\1\2\3 -", _MARKS.sub("(", lines)).strip()
+
+
+def read_verdict(said: str) -> Verdict:
+    """Return what the model's answer means."""
+    lines = said.strip().splitlines()
+    first = lines[0].strip().lower() if lines else ""
+    return {"safe": Verdict.SAFE, "unsafe": Verdict.UNSAFE}.get(first, Verdict.UNDECIDED)
+
+
+@functools.cache
+def _policy() -> str:
+    """Read the categories once: they belong to the program like its code."""
+    return resources.files("bot.safety").joinpath("llama_guard_policy.txt").read_text(encoding="utf-8")

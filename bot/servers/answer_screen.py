@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from bot.language.phrases import phrase
 from bot.origin import Keys, Origin
+from bot.safety.lists import Finding, TextLists
 from bot.safety.output_filter import FilterStream, OutputFilter
-from bot.safety.patterns import Finding
 from bot.safety.safety_model import SafetyModel, Verdict
 from bot.safety.screening import Screen, WithheldError
-from bot.safety.words import TextLists
 from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers

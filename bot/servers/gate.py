@@ -7,16 +7,15 @@ much asked, and do the server's lists allow the text. Knows nothing of Discord: 
 
 from __future__ import annotations
 
+from bot.errors import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.language.phrases import phrase
 from bot.origin import Origin
-from bot.safety.patterns import Finding
-from bot.safety.words import TextLists
+from bot.safety.lists import Finding, TextLists
 from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.rates import RateLimits, Repetitions
-from bot.servers.refusals import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from bot.servers.servers import Servers
-from storage.blocks import Blocks
+from storage.moderation import Blocks
 from storage.people import People
 
 

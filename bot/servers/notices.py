@@ -1,6 +1,6 @@
-"""What moderators are told in their log: values, and the way from where they arise to where they are shown.
+"""Who asks and where, and what moderators are told of it in their log: the values, and a notice's way there.
 
-A notice holds ids and numbers, never what anybody wrote.
+All of it ids and numbers, never what anybody wrote.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """What weights are like already: with 4 bits at most, int4 loses nothing; offsets stay beside scales."""
+    """What weights are like already: with 4 bits at most, int4 loses nothing; zero points stay."""
 
     has_4_bits: bool = False
-    has_offsets: bool = False
+    has_zero_points: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,10 @@ def _options(
     num_kv_tokens = _kv_tokens(config, resources, load)
     made = []
     for precision in Precision:
-        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens, has_offsets=blocks.has_offsets)
-        disk = weight_bytes(config, precision, has_offsets=blocks.has_offsets)
+        memory = footprint(
+            config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
+        )
+        disk = weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
         made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
     return made
 

@@ -70,7 +70,7 @@ def advise_gpu(
     load: Load,
     *,
     has_4_bits: bool = False,
-    has_offsets: bool = False,
+    has_zero_points: bool = False,
 ) -> GpuAdvice:
     """Advise on a model of these dimensions; `free_bytes` are those of the device's memory that nobody uses.
 
@@ -79,7 +79,7 @@ def advise_gpu(
     load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
     kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
     candidates = tuple(
-        _option(config, precision, device, free_bytes, load, has_offsets=has_offsets)
+        _option(config, precision, device, free_bytes, load, has_zero_points=has_zero_points)
         for precision in _PRECISIONS
     )
     chosen = _choose(candidates, has_4_bits=has_4_bits)
@@ -94,9 +94,9 @@ def _option(
     free_bytes: int,
     load: Load,
     *,
-    has_offsets: bool,
+    has_zero_points: bool,
 ) -> GpuOption:
-    weights = gpu_weight_bytes(config, precision, has_offsets=has_offsets)
+    weights = gpu_weight_bytes(config, precision, has_zero_points=has_zero_points)
     kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
     room, room_now = (memory - LIBRARIES_BYTES - weights for memory in (device.total_bytes, free_bytes))
     num_fitting = max(0, room // kv)

@@ -7,40 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from engine.advising.advice import Blocks
-from engine.convert.source import ModelSource, tensor_shape
-from engine.convert.sources import open_source
-from engine.convert.stored_tensors import (
-    StoredTensor,
-    TensorCatalogue,
-    graph_tensors,
-    tensor_names,
-    tensor_problems,
-)
-from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.manifest import (
-    DECODER_FILE,
-    MANIFEST_FILE,
-    ChatSpec,
-    TokenizerSpec,
-    load_manifest,
-    verify_files,
-)
+from engine.convert.converter import open_source
+from engine.convert.source import ModelSource, SourceTensor, TensorCatalogue
+from engine.describing.architecture import DecoderConfig, Precision, source_shapes
+from engine.describing.manifest import MANIFEST_FILE, ChatSpec, TokenizerSpec, load_manifest, verify_files
+from engine.describing.stored import BlockTensor
 from engine.errors import ModelError
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
 
 _4_BIT_KINDS = {"Q4_0", "Q4_1", "Q4_K"}
 """GGUF's types that mean the same as our 4-bit blocks."""
-_OFFSET_KINDS = {"Q4_1", "Q4_K"}
-_OFFSETS = ".offsets"
-"""How the graph of a converted model names them."""
+_ZERO_POINT_KINDS = {"Q4_1", "Q4_K"}
 
 _RELEASED = "llama-2-onnx"
 _KINDS = {
@@ -113,15 +98,18 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
     found.description = description
     verify_files(found.path, manifest, full=verify)
     tokenizer = load_tokenizer(found.path, manifest.tokenizer)
-    tensors = graph_tensors(found.path / DECODER_FILE)
+    tensors = manifest.tensors
     found.description = dataclasses.replace(
         description,
-        tensors=_groups(tensors),
+        tensors=_groups((tensor.type, tensor.num_bytes) for tensor in tensors.values()),
         tokenizer=manifest.tokenizer,
         num_tokens=tokenizer.vocab_size,
         blocks=Blocks(
             has_4_bits=manifest.precision == "int4",
-            has_offsets=any(name.endswith(_OFFSETS) for name in tensors),
+            has_zero_points=any(
+                isinstance(tensor, BlockTensor) and tensor.zero_points is not None
+                for tensor in tensors.values()
+            ),
         ),
     )
     found.problems += _vocabulary_problems(manifest.decoder, tokenizer.vocab_size)
@@ -136,10 +124,10 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
         found.notes.append(
             "It also runs as it is, as MODEL or with `complete`, one answer at a time and slower."
         )
-    stored: Mapping[str, StoredTensor] = {}
+    stored: Mapping[str, SourceTensor] = {}
     if isinstance(source, TensorCatalogue):
-        stored = source.stored_tensors()
-        found.problems += tensor_problems(source.config, stored)
+        stored = source.catalogue()
+        found.problems += _tensor_problems(source.config, stored)
     tokenizer: TokenizerSpec | None = None
     num_tokens: int | None = None
     try:
@@ -151,27 +139,41 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
         found.problems.append(str(error))
     except OSError as error:
         found.notes.append(f"The tokenizer could not be tried: {error.strerror}.")
+    groups = _groups((tensor.kind, tensor.num_bytes) for tensor in stored.values())
     found.description = Description(
         source.name,
         source.config,
         source.chat,
         source.origin,
-        tensors=_groups(stored),
+        tensors=groups,
         tokenizer=tokenizer,
         num_tokens=num_tokens,
-        blocks=_source_blocks(stored),
+        blocks=_source_blocks(groups),
     )
     if verify and not found.problems:
         found.problems += _weight_problems(source, on_progress)
 
 
+def _tensor_problems(config: DecoderConfig, stored: Mapping[str, SourceTensor]) -> Iterator[str]:
+    """Give a sentence for each way in which what is stored does not fit the model's description."""
+    shapes = source_shapes(config)
+    missing = [name for name in shapes if name not in stored]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield f"There is no tensor {missing[0]}{others}. Get the files anew."
+    for name, tensor in stored.items():
+        if tensor.shape != shapes[name]:
+            yield f"The tensor {name} has the shape {tensor.shape}, not {shapes[name]}. Get the files anew."
+            return
+
+
 def _weight_problems(source: ModelSource, on_progress: OnProgress) -> Iterator[str]:
     """Read every weight, one tensor at a time."""
-    names = list(tensor_names(source.config))
-    for index, name in enumerate(names):
-        on_progress(index / len(names))
+    shapes = source_shapes(source.config)
+    for index, (name, shape) in enumerate(shapes.items()):
+        on_progress(index / len(shapes))
         values = source.tensor(name)
-        if values.shape != tensor_shape(source.config, name):
+        if values.shape != shape:
             yield f"The tensor {name} has the shape {values.shape}. Get the files anew."
         elif not np.isfinite(values).all():
             yield f"The tensor {name} holds values that are no numbers. Get the files anew."
@@ -185,19 +187,18 @@ def _vocabulary_problems(config: DecoderConfig, num_tokens: int) -> Iterator[str
         )
 
 
-def _source_blocks(stored: Mapping[str, StoredTensor]) -> Blocks:
+def _source_blocks(groups: tuple[TensorGroup, ...]) -> Blocks:
     """Tell from the type of most of the weights what becomes of them."""
-    groups = _groups(stored)
     kind = groups[0].kind if groups else ""
-    return Blocks(has_4_bits=kind in _4_BIT_KINDS, has_offsets=kind in _OFFSET_KINDS)
+    return Blocks(has_4_bits=kind in _4_BIT_KINDS, has_zero_points=kind in _ZERO_POINT_KINDS)
 
 
-def _groups(tensors: Mapping[str, StoredTensor]) -> tuple[TensorGroup, ...]:
-    """Sum the tensors up by type, the largest share first."""
+def _groups(tensors: Iterable[tuple[str, int]]) -> tuple[TensorGroup, ...]:
+    """Sum tensors of a type and a size up by type, the largest share first."""
     sums: dict[str, TensorGroup] = {}
-    for tensor in tensors.values():
-        old = sums.get(tensor.kind, TensorGroup(tensor.kind, 0, 0))
-        sums[tensor.kind] = TensorGroup(tensor.kind, old.count + 1, old.num_bytes + tensor.num_bytes)
+    for kind, num_bytes in tensors:
+        old = sums.get(kind, TensorGroup(kind, 0, 0))
+        sums[kind] = TensorGroup(kind, old.count + 1, old.num_bytes + num_bytes)
     return tuple(sorted(sums.values(), key=lambda group: -group.num_bytes))
 
 

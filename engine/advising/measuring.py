@@ -19,6 +19,7 @@ from engine.convert.source import SyntheticSource
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import step_bytes
+from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import GenerationFailedError
 from engine.opening import open_folder
@@ -42,8 +43,8 @@ def memory_bandwidth(num_threads: int) -> float:
 
 def measured_layers(config: DecoderConfig) -> int:
     """Return how many of a model's layers `measure_shape` runs."""
-    one = dataclasses.replace(config, num_layers=1).num_parameters - _outer_weights(config)
-    return min(config.num_layers, max(1, _MOST_WEIGHTS // one))
+    two, one = (dataclasses.replace(config, num_layers=n).num_parameters for n in (2, 1))
+    return min(config.num_layers, max(1, _MOST_WEIGHTS // (two - one)))
 
 
 def measure_shape(config: DecoderConfig, precision: Precision, *, num_threads: int, load: Load) -> Speed:
@@ -61,7 +62,8 @@ def measure_shape(config: DecoderConfig, precision: Precision, *, num_threads: i
     with tempfile.TemporaryDirectory(prefix="llamacord-measure-") as scratch:
         folder = Path(scratch) / "model"
         convert(SyntheticSource(part), folder, precision)
-        model = CpuModel(folder, part, ModelOptions(num_threads, load.num_conversations, part.context_length))
+        options = ModelOptions(num_threads, load.num_conversations, part.context_length)
+        model = CpuModel(folder, load_manifest(folder), options)
         prefill_s = _repeat(lambda: model.prefill(0, [1] * _PREFILL_TOKENS, 0))
         single_s = _repeat(lambda: model.decode(0, [1], [num_tokens - 1]))
         lengths = [num_tokens - 1] * load.num_conversations
@@ -116,10 +118,6 @@ async def _answer(engine: Engine, vocab_size: int, *, seed: int, num_tokens: int
     if generation.completion is None or generation.completion.usage.num_new_tokens < 2:
         raise GenerationFailedError("The model ended its answer at once, so that nothing could be measured.")
     return generation.completion.usage
-
-
-def _outer_weights(config: DecoderConfig) -> int:
-    return config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
 
 
 def _repeat(act: Callable[[], object]) -> float:

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
 
 from engine.convert.quantize import BLOCK_SIZE, BlockQuantized
-from engine.convert.source import SyntheticSource, tensor_shape
-from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.manifest import DECODER_FILE, WEIGHTS_FILE, Manifest, describe_files
-from engine.graphs.decoder_graph import DecoderGraph
-from engine.graphs.graph_builder import ExternalDataWriter
-from engine.graphs.linear import Weights
-from engine.graphs.paged_graph import has_paged_graph, write_paged_graph
+from engine.convert.source import SyntheticSource
+from engine.convert.weights import Array, WeightsReader, WeightsWriter, write_tensors
+from engine.describing.architecture import DecoderConfig, DecoderTensor, Precision, Role
+from engine.describing.manifest import WEIGHTS_FILE, Manifest, describe_files
+from engine.describing.stored import StoredTensor
 
 PAGE = 4096
 MOST_REPEATED = 256
@@ -34,15 +32,11 @@ def write_random_model(folder: Path, config: DecoderConfig, precision: Precision
     """Write the new model folder `folder` and return it. Raises `OSError`."""
     folder.mkdir(parents=True)
     source = SyntheticSource(config)
-    with OnceWriter(folder / WEIGHTS_FILE) as writer:
-        model = DecoderGraph(source, precision, writer, RandomWeights).build()
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        tensors = write_tensors(config, _RandomReader(source, precision), _OnceWriter(file))
     for made in (_random_matrix, _random_blocks):
         made.cache_clear()
-    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
     tokenizer = source.save_tokenizer(folder)
-    names = [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]
-    if has_paged_graph(precision):
-        names += write_paged_graph(folder, config, OnceWriter)
     Manifest(
         name=source.name,
         precision=precision,
@@ -52,38 +46,39 @@ def write_random_model(folder: Path, config: DecoderConfig, precision: Precision
         bos_id=source.bos_id,
         eos_id=source.eos_id,
         source=source.origin,
-        files=describe_files(folder, names),
+        files=describe_files(folder, [WEIGHTS_FILE, tokenizer.file]),
+        tensors=tensors,
     ).save(folder)
     return folder
 
 
-class OnceWriter(ExternalDataWriter):
+class _OnceWriter(WeightsWriter):
     """Writes the layers' arrays once for each shape and type; each but the first begins a page further in.
 
     So no two are the same: ONNX Runtime would keep one copy of those in memory, and caches would hold it.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._written: dict[tuple[object, ...], TensorProto] = {}
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._is_in_layer = False
+        self._written: dict[tuple[object, ...], int] = {}
         self._repeated: Counter[tuple[object, ...]] = Counter()
 
-    def add(self, name: str, values: npt.NDArray[np.generic]) -> TensorProto:
-        if not name.startswith("layers."):
-            return super().add(name, values)
+    def add(self, tensor: DecoderTensor, made: Array | BlockQuantized) -> StoredTensor:
+        self._is_in_layer = tensor.name.startswith("layers.")
+        return super().add(tensor, made)
+
+    def append(self, values: Array) -> int:
+        if not self._is_in_layer:
+            return super().append(values)
         key = (values.shape, values.dtype)
         if key not in self._written:
-            self._written[key] = super().add(name, values)
+            self._written[key] = super().append(values)
             if values.ndim > 1:
                 self._file.write(more_of(values))
-        tensor = TensorProto()
-        tensor.CopyFrom(self._written[key])
-        tensor.name = name
-        if values.ndim > 1:
-            place = next(entry for entry in tensor.external_data if entry.key == "offset")
-            place.value = str(int(place.value) + self._repeated[key] % MOST_REPEATED * PAGE)
-            self._repeated[key] += 1
-        return tensor
+        shift = self._repeated[key] % MOST_REPEATED if values.ndim > 1 else 0
+        self._repeated[key] += 1
+        return self._written[key] + shift * PAGE
 
 
 def more_of(values: npt.NDArray[np.generic]) -> bytes:
@@ -95,23 +90,20 @@ def more_of(values: npt.NDArray[np.generic]) -> bytes:
     return np.resize(flat[1:], MOST_REPEATED * PAGE // flat.itemsize).tobytes()
 
 
-class RandomWeights(Weights):
-    """Weights of a source's shapes that are drawn here, so large that activations keep their size."""
+class _RandomReader(WeightsReader):
+    """Draws weights of a source's shapes, so large that activations keep their size."""
 
-    def stacked(self, parts: list[str], bits: int) -> BlockQuantized:
-        return _random_blocks(*self._shape(parts), bits, self._mute_row(parts))
+    def _packed(self, tensor: DecoderTensor, bits: int) -> BlockQuantized:
+        return _random_blocks(*tensor.shape, bits, self._mute_row(tensor))
 
-    def joined(self, name: str, parts: list[str]) -> npt.NDArray[np.generic]:  # noqa: ARG002
-        half = self._precision is Precision.FP16
-        return _random_matrix(*self._shape(parts), np.float16 if half else np.float32, self._mute_row(parts))
+    def _joined(self, tensor: DecoderTensor, kind: type[np.generic]) -> Array:
+        if tensor.role is Role.VECTOR:
+            return np.ones(tensor.shape, kind)
+        return _random_matrix(*tensor.shape, np.dtype(kind), self._mute_row(tensor))
 
-    def _shape(self, parts: list[str]) -> tuple[int, int]:
-        shapes = [tensor_shape(self._config, part) for part in parts]
-        return sum(rows for rows, _ in shapes), shapes[0][1]
-
-    def _mute_row(self, parts: list[str]) -> int | None:
+    def _mute_row(self, tensor: DecoderTensor) -> int | None:
         """Return the row of the head that is 0: the end is never likely, so that no answer ends by chance."""
-        return self._source.eos_id if parts[0] in ("embed", "head") else None
+        return None if tensor.role is Role.LINEAR else self._source.eos_id
 
 
 @cache
@@ -125,9 +117,7 @@ def _byte_pool() -> npt.NDArray[np.uint8]:
 
 
 @cache
-def _random_matrix(
-    rows: int, columns: int, kind: type[np.generic], mute_row: int | None
-) -> npt.NDArray[np.generic]:
+def _random_matrix(rows: int, columns: int, kind: np.dtype[Any], mute_row: int | None) -> Array:
     """Return [rows, columns] numbers whose product with a vector has the vector's size."""
     matrix = np.resize((_pool() / np.float32(columns**0.5)).astype(kind), (rows, columns))
     if mute_row is not None:

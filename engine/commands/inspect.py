@@ -87,7 +87,7 @@ def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:
         found.notes.append("In fp32 it runs on the CPU alone: for the GPU convert it to fp16, int8 or int4.")
     config, blocks = found.description.config, found.description.blocks
     return advise_gpu(
-        config, device, free, load, has_4_bits=blocks.has_4_bits, has_offsets=blocks.has_offsets
+        config, device, free, load, has_4_bits=blocks.has_4_bits, has_zero_points=blocks.has_zero_points
     )
 
 

@@ -1,4 +1,4 @@
-"""Turns a `ModelSource` into a model folder, all or nothing.
+"""Opens somebody's weights, whatever their format, and turns them into a model folder, all or nothing.
 
 Everything is written to a temporary folder beside the destination and renamed at the end, so that an
 interrupted conversion leaves no folder that looks like a model.
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.convert.source import ModelSource, VerifiableSource
+from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import conversion_bytes, gpu_copy_bytes, running_weight_bytes, weight_bytes
+from engine.describing.footprint import conversion_bytes, running_weight_bytes, weight_bytes
 from engine.describing.manifest import (
-    DECODER_FILE,
     MANIFEST_FILE,
     WEIGHTS_FILE,
     Manifest,
@@ -24,16 +24,35 @@ from engine.describing.manifest import (
     describe_files,
 )
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.files import scratch_folder
+from engine.files import refuse_pointer, scratch_folder
 from engine.gpu.reference import record_reference
-from engine.graphs.decoder_graph import DecoderGraph
-from engine.graphs.graph_builder import ExternalDataWriter
-from engine.graphs.paged_graph import has_paged_graph, write_paged_graph
 from engine.machine import machine
+from engine.release.files import is_release
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
 
 _SPARE_BYTES = 64 * 2**20
+_WRITING = 0.97
+"""The share of a conversion that reads and writes weights."""
+
+
+def open_source(path: Path) -> ModelSource:
+    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
+    # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
+    from engine.convert.gguf_source import GGUFSource
+    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
+    from engine.convert.release_source import ReleaseSource
+
+    if is_release(path):
+        return ReleaseSource(path)
+    if path.is_dir():
+        if (path / CONFIG_FILE).exists():
+            return HuggingFaceSource(path)
+        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
+    if not path.is_file():
+        raise ModelFormatError(f"There is no file or folder {path}.")
+    refuse_pointer(path)
+    return GGUFSource(path)
 
 
 def convert(
@@ -71,8 +90,7 @@ def convert(
 
 
 def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
-    written = (count(config, precision, has_offsets=True) for count in (weight_bytes, gpu_copy_bytes))
-    needed = sum(written) + _SPARE_BYTES
+    needed = weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -92,7 +110,6 @@ def _check_memory(config: DecoderConfig) -> None:
 def _write(
     source: ModelSource, folder: Path, precision: Precision, on_progress: Callable[[float], None]
 ) -> None:
-    num_layers = source.config.num_layers
     tokenizer = source.save_tokenizer(folder)
     manifest = Manifest(
         name=source.name,
@@ -105,30 +122,25 @@ def _write(
         stop_ids=source.stop_ids,
         source=source.origin,
         files={},
+        tensors={},
     )
     _check_prompts(folder, manifest)
-    try:
-        with ExternalDataWriter(folder / WEIGHTS_FILE) as writer:
-            graph = DecoderGraph(source, precision, writer)
-            model = graph.build(lambda done: on_progress(done / (num_layers + 1)))
-    except ValueError as error:
-        raise ModelFormatError(f"The weights do not fit the model's description: {error}") from error
-    (folder / DECODER_FILE).write_bytes(model.SerializeToString())
-    names = [DECODER_FILE, WEIGHTS_FILE, tokenizer.file]
-    reference = None
-    if has_paged_graph(precision):
-        names += write_paged_graph(folder, source.config)
-        reference = _reference(folder, source.config, precision)
-    replace(manifest, files=describe_files(folder, names), reference=reference).save(folder)
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        reader, writer = WeightsReader(source, precision), WeightsWriter(file)
+        tensors = write_tensors(source.config, reader, writer, lambda share: on_progress(_WRITING * share))
+    files = describe_files(folder, [WEIGHTS_FILE, tokenizer.file])
+    manifest = replace(manifest, files=files, tensors=tensors)
+    replace(manifest, reference=_reference(folder, manifest)).save(folder)
     on_progress(1.0)
 
 
-def _reference(folder: Path, config: DecoderConfig, precision: Precision) -> Reference | None:
-    """Return what the CPU says of the finished model, None where it has not got the memory to."""
-    free = machine.free_memory_bytes()
-    if free is not None and free < running_weight_bytes(config, precision, has_offsets=True) + _SPARE_BYTES:
+def _reference(folder: Path, manifest: Manifest) -> Reference | None:
+    """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
+    config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
+    needed = running_weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
+    if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
-    return record_reference(folder, config, machine.num_physical_cores())
+    return record_reference(folder, manifest, machine.num_physical_cores())
 
 
 def _check_prompts(folder: Path, manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
 """GGUF's blocks as ours, where both mean exactly the same weights. Pure numpy.
 
 The layouts are those of llama.cpp's ggml-common.h. Q8_0, Q4_0, Q4_1 and Q4_K have blocks of 32 weights with a
-scale and at most an offset each; other types are dequantised and rounded anew.
+scale and at most a zero point each; other types are dequantised and rounded anew.
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ import numpy.typing as npt
 from engine.convert.gguf_blocks import exact_blocks
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.quantize import BlockQuantized, quantize
-from engine.convert.source import FloatArray
-from engine.convert.stored_tensors import StoredTensor, tensor_names
-from engine.describing.architecture import DecoderConfig
+from engine.convert.source import FloatArray, SourceTensor
+from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
 from engine.text.prompt import detect_chat
@@ -104,12 +103,12 @@ class GGUFSource:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
         return self._tensors[stored]
 
-    def stored_tensors(self) -> dict[str, StoredTensor]:
+    def catalogue(self) -> dict[str, SourceTensor]:
         """See `TensorCatalogue`. GGUF writes shapes in the opposite order."""
-        names = {name: _stored_name(name) for name in tensor_names(self.config)}
+        names = {name: _stored_name(name) for name in source_shapes(self.config)}
         found = {name: self._tensors[stored] for name, stored in names.items() if stored in self._tensors}
         return {
-            name: StoredTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
+            name: SourceTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
             for name, t in found.items()
         }
 

@@ -12,7 +12,8 @@ from engine.convert.hf_config import read_decoder_config, read_token_ids
 from engine.convert.hf_tokenizer import HuggingFaceTokenizer
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFolder
-from engine.convert.stored_tensors import StoredTensor, tensor_names
+from engine.convert.source import SourceTensor
+from engine.describing.architecture import source_shapes
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
 from engine.files import read_json, read_optional_json
@@ -73,9 +74,9 @@ class HuggingFaceSource:
     def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
         return None
 
-    def stored_tensors(self) -> dict[str, StoredTensor]:
+    def catalogue(self) -> dict[str, SourceTensor]:
         """See `TensorCatalogue`."""
-        names = {name: _stored_name(name) for name in tensor_names(self.config)}
+        names = {name: _stored_name(name) for name in source_shapes(self.config)}
         there = self._tensors.names
         return {name: self._tensors.stored(stored) for name, stored in names.items() if stored in there}
 

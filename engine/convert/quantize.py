@@ -23,15 +23,15 @@ _ROWS_AT_ONCE = 1024
 class BlockQuantized:
     """A matrix [n, k] in blocks of 32 inputs, of 4 or 8 bits a weight.
 
-    A weight is (value - 2**(bits - 1)) * scale + offset, with scale and offset of its block. values: uint8
-    [n, k/32, 4 * bits], of two 4-bit values in a byte the first one is low. scales, offsets: float32
-    [n, k/32]; None is offsets of 0.
+    A weight is (value - 2**(bits - 1)) * scale + zero point, with scale and zero point of its block. values:
+    uint8 [n, k/32, 4 * bits], of two 4-bit values in a byte the first one is low. scales, zero_points:
+    float32 [n, k/32]; None where all zero points are 0.
     """
 
     bits: int
     values: ByteArray
     scales: FloatArray
-    offsets: FloatArray | None = None
+    zero_points: FloatArray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,15 +42,15 @@ class BlockQuantized:
     @property
     def is_finite(self) -> bool:
         """Whether every weight is a number."""
-        offsets = self.scales if self.offsets is None else self.offsets
-        return bool(np.isfinite(self.scales).all() and np.isfinite(offsets).all())
+        zero_points = self.scales if self.zero_points is None else self.zero_points
+        return bool(np.isfinite(self.scales).all() and np.isfinite(zero_points).all())
 
     def dequantize(self) -> FloatArray:
         """Return the matrix [n, k] that the blocks stand for."""
         wide = self.widened()
         blocks = (wide.values.astype(np.float32) - 128.0) * self.scales[..., None]
-        if self.offsets is not None:
-            blocks += self.offsets[..., None]
+        if self.zero_points is not None:
+            blocks += self.zero_points[..., None]
         return blocks.reshape(self.shape)
 
     def widened(self) -> BlockQuantized:
@@ -59,16 +59,16 @@ class BlockQuantized:
             return self
         low, high = self.values & 0xF, self.values >> 4
         values = np.stack([low, high], axis=-1).reshape(*self.scales.shape, BLOCK_SIZE) + np.uint8(128 - 8)
-        return BlockQuantized(8, values, self.scales, self.offsets)
+        return BlockQuantized(8, values, self.scales, self.zero_points)
 
     def rows(self, change: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]) -> BlockQuantized:
         """Return a matrix whose rows are `change`d in order or number."""
-        offsets = None if self.offsets is None else change(self.offsets)
+        zero_points = None if self.zero_points is None else change(self.zero_points)
         return BlockQuantized(
             self.bits,
             change(self.values),  # type: ignore[arg-type]
             change(self.scales),  # type: ignore[arg-type]
-            offsets,  # type: ignore[arg-type]
+            zero_points,  # type: ignore[arg-type]
         )
 
 
@@ -82,15 +82,17 @@ def stack(parts: Sequence[BlockQuantized]) -> BlockQuantized:
     """Return the matrices one below the other, in as many bits as the widest one has."""
     if len({part.bits for part in parts}) > 1:
         parts = [part.widened() for part in parts]
-    offsets = None
-    if any(part.offsets is not None for part in parts):
-        zeros = [np.zeros_like(part.scales) if part.offsets is None else part.offsets for part in parts]
-        offsets = np.concatenate(zeros)
+    zero_points = None
+    if any(part.zero_points is not None for part in parts):
+        zeros = [
+            np.zeros_like(part.scales) if part.zero_points is None else part.zero_points for part in parts
+        ]
+        zero_points = np.concatenate(zeros)
     return BlockQuantized(
         parts[0].bits,
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.scales for part in parts]),
-        offsets,
+        zero_points,
     )
 
 

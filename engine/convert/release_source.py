@@ -128,7 +128,7 @@ def verify_import(files: ReleaseFiles, folder: Path) -> None:
     precision = release.contract.precision
     expected = np.array(list(_logits(release, ids)))
     del release
-    imported = CpuModel(folder, manifest.decoder, ModelOptions(num_threads, 1, num_tokens))
+    imported = CpuModel(folder, manifest, ModelOptions(num_threads, 1, num_tokens))
     _compare(expected, np.array(list(_logits(imported, ids))), manifest, precision)
 
 

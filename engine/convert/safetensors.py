@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.convert.stored_tensors import StoredTensor
+from engine.convert.source import SourceTensor
 from engine.errors import ModelFormatError
 from engine.files import read_json, refuse_pointer
 
@@ -68,10 +68,10 @@ class SafetensorsFile:
         """Return the names of the file's tensors."""
         return frozenset(self._entries)
 
-    def stored(self, name: str) -> StoredTensor:
+    def stored(self, name: str) -> SourceTensor:
         """Return what the header says of one of the file's tensors."""
         entry = self._entries[name]
-        return StoredTensor(entry.kind, entry.shape, entry.num_bytes)
+        return SourceTensor(entry.kind, entry.shape, entry.num_bytes)
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """Return one of the file's tensors as float32. Raises `ModelFormatError`."""
@@ -127,7 +127,7 @@ class SafetensorsFolder:
         """Return the names of all tensors."""
         return frozenset(self._files)
 
-    def stored(self, name: str) -> StoredTensor:
+    def stored(self, name: str) -> SourceTensor:
         """Return what is known of one of `names` without reading it."""
         return self._files[name].stored(name)
 

@@ -1,8 +1,10 @@
-"""What a source of weights offers to the converter, whatever its file format."""
+"""What a source of weights offers to the converter, whatever its format; and which one lies at a path."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,36 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.convert.quantize import BlockQuantized
-from engine.describing.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def tensor_shape(config: DecoderConfig, name: str) -> tuple[int, ...]:
-    """Return the shape that the tensor `name` of a source must have."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed": (config.vocab_size, hidden),
-        "head": (config.vocab_size, hidden),
-        "q": (queries, hidden),
-        "k": (keys, hidden),
-        "v": (keys, hidden),
-        "o": (hidden, queries),
-        "gate": (inner, hidden),
-        "up": (inner, hidden),
-        "down": (hidden, inner),
-    }
-    return shapes.get(name.rpartition(".")[2], (hidden,))
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """What a file says of a tensor: the format's own name of its type, its shape in our order, its size."""
+
+    kind: str
+    shape: tuple[int, ...]
+    num_bytes: int
 
 
 class ModelSource(Protocol):
     """One tensor at a time, so that no source is ever whole in memory.
 
-    Tensor names: `embed`, `final_norm`, `head`, and per layer `layers.{i}.` with `attn_norm`, `q`, `k`,
-    `v`, `o`, `mlp_norm`, `gate`, `up`, `down`. Matrices are [out_features, in_features]; the rows of q and
-    k are in half-split rotary order.
+    Tensors have the names and shapes of `source_shapes`. Matrices are [outputs, inputs]; the rows of q and k
+    are in half-split rotary order.
     """
 
     name: str
@@ -63,6 +55,14 @@ class ModelSource(Protocol):
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         """Write the tokenizer's file into `folder` and describe it."""
+
+
+@runtime_checkable
+class TensorCatalogue(Protocol):
+    """A source that knows what it holds."""
+
+    def catalogue(self) -> Mapping[str, SourceTensor]:
+        """Return what is there, by the names of `ModelSource`; a tensor that is missing is left out."""
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ class SyntheticSource:
         self._pattern = np.random.default_rng(0).standard_normal(_PATTERN_SIZE, np.float32)
 
     def tensor(self, name: str) -> FloatArray:
-        shape = tensor_shape(self.config, name)
+        shape = source_shapes(self.config)[name]
         if len(shape) == 1:
             return np.ones(shape, np.float32)
         return np.resize(self._pattern, shape) / np.float32(np.sqrt(shape[1]))

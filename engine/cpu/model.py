@@ -17,9 +17,8 @@ import onnxruntime
 
 from engine.cpu.huge_pages import use_huge_pages
 from engine.cpu.kv_buffers import KVBuffers
-from engine.describing.architecture import DecoderConfig
-from engine.describing.manifest import DECODER_FILE
-from engine.errors import ModelFormatError
+from engine.describing.manifest import Manifest
+from engine.graphs.decoder import slot_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
 from engine.runtime.speculation import MAX_GUESS
@@ -61,16 +60,17 @@ class _DecodeStep:
 class CpuModel:
     """One ONNX session with its cache. Calls come from one thread at a time."""
 
-    def __init__(self, folder: Path, config: DecoderConfig, options: ModelOptions) -> None:
-        """Load the graph. Raises `ModelFormatError` or `ModelResourceError`."""
+    def __init__(self, folder: Path, manifest: Manifest, options: ModelOptions) -> None:
+        """Load the converted model in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
+        config = manifest.decoder
         if options.max_tokens > config.context_length:
             raise ValueError(
                 f"The model takes {config.context_length} tokens at most, not {options.max_tokens}."
             )
         self._config = config
         self._max_tokens = options.max_tokens
-        self._session = open_session(folder / DECODER_FILE, options.num_threads)
-        _check_shapes(self._session, config)
+        graph = slot_graph(manifest, options.max_tokens)
+        self._session = open_session(graph, options.num_threads, weights=folder)
         # One position more than a sequence may have: a filler row of a full slot writes there.
         max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
         self.kv = KVBuffers(config, options.num_slots, max_len)
@@ -181,13 +181,3 @@ class CpuModel:
 
 def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -> None:
     binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-
-def _check_shapes(session: onnxruntime.InferenceSession, config: DecoderConfig) -> None:
-    """Raise `ModelFormatError` unless the graph's caches and logits have the dimensions of `config`."""
-    parts = [f"{part}.{layer}" for layer in range(config.num_layers) for part in ("key", "value")]
-    expected = {f"past_{part}": (config.num_kv_heads, config.head_dim) for part in parts}
-    caches = {value.name: value.shape for value in session.get_inputs() if value.name.startswith("past_")}
-    shapes = {name: (shape[1], shape[3]) for name, shape in caches.items() if len(shape) == 4}
-    if shapes != expected or session.get_outputs()[0].shape[-1:] != [config.vocab_size]:
-        raise ModelFormatError(f"{DECODER_FILE} does not fit its manifest. Convert the model anew.")

@@ -1,13 +1,17 @@
-"""The shape of a Llama-architecture decoder: the one description that conversion, graph and cache share."""
+"""What a decoder is made of: the one description that conversion, graphs, caches and sizes share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 from engine.errors import ModelFormatError
 
+_MOST_LAYERS = 1024
+"""The largest models have some 130; a damaged file must not make us count to a million millions."""
 _HEAD_DIM_UNIT = 16
 """ONNX Runtime's rotary attention refuses other head sizes, but only when it runs."""
 
@@ -22,6 +26,11 @@ class Precision(StrEnum):
     """8-bit weights in blocks of 32 with one float scale each; activations are quantised on the fly."""
     INT4 = "int4"
     """4-bit weights likewise; embedding, head and what a source holds in 5 bits or more have 8."""
+
+    @property
+    def runs_on_gpu(self) -> bool:
+        """Return whether a GPU takes such weights too: its attention knows no single precision."""
+        return self is not Precision.FP32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ class DecoderConfig:
         sizes = (self.num_layers, self.hidden_size, self.intermediate_size, self.num_heads, self.num_kv_heads)
         if min(*sizes, self.head_dim, self.vocab_size, self.context_length) < 1:
             raise ModelFormatError("The model's description has a dimension below 1.")
+        if self.num_layers > _MOST_LAYERS:
+            raise ModelFormatError(f"The model's description has {self.num_layers} layers: it is damaged.")
         if self.num_heads % self.num_kv_heads:
             raise ModelFormatError(
                 f"{self.num_heads} attention heads cannot share {self.num_kv_heads} key/value heads evenly."
@@ -65,15 +76,104 @@ class DecoderConfig:
     @property
     def num_parameters(self) -> int:
         """Weights in total, norms included; a tied head is counted once."""
-        attention = self.hidden_size * self.qkv_size + self.num_heads * self.head_dim * self.hidden_size
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        layers = self.num_layers * (attention + mlp + 2 * self.hidden_size)
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        return layers + embeddings + self.hidden_size
+        return sum(tensor.num_weights for tensor in decoder_tensors(self))
 
     def kv_bytes_per_token(self, bytes_per_value: int = 4) -> int:
         """Bytes of KV cache that one token takes in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
+
+
+class Role(StrEnum):
+    """What a tensor is for, which decides how its weights are kept."""
+
+    VECTOR = "vector"
+    """One number for each feature, as a norm has: float32 in every precision."""
+    LINEAR = "linear"
+    """A layer's matrix, in the model's precision."""
+    EMBEDDING = "embedding"
+    """It and the head bear 4 bits badly, and are small beside the layers: 8 bits at least."""
+    HEAD = "head"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderTensor:
+    """A tensor that the decoder's graph takes: those of a source in `parts`, one below the other.
+
+    parts: their names in the source, and how many rows each has. columns: inputs of a matrix, 0 of a vector.
+    """
+
+    name: str
+    role: Role
+    parts: Mapping[str, int]
+    columns: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Outputs and inputs of a matrix, or the length of a vector."""
+        return self.part_shape(sum(self.parts.values()))
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether its numbers lie [inputs, outputs] on the disk: rows are multiplied by it."""
+        return self.role in (Role.LINEAR, Role.HEAD)
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The order in which its numbers lie on the disk."""
+        return self.shape[::-1] if self.is_transposed else self.shape
+
+    @property
+    def num_weights(self) -> int:
+        return math.prod(self.shape)
+
+    def part_shape(self, rows: int) -> tuple[int, ...]:
+        """Return the shape of one of its parts."""
+        return (rows, self.columns) if self.columns else (rows,)
+
+
+@cache
+def decoder_tensors(config: DecoderConfig) -> tuple[DecoderTensor, ...]:
+    """Return all tensors of a decoder, in the order in which they are written.
+
+    Here an architecture says what its layers have; conversion, graphs, sizes and inspection follow.
+    """
+    hidden, vocab = config.hidden_size, config.vocab_size
+    tensors = [DecoderTensor("embed", Role.EMBEDDING, {"embed": vocab}, hidden)]
+    for layer in range(config.num_layers):
+        tensors += _layer_tensors(config, f"layers.{layer}.")
+    tensors.append(DecoderTensor("final_norm", Role.VECTOR, {"final_norm": hidden}))
+    if not config.tied_embeddings:
+        tensors.append(DecoderTensor("head", Role.HEAD, {"head": vocab}, hidden))
+    return tuple(tensors)
+
+
+def _layer_tensors(config: DecoderConfig, prefix: str) -> Iterator[DecoderTensor]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+
+    def vector(name: str, size: int) -> DecoderTensor:
+        return DecoderTensor(prefix + name, Role.VECTOR, {prefix + name: size})
+
+    def matrix(name: str, columns: int, **parts: int) -> DecoderTensor:
+        within = {prefix + part: rows for part, rows in parts.items()}
+        return DecoderTensor(prefix + name, Role.LINEAR, within, columns)
+
+    yield vector("attn_norm", hidden)
+    yield matrix("qkv", hidden, q=queries, k=keys, v=keys)
+    yield matrix("o", queries, o=hidden)
+    yield vector("mlp_norm", hidden)
+    yield matrix("gate_up", hidden, gate=inner, up=inner)
+    yield matrix("down", inner, down=hidden)
+
+
+@cache
+def source_shapes(config: DecoderConfig) -> Mapping[str, tuple[int, ...]]:
+    """Return the shape of each tensor that a source of these dimensions has, by its name."""
+    return {
+        part: tensor.part_shape(rows)
+        for tensor in decoder_tensors(config)
+        for part, rows in tensor.parts.items()
+    }
 
 
 LLAMA_2_SIZES = {

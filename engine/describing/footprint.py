@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.architecture import DecoderConfig, Precision, Role, decoder_tensors
 
 _BLOCK_SIZE = 32
 _SCALE_BYTES = 4
@@ -33,54 +33,50 @@ class Footprint:
         return self.weights + self.kv + PROCESS_BYTES
 
 
-def weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
-    """Return the bytes of a converted model's weights on disk, with scales of blocks and rotary tables.
+def weight_bytes(config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False) -> int:
+    """Return the bytes of a converted model's weights on disk, with the scales of blocks.
 
-    `has_offsets` says that each block of the layers' weights has an offset too, as Q4_1's and Q4_K's have.
+    `has_zero_points` says that each block of the layers' weights has one, as Q4_1's and Q4_K's have.
     """
-    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
-    norms = (2 * config.num_layers + 1) * config.hidden_size
-    linear = config.num_parameters - embeddings - norms
-    rotary = (config.context_length + 1) * config.head_dim
-    offset = _SCALE_BYTES / _BLOCK_SIZE if has_offsets and _BITS[precision] <= 8 else 0
-    return int(
-        linear * (_bytes_each(_BITS[precision]) + offset)
-        + embeddings * _bytes_each(_OUTER_BITS[precision])
-        + (norms + rotary) * 4
-    )
+    return _weight_bytes(config, precision, 4, has_zero_points=has_zero_points)
 
 
-def gpu_copy_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
-    """Return the bytes that a GPU needs once more, in half precision: scales, norms, rotary tables."""
-    if precision is Precision.FP32:
-        return 0
-    embeddings = config.vocab_size * config.hidden_size * (1 if config.tied_embeddings else 2)
-    norms = (2 * config.num_layers + 1) * config.hidden_size
-    linear = config.num_parameters - embeddings - norms
-    scaled = linear * (2 if has_offsets else 1) + embeddings if _BITS[precision] <= 8 else 0
-    rotary = (config.context_length + 1) * config.head_dim
-    return 2 * (scaled // _BLOCK_SIZE + norms + rotary)
-
-
-def gpu_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+def gpu_weight_bytes(config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False) -> int:
     """Return the bytes that the weights take on a GPU, where all is in half precision that is no block."""
-    on_disk = weight_bytes(config, precision, has_offsets=has_offsets)
-    return on_disk - gpu_copy_bytes(config, precision, has_offsets=has_offsets)
+    return _weight_bytes(config, precision, _HALF_BYTES, has_zero_points=has_zero_points)
 
 
-def running_weight_bytes(config: DecoderConfig, precision: Precision, *, has_offsets: bool = False) -> int:
+def _weight_bytes(
+    config: DecoderConfig, precision: Precision, scale_bytes: int, *, has_zero_points: bool
+) -> int:
+    """Return the bytes of all weights; norms, scales and zero points take `scale_bytes` each."""
+    total = 0.0
+    for tensor in decoder_tensors(config):
+        each: float = scale_bytes
+        if tensor.role is Role.LINEAR:
+            numbers_a_block = 2 if has_zero_points else 1
+            each = _bytes_each(_BITS[precision], scale_bytes * numbers_a_block)
+        elif tensor.role is not Role.VECTOR:
+            each = _bytes_each(_OUTER_BITS[precision], scale_bytes)
+        total += tensor.num_weights * each
+    return int(total)
+
+
+def running_weight_bytes(
+    config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False
+) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 
     ONNX Runtime works on a rearranged copy; the mapped file is only read once, and memory for other things.
     """
-    return weight_bytes(config, _RUN_AS.get(precision, precision), has_offsets=has_offsets)
+    return weight_bytes(config, _RUN_AS.get(precision, precision), has_zero_points=has_zero_points)
 
 
 def footprint(
-    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_offsets: bool = False
+    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_zero_points: bool = False
 ) -> Footprint:
     """Return what the model takes with the KV of so many tokens."""
-    weights = running_weight_bytes(config, precision, has_offsets=has_offsets)
+    weights = running_weight_bytes(config, precision, has_zero_points=has_zero_points)
     return Footprint(weights, num_kv_tokens * config.kv_bytes_per_token())
 
 
@@ -91,7 +87,7 @@ def running_bytes(bytes_on_disk: int, precision: str) -> int:
 
 def conversion_bytes(config: DecoderConfig) -> int:
     """Return the bytes of memory that a conversion takes at its peak: the largest matrix in several forms."""
-    largest = max(2 * config.intermediate_size, config.qkv_size, config.vocab_size) * config.hidden_size
+    largest = max(tensor.num_weights for tensor in decoder_tensors(config))
     return PROCESS_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
 
 
@@ -126,13 +122,12 @@ def gpu_step_bytes(
     """
     if precision is Precision.FP32:
         raise ValueError("fp32 does not run on a GPU.")
-    head = config.vocab_size * config.hidden_size
-    norms = (2 * config.num_layers + 1) * config.hidden_size
-    linear = config.num_parameters - norms - head * (1 if config.tied_embeddings else 2)
-    bits, outer_bits = _BITS[precision], _OUTER_BITS[precision]
-    weights = linear * _bytes_each(bits, _HALF_BYTES) + head * _bytes_each(outer_bits, _HALF_BYTES)
-    kv = num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
-    return int(weights) + _HALF_BYTES * norms + kv
+    weights = gpu_weight_bytes(config, precision)
+    if not config.tied_embeddings:
+        weights -= int(
+            config.vocab_size * config.hidden_size * _bytes_each(_OUTER_BITS[precision], _HALF_BYTES)
+        )
+    return weights + num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
 
 
 def _run_bits(precision: Precision) -> int:

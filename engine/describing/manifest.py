@@ -1,9 +1,10 @@
 """The manifest of a converted model folder: what is in it, and the proof that it is whole.
 
-A folder is `manifest.json`, `decoder.onnx`, `weights.bin` and the tokenizer's file. The manifest is
-written last, so a folder with a manifest is complete. Loading checks the size of every file and the
-checksum of small ones; `verify_files` with `full=True` reads everything. Nothing in a manifest is
-trusted: a folder may come from anywhere.
+A folder is `manifest.json`, `weights.bin` and the tokenizer's file. The manifest describes the decoder and
+each of its tensors: the graphs are made of that when the model is loaded. It is written last, so a folder
+with a manifest is complete. Loading checks the size of every file and the checksum of small ones;
+`verify_files` with `full=True` reads everything. Nothing in a manifest is trusted: a folder may come from
+anywhere.
 """
 
 from __future__ import annotations
@@ -14,17 +15,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
 
-from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.architecture import DecoderConfig, Precision, decoder_tensors
+from engine.describing.stored import StoredTensor
 from engine.errors import ModelFormatError
+from engine.files import from_json
 
 MANIFEST_FILE = "manifest.json"
-DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.bin"
-CUDA_DECODER_FILE = "decoder.cuda.onnx"
-CUDA_WEIGHTS_FILE = "weights.cuda.bin"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."
 _HASHED_AT_LOAD_BYTES = 64 * 2**20
@@ -84,16 +83,13 @@ class Manifest:
     eos_id: int
     source: Mapping[str, str]
     files: Mapping[str, FileEntry]
+    tensors: Mapping[str, StoredTensor]
+    """The decoder's tensors by name, as they lie in `weights.bin`."""
     stop_ids: tuple[int, ...] = ()
     """What ends the model's turn beside `eos_id` and what the chat format names."""
     reference: Reference | None = None
     """For models that run on a GPU too; None also where the CPU had no memory to compute it."""
     format_version: int = FORMAT_VERSION
-
-    @property
-    def runs_on_gpu(self) -> bool:
-        """Whether the folder holds a graph for a GPU."""
-        return CUDA_DECODER_FILE in self.files
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`."""
@@ -116,88 +112,72 @@ def load_manifest(folder: Path) -> Manifest:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelFormatError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION:
-        raise ModelFormatError(f"{path} has format version {version!r}, not {FORMAT_VERSION}. {_REMEDY}")
+    _check_version(folder, raw)
     try:
-        return _parse(raw)
+        manifest: Manifest = from_json(Manifest, raw, "the manifest")
+        _check(manifest)
     except KeyError as error:
         raise ModelFormatError(f"{path} is damaged (it lacks {error}). {_REMEDY}") from error
     except (TypeError, ValueError) as error:
         raise ModelFormatError(f"{path} is damaged ({error}). {_REMEDY}") from error
+    return manifest
 
 
-def _parse(raw: dict[str, Any]) -> Manifest:
-    """Raises `KeyError`, `TypeError` or `ValueError` with the reason, and `ModelFormatError`."""
-    decoder = DecoderConfig(**_checked(DecoderConfig, raw["decoder"]))
-    tokenizer = TokenizerSpec(**_checked(TokenizerSpec, raw["tokenizer"]))
-    described = _object("files", raw["files"])
-    files = {name: FileEntry(**_checked(FileEntry, entry)) for name, entry in described.items()}
-    for name in (*files, tokenizer.file):
-        if name != Path(name).name or name in ("", ".."):
-            raise ValueError(f"{name!r} is not a plain file name")
-    missing = {DECODER_FILE, WEIGHTS_FILE, tokenizer.file} - files.keys()
-    if missing:
-        raise ValueError(f"it does not describe {', '.join(sorted(missing))}")
-    for token in (raw["bos_id"], raw["eos_id"], *raw["stop_ids"], *tokenizer.special_ids.values()):
-        if type(token) is not int or not 0 <= token < decoder.vocab_size:
-            raise ValueError(f"the control token {token!r} is outside the vocabulary")
-    return Manifest(
-        name=str(raw["name"]),
-        precision=Precision(raw["precision"]),
-        decoder=decoder,
-        tokenizer=tokenizer,
-        chat=ChatSpec(**_checked(ChatSpec, raw["chat"])),
-        bos_id=raw["bos_id"],
-        eos_id=raw["eos_id"],
-        stop_ids=tuple(raw["stop_ids"]),
-        source={key: str(value) for key, value in _object("source", raw["source"]).items()},
-        files=files,
-        reference=_reference(raw.get("reference"), decoder.vocab_size),
+def _check_version(folder: Path, raw: object) -> None:
+    described = raw if isinstance(raw, dict) else {}
+    version = described.get("format_version")
+    if version == FORMAT_VERSION:
+        return
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        what = "has no format that this version of the program reads: a newer one may have converted it."
+        raise ModelFormatError(f"{folder} {what} Update the program, or convert the model anew.")
+    source, precision = described.get("source"), described.get("precision")
+    names = source if isinstance(source, dict) else {}
+    origin = names.get("file", names.get("folder", "SOURCE"))
+    command = f"python -m engine convert {origin} {folder} --precision {precision}"
+    raise ModelFormatError(
+        f"An older version of this program converted {folder}. Remove that folder and make it anew from the "
+        f"model's own files: {command}"
     )
 
 
-def _reference(raw: object, vocab_size: int) -> Reference | None:
-    if raw is None:
-        return None
-    values = _object("reference", raw)
-    ids, likeliest = tuple(values["ids"]), tuple(map(tuple, values["likeliest"]))
-    said = tuple(map(tuple, values["log_probabilities"]))
-    tokens = [*ids, *(token for row in likeliest for token in row)]
-    if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+def _check(manifest: Manifest) -> None:
+    """Raise `ValueError` where the manifest's parts do not fit each other."""
+    tokenizer, vocab_size = manifest.tokenizer, manifest.decoder.vocab_size
+    for name in (*manifest.files, tokenizer.file):
+        if name != Path(name).name or name in ("", ".."):
+            raise ValueError(f"{name!r} is not a plain file name")
+    missing = {WEIGHTS_FILE, tokenizer.file} - manifest.files.keys()
+    if missing:
+        raise ValueError(f"it does not describe {', '.join(sorted(missing))}")
+    for token in (manifest.bos_id, manifest.eos_id, *manifest.stop_ids, *tokenizer.special_ids.values()):
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"the control token {token!r} is outside the vocabulary")
+    _check_tensors(manifest)
+    if manifest.reference is not None:
+        _check_reference(manifest.reference, vocab_size)
+
+
+def _check_tensors(manifest: Manifest) -> None:
+    expected = {tensor.name: tensor for tensor in decoder_tensors(manifest.decoder)}
+    different = sorted(manifest.tensors.keys() ^ expected.keys())
+    if different:
+        raise ValueError(f"the decoder has no tensor {different[0]}, or the file has none")
+    size = manifest.files[WEIGHTS_FILE].size
+    for name, tensor in expected.items():
+        stored = manifest.tensors[name]
+        if not stored.is_a(tensor) or stored.end > size:
+            raise ValueError(f"what it says of the tensor {name} does not fit the decoder")
+
+
+def _check_reference(reference: Reference, vocab_size: int) -> None:
+    ids, likeliest, said = reference.ids, reference.likeliest, reference.log_probabilities
+    if not all(0 <= token < vocab_size for row in (ids, *likeliest) for token in row):
         raise ValueError("the reference has a token outside the vocabulary")
-    if not all(isinstance(value, float) and math.isfinite(value) for row in said for value in row):
+    if not all(math.isfinite(value) for row in said for value in row):
         raise ValueError("the reference has a log-probability that is no number")
     if not 0 < len(likeliest) <= len(ids) or [*map(len, likeliest)] != [*map(len, said)] or not all(said):
         raise ValueError("the reference's parts do not fit each other")
-    return Reference(ids, likeliest, said)
-
-
-def _checked(kind: type, raw: object) -> dict[str, Any]:
-    """Return `raw` if it has exactly the fields of the dataclass `kind`, each of its type."""
-    values = _object(kind.__name__, raw)
-    types = get_type_hints(kind)
-    different = values.keys() ^ types.keys()
-    if different:
-        raise ValueError(f"missing or unknown: {', '.join(sorted(different))}")
-    for name, expected in types.items():
-        if not _is_a(values[name], expected):
-            raise TypeError(f"{name} must not be {values[name]!r}")
-    return values
-
-
-def _object(name: str, raw: object) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise TypeError(f"{name} is not an object")
-    return raw
-
-
-def _is_a(value: object, expected: Any) -> bool:
-    if isinstance(value, bool):
-        return expected is bool
-    if expected is float:
-        return isinstance(value, (int, float))
-    return isinstance(value, Mapping if get_origin(expected) is Mapping else expected)
 
 
 def sha256_of(path: Path) -> str:

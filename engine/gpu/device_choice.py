@@ -46,11 +46,8 @@ def choose_runner(folder: Path, manifest: Manifest, size: RunnerSize, on_cpu: Ca
 def _on_gpu(folder: Path, manifest: Manifest, size: RunnerSize) -> Runner:
     """Load the model on the GPU. Raises `NoCudaError`, or `ModelError` where nothing that was tried works."""
     device = find_device()
-    if not manifest.runs_on_gpu:
-        raise NoCudaError(
-            f"{folder} is for the CPU alone (fp32, or converted by an older version): convert it anew, to "
-            "fp16, int8 or int4"
-        )
+    if not manifest.precision.runs_on_gpu:
+        raise NoCudaError(f"{folder} is for the CPU alone (fp32): convert it anew, to fp16, int8 or int4")
     logger.info("Found %s.", device.describe())
     open_session(seen_graph(), 1, "cuda")  # says what is missing where CUDA's libraries are
     for attention in _attentions(device):

@@ -8,13 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig
-from engine.describing.manifest import CUDA_DECODER_FILE, Manifest, verify_files
+from engine.describing.manifest import Manifest, verify_files
 from engine.errors import ModelResourceError
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
 from engine.gpu.model import PagedModel, PagedOptions
 from engine.gpu.reference import check_reference
 from engine.gpu.step import GREEDY, PagedRow
-from engine.graphs.plain_attention import plain_graph
 from engine.machine.cuda_device import NoCudaError, free_bytes
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.scheduler import PrefillPace
@@ -66,9 +65,7 @@ def load_paged_model(
         is_paged=attention is Attention.PAGED,
         num_threads=size.num_threads,
     )
-    graph = folder / CUDA_DECODER_FILE
-    source = graph if attention is Attention.PAGED else plain_graph(graph, config)
-    model = PagedModel(source, folder, config, options)
+    model = PagedModel(folder, manifest, options)
     try:
         _make_room(model, config, size, attention.pace.largest, free)
         model.warm_up(_report)

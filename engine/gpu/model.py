@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from engine.describing.architecture import DecoderConfig
+from engine.describing.manifest import Manifest
 from engine.errors import ModelResourceError
 from engine.gpu.step import Limits, PackedStep, PagedRow, buckets, pack, sampled_rows, widths
+from engine.graphs.decoder import paged_graph
 from engine.graphs.sampler_graph import seen_graph
 from engine.graphs.session import open_session
-from engine.runtime.sampling import SampledRow
+from engine.runtime.sampling import DEVICE_ROW, SampledRow
 from engine.runtime.speculation import MAX_GUESS
 
 Array = npt.NDArray[np.generic]
@@ -73,15 +74,16 @@ class _Bucket:
 class PagedModel:
     """One ONNX session with its cache, and the one thread that runs it."""
 
-    def __init__(
-        self, graph: Path | bytes, folder: Path, config: DecoderConfig, options: PagedOptions
-    ) -> None:
-        """Load a graph whose weights lie in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
-        self._config = config
+    def __init__(self, folder: Path, manifest: Manifest, options: PagedOptions) -> None:
+        """Load the converted model in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
+        self._config = config = manifest.decoder
         self._options = options
         self._limits = Limits(config.vocab_size, options.max_tokens, options.num_seats)
         self._widths = widths(options.table_width)
         self._buckets = buckets(max(options.num_seats, 1 + MAX_GUESS))
+        # Paged attention is told of whole blocks.
+        whole = options.table_width * options.block_size
+        graph = paged_graph(manifest, whole, is_plain=not options.is_paged)
         self._thread = ThreadPoolExecutor(1, "llamacord-device")
         self._session = self._do(
             lambda: open_session(
@@ -280,7 +282,7 @@ class PagedModel:
                 "cumulative": np.arange(num_rows + 1, dtype=np.int32),
                 "past": np.zeros(num_rows, np.int32),
                 "seats": np.zeros(num_rows, np.int64),
-                "sampling": np.zeros((num_rows, 6), np.float32),
+                "sampling": np.zeros((num_rows, len(DEVICE_ROW)), np.float32),
                 "chosen": np.zeros((num_rows, 3), np.float32),
                 "logits": np.zeros((num_rows, self._config.vocab_size), np.float32),
             }

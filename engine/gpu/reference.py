@@ -12,11 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from engine.cpu.model import CpuModel, ModelOptions
-from engine.describing.architecture import DecoderConfig
-from engine.describing.manifest import Reference
+from engine.describing.manifest import Manifest, Reference
 from engine.errors import ModelResourceError
-from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
-from engine.runtime.sampling import FloatArray, SampledRow
+from engine.gpu.step import PagedRow
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray, SampledRow
 
 _NUM_IDS = 24
 _NUM_FOLLOWED = 4
@@ -32,10 +31,11 @@ class RowModel(Protocol):
     def run(self, rows: Sequence[PagedRow]) -> list[SampledRow]: ...
 
 
-def record_reference(folder: Path, config: DecoderConfig, num_threads: int) -> Reference:
+def record_reference(folder: Path, manifest: Manifest, num_threads: int) -> Reference:
     """Compute some tokens with the converted model in `folder`. Takes the memory of the model."""
+    config = manifest.decoder
     num_ids = min(_NUM_IDS, config.context_length)
-    model = CpuModel(folder, config, ModelOptions(num_threads, 1, num_ids))
+    model = CpuModel(folder, manifest, ModelOptions(num_threads, 1, num_ids))
     ids = np.random.default_rng(0).integers(0, config.vocab_size, num_ids).tolist()
     said = _log_probabilities(model.score(0, ids, 0)[-_NUM_FOLLOWED - 1 :])
     likeliest = np.argsort(-said, axis=1)[:, :_NUM_LIKELIEST]

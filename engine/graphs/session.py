@@ -58,7 +58,7 @@ def open_session(
     except Exception as error:
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise ModelResourceError("There is not enough memory to load the model.") from error
-        name = "A part of the graph" if isinstance(model, bytes) else str(model)
+        name = weights or ("A part of the graph" if isinstance(model, bytes) else model)
         raise ModelFormatError(f"{name} could not be loaded: {_first_line(error)}") from error
     if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise ModelResourceError(_NO_CUDA)

@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from engine.errors import GenerationFailedError
 from engine.runtime.ranking import Ranking, bound, largest, reach_in_place
-from engine.types import SamplingParams
+from engine.types import RANGES, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 
 DEVICE_CANDIDATES = 64
 """Of the most likely tokens a device chooses from so many."""
+DEVICE_ROW = (*(name for name in RANGES if name not in {"max_new_tokens", "seed"}), "uniform")
+"""What tells a device how to choose a token: the parameters in this order, and a uniform number."""
 _GREEDY_BELOW = 1e-4
 _NUM_LIKELY = 512
 """So many of the most likely tokens are looked at first; mostly top-p and min-p leave fewer."""
@@ -32,6 +34,15 @@ _NEARLY_ALL = 1 - 2.0**-38
 _NO_NUMBERS = "The model produced no valid probabilities. Try again."
 _TAIL = 128.0
 """What lies so many nats below the best has a weight of 0 in float32 and is never a candidate."""
+
+
+def device_row_of(params: SamplingParams, uniform: float) -> tuple[float, ...]:
+    """Return the values that `DEVICE_ROW` names."""
+    return (*(getattr(params, name) for name in DEVICE_ROW[:-1]), uniform)
+
+
+CHOSEN_BY_HOST = device_row_of(SamplingParams(1.0, 1.0, 2 * DEVICE_CANDIDATES, 0.0, 1.0), 0.0)
+"""Of a token that the host chooses: top-k is beyond the device's candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +94,10 @@ class Sampler:
         return params.top_k == 0 and (params.top_p < 1.0 or params.min_p > 0.0)
 
     def device_row(self, ahead: int = 0) -> tuple[float, ...]:
-        """Return what a device needs to choose the token after the `ahead` next ones as `sample` would.
-
-        Temperature, top-k, top-p, min-p, repetition penalty and the uniform number.
-        """
-        params = self._params
+        """Return the `DEVICE_ROW` by which a device chooses as `sample` would, after `ahead` more tokens."""
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
-        return (
-            params.temperature, params.top_k, params.top_p, params.min_p, params.repetition_penalty,
-            self._uniforms[ahead],
-        )  # fmt: skip
+        return device_row_of(self._params, self._uniforms[ahead])
 
     def take(self, row: SampledRow) -> int:
         """Accept what a device chose with `device_row`, or choose where it could not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sqlite3
 import urllib.parse
@@ -14,14 +15,16 @@ from bot.check import run_checks
 from bot.model_check import Finding
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import (
-    DECODER_FILE,
     WEIGHTS_FILE,
     ChatSpec,
+    FileEntry,
     Manifest,
     TokenizerSpec,
     describe_files,
+    load_manifest,
 )
 from engine.text.guidance import META_SYSTEM_PROMPT
+from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
 
 RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"
@@ -54,21 +57,29 @@ class Place:
 def write_model(folder: Path, chat_format: str | None = "chatml") -> None:
     """Write a folder that looks like a converted model to everything that does not load its weights."""
     folder.mkdir()
-    names = [DECODER_FILE, WEIGHTS_FILE, "tokenizer.json"]
-    for name in names:
-        (folder / name).write_bytes(bytes(1000))
+    decoder = DecoderConfig(1, 32, 64, 2, 1, 16, 384, 2048, 1e4, 1e-5, tied_embeddings=True)
+    tensors, size = fake_tensors(decoder)
+    (folder / WEIGHTS_FILE).write_bytes(bytes(size))
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     Manifest(
         name="tiny",
         precision=Precision.FP32,
-        decoder=DecoderConfig(1, 32, 64, 2, 1, 16, 384, 2048, 1e4, 1e-5, tied_embeddings=True),
+        decoder=decoder,
         tokenizer=TokenizerSpec("bpe", "tokenizer.json"),
         chat=ChatSpec(chat_format, META_SYSTEM_PROMPT if chat_format == "llama-2" else ""),
         bos_id=1,
         eos_id=2,
         source={},
-        files=describe_files(folder, names),
+        files=describe_files(folder, [WEIGHTS_FILE, "tokenizer.json"]),
+        tensors=tensors,
     ).save(folder)
+
+
+def say_size(folder: Path, size: int) -> None:
+    """Let a model's manifest say that its weights take so many bytes."""
+    manifest = load_manifest(folder)
+    files = {**manifest.files, WEIGHTS_FILE: FileEntry(size, "")}
+    dataclasses.replace(manifest, files=files).save(folder)
 
 
 @pytest.fixture
@@ -149,10 +160,11 @@ def test_without_a_token_there_is_no_link(place: Place) -> None:
 
 def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> None:
     weights = place.model / "weights.bin"
-    weights.write_bytes(b"\1" + bytes(999))
+    content = weights.read_bytes()
+    weights.write_bytes(b"\1" + content[1:])
     assert "checksum" in place.problems()[0]
-    weights.write_bytes(bytes(999))
-    assert "999 bytes" in place.problems()[0]
+    weights.write_bytes(content[1:])
+    assert f"{len(content) - 1} bytes" in place.problems()[0]
     weights.unlink()
     assert "missing" in place.problems()[0]
     assert "no model folder" in place.problems(MODEL=str(place.folder / "none"))[0]
@@ -182,9 +194,7 @@ def test_more_threads_than_processors_is_a_problem(place: Place) -> None:
 
 
 def test_too_little_memory_is_found(place: Place) -> None:
-    manifest = place.model / "manifest.json"
-    huge = manifest.read_text(encoding="utf-8").replace('"size": 1000', f'"size": {10**15}')
-    manifest.write_text(huge, encoding="utf-8")
+    say_size(place.model, 10**15)
     memory = place.check()["Memory"]
     assert not memory.is_good
     assert "lower MAX_CONCURRENT" in memory.sentence
@@ -202,9 +212,7 @@ def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:
     write_model(guard, None)
     alone = needed_bytes()
     with_kv = needed_bytes(MODERATION_MODEL=str(guard))
-    manifest = guard / "manifest.json"
-    large = manifest.read_text(encoding="utf-8").replace('"size": 1000', f'"size": {2**29}')
-    manifest.write_text(large, encoding="utf-8")
+    say_size(guard, 2**29)
     assert with_kv > alone
     assert needed_bytes(MODERATION_MODEL=str(guard)) >= with_kv + 2**29
 

@@ -15,8 +15,9 @@ import discord
 import pytest
 from aiohttp import web
 
-from bot import app, cli, connection
-from bot.connection import StartError
+from bot import cli
+from bot.on_discord import connection
+from bot.on_discord.connection import StartError
 from storage.opening import locked
 from tests.bot.test_check import TOKEN, write_model
 
@@ -134,7 +135,7 @@ def test_a_fault_of_our_own_says_so_and_is_logged_with_its_traceback(
     def find_model(*_arguments: object) -> Path:
         raise ZeroDivisionError("inner workings")
 
-    monkeypatch.setattr(app, "find_model", find_model)
+    monkeypatch.setattr(cli, "find_model", find_model)
     said = failure(capsys, "chat")
     assert "error in Llamacord itself" in said
     assert "inner workings" not in said
@@ -147,7 +148,7 @@ def test_ctrl_c_ends_quietly(
     def find_model(*_arguments: object) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "find_model", find_model)
+    monkeypatch.setattr(cli, "find_model", find_model)
     assert cli.main(["run"]) == 130
     assert capsys.readouterr().err == ""
 

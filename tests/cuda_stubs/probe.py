@@ -18,10 +18,11 @@ from pathlib import Path
 
 import onnxruntime
 
-from engine.describing.manifest import CUDA_DECODER_FILE, load_manifest
+from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.gpu.loading import Attention, load_paged_model
 from engine.gpu.step import GREEDY, PagedRow
+from engine.graphs.decoder import paged_graph
 from engine.runtime.model_folder import RunnerSize
 from engine.types import Prompt, SamplingParams
 from tests.cuda_stubs.build import STATE
@@ -35,7 +36,9 @@ def placement(folder: Path) -> dict[str, object]:
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
     providers = [("CUDAExecutionProvider", {"enable_cuda_graph": "1"})]
-    session = onnxruntime.InferenceSession(str(folder / CUDA_DECODER_FILE), options, providers=providers)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    graph = paged_graph(load_manifest(folder), 512)
+    session = onnxruntime.InferenceSession(graph, options, providers=providers)
     placed: dict[str, dict[str, int]] = {}
     for part in session.get_provider_graph_assignment_info():
         kinds = placed.setdefault(part.ep_name, collections.Counter())

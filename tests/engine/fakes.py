@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.describing.architecture import Precision
+from engine.describing.architecture import DecoderConfig, Precision, decoder_tensors
 from engine.describing.manifest import (
-    DECODER_FILE,
     WEIGHTS_FILE,
     ChatSpec,
     FileEntry,
     Manifest,
     TokenizerSpec,
 )
+from engine.describing.stored import DenseTensor, StoredTensor
 from engine.runtime.request import Request
 from engine.runtime.runner import StepResult
 from engine.runtime.sampling import FloatArray, Sampler
@@ -208,6 +208,14 @@ def tiny_bpe() -> BpeTokenizer:
         return BpeTokenizer(path, {piece: index for index, piece in enumerate(CONTROL_TOKENS)})
 
 
+def fake_tensors(config: DecoderConfig) -> tuple[dict[str, StoredTensor], int]:
+    """Describe a decoder's tensors, all of them at the beginning of a file of the size that is returned."""
+    tensors = {
+        tensor.name: DenseTensor("float32", tensor.dense_shape, 0) for tensor in decoder_tensors(config)
+    }
+    return dict(tensors), max(tensor.end for tensor in tensors.values())
+
+
 def make_model_folder(
     folder: Path, *, chat_format: str | None = "chatml", template: str = "", context_length: int = 512
 ) -> Path:
@@ -215,16 +223,18 @@ def make_model_folder(
     folder.mkdir(parents=True)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     spec = TokenizerSpec("bpe", "tokenizer.json", {piece: i for i, piece in enumerate(CONTROL_TOKENS)})
-    entry = FileEntry(0, "")
+    decoder = tiny_config(context_length=context_length)
+    tensors, size = fake_tensors(decoder)
     Manifest(
         name="fake",
         precision=Precision.FP32,
-        decoder=tiny_config(context_length=context_length),
+        decoder=decoder,
         tokenizer=spec,
         chat=ChatSpec(chat_format, "You are a fake.", template),
         bos_id=1,
         eos_id=2,
         source={},
-        files={DECODER_FILE: entry, WEIGHTS_FILE: entry, spec.file: entry},
+        files={WEIGHTS_FILE: FileEntry(size, ""), spec.file: FileEntry(0, "")},
+        tensors=tensors,
     ).save(folder)
     return folder

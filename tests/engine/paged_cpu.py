@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from engine.describing.architecture import DecoderConfig
-from engine.describing.manifest import CUDA_DECODER_FILE, load_manifest
+from engine.describing.manifest import load_manifest
 from engine.gpu.model import PagedModel, PagedOptions
-from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
-from engine.graphs.plain_attention import plain_graph
-from engine.runtime.sampling import FloatArray
+from engine.gpu.step import PagedRow
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray
 from tests.engine.tiny_model import VOCAB_SIZE
 
 BLOCK_SIZE = 16
@@ -41,11 +40,10 @@ def open_paged(
     block_size: int = BLOCK_SIZE,
 ) -> PagedModel:
     """Return the converted model in `folder` with blocks of 16 tokens."""
-    config = load_manifest(folder).decoder
     options = PagedOptions(
         device="cpu", num_seats=num_seats, max_tokens=max_tokens, block_size=block_size, is_paged=False
     )
-    model = PagedModel(plain_graph(folder / CUDA_DECODER_FILE, config), folder, config, options)
+    model = PagedModel(folder, load_manifest(folder), options)
     model.allocate(num_blocks)
     model.warm_up()
     return model

@@ -181,6 +181,14 @@ async def test_dialogs_become_prompts_and_answers(stage: Stage) -> None:
     assert (engine.info.chat_format, engine.info.default_system_prompt) == ("chatml", "You are a fake.")
 
 
+async def test_what_was_tokenised_is_forgotten_with_the_cache(stage: Stage) -> None:
+    engine = await stage.open()
+    engine.fit_prompt([ChatMessage("user", "my secret")], 500)
+    assert any("my secret" in text for _, text in engine._tokenizer._known)
+    engine.drop_idle_cache()
+    assert not engine._tokenizer._known
+
+
 async def test_an_answer_that_was_begun_is_gone_on_with(stage: Stage) -> None:
     engine = await stage.open()
     dialog = [ChatMessage("user", "old"), ChatMessage("assistant", "older"), ChatMessage("user", "Count!")]

@@ -51,7 +51,7 @@ def test_fewer_bits_change_little(ids: list[int], fp32: faithful.Logits, precisi
 def test_rows_depend_neither_on_the_batch_nor_on_the_chunks(ids: list[int], precision: Precision) -> None:
     """The kernels are chosen by size: what holds for a tiny model need not hold for this one."""
     folder = default_model(precision)
-    model = CpuModel(folder, load_manifest(folder).decoder, ModelOptions(2, 8, 512))
+    model = CpuModel(folder, load_manifest(folder), ModelOptions(2, 8, 512))
     lengths = [3, 50, 7, 400, 11, 64, 9, 300]
     for slot, length in enumerate(lengths):
         model.prefill(slot, ids[:length], 0)

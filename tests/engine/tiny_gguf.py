@@ -13,14 +13,13 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from engine.convert.source import FloatArray
-from engine.describing.architecture import DecoderConfig
+from engine.describing.architecture import DecoderConfig, source_shapes
 from tests.engine.tiny_model import (
     BOS_ID,
     CONTROL_TOKENS,
     EOS_ID,
     SYSTEM_PROMPT,
     TinySource,
-    tensor_names,
     tiny_config,
     tiny_tokenizer,
 )
@@ -58,7 +57,7 @@ class TinyGGUF:
         self.fields = _fields(self.config)
         self.tensors = {
             _stored_name(name): self._interleaved(name, self.source.tensor(name))
-            for name in tensor_names(self.config)
+            for name in source_shapes(self.config)
         }
 
     @property

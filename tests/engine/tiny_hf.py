@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from engine.convert.source import FloatArray
-from engine.describing.architecture import DecoderConfig
-from tests.engine.tiny_model import CONTROL_TOKENS, TinySource, tensor_names, tiny_config, tiny_tokenizer
+from engine.describing.architecture import DecoderConfig, source_shapes
+from tests.engine.tiny_model import CONTROL_TOKENS, TinySource, tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_model_bytes, tiny_processor
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -54,7 +54,7 @@ class TinyHuggingFace:
         source = TinySource(self.decoder, self.seed)
         self.tensors = {
             stored_name(name): source.tensor(name).astype(DTYPES[self.dtype])
-            for name in tensor_names(self.decoder)
+            for name in source_shapes(self.decoder)
         }
         added = [{"id": i, "content": text, "special": True} for i, text in enumerate(CONTROL_TOKENS)]
         tokenizer = json.loads(tiny_tokenizer().to_str()) | {

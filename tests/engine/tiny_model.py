@@ -18,8 +18,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from engine.convert.converter import convert
 from engine.convert.quantize import BlockQuantized
-from engine.convert.source import FloatArray, tensor_shape
-from engine.describing.architecture import DecoderConfig, Precision
+from engine.convert.source import FloatArray
+from engine.describing.architecture import DecoderConfig, Precision, source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
 
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -70,7 +70,7 @@ class TinySource:
         self._seed = seed
 
     def tensor(self, name: str) -> FloatArray:
-        shape = tensor_shape(self.config, name)
+        shape = source_shapes(self.config)[name]
         rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         values = rng.standard_normal(shape)
         if len(shape) == 1:
@@ -113,13 +113,6 @@ def make_tiny_model(
     config = tiny_config(num_kv_heads=num_kv_heads, tied=tied, context_length=context_length)
     convert(TinySource(config, seed), folder, precision)
     return folder
-
-
-def tensor_names(config: DecoderConfig) -> list[str]:
-    """Return the names of all tensors that a source of this shape has."""
-    parts = ("attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down")
-    layers = [f"layers.{layer}.{part}" for layer in range(config.num_layers) for part in parts]
-    return ["embed", *layers, "final_norm", *([] if config.tied_embeddings else ["head"])]
 
 
 @functools.cache

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from bot.conversation.jobs import Ending
 from bot.delivery.delivery import Delivery, Outcome
 from bot.delivery.outbox import Buttons
-from bot.delivery.pace import ChannelPace
+from bot.delivery.pace import EDIT_INTERVAL_S, ChannelPace
 from bot.language.phrases import phrase, render
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
-from bot.on_discord.answers.interaction_outbox import InteractionOutbox
+from bot.on_discord.answers.outboxes import DiscordOutbox, InteractionOutbox
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import Channel
 from bot.servers.rates import loop_seconds
 from bot.tasks import Tasks
 from storage.conversations import Conversations
@@ -27,8 +28,6 @@ TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
 UNSHOWN = {Outcome.FORBIDDEN, Outcome.FAILED}
 """What may be shown later."""
-EDIT_INTERVAL_S = 1.3
-"""Fewer than 5 edits in 5 seconds."""
 
 
 class DiscordAnswer:
@@ -200,3 +199,7 @@ def buttons_of(ending: Ending) -> Buttons:
     if ending.is_outdated:
         return Buttons.REDO
     return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE
+
+
+MakeAnswer = Callable[[Channel, int | None], Awaitable[DiscordAnswer]]
+"""Returns what shows an answer in a channel, as a reply to a message. Raises `StorageError`."""

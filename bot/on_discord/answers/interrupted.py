@@ -17,8 +17,9 @@ from bot.delivery.outbox import Buttons, OutboxError, OutboxRetryError
 from bot.delivery.pace import ChannelPace
 from bot.delivery.render import with_note
 from bot.language.phrases import phrase, render, unpacked
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, DiscordOutbox, translated
-from bot.on_discord.languages import Locales
+from bot.on_discord.answers.outboxes import DiscordOutbox, translated
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import Locales
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from storage.conversations import Conversations, InterruptedAnswer, MessageState

@@ -14,16 +14,13 @@ import discord
 from bot.conversation.arrivals import Arrival
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
-from bot.errors import is_expected, sentence_for
+from bot.errors import BlockedError, NotHereError, RefusalError, is_expected, sentence_for
 from bot.language.phrases import render
-from bot.on_discord.answers.controls import MakeAnswer
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT
-from bot.on_discord.asking.incoming import incoming_of, may_answer
+from bot.on_discord.answers.discord_answer import MakeAnswer
 from bot.on_discord.asking.questions import question_of
-from bot.on_discord.interactions import ref_of
-from bot.on_discord.languages import Locales
-from bot.servers.rates import loop_seconds
-from bot.servers.refusals import BlockedError, NotHereError, RefusalError, RefusalPace
+from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
+from bot.on_discord.origins import Locales, incoming_of, may_answer, ref_of
+from bot.servers.rates import RefusalPace, loop_seconds
 from bot.servers.servers import Servers
 from storage.errors import DuplicateMessageError, StorageError
 

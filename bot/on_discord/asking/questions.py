@@ -15,9 +15,8 @@ from bot.conversation.mentions import Bot, label, readable
 from bot.conversation.text_files import MAX_BYTES, MAX_FILES, decode, joined
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES
-from bot.on_discord.asking.incoming import names_of, origin_of_message
-from bot.on_discord.interactions import ref_of
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import names_of, origin_of_message, ref_of
 from storage.conversations import Quote
 
 MAX_QUOTE_CHARS = 1500

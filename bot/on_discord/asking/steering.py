@@ -14,20 +14,11 @@ from discord import app_commands
 from bot.conversation.permissions import may_steer
 from bot.conversation.service import ChatService
 from bot.conversation.steering import MaySteer
-from bot.errors import NotHereError
+from bot.errors import CannotWriteError
 from bot.language.phrases import phrase
-from bot.on_discord.answers.controls import MakeAnswer
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES
-from bot.on_discord.asking.incoming import origin_of
-from bot.on_discord.interactions import (
-    Interaction,
-    acknowledge,
-    actor_of,
-    conversation_of,
-    reporting,
-    say,
-    writable_channel,
-)
+from bot.on_discord.answers.discord_answer import MakeAnswer
+from bot.on_discord.interactions import DISCORD_FAILURES, acknowledge, reporting, say
+from bot.on_discord.origins import Interaction, actor_of, conversation_of, origin_of, writable_channel
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +56,7 @@ def steering_commands(
             await acknowledge(interaction)
             channel = writable_channel(interaction)
             if channel is None:
-                raise NotHereError
+                raise CannotWriteError
             turn = await chat.steering.newest(conversation_of(interaction), _may(interaction))
             view = await make_answer(channel, None)
             await chat.regenerate(channel.id, turn.answer.id, view, origin_of(interaction), go_on=go_on)

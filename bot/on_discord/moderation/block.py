@@ -12,7 +12,8 @@ from bot.conversation.jobs import StopReason
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError
 from bot.language.phrases import phrase
-from bot.on_discord.interactions import Interaction, acknowledge, check_moderator, reporting, say
+from bot.on_discord.interactions import acknowledge, check_moderator, reporting, say
+from bot.on_discord.origins import Interaction
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
 

@@ -203,7 +203,7 @@ class Machine(RuleBasedStateMachine):
             self.engine,
             self.conversations,
             SettingsStore(database),
-            ChatParameters(max_new_tokens=300),
+            ChatParameters(SamplingParams(max_new_tokens=300)),
             gate=self.moderation.gate,
             servers=self.moderation.servers,
             screening=self.moderation.screening,

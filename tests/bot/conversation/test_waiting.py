@@ -13,14 +13,13 @@ import pytest
 
 from bot.conversation.jobs import Ending, Question, StopReason
 from bot.conversation.service import ChatService
-from bot.errors import QuestionGoneError, sentence_for
+from bot.errors import BlockedError, ForbiddenTextError, OptedOutError, QuestionGoneError, sentence_for
 from bot.language.phrases import phrase
 from bot.origin import Origin
 from bot.parameters import ChatParameters
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
-from bot.servers.refusals import BlockedError, ForbiddenTextError, OptedOutError
 from engine.types import Health
 from storage.conversations import ConversationKind, ConversationRef, Conversations, MessageState, Role
 from storage.database import Database

@@ -8,8 +8,9 @@ import discord
 import pytest
 import simcord
 
-from bot.on_discord.answers.interaction_outbox import TOKEN_LIFE_S
-from bot.on_discord.interactions import Interaction, are_we_there, conversation_of, writable_channel
+from bot.on_discord.answers.outboxes import TOKEN_LIFE_S
+from bot.on_discord.interactions import GRACE_S
+from bot.on_discord.origins import Interaction, are_we_there, conversation_of, writable_channel
 from engine.types import FinishReason
 from storage.conversations import ConversationKind
 from tests.bot.e2e.world import TOKEN_S, World, labels
@@ -258,11 +259,11 @@ async def test_a_form_of_before_a_restart_gives_back_what_was_typed(world: World
     """Ask 14: never Interaction failed."""
     said = await world.bob.send(world.general, "E = mc²")
     form = await world.anna.context_menu(world.general, "Ask about this", said)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert form.modal is not None
     field = form.modal["components"][0]["components"][0]
     result = await world.anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
+    await world.env.advance_time(GRACE_S)
     assert "I was restarted" in alone(result)
     assert "Who found that?" in alone(result)
 

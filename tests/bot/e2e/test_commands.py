@@ -150,8 +150,7 @@ async def test_commands_are_registered_once(world: World) -> None:
         return sum(r.method == "PUT" and r.path.endswith("/commands") for r in world.env.http_requests)
 
     assert num_syncs() == 1
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert num_syncs() == 1
     client = await world.new_client()
     client.tree.remove_command("privacy")
@@ -160,7 +159,7 @@ async def test_commands_are_registered_once(world: World) -> None:
 
 
 async def test_a_registration_that_fails_does_not_stop_the_bot(world: World) -> None:
-    await world.client.close()
+    await world.close()
     world.env.inject_error("GET", "/applications/*/commands", status=500)
     await world.env.restart_bot(await world.new_client())
     world.answers("answer")

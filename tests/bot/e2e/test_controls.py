@@ -156,8 +156,7 @@ async def test_buttons_live_on_after_a_restart(world: World) -> None:
     world.engine.scripts = [Script(("one",), delay_s=30), Script(("two",), delay_s=30)]
     await ask(world)
     await world.run(2)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     await world.anna.click(world.reply(world.general), label="Regenerate")
     await world.run(2)
     assert world.reply(world.general).content == "two"

@@ -12,8 +12,8 @@ from typing import Any
 import simcord
 
 from bot.delivery.delivery import MAX_PARTS
+from bot.delivery.pace import EDIT_INTERVAL_S
 from bot.delivery.render import render
-from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S
 from engine.types import ChatMessage
 from tests.bot.e2e.world import World, labels, open_world
 from tests.fakes import Script

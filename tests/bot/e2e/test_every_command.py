@@ -18,13 +18,13 @@ from simcord import interactions
 from simcord.http import router
 
 from bot.conversation.model_switch import ModelSwitch
-from bot.on_discord.answers.buttons import NumberedButton, Press
-from bot.on_discord.asking.history_pages import HistoryButton
-from bot.on_discord.prompts.drafts import PromptButton
-from bot.on_discord.server_panel.panel import PanelItem
+from bot.on_discord.buttons import Lasting, Press
+from bot.on_discord.interactions import GRACE_S
+from bot.on_discord.settings.command import ModelCommands
 from storage.database import Database
 from tests.bot.e2e.surface import (
     CANARY,
+    NUMBERED,
     ROWS,
     Needs,
     Person,
@@ -51,7 +51,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         client = world.client
         client.tree.remove_command("model")
         engine: Any = client.chat.engine
-        client.offer_models(ModelSwitch(client.chat, engine, world.shelf, "small"), world.operator_ids)
+        models = ModelSwitch(client.chat, engine, world.shelf, "small")
+        client.tree.add_command(ModelCommands(models, world.operator_ids))
         yield world
 
 
@@ -107,7 +108,8 @@ async def dump(world: World, guild_id: int | None = None) -> list[tuple[Any, ...
 async def test_no_command_button_or_form_is_without_a_row(world: World) -> None:
     assert names_in(world.client) == {row.name for row in ROWS}
     kinds = world.client._connection._view_store._dynamic_items.values()
-    assert set(kinds) == {NumberedButton, PanelItem, HistoryButton, PromptButton}
+    assert set(kinds) == {Lasting}
+    assert set(world.client.presses) == set(Press)
 
 
 def may(row: Row, who: str) -> bool:
@@ -192,9 +194,9 @@ async def test_after_a_restart_it_works_or_says_why_not(world: World, row: Row) 
     """Stop is gone then: nothing runs any more."""
     acts = person(world, who_may(row))
     use = await row.open(world, acts)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     result = await use(acts)
+    await world.env.advance_time(GRACE_S)
     is_old_form = row.name == "AboutForm"
     check(row, result, "I was restarted" if is_old_form else None)
 
@@ -273,7 +275,7 @@ def stranger(world: World) -> Person:
     return Person(eve, elsewhere.create_text_channel("lobby"))
 
 
-@pytest.mark.parametrize("kind", [one for one in Press if one is not Press.FORGET])
+@pytest.mark.parametrize("kind", [one for one in NUMBERED if one is not Press.FORGET])
 async def test_a_button_with_a_number_of_another_server_does_nothing(world: World, kind: Press) -> None:
     """Buttons cannot be forged on Discord; if they could, it would be of no use."""
     row = next(row for row in ROWS if row.name == f"{kind} button")
@@ -295,7 +297,6 @@ async def test_what_takes_its_time_is_acknowledged_all_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is slow; a form, which can only come at once, has to be asked for again."""
-    world.env.settle_timeout = 1.0
     run = Database._run
 
     async def run_slowly(*given: Any) -> Any:

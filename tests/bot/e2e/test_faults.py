@@ -74,8 +74,7 @@ async def test_an_ending_that_never_reached_discord_is_shown_at_the_next_start(w
     assert answer.content.startswith("one two\n-# This answer reached its limit after 2 tokens.")
     assert labels(answer) == ["Regenerate", "Continue"]
     num_requests = len(world.env.http_requests)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     edits = [r for r in world.env.http_requests[num_requests:] if "/messages" in r.path]
     assert edits == [], "what is shown is not shown again"
 
@@ -109,13 +108,12 @@ async def test_a_shutdown_marks_what_runs_while_it_still_can(world: World) -> No
     await ask(world, "one")
     await world.bob.send(world.general, f"{world.me} two")
     await world.run(2)
-    await world.client.close()
+    await world.close()
     for message in world.replies(world.general):
         assert "I am being restarted" in message.content
         assert labels(message) == ["Regenerate", *(["Continue"] if "word" in message.content else [])]
     assert (await states(world)).count(MessageState.INTERRUPTED) == 2
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert sum("restarted" in m.content for m in world.replies(world.general)) == 2
 
 

@@ -20,8 +20,7 @@ async def use(world: World, guidance: Guidance, chat_format: str = "llama-2") ->
         world.engine.info, chat_format=chat_format, default_system_prompt=META_SYSTEM_PROMPT
     )
     world.defaults = ChatParameters(max_history_tokens=3072, guidance=guidance)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
 
 
 async def told(world: World) -> str:

@@ -29,8 +29,7 @@ async def test_history_is_paged_and_the_buttons_outlive_a_restart(world: World) 
     assert page.content.startswith("**What I remember here**, page 3 of 3\n")
     assert "Anna: question 2" in page.content
     assert labels(page) == ["Older", "As a file"]
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     await world.bob.click(page, label="Older")
     page = shown_again(world, page)
     assert "page 2 of 3" in page.content

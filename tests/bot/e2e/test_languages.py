@@ -16,8 +16,8 @@ from simcord import interactions
 from bot.conversation.model_switch import ModelSwitch
 from bot.language.catalog import ENGLISH, LANGUAGES, catalog
 from bot.language.phrases import phrase, render
-from bot.on_discord.languages import CommandTranslator
-from bot.on_discord.model import ModelCommands
+from bot.on_discord.commands import CommandTranslator
+from bot.on_discord.settings.command import ModelCommands
 from tests.bot.e2e.test_commands import text
 from tests.bot.e2e.world import World, labels, open_world
 
@@ -201,6 +201,5 @@ async def test_translations_reach_discord_and_a_change_of_one_is_registered(
         return None
 
     monkeypatch.setattr(CommandTranslator, "translate", translate)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert len(syncs()) == 2

@@ -53,8 +53,7 @@ async def shelf() -> FakeShelf:
 async def world(tmp_path: Path, shelf: FakeShelf) -> AsyncIterator[World]:
     async with open_world(tmp_path / "models.sqlite3") as world:
         world.shelf, world.operator_ids = shelf, frozenset({world.chief.id})
-        await world.client.close()
-        await world.env.restart_bot(await world.new_client())
+        await world.restart()
         yield world
 
 
@@ -196,8 +195,7 @@ async def test_a_draft_that_is_too_long_can_be_edited_again_but_not_saved(world:
     assert drafted(draft) == "x" * 1400, "what was typed is not lost"
     assert draft.response is not None
     assert labels(draft.response.message) == ["Edit again", "Discard"]
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     form = await world.mod.click(draft.response.message, label="Edit again")
     assert form.modal is not None
     assert form.modal["components"][0]["components"][0]["value"] == "x" * 1400

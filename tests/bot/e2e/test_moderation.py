@@ -70,8 +70,7 @@ async def test_a_reset_is_undone_with_the_command_and_after_a_restart(world: Wor
     world.answers("answer")
     await ask(world, "remember me")
     await world.mod.slash(world.general, "reset")
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert "The conversation is back." in text(await world.mod.slash(world.general, "reset", undo=True))
     assert "Nothing was forgotten here" in text(await world.mod.slash(world.general, "reset", undo=True))
     assert await history(world) == ["remember me", "answer"]
@@ -94,7 +93,7 @@ async def test_the_bot_itself_deletes_what_was_put_aside(
     world.answers("answer")
     await ask(world, SECRET)
     await world.mod.slash(world.general, "reset")
-    monkeypatch.setattr("bot.on_discord.purging.UNDO_TIME", -UNDO_TIME)
+    world.privacy.purging.undo_time = -UNDO_TIME
     await world.env.advance_time(61)
     await world.env.settle()
     assert not any(SECRET.encode() in file.read_bytes() for file in world.path.parent.iterdir())
@@ -241,8 +240,7 @@ async def test_a_block_gives_the_answer_back_that_was_being_made_again(world: Wo
 async def test_a_block_holds_after_a_restart_and_until_unblocked(world: World) -> None:
     world.answers("answer")
     await world.mod.slash(world.general, "block", user=world.anna)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     await ask(world, "hello?")
     assert world.engine.dialogs == []
     assert "again" in text(await world.mod.slash(world.general, "unblock", user=world.anna))
@@ -350,8 +348,7 @@ async def test_ask_14_a_report_works_after_a_restart_and_without_a_log(world: Wo
     """Ask 14, buttons dead after a restart."""
     world.answers("answer")
     await ask(world, "hi")
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     thanks = await world.bob.click(world.reply(world.general), label="Report")
     assert "no moderator log here" in thanks.followups[0].content
 

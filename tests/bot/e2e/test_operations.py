@@ -5,7 +5,7 @@ from __future__ import annotations
 import discord
 import pytest
 
-from bot.operations.watching import watch
+from bot.operations.health import watch
 from engine.types import Health
 from tests.bot.e2e.test_privacy import CANARY, conversations_of_all_kinds
 from tests.bot.e2e.world import World

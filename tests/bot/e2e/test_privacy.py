@@ -14,9 +14,9 @@ import simcord
 from bot.conversation.service import UNDO_TIME
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import render
-from bot.logs import LineFormatter
 from bot.on_discord.privacy import policy_lines
-from bot.privacy.sweeper import Keeping
+from bot.operations.logs import LineFormatter
+from bot.privacy import Keeping
 from storage.retention import Retention
 from tests.bot.e2e.test_commands import text
 from tests.bot.e2e.world import World, labels, open_world
@@ -99,8 +99,7 @@ async def test_forget_me_is_confirmed_after_a_restart_and_only_by_the_person(wor
     await world.run(2)
     asked = await world.anna.slash(world.general, "forget-me")
     assert asked.response is not None
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     button = asked.response.message
     with pytest.raises(simcord.SetupError):
         await world.mod.click(button, label="Delete all of it")
@@ -129,8 +128,7 @@ async def test_whoever_opts_out_is_neither_answered_nor_stored_and_told_once(wor
 async def test_opting_out_holds_after_a_restart_and_ends_with_opting_in(world: World) -> None:
     echo(world)
     await world.anna.user.slash("opt-out")
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     await world.anna.send(world.general, f"{world.me} hi")
     assert await num_messages(world) == 0
     assert "again" in text(await world.anna.slash(world.general, "opt-in"))
@@ -201,7 +199,7 @@ async def test_a_removal_while_the_bot_was_away_is_found_at_the_start(world: Wor
     echo(world)
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
-    await world.client.close()
+    await world.close()
     world.env.backend.remove_guild(world.guild.id)
     await world.env.restart_bot(await world.new_client())
     await world.env.settle()
@@ -278,7 +276,7 @@ async def test_what_is_deleted_leaves_the_memory_of_the_engine_too(
     await world.env.advance_time(61)
     assert world.engine.num_drops == 1
     await world.mod.slash(world.general, "reset")
-    monkeypatch.setattr("bot.on_discord.purging.UNDO_TIME", -UNDO_TIME)
+    world.privacy.purging.undo_time = -UNDO_TIME
     await world.env.advance_time(61)
     assert world.engine.num_drops == 2
     await forget(world.anna, world.general)

@@ -56,8 +56,7 @@ async def test_nobody_goes_beyond_the_operators_limits(world: World) -> None:
     world.answers("answer")
     await world.mod.slash(world.general, "settings set", name="temperature", value="1.5")
     world.defaults = ChatParameters(limits=read_limits("temperature=0..1"), max_history_tokens=1024)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     result = await world.mod.slash(world.general, "settings set", name="temperature", value="1.5")
     assert said(result) == "temperature must be a number between 0 and 1."
     await world.anna.send(world.general, f"{world.me} hi")
@@ -103,8 +102,7 @@ async def test_in_a_free_channel_every_message_of_people_is_answered(seeing: Wor
     await seeing.anna.send(seeing.general, "hello?")
     await seeing.run(2)
     assert seeing.reply(seeing.general).content == "answer"
-    await seeing.client.close()
-    await seeing.env.restart_bot(await seeing.new_client())
+    await seeing.restart()
     await seeing.chief.slash(seeing.general, "free", on=False)
     await seeing.anna.send(seeing.general, "hello?")
     await seeing.run(2)

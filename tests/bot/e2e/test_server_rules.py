@@ -113,8 +113,7 @@ async def test_language_free_channels_and_looks_are_set_in_the_panel(tmp_path: P
         await admin.select(message, [world.random], custom_id="llamacord:config:free_channels")
         await admin.click(message, custom_id="llamacord:config:page:first")
         await admin.select(message, ["uses_embeds"], custom_id="llamacord:config:switches")
-        await world.client.close()
-        await world.env.restart_bot(await world.new_client())
+        await world.restart()
         await world.anna.send(world.random, "no mention")
         await world.run(2)
         (answer,) = world.replies(world.random)
@@ -196,8 +195,7 @@ async def test_defaults_of_answers_are_set_in_the_panel(world: World) -> None:
 async def test_lists_and_limits_are_set_in_forms_also_after_a_restart(world: World) -> None:
     admin = await admin_of(world)
     message = await panel(world, admin)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     form = await admin.click(message, custom_id="llamacord:config:question_lists")
     done = await admin.submit_modal(
         form, {"question_words": "badger\n\n weasel ", "question_patterns": "call \\d+"}
@@ -215,8 +213,7 @@ async def test_ask_14_a_form_that_was_open_over_a_restart_is_taken(world: World)
     """Ask 14, buttons dead after a restart: not even what was being filled in is lost."""
     admin = await admin_of(world)
     form = await admin.click(await panel(world, admin), custom_id="llamacord:config:answer_lists")
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     await admin.submit_modal(form, {"answer_words": "badger", "answer_patterns": ""})
     assert (await config(world)).answer_words == ("badger",)
 
@@ -487,8 +484,8 @@ async def test_an_answer_that_the_lists_allow_streams_as_ever(world: World) -> N
 async def test_a_list_that_takes_too_long_refuses_or_not_as_the_server_wants(
     world: World, refuses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.safety.patterns.TIMEOUT_S", 0.02)
-    monkeypatch.setattr("bot.safety.patterns.search.__defaults__", (0.02,))
+    monkeypatch.setattr("bot.safety.lists.TIMEOUT_S", 0.02)
+    monkeypatch.setattr("bot.safety.lists.search.__defaults__", (0.02,))
     log = await open_log(world)
     await change(world, question_patterns=[r"(\w|\w\w)+\d$X"], refuses_unchecked=refuses)
     world.answers("answer")
@@ -529,8 +526,7 @@ async def guarded(world: World, *verdicts: str, refuses: bool = True, **script: 
     guard = ScriptedEngine([Script((verdict,), **script) for verdict in verdicts])
     guard.info = type(guard.info)("guard", "int8", "cpu", "llama-2", 20_000, "")
     world.safety_model = SafetyModel(guard, refuses_unchecked=refuses)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     return guard
 
 

@@ -73,8 +73,7 @@ async def test_regenerate_by_command_also_after_a_restart(world: World) -> None:
     world.engine.scripts = [Script(("one",), 30), Script(("two",), 30)]
     await ask(world)
     await world.run(2)
-    await world.client.close()
-    await world.env.restart_bot(await world.new_client())
+    await world.restart()
     assert "again" in said(await world.anna.slash(world.general, "regenerate"))
     assert "still being written" in said(await world.anna.slash(world.general, "regenerate"))
     await world.run(2)

@@ -16,11 +16,11 @@ import discord
 import simcord
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
-from bot.conversation.service import ChatService
+from bot.conversation.service import UNDO_TIME, ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
-from bot.privacy.sweeper import Keeping, Privacy
+from bot.privacy import Keeping, Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
@@ -35,8 +35,9 @@ from tests.fakes import Script, ScriptedEngine
 
 TOKEN_S = 30.0
 EDIT_S = 6.0
-SETTLE_S = 3.0
-"""Shorter than every pause of the bot, so that no pause passes by itself while a test waits."""
+SETTLE_S = 30.0
+"""Real seconds that the bot may compute between two of its pauses; more is a fault."""
+POLL_S = 0.001
 
 
 class EmptyShelf:
@@ -61,6 +62,17 @@ class ParkedRoom(WaitingRoom):
 
     async def _wait(self, future: asyncio.Future[None]) -> None:
         await self._world.env.external_wait(super()._wait(future), reason="waits for the engine")
+
+
+class VirtualEnv(simcord.Env):
+    """A simulated Discord whose clock only `advance_time` moves, and that looks often how the bot is."""
+
+    def _schedule_timer(self, *_timer: Any) -> None:
+        """Leave a pause to `advance_time` alone: simcord would let it pass in real time, too."""
+
+    async def _settle_internal(self, *, idle: float = POLL_S, **options: Any) -> None:
+        """Wait as simcord does, which looks every 50 ms for tasks that wait without ending."""
+        await super()._settle_internal(idle=idle, **options)
 
 
 class World:
@@ -91,7 +103,7 @@ class World:
 
     async def start(self) -> None:
         """Start the bot and furnish the server."""
-        self.env = simcord.Env(await self.new_client(), settle_timeout=SETTLE_S)
+        self.env = VirtualEnv(await self.new_client(), settle_timeout=SETTLE_S)
         await self.env.start()
         self._stack.push_async_callback(self.env.shutdown)
         self.guild = self.env.create_guild("Server")
@@ -114,6 +126,13 @@ class World:
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
         engine = SwitchableEngine(self.engine)
+        self.privacy = Privacy.over(
+            self.database,
+            self.conversations,
+            self.keeping,
+            undo_time=UNDO_TIME,
+            engines=(engine,) if self.safety_model is None else (engine, self.safety_model),
+        )
         chat = ChatService(
             engine,
             self.conversations,
@@ -126,17 +145,30 @@ class World:
             room=ParkedRoom(self, engine),
             shutdown_grace_s=self.shutdown_grace_s,
         )
-        self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
             chat,
             self.moderation,
             self.privacy,
             self.metrics,
+            ModelSwitch(chat, engine, self.shelf, "small"),
+            operator_ids=self.operator_ids,
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=self.edit_interval_s,
         )
-        self.client.offer_models(ModelSwitch(chat, engine, self.shelf, "small"), self.operator_ids)
         return self.client
+
+    async def close(self) -> None:
+        """Close the bot, letting the time pass that its last edits take."""
+        with self.env._bot_scope():  # so that what it waits for is simulated time as well
+            closing = asyncio.create_task(self.client.close())
+        while not closing.done():
+            await self.env.advance_time(1.0)
+        await closing
+
+    async def restart(self) -> None:
+        """Close the bot and start another one."""
+        await self.close()
+        await self.env.restart_bot(await self.new_client())
 
     @property
     def me(self) -> str:
@@ -146,9 +178,9 @@ class World:
     async def set_up(self, guild_id: int, changes: Mapping[str, object]) -> None:
         """Have a server set up, without a word of it in the moderators' log."""
         servers = self.moderation.servers
-        listeners, servers._listeners = servers._listeners, []
+        on_change, servers._on_change = servers._on_change, lambda *_: None
         await servers.change(guild_id, changes, by_user_id=1)
-        servers._listeners = listeners
+        servers._on_change = on_change
 
     async def fill_disk(self) -> None:
         """Let the database grow no further, and fill what room it has left."""
@@ -243,5 +275,5 @@ async def open_world(
         await world.start()
         yield world
         world.check_no_pings()
-        await world.client.close()
+        await world.close()
         world.env.raise_errors()

@@ -15,9 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bot.errors import EmptyQuestionError
-from bot.operations.health import Vitals
+from bot.operations.health import PortError, Vitals, measure_lag, serving, watched
 from bot.operations.metrics import Metrics
-from bot.operations.watching import PortError, measure_lag, serving, watched
 from engine.types import Completion, FinishReason, Health, Usage
 from storage.conversations import MessageState
 from tests.fakes import ScriptedEngine

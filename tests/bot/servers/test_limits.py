@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.servers.rates import MAX_TIMES, WINDOW_S, Allowance, Buckets, Rate, RateLimits, Repetitions
-from bot.servers.refusals import BlockedError, RateLimitedError, RefusalPace, RepeatedError
+from bot.errors import BlockedError, RateLimitedError, RepeatedError
+from bot.servers.rates import (
+    MAX_TIMES,
+    WINDOW_S,
+    Allowance,
+    Buckets,
+    Rate,
+    RateLimits,
+    RefusalPace,
+    Repetitions,
+)
 from bot.servers.server_config import ServerConfig
 
 FREE = ServerConfig()

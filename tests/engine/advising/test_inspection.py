@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -18,14 +19,14 @@ from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
 from engine.describing.architecture import Precision
 from engine.describing.footprint import weight_bytes
-from engine.describing.manifest import DECODER_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, describe_files, load_manifest
 from engine.machine import machine
 from engine.machine.cgroups import Limits
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import make_tiny_model
 
-RELEASES = Path(__file__).parents[1] / "data" / "releases"
+RELEASES = Path(__file__).parents[2] / "data" / "releases"
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Pa
     for path in (file, folder):
         description = inspect(path).description
         assert description is not None
-        assert description.blocks == Blocks(has_4_bits=True, has_offsets=kind == QuantType.Q4_1)
+        assert description.blocks == Blocks(has_4_bits=True, has_zero_points=kind == QuantType.Q4_1)
         expected = weight_bytes(
-            description.config, Precision.INT4, has_offsets=description.blocks.has_offsets
+            description.config, Precision.INT4, has_zero_points=description.blocks.has_zero_points
         )
         written = (folder / WEIGHTS_FILE).stat().st_size
         assert expected - 1024 <= written < expected + 100 * 4096
@@ -143,18 +144,32 @@ def _edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def _add_token(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["model"]["vocab"]["one more"] = 384
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    manifest = load_manifest(folder)
+    files = {**manifest.files, **describe_files(folder, [path.name])}
+    dataclasses.replace(manifest, files=files).save(folder)
+
+
 SPOILT_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated weights": (lambda f: _truncate(f / WEIGHTS_FILE), "truncated or changed"),
     "weights missing": (lambda f: (f / WEIGHTS_FILE).unlink(), "is missing from the model folder"),
-    "a bit of the graph": (lambda f: _flip(f / DECODER_FILE), "does not match its checksum"),
+    "a bit of the tokenizer": (lambda f: _flip(f / "tokenizer.json"), "does not match its checksum"),
     "no JSON": (lambda f: (f / MANIFEST_FILE).write_text("{"), "is not valid JSON"),
     "unknown chat format": (
         lambda f: _edit(f / MANIFEST_FILE, '"chatml"', '"wild"'),
         "no chat format called",
     ),
-    "fewer tokens than the tokenizer": (
+    "fewer tokens than its embedding": (
         lambda f: _edit(f / MANIFEST_FILE, '"vocab_size": 384', '"vocab_size": 380'),
-        "tokenizer knows 384 tokens and the model only 380",
+        "what it says of the tensor embed does not fit the decoder",
+    ),
+    "another model's tokenizer": (
+        _add_token,
+        "tokenizer knows 385 tokens and the model only 384",
     ),
 }
 
@@ -307,5 +322,5 @@ def test_measuring_gives_a_speed_for_each_precision_and_for_the_model(
 
 def test_the_catalogue_has_every_tensor(gguf_file: Path) -> None:
     source = GGUFSource(gguf_file)
-    for name, stored in source.stored_tensors().items():
+    for name, stored in source.catalogue().items():
         assert stored.shape == source.tensor(name).shape

@@ -16,15 +16,8 @@ from engine.bench.random_model import write_random_model
 from engine.bench.release_author import ReleaseShape, write_release
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.manifest import (
-    CUDA_DECODER_FILE,
-    CUDA_WEIGHTS_FILE,
-    DECODER_FILE,
-    WEIGHTS_FILE,
-    load_manifest,
-    verify_files,
-)
-from engine.graphs.paged_graph import StoredConstants
+from engine.describing.manifest import WEIGHTS_FILE, load_manifest, verify_files
+from engine.describing.stored import BlockTensor
 
 SMALL = DecoderConfig(2, 128, 256, 4, 2, 32, 384, 1024, 1e4, 1e-5, tied_embeddings=False)
 
@@ -34,34 +27,34 @@ def test_random_weights_run_and_say_numbers(tmp_path: Path, precision: Precision
     folder = write_random_model(tmp_path / "model", SMALL, precision)
     manifest = load_manifest(folder)
     verify_files(folder, manifest, full=True)
-    logits = CpuModel(folder, SMALL, ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
+    logits = CpuModel(folder, manifest, ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
     assert np.isfinite(logits).all()
     assert 0.1 < logits.std() < 10
-    assert manifest.runs_on_gpu == (precision is not Precision.FP32)
 
 
 def test_matrices_of_one_shape_lie_on_the_disk_once(tmp_path: Path) -> None:
     small = write_random_model(tmp_path / "small", SMALL, Precision.INT4)
     many = write_random_model(tmp_path / "many", dataclasses.replace(SMALL, num_layers=20), Precision.INT4)
-    for name in (WEIGHTS_FILE, CUDA_WEIGHTS_FILE):
-        sizes = [(folder / name).stat().st_size for folder in (small, many)]
-        assert sizes[0] == sizes[1]
+    sizes = [(folder / WEIGHTS_FILE).stat().st_size for folder in (small, many)]
+    assert sizes[0] == sizes[1]
     assert random_model._random_blocks.cache_info().currsize == 0, "memory is given back"
 
 
-@pytest.mark.parametrize("graph", [DECODER_FILE, CUDA_DECODER_FILE])
-def test_no_two_matrices_are_the_same_or_one_copy_would_serve_all(tmp_path: Path, graph: str) -> None:
+def test_no_two_matrices_are_the_same_or_one_copy_would_serve_all(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, num_layers=20, hidden_size=512, intermediate_size=1024)
     folder = write_random_model(tmp_path / "model", config, Precision.INT4)
-    stored = StoredConstants(folder / graph)
+    tensors = load_manifest(folder).tensors
     for part in ("qkv", "o", "gate_up", "down"):
-        for what in ("values", "scales"):
-            names = [f"layers.{layer}.{part}.{what}" for layer in range(20)]
-            read = [np.asarray(stored.read(name)) for name in names]
-            assert len({values.tobytes() for values in read}) == 20, part
-            assert len({values.shape for values in read}) == 1
-            if what == "scales":
-                assert all((values > 0).all() for values in read)
+        values, scales = [], []
+        for tensor in (tensors[f"layers.{layer}.{part}"] for layer in range(20)):
+            assert isinstance(tensor, BlockTensor)
+            shape = (tensor.shape[0], tensor.num_blocks)
+            path = folder / WEIGHTS_FILE
+            values.append(np.memmap(path, np.uint8, "r", tensor.values, (*shape, tensor.value_bytes)))
+            scales.append(np.memmap(path, np.float32, "r", tensor.scales, shape))
+        assert len({read.tobytes() for read in values}) == 20, part
+        assert len({read.astype(np.float16).tobytes() for read in scales}) == 20, part
+        assert all((read > 0).all() for read in scales)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -69,7 +62,9 @@ def test_the_end_is_never_likely(tmp_path: Path, tied: bool) -> None:
     config = dataclasses.replace(SMALL, tied_embeddings=tied)
     for precision in (Precision.INT4, Precision.INT8, Precision.FP16):
         folder = write_random_model(tmp_path / precision, config, precision)
-        logits = CpuModel(folder, config, ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
+        logits = CpuModel(folder, load_manifest(folder), ModelOptions(1, 1, 64)).prefill(
+            0, list(range(40)), 0
+        )
         assert logits[load_manifest(folder).eos_id] == 0
 
 

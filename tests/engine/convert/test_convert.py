@@ -19,15 +19,15 @@ import pytest
 from engine.convert.converter import convert
 from engine.convert.source import FloatArray
 from engine.cpu.model import CpuModel, ModelOptions
-from engine.describing.architecture import Precision
+from engine.describing.architecture import Precision, source_shapes
 from engine.describing.manifest import load_manifest, verify_files
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.text.tokenizer import load_tokenizer
 from tests.engine.reference_llama import reference_logits
-from tests.engine.tiny_model import ChangedSource, TinySource, make_tiny_model, tensor_names, tiny_config
+from tests.engine.tiny_model import ChangedSource, TinySource, make_tiny_model, tiny_config
 
 HOUR = 3600
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def names(folder: Path) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_converted_folder_is_whole_and_runs(tmp_path: Path, precision: Precisi
     assert shares == sorted(shares)
     assert 0 < shares[0] < shares[-1] == 1
     ids = load_tokenizer(folder, manifest.tokenizer).encode("Hello there")
-    logits = CpuModel(folder, manifest.decoder, ModelOptions(1, 1, 64)).prefill(0, ids, 0)
+    logits = CpuModel(folder, manifest, ModelOptions(1, 1, 64)).prefill(0, ids, 0)
     exact = reference_logits(source.config, source.tensor, ids)[-1]
     assert np.abs(logits - exact).max() < TOLERANCES[precision]
 
@@ -83,7 +83,7 @@ def test_every_tensor_is_read(tmp_path: Path) -> None:
     source = ChangedSource(note)
     source.config = config
     convert(source, tmp_path / "model", Precision.INT8)
-    assert read == set(tensor_names(config))
+    assert read == set(source_shapes(config))
 
 
 class Ending(NamedTuple):
@@ -128,7 +128,7 @@ def test_a_progress_callback_that_raises_leaves_nothing(tmp_path: Path) -> None:
 _SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
-from engine.describing.architecture import Precision
+from engine.describing.architecture import Precision, source_shapes
 from engine.convert.converter import convert
 from tests.engine.tiny_model import TinySource
 

@@ -15,6 +15,7 @@ from engine.convert.converter import convert
 from engine.convert.source import FloatArray
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
+from engine.describing.manifest import load_manifest
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.machine import machine
 from tests.engine.reference_llama import reference_logits
@@ -115,6 +116,6 @@ def test_eight_bits_need_whole_blocks(tmp_path: Path) -> None:
         convert(odd, tmp_path / "model", Precision.INT8)
     assert names(tmp_path) == []
     convert(odd, tmp_path / "model", Precision.FP32)
-    model = CpuModel(tmp_path / "model", odd.config, ModelOptions(1, 1, 64))
+    model = CpuModel(tmp_path / "model", load_manifest(tmp_path / "model"), ModelOptions(1, 1, 64))
     exact = reference_logits(odd.config, odd.tensor, [5, 9, 200])[-1]
     assert np.abs(model.prefill(0, [5, 9, 200], 0) - exact).max() < 1e-4

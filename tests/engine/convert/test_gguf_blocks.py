@@ -69,7 +69,7 @@ def divergence(file: TinyGGUF, folder: Path, precision: Precision) -> float:
     """Return the mean KL, in nats, of the converted model to exactly what the file says."""
     folder.mkdir()
     convert(GGUFSource(file.save(folder / "tiny.gguf")), folder / "model", precision)
-    model = CpuModel(folder / "model", load_manifest(folder / "model").decoder, ModelOptions(1, 1, 64))
+    model = CpuModel(folder / "model", load_manifest(folder / "model"), ModelOptions(1, 1, 64))
     exact = log_softmax(reference_logits(file.config, file.tensor, IDS))
     return float((np.exp(exact) * (exact - log_softmax(model.score(0, IDS, 0)))).sum(axis=-1).mean())
 

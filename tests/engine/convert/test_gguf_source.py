@@ -34,7 +34,7 @@ SHAPES = {
 
 def converted(file: TinyGGUF, folder: Path, precision: Precision = Precision.FP32) -> CpuModel:
     convert(GGUFSource(file.save(folder / "tiny.gguf")), folder / "model", precision)
-    return CpuModel(folder / "model", load_manifest(folder / "model").decoder, ModelOptions(1, 1, 64))
+    return CpuModel(folder / "model", load_manifest(folder / "model"), ModelOptions(1, 1, 64))
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)

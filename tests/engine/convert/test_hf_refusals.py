@@ -98,7 +98,7 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     "no heads": (set_key("num_attention_heads", 0), "num_attention_heads must be a whole number above 0"),
     "a missing layer": (set_key("num_hidden_layers", 4), "has no tensor model.layers.3"),
     "a layer too many": (set_key("num_hidden_layers", 2), "has the tensor model.layers.2"),
-    "no end of layers": (set_key("num_hidden_layers", 10**12), "GiB"),
+    "no end of layers": (set_key("num_hidden_layers", 10**12), "has 1000000000000 layers: it is damaged"),
     "another width": (set_key("intermediate_size", 64), "has the shape"),
     "another vocabulary": (set_key("vocab_size", 400), "the shape (384, 64) instead of (400, 64)"),
     "a tokenizer too large": (set_key("vocab_size", 383), "384 tokens for 383 embeddings"),

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.record_hf_reference import NUM_GREEDY, NUM_PROMPT, REFERENCE_FILE
-from engine.convert.converter import convert
-from engine.convert.sources import open_source
+from engine.convert.converter import convert, open_source
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
 from engine.describing.manifest import load_manifest
@@ -25,8 +24,9 @@ MAX_TOKENS = NUM_PROMPT + NUM_GREEDY
 
 def converted(model: TinyHuggingFace, tmp_path: Path, precision: Precision = Precision.FP32) -> CpuModel:
     convert(open_source(model.save(tmp_path / "source")), tmp_path / "model", precision)
-    decoder = load_manifest(tmp_path / "model").decoder
-    return CpuModel(tmp_path / "model", decoder, ModelOptions(2, 1, min(MAX_TOKENS, decoder.context_length)))
+    manifest = load_manifest(tmp_path / "model")
+    options = ModelOptions(2, 1, min(MAX_TOKENS, manifest.decoder.context_length))
+    return CpuModel(tmp_path / "model", manifest, options)
 
 
 @pytest.fixture(scope="module")

@@ -126,30 +126,30 @@ def test_inputs_that_are_no_whole_blocks_are_refused(columns: int, bits: int) ->
         quantize(random_matrix(2, columns), bits)
 
 
-def with_offsets(packed: BlockQuantized) -> BlockQuantized:
+def with_zero_points(packed: BlockQuantized) -> BlockQuantized:
     rows, num_blocks = packed.scales.shape
-    offsets = random_matrix(rows, num_blocks, seed=7)
-    return BlockQuantized(packed.bits, packed.values, packed.scales, offsets)
+    zero_points = random_matrix(rows, num_blocks, seed=7)
+    return BlockQuantized(packed.bits, packed.values, packed.scales, zero_points)
 
 
 def test_a_wider_matrix_is_the_same() -> None:
-    packed = with_offsets(quantize(random_matrix(8, 64), 4))
+    packed = with_zero_points(quantize(random_matrix(8, 64), 4))
     assert packed.widened().bits == 8
     np.testing.assert_array_equal(packed.widened().dequantize(), packed.dequantize())
 
 
-def test_offsets_count_once_for_every_weight_of_a_block() -> None:
+def test_zero_points_count_once_for_every_weight_of_a_block() -> None:
     plain = quantize(random_matrix(8, 64), 8)
-    packed = with_offsets(plain)
-    assert packed.offsets is not None
+    packed = with_zero_points(plain)
+    assert packed.zero_points is not None
     difference = packed.dequantize() - plain.dequantize()
-    np.testing.assert_allclose(difference, packed.offsets.repeat(BLOCK_SIZE, axis=1), atol=1e-5)
+    np.testing.assert_allclose(difference, packed.zero_points.repeat(BLOCK_SIZE, axis=1), atol=1e-5)
 
 
 def test_a_stack_is_the_matrices_one_below_the_other() -> None:
     four, eight = quantize(random_matrix(8, 64), 4), quantize(random_matrix(4, 64, seed=1), 8)
     assert stack([four, four]).bits == 4
-    for parts in ([four, four], [four, eight], [with_offsets(four), eight], [eight]):
+    for parts in ([four, four], [four, eight], [with_zero_points(four), eight], [eight]):
         expected = np.concatenate([part.dequantize() for part in parts])
         np.testing.assert_array_equal(stack(parts).dequantize(), expected)
-    assert stack([four, eight]).offsets is None
+    assert stack([four, eight]).zero_points is None

@@ -23,7 +23,7 @@ LENGTHS = [3, 50, 7, 100, 11, 64, 9, 1]
 
 
 def open_model(folder: Path, *, num_slots: int = NUM_SLOTS, max_tokens: int = CONTEXT) -> CpuModel:
-    return CpuModel(folder, load_manifest(folder).decoder, ModelOptions(1, num_slots, max_tokens))
+    return CpuModel(folder, load_manifest(folder), ModelOptions(1, num_slots, max_tokens))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
-from engine.describing.manifest import DECODER_FILE, WEIGHTS_FILE, load_manifest
+from engine.describing.manifest import WEIGHTS_FILE, load_manifest
 from engine.errors import ModelFormatError
-from tests.engine.tiny_model import VOCAB_SIZE, make_tiny_model, tiny_config
+from tests.engine.tiny_model import VOCAB_SIZE, make_tiny_model
 
 
 def _refuse_to_run(*_: object) -> None:
@@ -34,7 +34,7 @@ def guarded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CpuModel:
 
 
 def open_model(folder: Path, max_tokens: int = 64) -> CpuModel:
-    return CpuModel(folder, load_manifest(folder).decoder, ModelOptions(1, 2, max_tokens))
+    return CpuModel(folder, load_manifest(folder), ModelOptions(1, 2, max_tokens))
 
 
 BAD_PREFILLS: dict[str, tuple[int, Sequence[int], int]] = {
@@ -84,20 +84,9 @@ def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
         open_model(folder, max_tokens=513)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a graph", None], ids=["empty", "garbage", "truncated"])
-def test_a_damaged_graph_is_reported(folder: Path, content: bytes | None) -> None:
-    path = folder / DECODER_FILE
-    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(folder)
-
-
-def test_missing_files_are_reported(folder: Path) -> None:
+def test_missing_weights_are_reported(folder: Path) -> None:
     (folder / WEIGHTS_FILE).unlink()
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
-        open_model(folder)
-    (folder / DECODER_FILE).unlink()
-    with pytest.raises(ModelFormatError, match="could not be loaded"):
+    with pytest.raises(ModelFormatError, match=f"{folder} could not be loaded"):
         open_model(folder)
 
 
@@ -106,9 +95,3 @@ def test_truncated_weights_are_reported(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ModelFormatError, match="could not be loaded"):
         open_model(folder)
-
-
-def test_a_graph_of_another_shape_is_reported(folder: Path) -> None:
-    for config in (tiny_config(num_kv_heads=1), tiny_config(num_kv_heads=4)):
-        with pytest.raises(ModelFormatError, match="does not fit its manifest"):
-            CpuModel(folder, config, ModelOptions(1, 2, 64))

@@ -12,20 +12,11 @@ import pytest
 
 from engine.describing import manifest as manifest_module
 from engine.describing.architecture import Precision
-from engine.describing.manifest import (
-    CUDA_DECODER_FILE,
-    CUDA_WEIGHTS_FILE,
-    DECODER_FILE,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    load_manifest,
-    verify_files,
-)
+from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, load_manifest, verify_files
 from engine.errors import ModelFormatError
 from tests.engine.tiny_model import BOS_ID, EOS_ID, SYSTEM_PROMPT, VOCAB_SIZE, make_tiny_model, tiny_config
 
-NEEDED_FILES = (DECODER_FILE, WEIGHTS_FILE, "tokenizer.json")
-FILES = (*NEEDED_FILES, CUDA_DECODER_FILE, CUDA_WEIGHTS_FILE)
+FILES = (WEIGHTS_FILE, "tokenizer.json")
 
 
 @pytest.fixture
@@ -135,14 +126,32 @@ def test_a_manifest_that_is_a_folder_is_reported(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"format_version": 99}'])
-def test_another_version_is_said_so(folder: Path, content: str) -> None:
+def test_what_no_version_or_a_newer_one_wrote_is_said_so(folder: Path, content: str) -> None:
     (folder / MANIFEST_FILE).write_text(content)
-    with pytest.raises(ModelFormatError, match=r"has format version (None|99), not 2\. .*anew"):
+    with pytest.raises(ModelFormatError, match=r"a newer one may have converted it\. Update the program, or"):
         load_manifest(folder)
 
 
 @pytest.mark.parametrize(
-    "key", ["precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files"]
+    ("source", "origin"),
+    [({"file": "a.gguf"}, "a.gguf"), ({"folder": "hf"}, "hf"), ({}, "SOURCE"), ("x", "SOURCE")],
+)
+def test_a_folder_of_an_older_version_is_refused_with_the_command_that_makes_it_anew(
+    folder: Path, source: object, origin: str
+) -> None:
+    change(folder, lambda raw: raw.update(format_version=2, source=source))
+    with pytest.raises(ModelFormatError) as caught:
+        load_manifest(folder)
+    assert str(caught.value).endswith(f": python -m engine convert {origin} {folder} --precision int8")
+
+
+def test_what_an_older_version_did_not_know_of_has_its_default(folder: Path) -> None:
+    change(folder, lambda raw: raw["decoder"].pop("rope_factor"))
+    assert load_manifest(folder).decoder == tiny_config()
+
+
+@pytest.mark.parametrize(
+    "key", ["precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files", "tensors"]
 )
 @pytest.mark.parametrize("value", [None, 3.5, [], ["x"], "x", -1, 10**9, True])
 def test_wrong_types_are_refused(folder: Path, key: str, value: object) -> None:
@@ -158,7 +167,9 @@ def test_ends_that_are_no_tokens_are_refused(folder: Path, value: object) -> Non
         load_manifest(folder)
 
 
-@pytest.mark.parametrize("key", ["name", "precision", "decoder", "tokenizer", "chat", "bos_id", "files"])
+@pytest.mark.parametrize(
+    "key", ["name", "precision", "decoder", "tokenizer", "chat", "bos_id", "files", "tensors"]
+)
 def test_a_missing_key_is_named(folder: Path, key: str) -> None:
     change(folder, lambda raw: raw.pop(key))
     with pytest.raises(ModelFormatError, match=f"lacks '{key}'"):
@@ -198,6 +209,58 @@ def test_bad_values_are_refused(folder: Path, part: str, key: str, value: object
     assert "__init__" not in str(caught.value)
 
 
+QKV, NORM, EMBED = "layers.0.qkv", "layers.0.attn_norm", "embed"
+BAD_TENSORS: dict[str, tuple[str, dict[str, object]]] = {
+    "another shape": (QKV, {"shape": [64, 64]}),
+    "a shape that is a number": (QKV, {"shape": 3}),
+    "a fraction of a row": (QKV, {"shape": [128.0, 64]}),
+    "bits that nothing multiplies": (QKV, {"bits": 3}),
+    "blocks that do not fill a row": (QKV, {"block_size": 128}),
+    "blocks of nothing": (QKV, {"block_size": 0}),
+    "values behind the end": (QKV, {"values": 10**9}),
+    "scales behind the end": (QKV, {"scales": 10**9}),
+    "zero points behind the end": (QKV, {"zero_points": 10**9}),
+    "values before the beginning": (QKV, {"values": -4096}),
+    "scales that are true": (QKV, {"scales": True}),
+    "an embedding in 4 bits": (EMBED, {"bits": 4}),
+    "an embedding with zero points": (EMBED, {"zero_points": 0}),
+    "a norm of another length": (NORM, {"shape": [65]}),
+    "a norm in another type": (NORM, {"type": "float16"}),
+    "a type that nobody knows": (NORM, {"type": "object"}),
+    "a norm behind the end": (NORM, {"offset": 10**9}),
+    "a norm before the beginning": (NORM, {"offset": -1}),
+    "what no tensor has": (NORM, {"location": "/etc/passwd"}),
+}
+
+
+@pytest.mark.parametrize(("name", "fields"), BAD_TENSORS.values(), ids=BAD_TENSORS)
+def test_tensors_that_do_not_fit_the_decoder_are_refused(
+    folder: Path, name: str, fields: dict[str, object]
+) -> None:
+    change(folder, lambda raw: raw["tensors"][name].update(fields))
+    with pytest.raises(ModelFormatError, match="is damaged"):
+        load_manifest(folder)
+
+
+def test_a_norm_in_blocks_a_missing_and_a_foreign_tensor_are_refused(folder: Path) -> None:
+    def exchange(raw: dict[str, Any]) -> None:
+        raw["tensors"][NORM] = raw["tensors"][QKV]
+
+    edits: list[Callable[[dict[str, Any]], object]] = [
+        exchange,
+        lambda raw: raw["tensors"].pop("final_norm"),
+        lambda raw: raw["tensors"].update(head=raw["tensors"]["embed"]),
+        lambda raw: raw["decoder"].update(num_layers=4),
+        lambda raw: raw["decoder"].update(tied_embeddings=False),
+    ]
+    whole = (folder / MANIFEST_FILE).read_bytes()
+    for edit in edits:
+        (folder / MANIFEST_FILE).write_bytes(whole)
+        change(folder, edit)
+        with pytest.raises(ModelFormatError, match="is damaged"):
+            load_manifest(folder)
+
+
 OUTSIDE = ["../secret", "/etc/passwd", "sub/file", "..", ".", "", "a/", "./tokenizer.json"]
 
 
@@ -216,7 +279,7 @@ def test_a_tokenizer_outside_the_folder_is_refused(folder: Path, name: str) -> N
         load_manifest(folder)
 
 
-@pytest.mark.parametrize("name", NEEDED_FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_every_file_that_is_loaded_must_be_described(folder: Path, name: str) -> None:
     change(folder, lambda raw: raw["files"].pop(name))
     with pytest.raises(ModelFormatError, match=f"does not describe {name}"):

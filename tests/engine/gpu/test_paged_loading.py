@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from engine.convert import converter
 from engine.describing.architecture import LLAMA_2_SIZES, Precision
-from engine.describing.manifest import CUDA_WEIGHTS_FILE, load_manifest
+from engine.describing.manifest import WEIGHTS_FILE, load_manifest
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.gpu.loading import Attention, block_size, load_paged_model, num_blocks
 from engine.gpu.model import PagedModel
@@ -38,20 +37,17 @@ def test_a_model_that_says_what_the_cpu_said_is_loaded(tmp_path: Path, precision
 
 def test_a_model_that_says_something_else_is_not(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "model", Precision.INT8)
-    path = folder / CUDA_WEIGHTS_FILE
-    halves = np.fromfile(path, np.float16)
-    (halves[::-1] * np.float16(2)).tofile(path)
     manifest = load_manifest(folder)
-    files = {**manifest.files}
-    del files[CUDA_WEIGHTS_FILE]
-    changed = dataclasses.replace(manifest, files=files)
+    down, up = manifest.tensors["layers.0.down"], manifest.tensors["layers.1.down"]
+    exchanged = {**manifest.tensors, "layers.0.down": up, "layers.1.down": down}
+    changed = dataclasses.replace(manifest, tensors=exchanged)
     with pytest.raises(ModelResourceError, match=r"something else than the CPU|no numbers"):
         load_paged_model(folder, changed, SIZE, Attention.PLAIN, device="cpu", free=lambda: GIB)
 
 
 def test_changed_weights_are_noticed_before_they_are_loaded(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "model", Precision.INT8)
-    with (folder / CUDA_WEIGHTS_FILE).open("r+b") as file:
+    with (folder / WEIGHTS_FILE).open("r+b") as file:
         file.write(b"x")
     with pytest.raises(ModelFormatError, match="does not match its checksum"):
         load(folder)

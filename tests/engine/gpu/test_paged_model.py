@@ -53,7 +53,7 @@ def test_few_bits_say_what_they_say_on_the_cpu(
 ) -> None:
     folder = make_tiny_model(tmp_path / "model", precision, num_kv_heads=num_kv_heads, tied=num_kv_heads == 1)
     paged = open_paged(folder)
-    cpu = CpuModel(folder, load_manifest(folder).decoder, ModelOptions(1, 2, 256))
+    cpu = CpuModel(folder, load_manifest(folder), ModelOptions(1, 2, 256))
     logits = said(paged, row(PROMPT, 0, [1, 2, 3, 4]))
     paged.close()
     # The CPU rounds activations to 8 bits.

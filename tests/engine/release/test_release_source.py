@@ -11,10 +11,9 @@ import pytest
 
 from engine.bench.peers import PublishedLoop
 from engine.bench.release_author import ReleaseShape, write_release
-from engine.convert.converter import convert
+from engine.convert.converter import convert, open_source
 from engine.convert.release_source import ReleaseSource
 from engine.convert.source import FloatArray
-from engine.convert.sources import open_source
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import load_manifest
@@ -55,7 +54,7 @@ def test_the_imported_model_says_the_same_greedily(tmp_path: Path, kind: str) ->
         on_verify=lambda: stages.append("verifying"),
     )
     assert stages[-2:] == ["100%", "verifying"]
-    model = CpuModel(tmp_path / "model", load_manifest(tmp_path / "model").decoder, ModelOptions(1, 1, 128))
+    model = CpuModel(tmp_path / "model", load_manifest(tmp_path / "model"), ModelOptions(1, 1, 128))
     prompt = IDS[:10]
     expected = PublishedLoop(release("float32")).generate(prompt, 60, eos_id=None)
     ids = list(prompt)

@@ -24,7 +24,7 @@ MAKERS: dict[str, Callable[[], tuple[Tokenizer, Callable[[Tokenizer], ChatFormat
     "llama-2, tiny": lambda: (tiny_sentencepiece(), lambda tokenizer: Llama2Format(tokenizer, 1, 2)),
     "llama-2": lambda: (llama2_tokenizer(), lambda tokenizer: Llama2Format(tokenizer, 1, 2)),
     **{
-        name.lower(): lambda name=name: (  # type: ignore[misc]
+        f"template {name}": lambda name=name: (  # type: ignore[misc]
             tiny_bpe(),
             lambda tokenizer: JinjaFormat(getattr(chat_templates, name), tokenizer, 0, 2),
         )
@@ -32,7 +32,7 @@ MAKERS: dict[str, Callable[[], tuple[Tokenizer, Callable[[Tokenizer], ChatFormat
     },
 }
 PLAIN = ["chatml", "llama-2, tiny", pytest.param("llama-2", marks=NEEDS_LLAMA2)]
-TEMPLATES = ["trimming", "thinking", "without_system"]
+TEMPLATES = ["template CHATML", "template TRIMMING", "template THINKING", "template WITHOUT_SYSTEM"]
 SPACIOUS = st.lists(
     st.one_of(
         st.sampled_from([*PIECES, *SPACES]),
@@ -178,7 +178,7 @@ def long_dialog(num_turns: int, content: str = "hello Why? " * 20) -> list[ChatM
     return [*messages, ChatMessage("user", "And now?")]
 
 
-@pytest.mark.parametrize("name", ["chatml", "llama-2, tiny", "trimming"])
+@pytest.mark.parametrize("name", ["chatml", "llama-2, tiny", "template TRIMMING"])
 def test_it_costs_what_is_kept_and_a_next_time_only_what_is_new(name: str) -> None:
     tokenizer, make = MAKERS[name]()
     counting = Counting(tokenizer)
@@ -199,7 +199,7 @@ def test_it_costs_what_is_kept_and_a_next_time_only_what_is_new(name: str) -> No
 
 @pytest.mark.parametrize("num_kept", [1, 8, 64])
 def test_a_template_is_rendered_a_few_times(num_kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, make = MAKERS["trimming"]()
+    tokenizer, make = MAKERS["template TRIMMING"]()
     chat_format = make(tokenizer)
     assert isinstance(chat_format, JinjaFormat)
     dialog = long_dialog(300)
@@ -235,7 +235,7 @@ def test_tags_are_found_without_encoding_anything() -> None:
         ("chatml", "<|im_end|>", True),
         ("llama-2, tiny", "a [/INST] b", False),
         ("llama-2, tiny", "[inst]", True),
-        ("trimming", "<|im_end|>", True),
+        ("template TRIMMING", "<|im_end|>", True),
     ],
 )
 def test_what_a_format_takes(name: str, text: str, is_safe: bool) -> None:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.record_hf_reference import PROMPTS_FILE
-from engine.convert.sources import open_source
+from engine.convert.converter import open_source
 from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
