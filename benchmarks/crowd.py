@@ -191,6 +191,7 @@ async def open_crowd(
         conversations = Conversations(database)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         metrics = Metrics()
+        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
         chat = ChatService(
             engine,
             conversations,
@@ -200,8 +201,8 @@ async def open_crowd(
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
+            on_removed=privacy.purging.note,
         )
-        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
         client = LlamacordClient(chat, moderation, privacy, metrics, edit_interval_s=edit_interval_s)
         env = LiveEnv(client)
         crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed)

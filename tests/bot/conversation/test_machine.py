@@ -103,6 +103,14 @@ class SlowView(RecordingView):
         self._machine = machine
         self.channel_id = channel_id
 
+    def update(self, text: str) -> None:
+        self._machine.check_order(self)
+        super().update(text)
+
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        self._machine.check_order(self)
+        super().waiting(place, for_others=for_others)
+
     async def finish(self, ending: Ending) -> None:
         self._machine.check(not self.endings, "an answer ended twice")
         await self._machine.pause()
@@ -243,12 +251,18 @@ class Machine(RuleBasedStateMachine):
         self.check(("user", asked.user_id) not in self.refused, "somebody opted out before")
         self.check((server_id, asked.user_id) not in self.refused, "somebody was blocked before")
 
+    def check_order(self, view: SlowView) -> None:
+        """Look whether all answers before this one that were made are shown."""
+        lane = self.chat._queues._lanes[view.channel_id]
+        before = [job for job in lane.unshown if job.answer_id != view.answer_id]
+        self.check(not before, "an answer is shown above the end of another one")
+
     def check(self, is_right: bool, what: str) -> None:
         """Note what is wrong: the code that is tested would log what is raised inside it, and go on."""
         if not is_right:
             self.faults.append(what)
 
-    @initialize(delays=st.lists(st.integers(0, 6), min_size=1, max_size=12))
+    @initialize(delays=st.lists(st.integers(0, 9), min_size=1, max_size=20))
     def choose_delays(self, delays: list[int]) -> None:
         self.delay = Delays(delays)
 
@@ -405,7 +419,7 @@ class Machine(RuleBasedStateMachine):
 
     def _end(self) -> None:
         self.discord_is_there.set()
-        self.run(asyncio.sleep(600))
+        self.run(self._until_quiet())
         self.nothing_failed_that_nobody_is_told_of()
         assert not self.running
         assert self.chat.num_running == self.chat.num_waiting == self.chat.num_unshown == 0
@@ -424,6 +438,13 @@ class Machine(RuleBasedStateMachine):
         assert not self.gone_texts & texts
         self.run(self.chat.close())
         self.run(self.database.close())
+
+    async def _until_quiet(self) -> None:
+        """Let everything come to its end; hours are no time here."""
+        async with asyncio.timeout(24 * 3600):
+            while self.running or self.chat._queues._lanes:
+                await asyncio.sleep(60)
+                self.running = {task for task in self.running if not task.done() or task.exception()}
 
     def _texts_of(self, one: Said) -> list[str]:
         """Return what a message said, the newest text last."""

@@ -142,6 +142,7 @@ class World:
             servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
+            on_removed=self.privacy.purging.note,
             room=ParkedRoom(self, engine),
             shutdown_grace_s=self.shutdown_grace_s,
         )
