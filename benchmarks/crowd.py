@@ -21,8 +21,8 @@ import simcord
 from bot.conversation.jobs import Job
 from bot.conversation.lane import Lane
 from bot.conversation.service import UNDO_TIME, ChatService
+from bot.delivery.column import EDIT_INTERVAL_S, ChannelPace
 from bot.delivery.delivery import Delivery
-from bot.delivery.pace import EDIT_INTERVAL_S, ChannelPace
 from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics

@@ -36,6 +36,7 @@ _STOP_NOTES = {
     StopReason.RESET: "answer.stopped_reset",
     StopReason.FORGOTTEN: "answer.stopped_forgotten",
     StopReason.BLOCKED: "answer.stopped_blocked",
+    StopReason.NOT_SHOWABLE: "answer.stopped_not_showable",
     StopReason.SHUTDOWN: "answer.interrupted",
 }
 """Why an answer was stopped, said below it; not where nobody can see it."""

@@ -42,9 +42,9 @@ from storage.settings import SettingsStore
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
-REPAIR_TIME = timedelta(days=1)
+REPAIR_TIME = timedelta(days=7)
 """How long after its end an answer whose ending never reached its readers is still shown to them."""
-MAX_REPAIRED = 200
+MAX_REPAIRED = 1000
 """Such answers, at one start."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import simcord
 
+from bot.delivery.column import EDIT_INTERVAL_S
 from bot.delivery.delivery import MAX_PARTS
-from bot.delivery.pace import EDIT_INTERVAL_S
 from bot.delivery.render import render
 from engine.types import ChatMessage
 from tests.bot.e2e.world import World, labels, open_world

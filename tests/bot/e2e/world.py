@@ -247,6 +247,14 @@ class World:
                 assert not message["allowed_mentions"].get("replied_user"), request.path
 
 
+def said(result: simcord.InteractionResult) -> str:
+    """Return the one answer of an interaction, which only its user sees."""
+    assert result.acknowledged
+    assert result.response is not None
+    assert result.response.ephemeral
+    return result.response.content
+
+
 def labels(message: discord.Message) -> list[str | None]:
     """Return the labels of a message's buttons, but for Report, which every ended answer has."""
     return [
