@@ -23,7 +23,6 @@ from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
 from bot.operations.metrics import Metrics
-from bot.playground import serve as playground
 from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
@@ -164,6 +163,8 @@ async def run_playground(
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     async with open_client(settings, model) as client:
         await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
@@ -173,6 +174,8 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
         async with open_client(settings, model) as client:
