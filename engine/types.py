@@ -155,14 +155,25 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How much the engine has to do and to hold.
+    """How much the engine has to do and to hold, and what it has room for.
 
-    num_kv_tokens: tokens whose KV is held, for running answers and for the next turns of conversations.
+    num_requests: answers being made, of at most max_requests. num_kv_tokens: tokens whose KV is held, for
+    running answers and for the next turns of conversations. num_reserved_tokens: tokens that the running
+    answers may come to need, of at most max_kv_tokens; what is held besides gives way.
     """
 
     num_requests: int
+    max_requests: int
     num_kv_tokens: int
+    num_reserved_tokens: int
     max_kv_tokens: int
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Tell whether an answer that may need `num_tokens` (`TextEngine.tokens_needed`) can begin now."""
+        if self.num_requests == 0:
+            return True  # a single answer always fits
+        fits = self.num_reserved_tokens + num_tokens <= self.max_kv_tokens
+        return fits and self.num_requests < self.max_requests
 
 
 class Generation(Protocol):
@@ -212,10 +223,14 @@ class TextEngine(Protocol):
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        """Queue a request and return at once. Call on the event loop.
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Return how many tokens' KV an answer may come to need: what `EngineLoad.has_room` is asked with."""
 
-        Raises `QueueFullError`, `PromptTooLongError` or `EngineUnavailableError`.
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Begin an answer and return at once. Call on the event loop.
+
+        Nothing waits in the engine: ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or
+        `EngineUnavailableError`.
         """
 
     def drop_idle_cache(self) -> None:
