@@ -7,6 +7,7 @@ EngineError
 │   ├── UnsafePromptError      contains the chat format's control tags
 │   └── NoChatFormatError      a base model cannot chat
 ├── NoRoomError                no room for one more answer now: ask `EngineLoad.has_room` first
+├── TooManyWaitingError        nobody else may wait for an answer now
 ├── EngineUnavailableError     closed, reloading or unhealthy
 ├── GenerationFailedError      a running request was ended by a fault
 └── ModelError                 a model could not be fetched, converted or loaded
@@ -49,6 +50,10 @@ class NoChatFormatError(PromptError):
 
 class NoRoomError(EngineError):
     """There is no room for one more answer now."""
+
+
+class TooManyWaitingError(EngineError):
+    """Nobody else may wait for an answer now."""
 
 
 class EngineUnavailableError(EngineError):

@@ -51,6 +51,8 @@ class SamplingParams:
     temperature: 0 is greedy. top_p: nucleus mass, 1 is off. top_k: 0 is off. min_p: least probability as
     a share of the most likely token's, 0 is off. repetition_penalty: divides positive and multiplies
     negative logits of tokens already seen in prompt or answer, 1 is off (Keskar et al., CTRL, 2019).
+    frequency_penalty: taken from a logit for each time that the token came in the answer. presence_penalty:
+    taken once where it came at all. 0 is off; the prompt does not count (as OpenAI defines them).
     seed: None draws one at random. stop: texts that end the answer and are not part of it.
     Raises `InvalidParameterError` for a value out of range.
     """
@@ -60,6 +62,8 @@ class SamplingParams:
     top_k: int = _within(0, 1000, 40)
     min_p: float = _within(0.0, 1.0, 0.0)
     repetition_penalty: float = _within(0.5, 2.0, 1.1)
+    frequency_penalty: float = _within(-2.0, 2.0, 0.0)
+    presence_penalty: float = _within(-2.0, 2.0, 0.0)
     max_new_tokens: int = _within(1, 32768, 512)
     seed: int | None = _within(0, 2**63 - 1, None)
     stop: tuple[str, ...] = ()

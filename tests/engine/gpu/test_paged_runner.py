@@ -132,6 +132,17 @@ def test_the_repetition_penalty_holds_for_prompt_and_answer(penalty: float) -> N
     assert stage.requests[-1].num_cached == 28
 
 
+@pytest.mark.parametrize("guesses", [False, True])
+def test_where_words_are_counted_the_host_chooses_and_others_stay_as_they_are(guesses: bool) -> None:
+    stage = Stage()
+    if guesses:
+        stage.add(prompt(4, 30), long_answer(frequency_penalty=0.8, repetition_penalty=1.1), drafts=True)
+    for seed in range(3):
+        stage.add(prompt(seed, 30), long_answer(frequency_penalty=0.4 * seed, seed=seed))
+    stage.add(prompt(5, 11), long_answer(temperature=0.0, presence_penalty=-0.9))
+    stage.run()
+
+
 def test_what_the_candidates_cannot_tell_the_host_chooses() -> None:
     stage = Stage()
     stage.add(prompt(7, 10), long_answer(top_k=0, top_p=1.0, seed=3))

@@ -110,6 +110,7 @@ PARAMS = {
     "greedy": SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=90),
     "greedy, penalised": SamplingParams(temperature=0.0, repetition_penalty=1.3, max_new_tokens=90),
     "sampled": SamplingParams(temperature=1.0, seed=3, max_new_tokens=90),
+    "counted": SamplingParams(temperature=1.0, frequency_penalty=0.7, seed=5, max_new_tokens=90),
     "narrow": SamplingParams(temperature=0.3, top_k=2, seed=4, max_new_tokens=90),
 }
 
