@@ -55,6 +55,7 @@ class Catalog:
         return template.get(form, template["other"]).format_map(values)
 
 
+@functools.cache
 def language_of(locale: object) -> str:
     """Return the language for one of Discord's locales, such as `es-419`; English for all we do not speak."""
     code = str(locale).partition("-")[0].lower()

@@ -19,7 +19,7 @@ from bot import cli
 from bot.on_discord import connection
 from bot.on_discord.connection import StartError
 from storage.opening import locked
-from tests.bot.test_check import TOKEN, write_model
+from tests.bot.test_check import TOKEN, impatient, write_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +87,7 @@ def test_a_busy_database_is_one_sentence(
     try:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")
+        impatient(monkeypatch)
         assert "Another program is using the database." in failure(capsys, "chat")
     finally:
         other.close()
