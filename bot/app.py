@@ -23,12 +23,12 @@ from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
 from bot.operations.metrics import Metrics
-from bot.playground import serve as playground
 from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.engine import Engine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.opening import locked
@@ -62,9 +62,9 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
+            on_removed=privacy.purging.note,
             shutdown_grace_s=settings.shutdown_grace_s,
-            max_running=settings.max_concurrent,
-            max_total=settings.max_queue,
+            room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
         async with chat:
             shelf = ModelShelf(
@@ -163,6 +163,8 @@ async def run_playground(
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     async with open_client(settings, model) as client:
         await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
@@ -172,6 +174,8 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
         async with open_client(settings, model) as client:

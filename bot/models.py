@@ -10,10 +10,9 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.advising.gpu_advice import LIBRARIES_BYTES
 from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
 from engine.describing.architecture import Precision
-from engine.describing.footprint import PROCESS_BYTES, running_bytes
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, PROCESS_BYTES, running_bytes
 from engine.engine import EngineOptions, context_tokens, max_kv_tokens
 from engine.errors import ModelError
 from engine.machine import machine
@@ -37,7 +36,6 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         num_threads=settings.threads,
         max_concurrent=settings.max_concurrent,
-        max_queue=settings.max_queue,
         context_tokens=settings.context_tokens,
         kv_cache_mb=settings.kv_cache_mb,
         device=settings.provider,
@@ -76,7 +74,7 @@ def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
 
 def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
     """Estimate what a model takes of a GPU's memory with the KV of so many tokens, in half precision."""
-    return model.num_bytes + LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
+    return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
 
 
 def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:

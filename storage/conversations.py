@@ -246,6 +246,11 @@ class Conversations:
         async with self._database.transaction() as transaction:
             return await parts.newest_unshown(transaction, ended_after=after, limit=limit)
 
+    async def find_unshown(self, answer_id: int) -> InterruptedAnswer | None:
+        """Return an answer if it stands, and its ending may not be shown."""
+        async with self._database.transaction() as transaction:
+            return await parts.find_unshown(transaction, answer_id)
+
     async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
         """Put all messages aside and record who did it. Raises `NotFoundError`."""
         async with self._database.transaction() as transaction:

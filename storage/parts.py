@@ -66,10 +66,10 @@ _NOTE_UNSHOWN = "INSERT OR REPLACE INTO unshown_endings (answer_id, note) VALUES
 _NOTE_SHOWN = "DELETE FROM unshown_endings WHERE answer_id = ?"
 _FORGET_OLD = """
 DELETE FROM unshown_endings WHERE answer_id IN (SELECT id FROM messages WHERE ended_at < ?)"""
-_NEWEST_UNSHOWN = """
+_UNSHOWN = """
 SELECT messages.*, note FROM unshown_endings
 JOIN messages ON messages.id = answer_id JOIN conversations ON conversations.id = conversation_id
-WHERE channel_id >= ? AND state <> 'pending' ORDER BY answer_id DESC LIMIT ?"""
+WHERE channel_id >= ? AND state <> 'pending' AND superseded_by IS NULL"""
 _CHANNEL_AND_QUESTION = """
 SELECT channel_id, discord_id AS question_discord_id
 FROM conversations LEFT JOIN discord_messages ON message_id = ? AND position = 0
@@ -91,8 +91,14 @@ async def newest_unshown(
 ) -> list[InterruptedAnswer]:
     """Return the newest answers whose ending is not shown, oldest first; forget those that ended before."""
     await transaction.fetch_all(_FORGET_OLD, (ended_after,))
-    rows = await transaction.fetch_all(_NEWEST_UNSHOWN, (SHELVES_BELOW, limit))
+    rows = await transaction.fetch_all(f"{_UNSHOWN} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
     return [await located(transaction, to_message(row), row["note"]) for row in reversed(rows)]
+
+
+async def find_unshown(transaction: Transaction, answer_id: int) -> InterruptedAnswer | None:
+    """Return an answer if it has ended, its ending is not shown, and no other one is to take its place."""
+    row = await transaction.fetch_one(f"{_UNSHOWN} AND answer_id = ?", (SHELVES_BELOW, answer_id))
+    return None if row is None else await located(transaction, to_message(row), row["note"])
 
 
 async def located(transaction: Transaction, answer: Message, note: str | None = None) -> InterruptedAnswer:

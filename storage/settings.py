@@ -15,7 +15,7 @@ _SET = """
 INSERT INTO {table} ({owner}, key, value, by_user_id, changed_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT ({owner}, key) DO UPDATE
 SET value = excluded.value, by_user_id = excluded.by_user_id, changed_at = excluded.changed_at"""
-_CLEAR = "DELETE FROM {table} WHERE {owner} = ?1 AND (?2 IS NULL OR key = ?2) RETURNING key"
+_CLEAR = "DELETE FROM {table} WHERE {owner} = ?1 AND (?2 IS NULL OR key = ?2) AND key IS NOT ?3 RETURNING key"
 _ALL = "SELECT key, value FROM {table} WHERE {owner} = ? ORDER BY key"
 
 
@@ -53,15 +53,15 @@ class SettingsStore:
         async with self._database.transaction() as transaction:
             for key, text in encoded.items():
                 if text is None:
-                    await transaction.fetch_all(self._clear, (owner_id, key))
+                    await transaction.fetch_all(self._clear, (owner_id, key, None))
                 else:
                     params = (owner_id, key, text, by_user_id, to_milliseconds(at))
                     await transaction.fetch_all(self._set, params)
 
-    async def clear(self, owner_id: int, key: str | None) -> int:
-        """Remove one setting, or all of them with `key` None; return how many there were."""
+    async def clear(self, owner_id: int, key: str | None, *, keep: str | None = None) -> int:
+        """Remove one setting, or with `key` None all but `keep`; return how many there were."""
         async with self._database.transaction() as transaction:
-            return len(await transaction.fetch_all(self._clear, (owner_id, key)))
+            return len(await transaction.fetch_all(self._clear, (owner_id, key, keep)))
 
 
 class ServerSettingsStore(SettingsStore):

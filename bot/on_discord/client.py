@@ -14,10 +14,10 @@ import discord
 from bot.config import Settings
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
-from bot.delivery.pace import EDIT_INTERVAL_S, Paces
+from bot.delivery.column import EDIT_INTERVAL_S, Columns
 from bot.on_discord.answers.controls import AnswerControls
 from bot.on_discord.answers.discord_answer import DiscordAnswer
-from bot.on_discord.answers.interrupted import EarlierAnswers
+from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
@@ -35,6 +35,7 @@ from bot.on_discord.privacy import PersonForgetting, privacy_commands
 from bot.on_discord.settings.command import ModelCommands, SettingsCommands
 from bot.on_discord.settings.server import ConfigPanel, free_commands
 from bot.on_discord.settings.system_prompt import PromptEditor, SystemCommands
+from bot.on_discord.traffic import MAX_WAIT_S, Gateway, Traffic
 from bot.operations.health import Vitals
 from bot.operations.logs import set_level
 from bot.operations.metrics import Metrics
@@ -65,17 +66,29 @@ class LlamacordClient(discord.Client):
             intents=intents(sees_all_messages=sees_all_messages),
             allowed_mentions=SILENT,
             max_messages=None,
+            http_trace=Traffic(lambda: self._endings.look()).trace,
+            max_ratelimit_timeout=MAX_WAIT_S,
         )
+        self._gateway = Gateway(self)
+        self.http.ws_connect = self._gateway.connect  # type: ignore[method-assign]
         self.chat = chat
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
         self._edit_interval_s = edit_interval_s
-        self._paces = Paces()
+        self._columns = Columns()
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
         self._changes = MessageChanges(chat, self._locales)
+        self._endings = Endings(
+            self,
+            chat.conversations,
+            moderation.servers,
+            self._locales,
+            self._columns,
+            self._changes.deleted,
+        )
         self._departures = Departures(privacy.retention)
         self._intake = MessageIntake(
             chat,
@@ -118,7 +131,6 @@ class LlamacordClient(discord.Client):
                 history.command(),
             ),
         )
-        chat.on_removed = privacy.purging.note
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
@@ -127,19 +139,27 @@ class LlamacordClient(discord.Client):
         self._tasks.start(self.privacy.purging.run(), "deleting what was reset")
         try:
             await self.privacy.retention.clear_up()
-            earlier = await self.chat.interrupt_pending()
+            for one in await self.chat.interrupt_pending():
+                self._endings.owe(one.channel_id, one.answer.id)
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
-            earlier = []
-        shown = EarlierAnswers(self, self.chat.conversations, self.moderation.servers, self._locales)
-        self._tasks.start(shown.show(earlier), "showing earlier answers")
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
 
+    async def before_identify_hook(
+        self,
+        shard_id: int | None,  # noqa: ARG002 - discord.py's signature
+        *,
+        initial: bool = False,
+    ) -> None:
+        """Begin sessions as rarely as Discord wants it."""
+        await self._gateway.before_session(is_first=initial)
+
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
+        await self._endings.close()
         await self._mod_log.close()
         await self._tasks.close()
         await super().close()
@@ -172,8 +192,9 @@ class LlamacordClient(discord.Client):
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Forget what people delete."""
-        await self._changes.deleted(payload.channel_id, payload.message_id)
+        """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
+        if not self._columns.is_deleted(payload.message_id):
+            await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
@@ -181,8 +202,39 @@ class LlamacordClient(discord.Client):
             await self._changes.deleted(payload.channel_id, message_id)
 
     async def on_ready(self) -> None:
-        """Look which servers we are in."""
+        """Look which servers we are in, and what is owed there."""
+        self._endings.look()
         await self._departures.compare(self.guilds)
+
+    async def on_resumed(self) -> None:
+        """Look what is owed, after the connection was lost."""
+        self._endings.look()
+
+    async def on_guild_available(self, guild: discord.Guild) -> None:  # noqa: ARG002 - discord.py's signature
+        """Look what is owed in a server that is back."""
+        self._endings.look()
+
+    async def on_guild_channel_update(
+        self,
+        before: discord.abc.GuildChannel,  # noqa: ARG002
+        after: discord.abc.GuildChannel,  # noqa: ARG002
+    ) -> None:
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        if after == after.guild.me:
+            self._endings.look()
+
+    async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
+        """Look what is owed in a thread that is not archived any more."""
+        if not payload.data.get("thread_metadata", {}).get("archived"):
+            self._endings.look()
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
         """Keep what there is of a server that we are in again; its settings may be gone meanwhile."""
@@ -225,7 +277,8 @@ class LlamacordClient(discord.Client):
             locale=await self._locales.of(guild),
             as_embeds=config.uses_embeds,
             edit_interval_s=self._edit_interval_s,
-            pace=self._paces.of(channel.id),
+            columns=self._columns,
+            on_owed=self._endings.owe,
         )
 
     async def _sync(self) -> None:

@@ -13,6 +13,7 @@ import aiohttp
 import discord
 
 from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.traffic import ShortBackoff
 from bot.operations.health import State, Vitals
 from bot.tasks import Tasks
 
@@ -69,6 +70,8 @@ async def connect(
 
 async def _start(client: discord.Client, token: str) -> None:
     """Log in and stay connected. Turns what Discord's library raises into `StartError`."""
+    # discord.py offers no other way to set its pauses.
+    setattr(discord.client, "ExponentialBackoff", ShortBackoff)  # noqa: B010
     try:
         await client.start(token)
     except discord.LoginFailure as error:

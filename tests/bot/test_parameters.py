@@ -22,7 +22,7 @@ from bot.parameters import (
 )
 from engine.errors import InvalidParameterError
 from engine.runtime.sampling import DEVICE_ROW
-from engine.types import RANGES, SamplingParams
+from engine.types import RANGES, Range, SamplingParams
 
 DEFAULTS = ChatParameters()
 
@@ -35,6 +35,7 @@ DEFAULTS = ChatParameters()
         ("top_k", "40", 40),
         ("top_p", "1", 1.0),
         ("repetition_penalty", "1.25", 1.25),
+        ("frequency_penalty", "-0,5", -0.5),
         ("max_new_tokens", "+64", 64),
         ("max_history_tokens", "2048", 2048),
     ],
@@ -147,6 +148,14 @@ def test_what_the_engine_declares_is_a_setting_of_the_operator_and_of_conversati
     assert [key.name for key in CHAT_KEYS] == [name.upper() for name in (*names, "max_history_tokens")]
     assert {key.name for key in CHAT_KEYS} < LIVE
     assert (*(name for name in names if name != "max_new_tokens"), "uniform") == DEVICE_ROW
+
+
+def test_limits_may_lie_below_zero() -> None:
+    limits = read_limits("frequency_penalty=-1.5..-0.5, presence_penalty = -1 .. 1")
+    assert limits == {"frequency_penalty": Range(-1.5, -0.5), "presence_penalty": Range(-1, 1)}
+    defaults = ChatParameters(limits=limits)
+    assert apply_overrides(defaults, {"presence_penalty": -1.0}).sampling.presence_penalty == -1.0
+    assert apply_overrides(defaults, {"presence_penalty": 1.5}) == defaults
 
 
 @pytest.mark.parametrize("text", ["speed=1..2", "temperature", "top_p=0..3", "top_p=1..0.5", "top_k=a..b"])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import aiohttp
@@ -24,9 +25,10 @@ from bot.delivery.outbox import (
     OutboxRetryError,
 )
 from bot.language.phrases import phrase, render
-from bot.on_discord.buttons import Press, button, view_of
+from bot.on_discord.buttons import Press, button, id_of, view_of
 from bot.on_discord.interactions import SILENT, text_file
 from bot.on_discord.origins import Channel, Interaction
+from bot.on_discord.traffic import retry_after_s
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ _BELOW_AN_ANSWER: Mapping[Buttons, tuple[tuple[Press, str], ...]] = {
         (Press.REPORT, "moderation.report"),
     ),
 }
+_OF_AN_ANSWER = re.compile(r"llamacord:(stop|regenerate|continue|report):(?P<number>[0-9]{1,20})")
 _UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN = 10003, 10008, 50083, 50027
 _GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _OLD_TOKEN}
 _REFUSED = {400, 405, 411, 413, 414, 415, 422}
@@ -65,7 +68,7 @@ class DiscordOutbox:
         trigger_id: int | None,
         locale: str,
         as_embeds: bool = False,
-        on_delete: Callable[[int], Awaitable[None]] | None = None,
+        on_delete: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.answer_id = answer_id
         self._as_embeds = as_embeds
@@ -87,7 +90,7 @@ class DiscordOutbox:
             self._nonce = _new_nonce()
             raise OutboxRetryError
         self._note(message.id)
-        if not self._says(message, content):
+        if text_of(message, as_embeds=self._as_embeds).strip() != content.strip():
             await self.edit(message.id, content, buttons=buttons, attachment=attachment)
         self._nonce = _new_nonce()
         return message.id
@@ -106,8 +109,7 @@ class DiscordOutbox:
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message; one that is deleted already is what is wanted."""
-        if self._on_delete is not None:
-            await self._on_delete(discord_id)
+        self._on_delete(discord_id)
         with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
         self._shown.discard(discord_id)
@@ -115,12 +117,6 @@ class DiscordOutbox:
     def _note(self, discord_id: int) -> None:
         self._shown.add(discord_id)
         self._newest_id = max(self._newest_id, discord_id)
-
-    def _says(self, message: discord.Message, content: str) -> bool:
-        said = message.content
-        if self._as_embeds:
-            said = "".join(embed.description or "" for embed in message.embeds)
-        return said.strip() == content.strip()
 
     def _embeds(self, content: str) -> list[discord.Embed]:
         return [discord.Embed(description=content)] if self._as_embeds else []
@@ -216,6 +212,11 @@ def _new_nonce() -> str:
     return str(secrets.randbits(63))
 
 
+def text_of(message: discord.Message, *, as_embeds: bool) -> str:
+    """Return what a message of ours says."""
+    return "".join(embed.description or "" for embed in message.embeds) if as_embeds else message.content
+
+
 def text_files(attachment: str) -> list[discord.File]:
     """Return a text as a file to send, none for an empty one."""
     return [text_file(FILE_NAME, attachment)] if attachment else []
@@ -227,6 +228,27 @@ def answer_view(answer_id: int, buttons: Buttons, locale: object) -> discord.ui.
         return None
     keys = _BELOW_AN_ANSWER[buttons]
     return view_of(*(button(press, answer_id, render(phrase(key), locale)) for press, key in keys))
+
+
+def buttons_below(message: discord.Message, answer_id: int, locale: object) -> Buttons | None:
+    """Return which buttons of an answer a message has, None for any others."""
+    found = [(item.custom_id, item.label) for item in _buttons_of(message)]
+    for buttons in Buttons:
+        wanted = _BELOW_AN_ANSWER.get(buttons, ())
+        if found == [(id_of(press, answer_id), render(phrase(key), locale)) for press, key in wanted]:
+            return buttons
+    return None
+
+
+def numbers_below(message: discord.Message) -> set[int]:
+    """Return the numbers of the answers that a message has buttons for."""
+    found = (_OF_AN_ANSWER.fullmatch(item.custom_id or "") for item in _buttons_of(message))
+    return {int(one["number"]) for one in found if one is not None}
+
+
+def _buttons_of(message: discord.Message) -> list[discord.Button]:
+    rows = (row for row in message.components if isinstance(row, discord.ActionRow))
+    return [item for row in rows for item in row.children if isinstance(item, discord.Button)]
 
 
 @contextmanager
@@ -250,12 +272,4 @@ def _outbox_error(error: discord.HTTPException) -> OutboxError:
     if error.status in _REFUSED:
         _log.error("Discord refused a message: status %d, code %d", error.status, error.code)
         return OutboxRefusedError("Discord does not take this content.")
-    return OutboxRetryError(_retry_after_s(error))
-
-
-def _retry_after_s(error: discord.HTTPException) -> float | None:
-    """Return how long Discord, or Cloudflare before it, wants no more requests."""
-    try:
-        return float(error.response.headers["Retry-After"])
-    except (KeyError, ValueError):
-        return None
+    return OutboxRetryError(retry_after_s(error.response))

@@ -7,8 +7,8 @@ import itertools
 
 import pytest
 
+from bot.delivery.column import EDIT_INTERVAL_S
 from bot.delivery.delivery import Delivery
-from bot.delivery.pace import EDIT_INTERVAL_S
 from bot.delivery.render import render
 from tests.bot.delivery.delivery_stage import FakeDiscord, Stage, in_virtual_time
 

@@ -63,6 +63,7 @@ PARAMS = st.builds(
     top_k=st.sampled_from([0, 1, 2, 40, 64, 65, 1000]),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([0.7, 1.0, 1.1, 1.8]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.5]),
     seed=st.integers(0, 2**32),
 )
 
@@ -113,6 +114,8 @@ def test_what_the_candidates_can_tell_they_tell() -> None:
         assert choose(logits, [row], nothing_seen(), [5])[1][0, 1] == 1.0, params
     for params in (
         SamplingParams(temperature=1.0, top_k=65),
+        SamplingParams(temperature=0.0, frequency_penalty=0.1),
+        SamplingParams(temperature=1.0, top_k=5, presence_penalty=-0.1),
         SamplingParams(temperature=2.0, top_k=0, top_p=1.0),
         SamplingParams(temperature=2.0, top_k=0, top_p=0.99),
     ):
