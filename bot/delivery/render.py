@@ -13,6 +13,7 @@ import itertools
 import re
 from dataclasses import dataclass
 
+from bot.delivery.dialect import translate
 from bot.delivery.graphemes import is_boundary
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, defuse, scan
 
@@ -61,16 +62,18 @@ def render(text: str, *, final: bool) -> list[str]:
     Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
     the next characters are there (a run of backticks, an opening fence without code) is not shown yet.
     """
-    return [piece.show(text) for piece in split(text, final=final)]
+    shown = translate(text, final=final).text
+    return [piece.show(shown) for piece in split(shown, final=final)]
 
 
 def stretches(text: str, max_parts: int) -> list[str]:
     """Return what of a complete `text` each part shows, where the last of `max_parts` shows all the rest."""
-    pieces = split(text, final=True)
-    if len(pieces) <= max_parts:
-        return [text[piece.start : piece.end] for piece in pieces]
-    whole = [text[piece.start : piece.end] for piece in pieces[: max_parts - 1]]
-    return [*whole, text[pieces[max_parts - 1].start :]]
+    translation = translate(text, final=True)
+    pieces = split(translation.text, final=True)[:max_parts]
+    cuts = [translation.origin(piece.start) for piece in pieces[1:]]
+    return (
+        [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if pieces else []
+    )
 
 
 def with_note(parts: list[str], note: str) -> list[str]:
