@@ -2,7 +2,7 @@
 
 Owns where a text is cut. A cut never falls inside a word, a link, a custom emoji, a mention, inline code,
 a fence marker or a grapheme cluster, unless that alone is longer than a message (inline code and links:
-than `markup.MAX_SPAN`); a block of code that is cut is closed and opened anew with its language. A place to
+than `markup.MAX_SPAN`); what is cut, a block of code or bold words, is closed and opened anew. A place to
 cut is chosen from the message it ends and one character more, so parts are stable: while a text grows, no
 part but the last ever changes. Takes time in proportion to the text. Pure; knows nothing of sending.
 """
@@ -14,13 +14,14 @@ import re
 from dataclasses import dataclass
 
 from bot.delivery.dialect import translate
+from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
 from bot.delivery.graphemes import is_boundary
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, defuse, scan
 
 MAX_LENGTH = 2000
 """Of a Discord message, in UTF-16 units: never fewer than code points, which Discord is said to count."""
-_ROOM = MAX_LENGTH - MAX_MARKER - 1
-"""Of a part before the marker that may have to close its code. Held free in every part, so that what comes
+_ROOM = MAX_LENGTH - max(MAX_MARKER + 1, MAX_MARKS)
+"""Of a part before what may have to close its code or its marks. Held free in every part, so that what comes
 later cannot move a cut."""
 _MAX_NOTE = 500
 
@@ -44,7 +45,7 @@ _HEADING = re.compile(r"[ \t]*#{1,3} ")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One part: `text[start:end]`, between what opens and what closes a block of code that is cut."""
+    """One part: `text[start:end]`, between what opens anew and what closes that which is cut."""
 
     start: int
     end: int
@@ -88,13 +89,15 @@ def split(text: str, *, final: bool) -> list[Piece]:
     """Cut `text` into pieces. Between two pieces lies whitespace, and maybe a fence marker that closes."""
     pieces: list[Piece] = []
     fence: Fence | None = None
+    marks: list[str] = []
+    line_head = ""
     end = len(text.rstrip())
     start = _skip(_WHITESPACE, text, 0)
     while start < end:
-        head = fence.head if fence else ""
+        head = fence.head if fence else line_head + "".join(marks)
         stop = _full_at(text, start, end, _ROOM - len(head))
         if stop == end:
-            pieces += _last_piece(text, start, end, fence, final=final)
+            pieces += _last_piece(text, start, end, fence, head, marks, final=final)
             break
         first = _skip(_WHITESPACE, text, start)
         if first - start > (stop - start) // 2:  # hardly more than whitespace in code: no part shows that
@@ -107,8 +110,14 @@ def split(text: str, *, final: bool) -> list[Piece]:
         seeming = scan(text, start, piece_end, fence, complete=True).fence_at(piece_end)
         fence = found.fence_at(cut)
         to_close = fence or seeming
-        pieces.append(Piece(start, piece_end, head, to_close.tail if to_close else ""))
+        marks = [] if to_close else open_marks(text, start, piece_end, marks, found.stretches(stop + 1))
+        tail = to_close.tail if to_close else "".join(reversed(marks))
+        pieces.append(Piece(start, piece_end, head, tail))
         start, fence = _resume(text, cut, fence)
+        start, line_head = (start, "") if fence else _resume_line(text, cut, start)
+        if "\n" in text[cut:start] and line_head:
+            marks = []
+        start, marks = _without_closed(text, cut, start, marks)
     return pieces
 
 
@@ -168,6 +177,25 @@ def _resume(text: str, cut: int, fence: Fence | None) -> tuple[int, Fence | None
     return _skip(_WHITESPACE, text, cut), None
 
 
+def _resume_line(text: str, cut: int, start: int) -> tuple[int, str]:
+    """Return where the next part begins, and what its first line needs before it to be what it was."""
+    line_start = text.rfind("\n", cut, start) + 1
+    if line_start == 0:
+        return start, quote_at(text, cut)
+    above = items_above(text, line_start)
+    return (line_start, above) if above else (start, "")
+
+
+def _without_closed(text: str, cut: int, start: int, marks: list[str]) -> tuple[int, list[str]]:
+    """Return where the next part begins, and what goes on there: not what ends here, nor past a paragraph."""
+    if text.count("\n", cut, start) > 1:
+        return start, []
+    while marks and text.startswith(marks[-1], start):
+        start += len(marks[-1])
+        marks = marks[:-1]
+    return start, marks
+
+
 def _skip(blank: re.Pattern[str], text: str, start: int) -> int:
     """Return where `blank` ends, one less where its last character carries a mark."""
     match = blank.match(text, start)
@@ -175,19 +203,31 @@ def _skip(blank: re.Pattern[str], text: str, start: int) -> int:
     return end if end == start or is_boundary(text, end, end - 1) else end - 1
 
 
-def _last_piece(text: str, start: int, end: int, fence: Fence | None, *, final: bool) -> list[Piece]:
-    """Return the piece that shows the rest of `text`; none where nothing of it can be shown yet."""
-    head = fence.head if fence else ""
+def _last_piece(
+    text: str, start: int, end: int, fence: Fence | None, head: str, marks: list[str], *, final: bool
+) -> list[Piece]:
+    """Return the piece that shows the rest of `text`; none where nothing of it can be shown yet.
+
+    `marks` are those that `head` opens anew: they are closed in any case, others only before the end.
+    """
     found = scan(text, start, end, fence, complete=True)
     has_code = found.opened_at is None or bool(text[found.code_from : end].strip())
     if not final:
         if end == len(text) and not found.is_closed_at(end):
-            end = start + len(text[start:end].rstrip("`"))
+            shown = text[start:end].rstrip("`")
+            end = start + len(shown if found.fence else without_begun_marks(shown))
         if found.opened_at is not None and not has_code:
             end = min(end, found.opened_at)
         end = start + len(text[start:end].rstrip())
     fence = found.fence_at(end)
-    tail = fence.tail if fence and has_code else ""
+    if fence is not None:
+        tail = fence.tail if has_code else ""
+    else:
+        is_open = open_marks(text, start, end, marks, found.stretches(end))
+        closed = (
+            is_open[: len(marks)] if final and is_open[: len(marks)] == marks[: len(is_open)] else is_open
+        )
+        tail = "".join(reversed([] if final and not marks else closed))
     return [Piece(start, end, head, tail)] if end > start else []
 
 
