@@ -20,15 +20,15 @@ import simcord
 
 from bot.conversation.jobs import Job
 from bot.conversation.lane import Lane
-from bot.conversation.service import ChatService
+from bot.conversation.service import UNDO_TIME, ChatService
+from bot.delivery.column import EDIT_INTERVAL_S, ChannelPace
 from bot.delivery.delivery import Delivery
-from bot.delivery.pace import ChannelPace
-from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
+from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
 from bot.playground.live_simcord import LiveEnv
-from bot.privacy.sweeper import Keeping, Privacy
+from bot.privacy import Keeping, Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.types import TextEngine
@@ -111,7 +111,8 @@ class Crowd:
         async with asyncio.timeout(timeout_s):
             while num_quiet < 5:
                 await asyncio.sleep(0.1)
-                num_quiet = 0 if chat.num_running or chat.num_waiting else num_quiet + 1
+                is_busy = chat.num_running or chat.num_waiting or chat.num_unshown
+                num_quiet = 0 if is_busy else num_quiet + 1
 
     async def outcome(self, dialogs: Sequence[Sequence[str]] = ()) -> Outcome:
         """Look what came of the questions; `dialogs` are the texts that the model was given at a time.
@@ -180,7 +181,6 @@ async def open_crowd(
     folder: Path,
     num_rooms: int,
     *,
-    max_running: int,
     parameters: ChatParameters,
     edit_interval_s: float = EDIT_INTERVAL_S,
     is_echoed: bool = True,
@@ -191,6 +191,7 @@ async def open_crowd(
         conversations = Conversations(database)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         metrics = Metrics()
+        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
         chat = ChatService(
             engine,
             conversations,
@@ -200,11 +201,9 @@ async def open_crowd(
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
-            max_running=max_running,
+            on_removed=privacy.purging.note,
         )
-        client = LlamacordClient(
-            chat, moderation, Privacy.over(database, Keeping()), metrics, edit_interval_s=edit_interval_s
-        )
+        client = LlamacordClient(chat, moderation, privacy, metrics, edit_interval_s=edit_interval_s)
         env = LiveEnv(client)
         crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed)
         await env.start()

@@ -21,8 +21,7 @@ from pathlib import Path
 from benchmarks.common import Side, answer, print_table, random_prompt
 from engine.bench.peers import PublishedLoop
 from engine.bench.release_author import ReleaseShape, write_release
-from engine.convert.converter import convert
-from engine.convert.source import open_source
+from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from engine.types import SamplingParams

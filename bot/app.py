@@ -15,57 +15,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bot.config import Settings
-from bot.connection import StartError, connect
+from bot.config import Reloader, Settings
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
-from bot.conversation.service import ChatService
-from bot.model_memory import moderation_options
-from bot.model_shelf import ModelShelf
+from bot.conversation.service import UNDO_TIME, ChatService
+from bot.models import ModelShelf, engine_options, moderation_options
 from bot.on_discord.client import LlamacordClient
+from bot.on_discord.connection import StartError, connect
+from bot.operations.health import watched
 from bot.operations.metrics import Metrics
-from bot.operations.watching import watched
-from bot.playground import serve as playground
-from bot.privacy.sweeper import Privacy
-from bot.reload import Reloader
+from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
-from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
-from engine.describing.architecture import Precision
-from engine.engine import Engine, EngineOptions
+from engine.engine import Engine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.opening import locked
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
-
-
-def default_precision(settings: Settings) -> Precision:
-    """Return the precision of the default model."""
-    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Return how the engine is to run."""
-    return EngineOptions(
-        num_threads=settings.threads,
-        max_concurrent=settings.max_concurrent,
-        max_queue=settings.max_queue,
-        context_tokens=settings.context_tokens,
-        kv_cache_mb=settings.kv_cache_mb,
-        device=settings.provider,
-    )
-
-
-def find_model(settings: Settings, on_progress: Progress) -> Path:
-    """Return the model's folder; fetch and convert the default model if none is set and it is not there.
-
-    Blocking, seconds to minutes the first time. Raises `ModelError`.
-    """
-    if settings.model is not None:
-        return settings.model
-    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
 
 
 @asynccontextmanager
@@ -77,6 +46,13 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
         switchable = await stack.enter_async_context(SwitchableEngine(engine))
+        privacy = Privacy.over(
+            database,
+            conversations,
+            settings.keeping,
+            undo_time=UNDO_TIME,
+            engines=(switchable,) if safety_model is None else (switchable, safety_model),
+        )
         chat = ChatService(
             switchable,
             conversations,
@@ -86,18 +62,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
+            on_removed=privacy.purging.note,
             shutdown_grace_s=settings.shutdown_grace_s,
-            max_running=settings.max_concurrent,
-            max_total=settings.max_queue,
+            room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
         async with chat:
-            client = LlamacordClient(
-                chat,
-                moderation,
-                Privacy.over(database, settings.keeping),
-                metrics,
-                sees_all_messages=settings.sees_all_messages,
-            )
             shelf = ModelShelf(
                 settings.models,
                 model,
@@ -105,7 +74,15 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
                 _opener(settings),
                 moderation=settings.moderation_model,
             )
-            client.offer_models(ModelSwitch(chat, switchable, shelf, model.name), settings.operator_ids)
+            client = LlamacordClient(
+                chat,
+                moderation,
+                privacy,
+                metrics,
+                ModelSwitch(chat, switchable, shelf, model.name),
+                operator_ids=settings.operator_ids,
+                sees_all_messages=settings.sees_all_messages,
+            )
             yield client
 
 
@@ -186,6 +163,8 @@ async def run_playground(
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     async with open_client(settings, model) as client:
         await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
 
@@ -195,6 +174,8 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
 
     Raises `PlaygroundError`.
     """
+    from bot.playground import serve as playground
+
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
         async with open_client(settings, model) as client:

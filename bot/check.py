@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bot.app import default_precision
 from bot.config import ConfigError, Settings, load_settings
+from bot.config_keys import bot_id
 from bot.model_check import (
     Finding,
     check_memory,
@@ -21,8 +21,8 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.on_discord.invite import PERMISSIONS, intents, invite_link, permission_names, privileged
-from bot.parsers import bot_id
+from bot.models import default_precision
+from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
 from engine.convert.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.opening import open_folder

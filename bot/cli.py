@@ -13,22 +13,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bot import app
-from bot.check import run_checks
-from bot.config import ConfigError, Settings, load_settings
-from bot.connection import StartError
-from bot.logs import configure_logging
-from bot.operations.watching import PortError
-from bot.playground.serve import PlaygroundError
-from bot.progress import showing_progress
-from bot.reload import ignore_early_signals
+from bot.config import ConfigError, Settings, ignore_early_signals, load_settings
+from bot.models import find_model
+from bot.on_discord.connection import StartError
+from bot.operations.health import PortError
+from bot.operations.logs import configure_logging
+from engine.convert.default_model import Progress as OnProgress
 from engine.errors import EngineError
 from storage.errors import StorageError
 
@@ -36,9 +36,8 @@ VERSION = "0.1.0"
 ENV_FILE = Path(".env")
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PortError, StartError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -111,19 +110,27 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _playground(options: argparse.Namespace) -> int:
+    from bot.playground.serve import PlaygroundError
+
     settings = _load()
     model = _model(settings)
-    folder: Path | None = getattr(options, "pictures", None)
-    if folder is not None:
-        asyncio.run(app.make_pictures(settings, model, folder))
-        print(f"Saved the pictures in {folder}.")
-        return 0
+    try:
+        _play(settings, model, getattr(options, "pictures", None))
+    except PlaygroundError as error:
+        raise StartError(str(error)) from error
+    return 0
+
+
+def _play(settings: Settings, model: Path, pictures: Path | None) -> None:
+    if pictures is not None:
+        asyncio.run(app.make_pictures(settings, model, pictures))
+        print(f"Saved the pictures in {pictures}.")
+        return
 
     def on_ready(url: str) -> None:
         print(f"Ready: open {url} in your browser. Ctrl-C ends it.", flush=True)
 
     _until_stopped(lambda stop: app.run_playground(settings, model, stop=stop, on_ready=on_ready))
-    return 0
 
 
 def _chat(_options: argparse.Namespace) -> int:
@@ -139,6 +146,8 @@ def _chat(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from bot.check import run_checks
+
     console = Console(soft_wrap=True)
     is_good = True
     for finding in run_checks(os.environ, ENV_FILE, measure=options.measure):
@@ -164,7 +173,7 @@ def _load(*, quiet: bool = False) -> Settings:
 
 def _model(settings: Settings) -> Path:
     with showing_progress(Console(stderr=True)) as on_progress:
-        return app.find_model(settings, on_progress)
+        return find_model(settings, on_progress)
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
@@ -183,3 +192,32 @@ def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def showing_progress(console: Console) -> Iterator[OnProgress]:
+    """Give the function that is told what is being done and the share of it that is done."""
+    if not console.is_terminal:
+        yield _line_writer(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(stage: str, share: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=share)
+
+        yield on_progress
+
+
+def _line_writer(console: Console) -> OnProgress:
+    stages: set[str] = set()
+
+    def on_progress(stage: str, share: float) -> None:  # noqa: ARG001 - one line a stage
+        if stage not in stages:
+            stages.add(stage)
+            console.print(f"{stage} …", markup=False, highlight=False)
+
+    return on_progress

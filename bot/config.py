@@ -1,15 +1,19 @@
-"""The settings: what was set, where it came from, and whether it is right.
+"""The settings: what was set, where it came from, whether it is right, and what may change while we run.
 
 Reads a `.env` file and the environment, which wins, into one frozen `Settings`. Reports every bad value at
-once. Knows nothing of Discord, models or databases: a path is only a path here.
+once. Knows nothing of Discord, models or databases, nor of how a setting takes effect: a path is only a path.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
 import difflib
 import io
 import logging
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,20 @@ from dotenv.parser import parse_stream
 
 from bot.config_keys import CHAT_KEYS, KEYS, Key
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
-from bot.privacy.sweeper import Keeping
+from bot.privacy import Keeping
 from bot.servers.rates import Allowance
+
+_log = logging.getLogger(__name__)
 
 _MAX_SHOWN_CHARACTERS = 60
 """Of a bad value."""
+LIVE = frozenset(
+    {
+        *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN", "LIMITS", *(key.name for key in CHAT_KEYS)),
+        *("RETENTION_DAYS", "GRACE_DAYS", "LOG_LEVEL"),
+    }
+)
+"""Keys that take effect without a restart."""
 
 
 class ConfigError(Exception):
@@ -32,7 +45,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator chose. `KEYS` says what 0 means."""
+    """What the operator chose. `.env.example` says what 0 means."""
 
     discord_token: str | None = field(repr=False)
     model: Path | None
@@ -85,6 +98,49 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     return _settings(values, hints)
 
 
+class Reloader:
+    """Reads the settings anew with `read`, and hands on to `apply` what can change at once.
+
+    Of the settings that `apply` gets only live keys differ from those in force. Where anything is wrong with
+    what was read, nothing changes.
+    """
+
+    def __init__(
+        self, current: Settings, read: Callable[[], Settings], apply: Callable[[Settings], None]
+    ) -> None:
+        self._current = current
+        self._read = read
+        self._apply = apply
+
+    def listen(self) -> None:
+        """Reload whenever the process gets the signal SIGHUP. Call it on the event loop."""
+        with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """Read the settings anew; say in the log what came of it. Never raises `ConfigError`."""
+        try:
+            new = self._read()
+        except ConfigError as error:
+            _log.error("The settings stay as they were. %s", error)
+            return
+        changed = [key for key, value in new.values.items() if value != self._current.values.get(key)]
+        live = [key for key in changed if key in LIVE]
+        others = [key for key in changed if key not in LIVE]
+        if live:
+            self._current = _with(self._current, new, live)
+            self._apply(self._current)
+        _log.info("Settings read anew; changed: %s", ", ".join(live) or "none")
+        if others:
+            _log.warning("These changes need a restart: %s", ", ".join(others))
+
+
+def ignore_early_signals() -> None:
+    """Let the signal to reload not end the process, which it does by default, until a `Reloader` listens."""
+    with contextlib.suppress(AttributeError):  # Windows has no such signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
     return Settings(
         discord_token=values["DISCORD_TOKEN"],
@@ -105,8 +161,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             system_prompt=values["SYSTEM_PROMPT"],
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             limits=values["LIMITS"] or {},
-            **{key.name.lower(): values[key.name] for key in CHAT_KEYS},
-        ),
+        ).with_values({key.name.lower(): values[key.name] for key in CHAT_KEYS}),
         moderation_model=values["MODERATION_MODEL"],
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
@@ -170,3 +225,14 @@ def _report(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} things are wrong with the settings:", *(f"  {p}" for p in problems)])
+
+
+def _with(current: Settings, new: Settings, live: list[str]) -> Settings:
+    """Return `current` with the live parts of `new`."""
+    return dataclasses.replace(
+        current,
+        chat=new.chat,
+        keeping=new.keeping,
+        log_level=new.log_level,
+        values={**current.values, **{key: new.values[key] for key in live}},
+    )

@@ -3,23 +3,32 @@
     ChatError
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
+    ├── QuestionGoneError           the question was deleted before it was taken
     ├── AttachmentError             a file that cannot be read
     ├── ModelSwitchError            another model cannot be loaded
     ├── NothingHereError            nothing is running, or nothing was said
     ├── NothingToContinueError      the newest answer is whole
-    ├── TooManyWaitingError         too many answers wait in all conversations
     ├── ParameterError              a parameter's value or name that is not allowed
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
-    ├── NotHereError                we may not write in this place
+    ├── CannotWriteError            we may not write in this place
     ├── NotOfThisMessageError       a button that does not belong to its message
-    └── ShuttingDownError           the bot is about to stop
+    ├── ShuttingDownError           the bot is about to stop
+    └── RefusalError                the gate does not let a question in
+        ├── OptedOutError               this person wants no answers
+        ├── BlockedError                moderators blocked this person here
+        ├── NotHereError                not in this channel, or not for this person
+        ├── RateLimitedError            asked too much; says when to ask again
+        ├── RepeatedError               the same text again and again: a loop
+        └── ForbiddenTextError          the server's lists do not allow the text
 
 The sentences are phrases of `bot.language`: whoever shows one renders it in the reader's language. No class
 name and no path reaches a user: what the table does not know becomes one general sentence.
 """
 
 from __future__ import annotations
+
+import math
 
 from bot.language.phrases import Phrase, phrase
 from engine import errors as engine_errors
@@ -48,11 +57,11 @@ class ConversationBusyError(ChatError):
         super().__init__(phrase("errors.busy", num=num_waiting))
 
 
-class TooManyWaitingError(ChatError):
-    """Too many answers wait in all conversations together."""
+class QuestionGoneError(ChatError):
+    """The question was deleted before it was taken."""
 
     def __init__(self) -> None:
-        super().__init__(phrase("errors.queue_full"))
+        super().__init__(phrase("errors.not_found"))
 
 
 class ParameterError(ChatError):
@@ -86,7 +95,7 @@ class NotAllowedError(ChatError):
     """This person may not do that."""
 
 
-class NotHereError(ChatError):
+class CannotWriteError(ChatError):
     """We may not write in this place."""
 
     def __init__(self) -> None:
@@ -107,13 +116,70 @@ class ShuttingDownError(ChatError):
         super().__init__(phrase("errors.shutting_down"))
 
 
+class RefusalError(ChatError):
+    """A question is not taken. `quiet_s`: for so long the same person is not told the same in public."""
+
+    quiet_s = 10.0
+
+
+class OptedOutError(RefusalError):
+    """This person wants no answers."""
+
+    quiet_s = 3600.0
+
+    def __init__(self) -> None:
+        super().__init__(phrase("opt.refused"))
+
+
+class BlockedError(RefusalError):
+    """Moderators blocked this person here."""
+
+    quiet_s = 3600.0
+
+    def __init__(self) -> None:
+        super().__init__(phrase("refusals.blocked"))
+
+
+class NotHereError(RefusalError):
+    """Not in this channel, or not for this person."""
+
+    quiet_s = 60.0
+
+
+class RateLimitedError(RefusalError):
+    """Asked too much."""
+
+    def __init__(self, wait_s: float, *, is_server: bool) -> None:
+        self.wait_s = wait_s
+        self.quiet_s = min(wait_s, 30.0)
+        key = "refusals.server_rate" if is_server else "refusals.user_rate"
+        super().__init__(phrase(key, seconds=max(1, math.ceil(wait_s))))
+
+
+class RepeatedError(RefusalError):
+    """The same text again and again."""
+
+    quiet_s = 600.0
+
+    def __init__(self) -> None:
+        super().__init__(phrase("refusals.repeated"))
+
+
+class ForbiddenTextError(RefusalError):
+    """The server's lists do not allow the text."""
+
+    def __init__(self) -> None:
+        super().__init__(phrase("refusals.text"))
+
+
 _KEYS: tuple[tuple[type[BaseException], str], ...] = (
     (engine_errors.InvalidParameterError, "errors.parameter"),
     (engine_errors.PromptTooLongError, "errors.prompt_too_long"),
     (engine_errors.UnsafePromptError, "errors.unsafe_prompt"),
     (engine_errors.NoChatFormatError, "errors.no_chat_format"),
     (engine_errors.PromptError, "errors.prompt"),
-    (engine_errors.QueueFullError, "errors.queue_full"),
+    (engine_errors.NoRoomError, "errors.queue_full"),
+    (engine_errors.TooManyWaitingError, "errors.queue_full"),
     (engine_errors.EngineUnavailableError, "errors.engine_unavailable"),
     (engine_errors.GenerationFailedError, "errors.generation_failed"),
     (storage_errors.StorageFullError, "errors.storage_full"),

@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.app import engine_options
 from bot.config import Settings
-from bot.model_memory import gpu_bytes, gpu_for, memory_needed, runs_on_gpu
+from bot.models import engine_options, gpu_bytes, gpu_for, memory_needed, runs_on_gpu
 from engine.advising.advice import Blocks, Load, advise
 from engine.advising.gpu_advice import advise_gpu
 from engine.advising.measuring import measure_model

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from bot.errors import ParameterError
 from bot.language.phrases import Phrase, phrase
@@ -20,7 +21,9 @@ Value = int | float
 HISTORY_RANGE = Range(128, 131_072)
 """Tokens of system prompt and history that an answer may take into account."""
 
-_LIMIT = re.compile(r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>[0-9.]+?)\s*\.\.\s*(?P<high>[0-9]+(?:\.[0-9]+)?)")
+_LIMIT = re.compile(
+    r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>-?[0-9.]+?)\s*\.\.\s*(?P<high>-?[0-9]+(?:\.[0-9]+)?)"
+)
 MAX_SYSTEM_PROMPT_CHARS = 1500
 """So that it can be shown in one Discord message."""
 SEED_RANGE = Range(0, 999_999_999_999)
@@ -112,20 +115,17 @@ class Parameter:
         return phrase(f"parameters.{self.name}")
 
 
-PARAMETERS: dict[str, Parameter] = {
-    parameter.name: parameter
-    for parameter in (
-        Parameter("temperature", RANGES["temperature"], False),
-        Parameter("top_p", RANGES["top_p"], False),
-        Parameter("top_k", RANGES["top_k"], True),
-        Parameter("min_p", RANGES["min_p"], False),
-        Parameter("repetition_penalty", RANGES["repetition_penalty"], False),
-        Parameter("max_new_tokens", RANGES["max_new_tokens"], True),
-        Parameter("max_history_tokens", HISTORY_RANGE, True),
-        Parameter("seed", SEED_RANGE, True),
-    )
-}
-"""What `/settings` offers, in the order shown."""
+def _declared() -> Iterator[Parameter]:
+    defaults = SamplingParams()
+    for name, allowed in RANGES.items():
+        if name != "seed":
+            yield Parameter(name, allowed, isinstance(getattr(defaults, name), int))
+    yield Parameter("max_history_tokens", HISTORY_RANGE, True)
+    yield Parameter("seed", SEED_RANGE, True)
+
+
+PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _declared()}
+"""What `/settings` offers, in the order shown: the engine's, and two that are the bot's own matter."""
 
 ANSWER_PRESETS: dict[str, dict[str, Value]] = {
     "precise": {"temperature": 0.2, "top_p": 0.8, "top_k": 20, "min_p": 0.05},
@@ -142,14 +142,8 @@ class ChatParameters:
     `system_prompt` None means the model's own. Raises `InvalidParameterError` for a value out of range.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 40
-    min_p: float = 0.0
-    repetition_penalty: float = 1.1
-    max_new_tokens: int = 512
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_history_tokens: int = 3072
-    seed: int = 0
     system_prompt: str | None = None
     guidance: Guidance = field(default_factory=Guidance)
     """The operator's alone: no conversation overrides it."""
@@ -157,27 +151,21 @@ class ChatParameters:
     """The operator's too: what servers and conversations may choose from, by parameter."""
 
     def __post_init__(self) -> None:
-        self.sampling()
         HISTORY_RANGE.check("max_history_tokens", self.max_history_tokens)
-        SEED_RANGE.check("seed", self.seed)
-
-    def sampling(self, stop: tuple[str, ...] = ()) -> SamplingParams:
-        """Return what the engine is given."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            max_new_tokens=self.max_new_tokens,
-            seed=self.seed or None,
-            stop=stop,
-        )
+        SEED_RANGE.check("seed", self.sampling.seed or 0)
 
     def value(self, name: str) -> Value:
         """Return the value of the parameter `name` of `PARAMETERS`."""
-        value: Value = getattr(self, name)
-        return value
+        value: Value | None = getattr(self.sampling if name in RANGES else self, name)
+        return 0 if value is None else value
+
+    def with_values(self, values: Mapping[str, Any]) -> ChatParameters:
+        """Return these with other values of parameters, or another system prompt, by name."""
+        sampling = {name: value for name, value in values.items() if name in RANGES}
+        if "seed" in sampling:
+            sampling["seed"] = sampling["seed"] or None
+        own = {name: value for name, value in values.items() if name not in RANGES}
+        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **sampling), **own)
 
     def prompt_budget(self, context_length: int) -> int:
         """Return how many tokens system prompt and history may take.
@@ -185,7 +173,7 @@ class ChatParameters:
         The answer's share of the context is kept free, but never more than half of it: a limit for answers
         that is as long as the context must not leave nothing to answer.
         """
-        reserved = min(self.max_new_tokens, context_length // 2)
+        reserved = min(self.sampling.max_new_tokens, context_length // 2)
         return min(self.max_history_tokens, context_length - reserved)
 
 
@@ -236,8 +224,9 @@ def apply_overrides(defaults: ChatParameters, *layers: Mapping[str, object]) -> 
     """
     changed = defaults
     for layer in layers:
-        fitting = {name: value for name, value in layer.items() if _fits(name, value, defaults.limits)}
-        changed = dataclasses.replace(changed, **fitting)  # type: ignore[arg-type]
+        changed = changed.with_values(
+            {name: value for name, value in layer.items() if _fits(name, value, defaults.limits)}
+        )
     return changed
 
 

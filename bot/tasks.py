@@ -50,11 +50,14 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancel what is left and wait for its end. Closing twice is fine, and so is closing from inside."""
-        others = self._others(asyncio.current_task())
-        for task in others:
-            task.cancel()
-        if others:
+        self.cancel()
+        if others := self._others(asyncio.current_task()):
             await asyncio.wait(others)
+
+    def cancel(self) -> None:
+        """Cancel what is left."""
+        for task in self._others(asyncio.current_task()):
+            task.cancel()
 
     def _others(self, me: asyncio.Task[Any] | None) -> set[asyncio.Task[Any]]:
         return {task for task in self._tasks if task is not me and not task.done()}
@@ -63,3 +66,25 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("Background work failed: %s", task.get_name(), exc_info=error)
+
+
+class Pause:
+    """A wait that can be ended early, for all who are in it."""
+
+    def __init__(self) -> None:
+        self._sleeps: set[asyncio.Task[None]] = set()
+
+    async def wait(self, longest_s: float) -> None:
+        """Wait until somebody calls `end`."""
+        sleep = asyncio.ensure_future(asyncio.sleep(longest_s))
+        self._sleeps.add(sleep)
+        try:
+            await asyncio.wait({sleep})
+        finally:
+            self._sleeps.discard(sleep)
+            sleep.cancel()
+
+    def end(self) -> None:
+        """Let everybody go on."""
+        for sleep in self._sleeps:
+            sleep.cancel()

@@ -1,6 +1,7 @@
 """A conversation in the terminal, with the same service that answers on Discord.
 
-Owns reading lines, the few commands and Ctrl-C. Knows nothing of Discord.
+Owns reading lines, the few commands, Ctrl-C, and how an answer is shown as it grows: with nothing in it that
+could command the terminal. Knows nothing of Discord.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bot.conversation.jobs import Question
+from bot.conversation.jobs import Ending, Question
 from bot.conversation.service import ChatService
 from bot.errors import ChatError, is_expected, sentence_for
-from bot.terminal_view import TerminalView, without_controls, write
 from storage.conversations import ConversationKind, ConversationRef
 
 HERE = ConversationRef(channel_id=-1, kind=ConversationKind.DIRECT, guild_id=None)
@@ -31,7 +32,6 @@ HELP = """\
 /help                     show this list
 /quit                     leave, as Ctrl-D does
 Ctrl-C stops an answer."""
-
 _USER_ID = 0
 _USER_NAME = "You"
 
@@ -149,6 +149,53 @@ class TerminalChat:
         )
 
 
+class TerminalView:
+    """Shows one answer as it grows. Satisfies `bot.conversation.jobs.AnswerView`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown = ""
+        self.answer_id: int | None = None
+        self.ended = asyncio.Event()
+
+    @property
+    def part_ids(self) -> Sequence[int]:
+        return ()
+
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:  # noqa: ARG002 - no messages to edit here
+        self.answer_id = answer_id
+
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        """Nobody else asks here."""
+
+    def working(self) -> None:
+        """The answer is about to appear."""
+
+    def followed(self) -> None:
+        """Nobody else asks here."""
+
+    def update(self, text: str) -> None:
+        """Write what is new; white space at the end waits until something follows it."""
+        visible = without_controls(text.strip())
+        if visible.startswith(self._shown):
+            write(self._console, visible[len(self._shown) :])
+            self._shown = visible
+
+    async def finish(self, ending: Ending) -> None:
+        self.update(ending.text)
+        if self._shown:
+            write(self._console, "\n")
+        if ending.note:
+            self._console.print(
+                f"({ending.note})", style="dim", markup=False, highlight=False, soft_wrap=True
+            )
+        self.ended.set()
+
+    @property
+    def is_lost(self) -> bool:
+        return False
+
+
 def line_source(console: Console) -> Callable[[], str]:
     """Return the function that reads a line: with a prompt and line editing only for a person."""
     if not console.is_terminal:
@@ -156,6 +203,17 @@ def line_source(console: Console) -> Callable[[], str]:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives `input` its line editing
     return lambda: input(PROMPT)
+
+
+def write(console: Console, text: str) -> None:
+    """Write `text` as it is, with no wrapping or markup, and show it at once."""
+    console.file.write(text)
+    console.file.flush()
+
+
+def without_controls(text: str) -> str:
+    """Return `text` without the characters that could command a terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cs"})
 
 
 async def _lines(read: Callable[[], str]) -> AsyncIterator[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.errors import InvalidParameterError
 
@@ -39,16 +39,9 @@ class Range:
             raise InvalidParameterError(f"{name} must be {bounds}, not {value:g}.")
 
 
-RANGES: dict[str, Range] = {
-    "temperature": Range(0.0, 2.0),
-    "top_p": Range(0.01, 1.0),
-    "top_k": Range(0, 1000),
-    "min_p": Range(0.0, 1.0),
-    "repetition_penalty": Range(0.5, 2.0),
-    "max_new_tokens": Range(1, 32768),
-    "seed": Range(0, 2**63 - 1),
-}
-"""Ranges of the fields of `SamplingParams`, by name."""
+def _within(low: float, high: float, default: float | None) -> Any:
+    """Declare a parameter: the values it may take and its default. `RANGES` and all users follow from it."""
+    return field(default=default, metadata={"range": Range(low, high)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +51,21 @@ class SamplingParams:
     temperature: 0 is greedy. top_p: nucleus mass, 1 is off. top_k: 0 is off. min_p: least probability as
     a share of the most likely token's, 0 is off. repetition_penalty: divides positive and multiplies
     negative logits of tokens already seen in prompt or answer, 1 is off (Keskar et al., CTRL, 2019).
+    frequency_penalty: taken from a logit for each time that the token came in the answer. presence_penalty:
+    taken once where it came at all. 0 is off; the prompt does not count (as OpenAI defines them).
     seed: None draws one at random. stop: texts that end the answer and are not part of it.
-    Raises `InvalidParameterError` for a value outside `RANGES`.
+    Raises `InvalidParameterError` for a value out of range.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 40
-    min_p: float = 0.0
-    repetition_penalty: float = 1.1
-    max_new_tokens: int = 512
-    seed: int | None = None
+    temperature: float = _within(0.0, 2.0, 0.7)
+    top_p: float = _within(0.01, 1.0, 0.9)
+    top_k: int = _within(0, 1000, 40)
+    min_p: float = _within(0.0, 1.0, 0.0)
+    repetition_penalty: float = _within(0.5, 2.0, 1.1)
+    frequency_penalty: float = _within(-2.0, 2.0, 0.0)
+    presence_penalty: float = _within(-2.0, 2.0, 0.0)
+    max_new_tokens: int = _within(1, 32768, 512)
+    seed: int | None = _within(0, 2**63 - 1, None)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,6 +80,12 @@ class SamplingParams:
     def is_reproducible(self) -> bool:
         """Whether the same prompt must give the same answer again: a seed is given, or chance has no part."""
         return self.seed is not None or self.temperature == 0.0
+
+
+RANGES: dict[str, Range] = {
+    declared.name: declared.metadata["range"] for declared in fields(SamplingParams) if declared.metadata
+}
+"""The values that each parameter may take, by name, in the order declared."""
 
 
 class FinishReason(StrEnum):
@@ -169,14 +172,25 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How much the engine has to do and to hold.
+    """How much the engine has to do and to hold, and what it has room for.
 
-    num_kv_tokens: tokens whose KV is held, for running answers and for the next turns of conversations.
+    num_requests: answers being made, of at most max_requests. num_kv_tokens: tokens whose KV is held, for
+    running answers and for the next turns of conversations. num_reserved_tokens: tokens that the running
+    answers may come to need, of at most max_kv_tokens; what is held besides gives way.
     """
 
     num_requests: int
+    max_requests: int
     num_kv_tokens: int
+    num_reserved_tokens: int
     max_kv_tokens: int
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Tell whether an answer that may need `num_tokens` (`TextEngine.tokens_needed`) can begin now."""
+        if self.num_requests == 0:
+            return True  # a single answer always fits
+        fits = self.num_reserved_tokens + num_tokens <= self.max_kv_tokens
+        return fits and self.num_requests < self.max_requests
 
 
 class Generation(Protocol):
@@ -226,10 +240,14 @@ class TextEngine(Protocol):
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        """Queue a request and return at once. Call on the event loop.
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Return how many tokens' KV an answer may come to need: what `EngineLoad.has_room` is asked with."""
 
-        Raises `QueueFullError`, `PromptTooLongError` or `EngineUnavailableError`.
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Begin an answer and return at once. Call on the event loop.
+
+        Nothing waits in the engine: ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or
+        `EngineUnavailableError`.
         """
 
     def drop_idle_cache(self) -> None:

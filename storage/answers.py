@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage import parts
-from storage import parts as unshown
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED
@@ -99,7 +98,7 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
         standing = old
     elif old is not None:
         await _replace(transaction, gone_id=old["id"], kept_id=ending.answer_id)
-    await unshown.record(transaction, standing["id"], ending.note)
+    await parts.note_unshown(transaction, standing["id"], ending.note)
     return to_message(standing)
 
 
@@ -109,7 +108,7 @@ async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAns
     for row in await transaction.fetch_all(PENDING):
         answer = await end(transaction, Ending(row["id"], row["content"], MessageState.INTERRUPTED, at))
         if answer is not None:
-            interrupted.append(await unshown.located(transaction, answer))
+            interrupted.append(await parts.located(transaction, answer))
     return interrupted
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from storage import answers, history, parts, resets
-from storage import parts as unshown
 from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
@@ -239,13 +238,18 @@ class Conversations:
     async def note_shown(self, answer_id: int) -> None:
         """Record that the ending of an answer is shown, or never can be."""
         async with self._database.transaction() as transaction:
-            await unshown.forget(transaction, answer_id)
+            await parts.note_shown(transaction, answer_id)
 
     async def unshown(self, *, within: timedelta, limit: int) -> list[InterruptedAnswer]:
         """Return the newest answers that ended `within` this time and may not be shown so, oldest first."""
         after = to_milliseconds(self._now() - within)
         async with self._database.transaction() as transaction:
-            return await unshown.newest(transaction, ended_after=after, limit=limit)
+            return await parts.newest_unshown(transaction, ended_after=after, limit=limit)
+
+    async def find_unshown(self, answer_id: int) -> InterruptedAnswer | None:
+        """Return an answer if it stands, and its ending may not be shown."""
+        async with self._database.transaction() as transaction:
+            return await parts.find_unshown(transaction, answer_id)
 
     async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
         """Put all messages aside and record who did it. Raises `NotFoundError`."""

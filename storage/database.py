@@ -21,10 +21,16 @@ from typing import Self
 
 import aiosqlite
 
-from storage.errors import CorruptDatabaseError, DatabaseUnavailableError, NotFoundError, StorageError
+from storage.errors import (
+    CORRUPT,
+    CorruptDatabaseError,
+    DatabaseUnavailableError,
+    NotFoundError,
+    StorageError,
+    storage_error,
+)
 from storage.migrations import MIGRATIONS, Migration
 from storage.opening import open_connection
-from storage.sqlite_errors import CORRUPT, storage_error
 
 Value = int | float | str | None
 Row = sqlite3.Row

@@ -1,12 +1,12 @@
-"""Which Discord messages show which message: one for a question, one or more for an answer.
+"""Which Discord messages show which message, and which endings of answers none is known to show yet.
 
-Inside a transaction. Knows nothing of the states of a message.
+A question has one, an answer one or more. The endings are kept so that a later run can make that good. Works
+inside a transaction. Knows nothing of the states of a message.
 """
 
 from __future__ import annotations
 
-from storage import parts
-from storage.database import Row, Transaction
+from storage.database import Transaction
 from storage.errors import DuplicateMessageError
 from storage.resets import SHELVES_BELOW
 from storage.rows import to_message
@@ -62,40 +62,48 @@ async def detach(transaction: Transaction, discord_id: int) -> None:
             await transaction.fetch_all(statement, (row["message_id"], row["position"]))
 
 
-_RECORD = "INSERT OR REPLACE INTO unshown_endings (answer_id, note) VALUES (?, ?)"
-_FORGET = "DELETE FROM unshown_endings WHERE answer_id = ?"
+_NOTE_UNSHOWN = "INSERT OR REPLACE INTO unshown_endings (answer_id, note) VALUES (?, ?)"
+_NOTE_SHOWN = "DELETE FROM unshown_endings WHERE answer_id = ?"
 _FORGET_OLD = """
 DELETE FROM unshown_endings WHERE answer_id IN (SELECT id FROM messages WHERE ended_at < ?)"""
-_NEWEST = """
+_UNSHOWN = """
 SELECT messages.*, note FROM unshown_endings
 JOIN messages ON messages.id = answer_id JOIN conversations ON conversations.id = conversation_id
-WHERE channel_id >= ? AND state <> 'pending' ORDER BY answer_id DESC LIMIT ?"""
+WHERE channel_id >= ? AND state <> 'pending' AND superseded_by IS NULL"""
 _CHANNEL_AND_QUESTION = """
 SELECT channel_id, discord_id AS question_discord_id
 FROM conversations LEFT JOIN discord_messages ON message_id = ? AND position = 0
 WHERE conversations.id = ?"""
 
 
-async def record(transaction: Transaction, answer_id: int, note: str | None) -> None:
+async def note_unshown(transaction: Transaction, answer_id: int, note: str | None) -> None:
     """Record that an answer ended and is still to be shown so, with a note of the caller's."""
-    await transaction.fetch_all(_RECORD, (answer_id, note))
+    await transaction.fetch_all(_NOTE_UNSHOWN, (answer_id, note))
 
 
-async def forget(transaction: Transaction, answer_id: int) -> None:
+async def note_shown(transaction: Transaction, answer_id: int) -> None:
     """Forget the record: the ending is shown, or never can be."""
-    await transaction.fetch_all(_FORGET, (answer_id,))
+    await transaction.fetch_all(_NOTE_SHOWN, (answer_id,))
 
 
-async def newest(transaction: Transaction, *, ended_after: int, limit: int) -> list[InterruptedAnswer]:
+async def newest_unshown(
+    transaction: Transaction, *, ended_after: int, limit: int
+) -> list[InterruptedAnswer]:
     """Return the newest answers whose ending is not shown, oldest first; forget those that ended before."""
     await transaction.fetch_all(_FORGET_OLD, (ended_after,))
-    rows = await transaction.fetch_all(_NEWEST, (SHELVES_BELOW, limit))
-    return [await located(transaction, to_message(row), _note_of(row)) for row in reversed(rows)]
+    rows = await transaction.fetch_all(f"{_UNSHOWN} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
+    return [await located(transaction, to_message(row), row["note"]) for row in reversed(rows)]
+
+
+async def find_unshown(transaction: Transaction, answer_id: int) -> InterruptedAnswer | None:
+    """Return an answer if it has ended, its ending is not shown, and no other one is to take its place."""
+    row = await transaction.fetch_one(f"{_UNSHOWN} AND answer_id = ?", (SHELVES_BELOW, answer_id))
+    return None if row is None else await located(transaction, to_message(row), row["note"])
 
 
 async def located(transaction: Transaction, answer: Message, note: str | None = None) -> InterruptedAnswer:
     """Return an answer with where it is shown."""
-    shown_by = await transaction.fetch_all(parts.OF_MESSAGE, (answer.id,))
+    shown_by = await transaction.fetch_all(OF_MESSAGE, (answer.id,))
     (row,) = await transaction.fetch_all(_CHANNEL_AND_QUESTION, (answer.reply_to, answer.conversation_id))
     return InterruptedAnswer(
         answer,
@@ -104,8 +112,3 @@ async def located(transaction: Transaction, answer: Message, note: str | None = 
         question_discord_id=row["question_discord_id"],
         note=note,
     )
-
-
-def _note_of(row: Row) -> str | None:
-    note: str | None = row["note"]
-    return note

@@ -30,8 +30,8 @@ def commands(text: str) -> list[str]:
 def slash_commands() -> set[str]:
     """Return the names of all slash commands, `group name` for those of a group."""
     names: set[str] = set()
-    for path in COMMANDS.rglob("*.py"):
-        source = path.read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for path in COMMANDS.rglob("*.py")]
+    for source in (part for text in sources for part in re.split(r"^(?=class |def )", text, flags=re.M)):
         own = re.findall(r'command\(\s*name="([a-z-]+)"', source)
         group = re.search(r'super\(\).__init__\(\s*name="([a-z-]+)"', source)
         names |= {f"{group[1]} {name}" for name in own} | {group[1]} if group else set(own)

@@ -117,9 +117,8 @@ class Preferences:
         conversation_id = await self._conversations.open(ref)
         changed = apply_overrides(self.defaults, *await self._layers(conversation_id), values)
         await self._check_room(changed)
-        for name, value in values.items():
-            at = datetime.now(UTC)
-            await self._settings.set(conversation_id, name, value, by_user_id=by_user_id, at=at)
+        at = datetime.now(UTC)
+        await self._settings.set_all(conversation_id, values, by_user_id=by_user_id, at=at)
 
     async def _layers(self, conversation_id: int) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """Return what the server and what the conversation set."""
@@ -131,12 +130,8 @@ class Preferences:
 
     async def reset(self, ref: ConversationRef, name: str | None) -> int:
         """Set one parameter, or all of them, back to the default; return how many had been changed."""
-        conversation_id = await self._conversations.open(ref)
-        if name is not None:
-            return await self._settings.clear(conversation_id, find_parameter(name).name)
-        overrides = await self._settings.all(conversation_id)
-        changed = [key for key in overrides if key != SYSTEM_PROMPT]
-        return sum([await self._settings.clear(conversation_id, key) for key in changed])
+        key = None if name is None else find_parameter(name).name
+        return await self._settings.clear(await self._conversations.open(ref), key, keep=SYSTEM_PROMPT)
 
     def max_system_tokens(self, parameters: ChatParameters) -> int:
         """Return how many tokens a system prompt may take: half of the prompt, the rest is for people."""

@@ -158,7 +158,7 @@ class SystemPrompts:
         budget = parameters.prompt_budget(context_length)
         whole = self._preferences.system_prompt_of(parameters)
         num_tokens = await asyncio.to_thread(self._engine.count_tokens, whole)
-        num_answer = min(parameters.max_new_tokens, context_length - budget)
+        num_answer = min(parameters.sampling.max_new_tokens, context_length - budget)
         allowed = self._preferences.max_system_tokens(parameters)
         return PromptCost(num_tokens, allowed, max(budget - num_tokens, 0), num_answer)
 

@@ -5,8 +5,9 @@ Pure bookkeeping for the delivery: times are values it is given. Knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bot.delivery.outbox import Buttons
@@ -64,15 +65,19 @@ Request = Send | Edit | Delete
 class Board:
     """The messages of one answer, in order.
 
-    `refusal` is shown at the end in the place of what Discord does not take.
+    looks: what existing ones show, where that is known. refusal: shown at the end in the place of what
+    Discord does not take.
     """
 
-    def __init__(self, existing_parts: Sequence[int], refusal: str = REFUSAL) -> None:
+    def __init__(
+        self,
+        existing_parts: Sequence[int],
+        looks: Mapping[int, Look] = MappingProxyType({}),
+        refusal: str = REFUSAL,
+    ) -> None:
         self._refusal = refusal
         self._refused: set[Look] = set()
-        self.removed: list[int] = []
-        """Ids of messages that show the answer no more."""
-        self._parts = [Part(discord_id) for discord_id in existing_parts]
+        self._parts = [Part(discord_id, looks.get(discord_id)) for discord_id in existing_parts]
         self._wanted: list[Look] = []
         self._is_final = False
         self._unconfirmed: Look | None = None
@@ -87,6 +92,17 @@ class Board:
     def ids(self) -> tuple[int, ...]:
         """The Discord ids of the messages."""
         return tuple(part.discord_id for part in self._parts)
+
+    @property
+    def last(self) -> Part | None:
+        """The last message, None if there is none."""
+        return self._parts[-1] if self._parts else None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether more messages may be needed: some are missing, or the text goes on and is long already."""
+        num_wanted = len(self._wanted)
+        return num_wanted > len(self._parts) or (not self._is_final and max(num_wanted, len(self._parts)) > 1)
 
     def want(self, contents: Sequence[str], buttons: Buttons, *, final: bool, attachment: str = "") -> None:
         """Set what shall be shown. Only the last message with text has buttons, and the attachment.
@@ -150,4 +166,3 @@ class Board:
     def remove(self, part: Part) -> None:
         """Note that a message is gone."""
         self._parts.remove(part)
-        self.removed.append(part.discord_id)

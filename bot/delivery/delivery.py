@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 
 from bot.delivery.board import REFUSAL, Board, Delete, Edit, Look, Part, Request, Send
+from bot.delivery.column import EDIT_INTERVAL_S, Column
 from bot.delivery.outbox import (
     Buttons,
     Outbox,
@@ -22,7 +24,6 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
-from bot.delivery.pace import ChannelPace
 from bot.delivery.render import render, with_note
 from bot.tasks import Tasks
 
@@ -35,6 +36,8 @@ MAX_PARTS = 5
 REQUEST_TIMEOUT_S = 30.0
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 30.0
+PATIENCE_S = 5.0
+"""How often is looked whether an answer is held up by another one."""
 
 
 class Outcome(Enum):
@@ -47,28 +50,36 @@ class Outcome(Enum):
     FORBIDDEN = auto()
     """We may not write there now."""
     REFUSED = auto()
-    """Discord takes nothing of it, however often it comes."""
+    """Discord takes nothing of it, not even that it does not."""
     FAILED = auto()
     """Discord did not take it in time, or something unexpected happened."""
 
 
+UNSHOWN = {Outcome.FORBIDDEN, Outcome.REFUSED, Outcome.FAILED}
+"""What may be shown later."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What is on Discord now: ids of the messages that show the answer, and of those that do so no more."""
+    """What is on Discord now: ids of the messages that show the answer."""
 
     outcome: Outcome
     parts: tuple[int, ...]
-    removed: tuple[int, ...] = ()
+
+
+async def _ignore(_: object) -> None: ...
 
 
 class Delivery:
     """The way of one answer to its readers. Use it on one event loop.
 
-    on_part: told position and Discord id of every message that is sent. min_interval_s: between two edits
+    on_part: told position and Discord id of every message that is sent. on_gone: told the id of every one
+    that is there no more. on_text: told of every text before it is shown. min_interval_s: between two edits
     of one message. existing_parts: messages to reuse, as when an answer is made anew; those not needed are
-    deleted at the end. max_parts: messages that the answer may take. give_up_after_s: how long `finish` may
-    take. pace: of all edits in the channel, shared with the other answers in it. refusal: shown where
-    Discord does not take what is to be shown.
+    deleted at the end. looks: what they show, where that is known. can_move: whether messages may be taken
+    away and come again below others'. max_parts: messages that the answer may take. give_up_after_s: how long
+    `finish` may take, but for the time in which another answer holds it up. column: shared with the other
+    answers in the channel. refusal: shown where Discord does not take what is to be shown.
     """
 
     def __init__(
@@ -77,29 +88,49 @@ class Delivery:
         *,
         answer_id: int,
         on_part: Callable[[int, int], Awaitable[None]],
-        min_interval_s: float = 1.3,
+        on_gone: Callable[[int], Awaitable[None]] = _ignore,
+        on_text: Callable[[str], Awaitable[None]] = _ignore,
+        min_interval_s: float = EDIT_INTERVAL_S,
         existing_parts: Sequence[int] = (),
+        looks: Mapping[int, Look] = MappingProxyType({}),
+        can_move: bool = True,
         give_up_after_s: float = 90.0,
         max_parts: int = MAX_PARTS,
-        pace: ChannelPace | None = None,
+        column: Column | None = None,
         refusal: str = REFUSAL,
     ) -> None:
         self.lost = asyncio.Event()
         """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
+        self.answer_id = answer_id
+        self.can_move = can_move
         self._outbox = outbox
-        self._answer_id = answer_id
         self._on_part = on_part
+        self._on_gone = on_gone
+        self._on_text = on_text
         self._min_interval_s = min_interval_s
-        self._pace = pace or ChannelPace()
         self._max_parts = max_parts
         self._give_up_after_s = give_up_after_s
-        self._board = Board(existing_parts, refusal)
+        self._board = Board(existing_parts, looks, refusal)
         self._newest: str | None = None
+        self._untold: str | None = None
         self._num_failures = 0
         self._blocked_until_s = 0.0
+        self._requesting = asyncio.Lock()
         self._tasks = Tasks()
         self._worker: asyncio.Task[Outcome] | None = None
         self._ending: asyncio.Task[DeliveryResult] | None = None
+        self._column = column or Column()
+        self._column.enter(self)
+
+    @property
+    def part_ids(self) -> tuple[int, ...]:
+        """The messages that show the answer."""
+        return self._board.ids
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the answer may need more messages."""
+        return not self.is_lost and self._board.may_grow
 
     @property
     def is_lost(self) -> bool:
@@ -133,38 +164,63 @@ class Delivery:
             is_long = len(parts) > self._max_parts
             if is_long:
                 parts, note = parts[: self._max_parts], f"{note} {file_note}".strip()
-            self._newest = None
+            self._newest = self._untold = None
             self._board.want(
                 with_note(parts, note) if note else parts,
                 buttons,
                 final=True,
                 attachment=text if is_long else "",
             )
-            self._ending = self._tasks.start(self._end(), f"end of answer {self._answer_id}")
+            self._column.moved()
+            self._ending = self._tasks.start(self._end(), f"end of answer {self.answer_id}")
         return await asyncio.shield(self._ending)
+
+    async def withdraw(self) -> None:
+        """Delete the messages, to send them anew when it is their turn. Raises `OutboxError`s."""
+        async with self._requesting:
+            while self._column.has(self) and (part := self._board.last) is not None:
+                await self._delete(part)
+        self._start()
+
+    def give_way(self) -> None:
+        """Show nothing more: another answer is shown in the same messages."""
+        self.lost.set()
+        if self._worker is not None:
+            self._worker.cancel()
 
     async def close(self) -> None:
         """Give up whatever is still to be shown. Closing twice is fine."""
+        self._column.leave(self)
+        self.give_way()
         if self._worker is not None:
-            self._worker.cancel()
             await asyncio.wait({self._worker})
 
     def _start(self) -> asyncio.Task[Outcome]:
         if self._worker is None or (self._worker.done() and not self.is_lost):
-            self._worker = self._tasks.start(self._work(), f"delivery of answer {self._answer_id}")
+            self._worker = self._tasks.start(self._work(), f"delivery of answer {self.answer_id}")
         return self._worker
 
     async def _end(self) -> DeliveryResult:
-        worker = self._start()
-        done, _ = await asyncio.wait({worker}, timeout=self._give_up_after_s)
-        if not done:
-            _log.warning("Answer %d could not be shown completely in time.", self._answer_id)
-            worker.cancel()
-        outcome = worker.result() if done and not worker.cancelled() else Outcome.FAILED
-        return DeliveryResult(outcome, self._board.ids, tuple(self._board.removed))
+        left_s = self._give_up_after_s
+        while left_s > 0.001:
+            worker = self._start()
+            began_s, is_held = _now_s(), self._column.is_held(self)
+            await asyncio.wait({worker}, timeout=min(left_s, PATIENCE_S))
+            left_s -= 0.0 if is_held else _now_s() - began_s
+            if worker.done():
+                async with self._requesting:  # or our messages are being taken away
+                    if self.is_lost or self._board.next_request() is None:
+                        self._column.leave(self)
+                        return DeliveryResult(_outcome_of(worker), self._board.ids)
+        _log.warning("Answer %d could not be shown completely in time.", self.answer_id)
+        worker.cancel()
+        self._column.leave(self)
+        return DeliveryResult(Outcome.FAILED, self._board.ids)
 
     async def _work(self) -> Outcome:
         """Bring Discord to what is wanted until the end; whatever goes wrong ends here."""
+        if self.is_lost:
+            return Outcome.FAILED
         try:
             await self._show_all()
         except OutboxGoneError:
@@ -174,7 +230,7 @@ class Delivery:
         except OutboxRefusedError:
             return self._lose(Outcome.REFUSED)
         except Exception:  # noqa: BLE001 - the edge of the task: the answer ends as one that failed
-            _log.exception("The delivery of answer %d failed.", self._answer_id)
+            _log.exception("The delivery of answer %d failed.", self.answer_id)
             return self._lose(Outcome.FAILED)
         return Outcome.SHOWN
 
@@ -188,7 +244,7 @@ class Delivery:
             if self._newest is not None:
                 parts = render(self._newest, final=False)[: self._max_parts]
                 self._board.want(parts, Buttons.STOP, final=False)
-                self._newest = None
+                self._untold, self._newest = self._newest, None
             request = self._board.next_request()
             if request is not None:
                 await self._do_when_due(request)
@@ -197,18 +253,29 @@ class Delivery:
 
     async def _do_when_due(self, request: Request) -> None:
         """Do `request`, or only wait for its time: by then a newer text may ask for something else."""
-        due_s = max(request.due_s, self._pace.free_at_s) if isinstance(request, Edit) else 0.0
+        if isinstance(request, Send) and self._column.is_held(self):
+            await self._column.wait(self._min_interval_s)
+            return
+        due_s = max(request.due_s, self._column.pace.free_at_s) if isinstance(request, Edit) else 0.0
         wait_s = max(due_s, self._blocked_until_s) - _now_s()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
             return
+        if self._untold is not None:
+            text, self._untold = self._untold, None
+            await self._on_text(text)
         try:
-            await self._do(request)
+            if isinstance(request, Send):
+                await self._column.make_room(self)
+            async with self._requesting:
+                if request == self._board.next_request():  # or it was withdrawn meanwhile
+                    await self._do(request)
         except (OutboxRetryError, TimeoutError) as error:
             self._back_off(error.retry_after if isinstance(error, OutboxRetryError) else None)
         except OutboxRefusedError:
             if isinstance(request, Delete) or not self._board.refuse(request.look):
                 raise
+            self._blocked_until_s = _now_s() + self._min_interval_s
         else:
             self._num_failures = 0
 
@@ -227,13 +294,14 @@ class Delivery:
                 look.content, buttons=look.buttons, attachment=look.attachment
             )
         position = self._board.note_sent(discord_id, look, _now_s() + self._min_interval_s)
+        self._column.moved()
         try:
             await self._on_part(position, discord_id)
         except Exception:  # noqa: BLE001 - the answer goes on, whatever its record says
-            _log.exception("A message of answer %d could not be recorded.", self._answer_id)
+            _log.exception("A message of answer %d could not be recorded.", self.answer_id)
 
     async def _edit(self, part: Part, look: Look) -> None:
-        self._pace.edits_at(_now_s())
+        self._column.pace.edits_at(_now_s())
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._outbox.edit(
@@ -242,7 +310,7 @@ class Delivery:
         except OutboxGoneError:
             if not self._board.is_expendable(part):
                 raise
-            self._board.remove(part)
+            await self._forget(part)
         else:
             part.look = look
             part.editable_at_s = _now_s() + self._min_interval_s
@@ -251,14 +319,22 @@ class Delivery:
         with contextlib.suppress(OutboxGoneError):
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._outbox.delete(part.discord_id)
+        await self._forget(part)
+
+    async def _forget(self, part: Part) -> None:
         self._board.remove(part)
+        await self._on_gone(part.discord_id)
 
     def _back_off(self, retry_after_s: float | None) -> None:
         backoff_s = min(FIRST_BACKOFF_S * 2**self._num_failures, LONGEST_BACKOFF_S)
         wait_s = max(backoff_s, retry_after_s or 0.0, self._min_interval_s)
         self._num_failures = min(self._num_failures + 1, 10)
         self._blocked_until_s = _now_s() + wait_s
-        _log.info("Answer %d: Discord did not take a request; again in %.1f s.", self._answer_id, wait_s)
+        _log.info("Answer %d: Discord did not take a request; again in %.1f s.", self.answer_id, wait_s)
+
+
+def _outcome_of(worker: asyncio.Task[Outcome]) -> Outcome:
+    return Outcome.FAILED if worker.cancelled() else worker.result()
 
 
 def _now_s() -> float:

@@ -1,4 +1,4 @@
-"""A model's Markdown in the words that Discord knows: headings, rules, task lists, footnotes, tables, formulas.
+"""A model's Markdown in what Discord knows: headings, rules, task lists, footnotes, tables, formulas.
 
 Reads a text that may still grow, and translates only what nothing that follows can change: what is given for
 a text is always the beginning of what is given for more of it. Code stays as it is. Pure; knows nothing of
@@ -29,7 +29,10 @@ _DELIMITER = regex.compile(r"[ \t]*+\|(?:[ \t]*+:?+-++:?+[ \t]*+\|)*+(?:[ \t]*+:
 _TOKEN = regex.compile(r"\n|(?<!\\)(?:\\[(\[]|\$\$?)|\[\^(?=[0-9])")
 _BEGUN = regex.compile(r"(?:\\\[?|\[\^?)\Z")
 """What may be the beginning of a token."""
-_INSIDE = rf"(?P<formula>(?:[^\\$]|\\(?![\[\]()$])|\\\$|(?<=\\left|\\right|\\[bB]ig[lr]?)\\?[\[\]()]){{1,{MAX_FORMULA}}}+)"
+_INSIDE = (
+    rf"(?P<formula>(?:[^\\$]|\\(?![\[\]()$])|\\\$|(?<=\\left|\\right|\\[bB]ig[lr]?)\\?[\[\]()])"
+    rf"{{1,{MAX_FORMULA}}}+)"
+)
 _FORMULAS = {
     r"\(": regex.compile(rf"\\\({_INSIDE}\\\)"),
     r"\[": regex.compile(rf"\\\[{_INSIDE}\\\]"),

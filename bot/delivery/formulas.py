@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
 
 from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
 from pylatexenc.latexwalker import LatexMacroNode
@@ -56,7 +55,7 @@ def readable(latex: str) -> str | None:
     text = _SPACES.sub(" ", _RELATION.sub(r" \1 ", _scripts(text))).strip()
     if not text or _UNREADABLE.search(text):
         return None
-    return text.translate(str.maketrans(_KEPT))
+    return text.translate({ord(kept): char for kept, char in _KEPT.items()})
 
 
 @functools.cache

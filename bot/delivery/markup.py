@@ -14,6 +14,31 @@ from functools import cache
 
 MAX_MARKER = 8
 """Longer runs of backticks or tildes are not fence markers."""
+MAX_SPAN = 800
+"""Inline code and links longer than this are read as plain text."""
+MAX_LANGUAGE = 32
+_MAX_INFO = 100
+_MAX_ANGLE = 120
+
+_TOKEN = re.compile(r"`+|~{3,}|!?\[|<|https?://", re.IGNORECASE)
+_NEWLINE = re.compile(r"\n")
+_LINE_PREFIX = re.compile(r"[ \t]*(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*)*")
+_LANGUAGE = re.compile(rf"[ \t]*([\w+#.-]{{1,{MAX_LANGUAGE}}})(?![\w+#.-])", re.ASCII)
+_ONLY_LANGUAGE = re.compile(rf"[ \t]*[\w+#.-]{{0,{MAX_LANGUAGE}}}[ \t\r]*", re.ASCII)
+_LINK = re.compile(
+    r"!?\[[^\[\]\n]*+\]"
+    r"\([ \t]*+[^\s()]*+(?:\([^\s()]*+\)[^\s()]*+)*+"
+    r"(?:[ \t]++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?+[ \t]*+\)"
+)
+_LINK_BEGUN = re.compile(r"!?\[[^\[\]\n]*+(?:\](?:\([^\n]*+)?+)?+\Z")
+_ANGLE = re.compile(
+    r"<(?:a?:\w{1,32}:\d{1,25}|@[!&]?\d{1,25}|#\d{1,25}|t:-?\d{1,20}(?::[a-z])?|id:\w{1,32}"
+    r"|/[^<>\n:]{1,80}:\d{1,25}|https?://[^\s<>]*+)>",
+    re.ASCII | re.IGNORECASE,
+)
+_ANGLE_BEGUN = re.compile(r"<[^<>\n]*+\Z")
+_BEGUN = re.compile(r"(?:[`~]+|h(?:t(?:t(?:p(?:s?(?::/?)?)?)?)?)?)\Z", re.IGNORECASE)
+_URL_REST = re.compile(r"[^\s<>`]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +73,6 @@ class Fence:
     def _closing(self) -> str:
         run = rf"{{{len(self.marker)},{MAX_MARKER}}}"
         return rf"~{run}[ \t\r]*+$" if self.marker[0] == "~" else rf"(?<!`)`{run}(?!`)"
-
-
-@cache
-def _pattern(expression: str) -> re.Pattern[str]:
-    return re.compile(expression, re.MULTILINE)
-
-
-MAX_SPAN = 800
-"""Inline code and links longer than this are read as plain text."""
-MAX_LANGUAGE = 32
-_MAX_INFO = 100
-_MAX_ANGLE = 120
-
-_TOKEN = re.compile(r"`+|~{3,}|!?\[|<|https?://", re.IGNORECASE)
-_NEWLINE = re.compile(r"\n")
-_LINE_PREFIX = re.compile(r"[ \t]*(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*)*")
-_LANGUAGE = re.compile(rf"[ \t]*([\w+#.-]{{1,{MAX_LANGUAGE}}})(?![\w+#.-])", re.ASCII)
-_ONLY_LANGUAGE = re.compile(rf"[ \t]*[\w+#.-]{{0,{MAX_LANGUAGE}}}[ \t\r]*", re.ASCII)
-_LINK = re.compile(
-    r"!?\[[^\[\]\n]*+\]"
-    r"\([ \t]*+[^\s()]*+(?:\([^\s()]*+\)[^\s()]*+)*+"
-    r"(?:[ \t]++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?+[ \t]*+\)"
-)
-_LINK_BEGUN = re.compile(r"!?\[[^\[\]\n]*+(?:\](?:\([^\n]*+)?+)?+\Z")
-_ANGLE = re.compile(
-    r"<(?:a?:\w{1,32}:\d{1,25}|@[!&]?\d{1,25}|#\d{1,25}|t:-?\d{1,20}(?::[a-z])?|id:\w{1,32}"
-    r"|/[^<>\n:]{1,80}:\d{1,25}|https?://[^\s<>]*+)>",
-    re.ASCII | re.IGNORECASE,
-)
-_ANGLE_BEGUN = re.compile(r"<[^<>\n]*+\Z")
-_BEGUN = re.compile(r"(?:[`~]+|h(?:t(?:t(?:p(?:s?(?::/?)?)?)?)?)?)\Z", re.IGNORECASE)
-_URL_REST = re.compile(r"[^\s<>`]*")
-
-
-@cache
-def _line_or_closing(length: int) -> re.Pattern[str]:
-    """Find the end of a line, or a run of backticks that ends a block opened on the same line."""
-    return re.compile(rf"(?P<closing>(?<!`)`{{{length},{MAX_MARKER}}}(?!`))|\n")
-
-
-@cache
-def _code_end(length: int) -> re.Pattern[str]:
-    """Find the end of inline code, or what shows that it never was any: a blank line, a fence."""
-    fence = r"|`{3,}" if length < 3 else ""
-    return re.compile(rf"(?P<closing>(?<!`)`{{{length}}}(?!`)){fence}|\n[ \t\r]*\n")
 
 
 @dataclass(slots=True)
@@ -292,45 +272,19 @@ class _Scanner:
         return end
 
 
-_RISKY = re.compile(r"\|\|+|<@(?=[!&]?\d)|@(?=everyone|here)", re.IGNORECASE)
-BAR = "\u01c0"
-"""Looks like a vertical bar and makes no spoiler."""
-AT = "\uff20"
-"""Looks like an at sign and mentions nobody."""
+@cache
+def _pattern(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.MULTILINE)
 
 
-def defuse(part: str) -> str:
-    """Return the content of a message without spoilers and mentions outside of code. As long as before.
-
-    One pair of bars alone hides nothing, so the first one stays as it was written.
-    """
-    if _RISKY.search(part) is None:
-        return part
-    found = scan(part, 0, len(part), None, complete=True)
-    code = [(start, end) for start, end in found.atoms if part[start] == "`"]
-    has_bars = False
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal has_bars
-        at, risky = match.start(), match[0]
-        if found.fence_at(at) is not None or any(start <= at < end for start, end in code):
-            return risky
-        if risky[0] != "|":
-            return risky.replace("@", AT)
-        is_first, has_bars = not has_bars, True
-        return risky if is_first and len(risky) < _SPOILER else "|" + BAR * (len(risky) - 1)
-
-    return _RISKY.sub(replace, part)
+@cache
+def _line_or_closing(length: int) -> re.Pattern[str]:
+    """Find the end of a line, or a run of backticks that ends a block opened on the same line."""
+    return re.compile(rf"(?P<closing>(?<!`)`{{{length},{MAX_MARKER}}}(?!`))|\n")
 
 
-_SPOILER = 4
-"""Bars that may hide something by themselves."""
-
-
-def hidden(text: str, max_length: int) -> str:
-    """Return a text behind one spoiler, cut to `max_length` UTF-16 units, that has no other effect."""
-    plain = text.strip().replace("|", BAR).replace("`", "'").replace("@", AT)
-    room = 2 * (max_length - 5)
-    units = plain.encode("utf-16-le", "replace")
-    cut = plain if len(units) <= room else f"{units[:room].decode('utf-16-le', 'ignore').rstrip()}…"
-    return f"||{cut}||" if cut else ""
+@cache
+def _code_end(length: int) -> re.Pattern[str]:
+    """Find the end of inline code, or what shows that it never was any: a blank line, a fence."""
+    fence = r"|`{3,}" if length < 3 else ""
+    return re.compile(rf"(?P<closing>(?<!`)`{{{length}}}(?!`)){fence}|\n[ \t\r]*\n")

@@ -9,14 +9,15 @@ part but the last ever changes. Takes time in proportion to the text. Pure; know
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass
 
+import regex
+
 from bot.delivery.dialect import translate
+from bot.delivery.effects import defuse
 from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
-from bot.delivery.graphemes import is_boundary
-from bot.delivery.markup import MAX_MARKER, Fence, Scan, defuse, scan
+from bot.delivery.markup import MAX_MARKER, Fence, Scan, scan
 
 MAX_LENGTH = 2000
 """Of a Discord message, in UTF-16 units: never fewer than code points, which Discord is said to count."""
@@ -24,14 +25,12 @@ _ROOM = MAX_LENGTH - max(MAX_MARKER + 1, MAX_MARKS)
 """Of a part before what may have to close its code or its marks. Held free in every part, so that what comes
 later cannot move a cut."""
 _MAX_NOTE = 500
-
 _WIDE = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE_ENDS = "\u3001\u3002\u300d\u300f\u3011\u300b\u3009\uff09\uff0c\uff01\uff1f\uff1a\uff1b"
 _WIDE_BEGINS = "\u300c\u300e\u3010\u300a\u3008\uff08"
 _WIDE_LEANS = "々ーゝゞヽヾぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ"
 """Chinese and Japanese, written without spaces: a line may end almost anywhere, but no line begins with a
 mark that ends something or leans on the character before it, or ends with a mark that begins something."""
-
 _PLACES = (
     (0.75, re.compile(r"\n[ \t\r]*\n")),
     (0.5, re.compile(r"\n")),
@@ -40,6 +39,10 @@ _PLACES = (
 """Where a part may end, the best first, each from the share of a full part from which on it is taken."""
 _WHITESPACE = re.compile(r"\s*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r]*+\n)*+")
+_CLUSTER = regex.compile(r"\X")
+"""What a reader sees as one character: an extended grapheme cluster."""
+_PLAIN_BEFORE = regex.compile(r"(?r)\p{Grapheme_Cluster_Break=Other}")
+"""The nearest character before a place from which on clusters are the same, whatever comes before it."""
 _HEADING = re.compile(r"[ \t]*#{1,3} ")
 
 
@@ -61,7 +64,7 @@ def render(text: str, *, final: bool) -> list[str]:
     """Return the parts that show `text`; none for a blank text.
 
     Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
-    the next characters are there (a run of backticks, an opening fence without code) is not shown yet.
+    the next characters are there (a run of backticks or tildes, an opening fence without code) is held back.
     """
     shown = translate(text, final=final).text
     return [piece.show(shown) for piece in split(shown, final=final)]
@@ -150,14 +153,21 @@ def _choose_cut(text: str, start: int, first: int, stop: int, found: Scan) -> in
                 continue
             if found.fence_at(cut) or not _is_after_heading(text, start, cut):
                 return cut
-    return _cut_anywhere(text, start, range(latest, first, -1), kept)
+    # Between two characters, if need be inside something too long for a part.
+    ends = [start + cluster.end() for cluster in _CLUSTER.finditer(text[start : latest + 1])]
+    places: list[int] = [cut for cut in reversed(ends) if first < cut <= latest] or [latest]
+    return next((cut for cut in places if not kept[cut - start]), places[0])
 
 
-def _cut_anywhere(text: str, start: int, places: range, kept: bytearray) -> int:
-    """Return the first place between two characters, if need be inside something too long for a part."""
-    whole = (cut for cut in places if not kept[cut - start] and is_boundary(text, cut, start))
-    broken = (cut for cut in places if is_boundary(text, cut, start))
-    return next(itertools.chain(whole, broken, places))
+def is_boundary(text: str, index: int, start: int) -> bool:
+    """Tell whether a cut before `text[index]` leaves whole what a reader sees as one character.
+
+    `start` is a known boundary at or before `index`; nothing before it is looked at.
+    """
+    plain = _PLAIN_BEFORE.search(text, start, index)
+    begin = plain.start() if plain else start
+    clusters = _CLUSTER.finditer(text[begin : index + 1])
+    return index in (begin, len(text)) or any(begin + cluster.end() == index for cluster in clusters)
 
 
 def _is_after_heading(text: str, start: int, cut: int) -> bool:
@@ -214,7 +224,7 @@ def _last_piece(
     has_code = found.opened_at is None or bool(text[found.code_from : end].strip())
     if not final:
         if end == len(text) and not found.is_closed_at(end):
-            shown = text[start:end].rstrip("`")
+            shown = text[start:end].rstrip("`~")
             end = start + len(shown if found.fence else without_begun_marks(shown))
         if found.opened_at is not None and not has_code:
             end = min(end, found.opened_at)

@@ -1,4 +1,4 @@
-"""Markdown's tables as Discord can show them: aligned in a block of code, or as a list where that is too wide.
+"""Markdown's tables as Discord can show them: aligned in a block of code, or as a list where too wide.
 
 Pure. Knows nothing of where in a text a table stands. A layout is chosen from the first rows, so that what is
 shown of a table stays while it grows.

@@ -14,37 +14,32 @@ import discord
 from bot.config import Settings
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
-from bot.delivery.pace import Paces
-from bot.logs import set_level
-from bot.on_discord.answers.buttons import NumberedButton, OnPress, Press
-from bot.on_discord.answers.controls import AnswerControls, answer_old_form
-from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S, DiscordAnswer
-from bot.on_discord.answers.discord_outbox import SILENT, Channel
-from bot.on_discord.answers.interrupted import EarlierAnswers
-from bot.on_discord.asking.asking import Asking
-from bot.on_discord.asking.history_pages import HistoryButton
-from bot.on_discord.asking.incoming import bot_of
-from bot.on_discord.asking.message_changes import MessageChanges
+from bot.delivery.column import EDIT_INTERVAL_S, Columns
+from bot.on_discord.answers.controls import AnswerControls
+from bot.on_discord.answers.discord_answer import DiscordAnswer
+from bot.on_discord.answers.endings import Endings
+from bot.on_discord.asking.ask import Asking, ask_commands
+from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.command_sync import sync_commands
-from bot.on_discord.departures import Departures
-from bot.on_discord.interactions import Interaction
-from bot.on_discord.invite import intents
-from bot.on_discord.languages import CommandTranslator, Locales
-from bot.on_discord.model import ModelCommands
-from bot.on_discord.moderation.controls import ModerationButtons
+from bot.on_discord.asking.steering import steering_commands
+from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
+from bot.on_discord.changes import Departures, MessageChanges
+from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
+from bot.on_discord.connection import intents, keep_presence
+from bot.on_discord.interactions import SILENT, answer_old_form
+from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
-from bot.on_discord.presence import keep_presence
-from bot.on_discord.privacy import PersonForgetting
-from bot.on_discord.prompts.drafts import PromptButton, is_prompt_form
-from bot.on_discord.prompts.editor import PromptEditor
-from bot.on_discord.purging import Purging
-from bot.on_discord.server_panel.controls import ConfigPanel, is_config_form
-from bot.on_discord.server_panel.panel import PanelItem
-from bot.on_discord.tree import Commands
+from bot.on_discord.moderation.reset import Resets
+from bot.on_discord.origins import Channel, Interaction, Locales, bot_of
+from bot.on_discord.privacy import PersonForgetting, privacy_commands
+from bot.on_discord.settings.command import ModelCommands, SettingsCommands
+from bot.on_discord.settings.server import ConfigPanel, free_commands
+from bot.on_discord.settings.system_prompt import PromptEditor, SystemCommands
+from bot.on_discord.traffic import MAX_WAIT_S, Gateway, Traffic
 from bot.operations.health import Vitals
+from bot.operations.logs import set_level
 from bot.operations.metrics import Metrics
-from bot.privacy.sweeper import Privacy
+from bot.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.tasks import Tasks
 from storage.errors import StorageError
@@ -61,7 +56,9 @@ class LlamacordClient(discord.Client):
         moderation: Moderation,
         privacy: Privacy,
         metrics: Metrics,
+        models: ModelSwitch | None = None,
         *,
+        operator_ids: frozenset[int] = frozenset(),
         sees_all_messages: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
     ) -> None:
@@ -69,34 +66,30 @@ class LlamacordClient(discord.Client):
             intents=intents(sees_all_messages=sees_all_messages),
             allowed_mentions=SILENT,
             max_messages=None,
+            http_trace=Traffic(lambda: self._endings.look()).trace,
+            max_ratelimit_timeout=MAX_WAIT_S,
         )
+        self._gateway = Gateway(self)
+        self.http.ws_connect = self._gateway.connect  # type: ignore[method-assign]
         self.chat = chat
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
-        self.departures = Departures(privacy.retention)
+        self._edit_interval_s = edit_interval_s
+        self._columns = Columns()
+        self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
-        self.prompt_editor = PromptEditor(chat.system_prompts)
-        self.config_controls = ConfigPanel(
-            moderation.servers, chat.preferences, self.prompt_editor, sees_all=sees_all_messages
-        )
-        self.mod_log = ModLog(self, moderation.servers, self._locales)
-        self.tree = Commands(
-            self,
-            chat,
-            moderation,
-            privacy,
-            self.config_controls,
-            self.prompt_editor,
-            Asking(chat, self._answer_in, self._locales),
-            self._answer_in,
-            sees_all=sees_all_messages,
-        )
-        self._purging = Purging(chat.conversations, self._drop_caches)
-        self.privacy.sweeper.on_deleted = self._purging.note
-        chat.on_removed = self._purging.note
-        self.presses = self._what_presses_do()
+        self._mod_log = ModLog(self, moderation.servers, self._locales)
         self._changes = MessageChanges(chat, self._locales)
+        self._endings = Endings(
+            self,
+            chat.conversations,
+            moderation.servers,
+            self._locales,
+            self._columns,
+            self._changes.deleted,
+        )
+        self._departures = Departures(privacy.retention)
         self._intake = MessageIntake(
             chat,
             moderation.servers,
@@ -105,35 +98,69 @@ class LlamacordClient(discord.Client):
             metrics.refused,
             sees_all=sees_all_messages,
         )
-        self._edit_interval_s = edit_interval_s
-        self._paces = Paces()
-        self._tasks = Tasks()
-
-    def offer_models(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
-        """Add `/model`. Call before the connection."""
-        self.tree.add_command(ModelCommands(switch, operator_ids))
+        editor = PromptEditor(chat.system_prompts)
+        panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
+        answers = AnswerControls(chat, moderation, self._answer_in)
+        history, resets = History(chat), Resets(chat, moderation)
+        self.presses: dict[Press, OnPress] = {
+            Press.STOP: on_number(answers.stop),
+            Press.REGENERATE: on_number(answers.regenerate),
+            Press.CONTINUE: on_number(answers.continue_),
+            Press.REPORT: on_number(answers.report),
+            Press.UNDO_RESET: on_number(resets.undo),
+            Press.FORGET: on_number(PersonForgetting(chat, privacy).forget),
+            Press.HISTORY: history.press,
+            Press.CONFIG: panel.press,
+            Press.PROMPT: editor.press,
+        }
+        self._forms = {Press.CONFIG: panel.submit, Press.PROMPT: editor.submit}
+        self.tree = Commands(
+            self,
+            (
+                SettingsCommands(chat.preferences, chat.system_prompts, moderation.servers),
+                SystemCommands(chat.system_prompts, editor),
+                *([] if models is None else [ModelCommands(models, operator_ids)]),
+                help_command(chat),
+                *steering_commands(chat, self._answer_in),
+                *ask_commands(Asking(chat, self._answer_in, self._locales)),
+                *privacy_commands(chat, privacy),
+                resets.command(),
+                *block_commands(chat, moderation),
+                panel.command(),
+                *free_commands(moderation.servers, sees_all=sees_all_messages),
+                history.command(),
+            ),
+        )
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""
-        self.add_dynamic_items(NumberedButton, PanelItem, HistoryButton, PromptButton)
-        self.moderation.notices.listen(self.mod_log.post)
-        self._tasks.start(self._purging.run(), "deleting what was reset")
+        self.add_dynamic_items(Lasting)
+        self.moderation.notices.listen(self._mod_log.post)
+        self._tasks.start(self.privacy.purging.run(), "deleting what was reset")
         try:
             await self.privacy.retention.clear_up()
-            earlier = await self.chat.interrupt_pending()
+            for one in await self.chat.interrupt_pending():
+                self._endings.owe(one.channel_id, one.answer.id)
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
-            earlier = []
-        shown = EarlierAnswers(self, self.chat.conversations, self.moderation.servers, self._locales)
-        self._tasks.start(shown.show(earlier), "showing earlier answers")
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
 
+    async def before_identify_hook(
+        self,
+        shard_id: int | None,  # noqa: ARG002 - discord.py's signature
+        *,
+        initial: bool = False,
+    ) -> None:
+        """Begin sessions as rarely as Discord wants it."""
+        await self._gateway.before_session(is_first=initial)
+
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
-        await self.mod_log.close()
+        await self._endings.close()
+        await self._mod_log.close()
         await self._tasks.close()
         await super().close()
 
@@ -165,8 +192,9 @@ class LlamacordClient(discord.Client):
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Forget what people delete."""
-        await self._changes.deleted(payload.channel_id, payload.message_id)
+        """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
+        if not self._columns.is_deleted(payload.message_id):
+            await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
@@ -174,57 +202,69 @@ class LlamacordClient(discord.Client):
             await self._changes.deleted(payload.channel_id, message_id)
 
     async def on_ready(self) -> None:
-        """Look which servers we are in."""
-        await self.departures.compare(self.guilds)
+        """Look which servers we are in, and what is owed there."""
+        self._endings.look()
+        await self._departures.compare(self.guilds)
+
+    async def on_resumed(self) -> None:
+        """Look what is owed, after the connection was lost."""
+        self._endings.look()
+
+    async def on_guild_available(self, guild: discord.Guild) -> None:  # noqa: ARG002 - discord.py's signature
+        """Look what is owed in a server that is back."""
+        self._endings.look()
+
+    async def on_guild_channel_update(
+        self,
+        before: discord.abc.GuildChannel,  # noqa: ARG002
+        after: discord.abc.GuildChannel,  # noqa: ARG002
+    ) -> None:
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        if after == after.guild.me:
+            self._endings.look()
+
+    async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
+        """Look what is owed in a thread that is not archived any more."""
+        if not payload.data.get("thread_metadata", {}).get("archived"):
+            self._endings.look()
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
         """Keep what there is of a server that we are in again; its settings may be gone meanwhile."""
         self.moderation.servers.forget(guild.id)
-        await self.departures.joined(guild)
+        await self._departures.joined(guild)
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Let what there is of a server go after a while."""
-        await self.departures.removed(guild)
+        await self._departures.removed(guild)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         """Let what there is of a channel go after a while."""
-        await self.departures.channel_deleted(channel)
+        await self._departures.channel_deleted(channel)
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
         """Let what there is of a thread go after a while."""
-        await self.departures.thread_deleted(payload.thread_id)
+        await self._departures.thread_deleted(payload.thread_id)
 
     async def on_interaction(self, interaction: Interaction) -> None:
         """Take forms of the server's settings and of system prompts, those of earlier runs too."""
-        if is_config_form(interaction):
-            await self.config_controls.submit(interaction)
-        elif is_prompt_form(interaction):
-            await self.prompt_editor.submit(interaction)
-        elif interaction.type is discord.InteractionType.modal_submit:
-            await answer_old_form(interaction)
+        if interaction.type is discord.InteractionType.modal_submit:
+            press, argument = form_of(interaction)
+            if press in self._forms:
+                await self._forms[press](interaction, argument)
+            else:
+                await answer_old_form(interaction)
 
     async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log a fault in an event; its arguments hold content and stay out of the log."""
         _log.exception("The event %s failed", event_method)
-
-    def _what_presses_do(self) -> dict[Press, OnPress]:
-        answers = AnswerControls(self.chat, self._answer_in)
-        moderators = ModerationButtons(self.chat, self.moderation)
-        people = PersonForgetting(self.chat, self.privacy.people, self._drop_caches)
-        return {
-            Press.STOP: answers.stop,
-            Press.REGENERATE: answers.regenerate,
-            Press.CONTINUE: answers.continue_,
-            Press.REPORT: moderators.report,
-            Press.UNDO_RESET: moderators.undo_reset,
-            Press.FORGET: people.forget,
-        }
-
-    def _drop_caches(self) -> None:
-        """Let the engines forget what they computed of texts some of which were deleted."""
-        self.chat.engine.drop_idle_cache()
-        if self.moderation.safety_model is not None:
-            self.moderation.safety_model.drop_idle_cache()
 
     async def _answer_in(self, channel: Channel, trigger_id: int | None) -> DiscordAnswer:
         """Return what shows an answer in a channel, as its server wants it. Raises `StorageError`."""
@@ -237,7 +277,8 @@ class LlamacordClient(discord.Client):
             locale=await self._locales.of(guild),
             as_embeds=config.uses_embeds,
             edit_interval_s=self._edit_interval_s,
-            pace=self._paces.of(channel.id),
+            columns=self._columns,
+            on_owed=self._endings.owe,
         )
 
     async def _sync(self) -> None:

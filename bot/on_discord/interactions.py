@@ -1,106 +1,42 @@
-"""Small helpers around a Discord interaction: who acts, where, and answering in time, always.
+"""Answering interactions in time, always, and pinging nobody; and what is asked of whoever acts.
 
-Knows nothing of commands and buttons.
+Knows nothing of commands, buttons and forms.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import io
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
+import aiohttp
 import discord
 
-from bot.conversation.permissions import Actor, may_moderate
+from bot.conversation.permissions import may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT, Channel
+from bot.on_discord.origins import Interaction, actor_of, conversation_of
 from bot.tasks import Tasks
-from storage.conversations import ConversationKind, ConversationRef
+from storage.conversations import ConversationRef
 
 _log = logging.getLogger(__name__)
 
-Interaction = discord.Interaction[discord.Client]
-
+SILENT = discord.AllowedMentions.none()
+DISCORD_FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
+"""What is raised where Discord does not do what was asked, or cannot be reached."""
 PATIENCE_S = 2.0
 """How long an interaction may go without a first answer; Discord gives it up after 3 seconds."""
+GRACE_S = 1.5
+"""Whoever knows a form answers it sooner, and Discord waits for 3 seconds."""
+_MAX_SHOWN = 1800
 _ACKNOWLEDGED = 40060
-_FIRST_PRIVATE_ID = 1 << 62
 _MESSAGES = {
     discord.InteractionResponseType.channel_message,
     discord.InteractionResponseType.deferred_channel_message,
 }
-
-
-class _Act(Protocol):
-    async def __call__(self, *, is_known: bool) -> object: ...
-
-
-def actor_of(interaction: Interaction) -> Actor:
-    """Return who acts, with the permissions that Discord resolved for this channel."""
-    return Actor(
-        user_id=interaction.user.id,
-        is_direct=interaction.guild_id is None,
-        can_manage_messages=interaction.permissions.manage_messages,
-    )
-
-
-def are_we_there(interaction: Interaction) -> bool:
-    """Tell whether we are ourselves in the place of an interaction.
-
-    We are not where a person uses us who installed us for themselves: on servers that we are no member of, in
-    groups, and in other people's direct messages. discord.py makes a server and a channel of those, too.
-    """
-    if interaction.guild_id is None:
-        return isinstance(interaction.channel, discord.DMChannel) and not interaction.context.private_channel
-    return interaction.client.get_guild(interaction.guild_id) is not None
-
-
-def conversation_of(interaction: Interaction) -> ConversationRef:
-    """Return the conversation that the interaction happened in.
-
-    Where we are not ourselves, that is a private one of the person who acts: nobody else there is part of it.
-    """
-    channel_id = interaction.channel_id or 0
-    if not are_we_there(interaction):
-        own_id = _private_id(interaction.user.id, channel_id)
-        return ConversationRef(own_id, ConversationKind.DIRECT, None)
-    return ref_of(channel_id, interaction.channel, interaction.guild_id)
-
-
-def ref_of(channel_id: int, channel: object, guild_id: int | None) -> ConversationRef:
-    """Return the conversation of a channel; a thread is one of its own."""
-    if guild_id is None:
-        return ConversationRef(channel_id, ConversationKind.DIRECT, None)
-    kind = ConversationKind.THREAD if isinstance(channel, discord.Thread) else ConversationKind.CHANNEL
-    return ConversationRef(channel_id, kind, guild_id)
-
-
-def writable_channel(interaction: Interaction) -> Channel | None:
-    """Return the channel of an interaction if we may write there as ourselves, else None.
-
-    We may not where we are not ourselves: an installation for one person alone lets us answer commands only.
-    """
-    channel = interaction.channel
-    if not are_we_there(interaction):
-        return None
-    if isinstance(channel, discord.DMChannel):
-        return channel
-    if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
-        return None
-    allowed = interaction.app_permissions
-    in_thread = isinstance(channel, discord.Thread)
-    may_send = allowed.send_messages_in_threads if in_thread else allowed.send_messages
-    return cast("Channel", channel) if allowed.view_channel and may_send else None
-
-
-def data_of(interaction: Interaction) -> Mapping[str, Any]:
-    """Return what Discord sent with the interaction, as it sent it."""
-    data: Any = interaction.data
-    return data or {}
 
 
 async def say(
@@ -164,6 +100,11 @@ async def show_form(interaction: Interaction, form: discord.ui.Modal) -> None:
     await interaction.response.send_modal(form)
 
 
+def text_file(name: str, text: str) -> discord.File:
+    """Return a text as a file to send."""
+    return discord.File(io.BytesIO(text.encode("utf-8", "replace")), filename=name)
+
+
 async def acknowledge(interaction: Interaction) -> None:
     """Tell Discord within its 3 seconds that an answer follows. Never raises."""
 
@@ -185,16 +126,6 @@ async def acknowledge_with(interaction: Interaction, *, is_private: bool) -> Non
     await _attempt(interaction, defer)
 
 
-def sentence_of(error: Exception) -> str:
-    """Return what the person who acts is told of an exception, and log a fault."""
-    if isinstance(error, DISCORD_FAILURES):
-        _log.warning("Discord did not take the answer to an interaction: %s", _kind_of(error))
-        return phrase("errors.not_taken")
-    if not is_expected(error):
-        _log.error("An interaction failed", exc_info=error)
-    return sentence_for(error)
-
-
 @asynccontextmanager
 async def reporting(interaction: Interaction) -> AsyncIterator[None]:
     """Turn any exception of the body into a sentence for the person who acts.
@@ -209,9 +140,80 @@ async def reporting(interaction: Interaction) -> AsyncIterator[None]:
             await say(interaction, sentence_of(error))
 
 
+@asynccontextmanager
+async def answering(interaction: Interaction) -> AsyncIterator[None]:
+    """Do as `reporting` does, and tell Discord at once that an answer follows."""
+    async with reporting(interaction):
+        await acknowledge(interaction)
+        yield
+
+
+def sentence_of(error: Exception) -> str:
+    """Return what the person who acts is told of an exception, and log a fault."""
+    if isinstance(error, DISCORD_FAILURES):
+        _log.warning("Discord did not take the answer to an interaction: %s", _kind_of(error))
+        return phrase("errors.not_taken")
+    if not is_expected(error):
+        _log.error("An interaction failed", exc_info=error)
+    return sentence_for(error)
+
+
+def check_moderator(interaction: Interaction) -> None:
+    """Raise `NotAllowedError` unless the person who acts may moderate here."""
+    if not may_moderate(actor_of(interaction)):
+        raise NotAllowedError(phrase("errors.not_a_moderator"))
+
+
+async def moderated(interaction: Interaction) -> ConversationRef:
+    """Return the conversation after telling Discord that an answer follows. Raises `NotAllowedError`."""
+    check_moderator(interaction)
+    await acknowledge(interaction)
+    return conversation_of(interaction)
+
+
+def check_manager(interaction: Interaction) -> int:
+    """Return the server. Raises `NotAllowedError` for anybody but those who manage it."""
+    if interaction.guild_id is None:
+        raise NotAllowedError(phrase("moderation.only_in_servers"))
+    if not interaction.permissions.manage_guild:
+        raise NotAllowedError(phrase("moderation.not_a_manager"))
+    return interaction.guild_id
+
+
+def data_of(interaction: Interaction) -> Mapping[str, Any]:
+    """Return what Discord sent with the interaction, as it sent it."""
+    data: Any = interaction.data
+    return data or {}
+
+
+def typed_in(interaction: Interaction) -> dict[str, str]:
+    """Return what was typed in the fields of a form, by their ids, whatever the form looks like."""
+    return dict(_fields(data_of(interaction)))
+
+
+def _fields(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if isinstance(part.get("value"), str):
+        yield str(part.get("custom_id")), part["value"]
+    for inner in (*part.get("components", ()), *([part["component"]] if "component" in part else [])):
+        yield from _fields(inner)
+
+
+async def answer_old_form(interaction: Interaction) -> None:
+    """Say that a form is too old, unless it has been answered."""
+    await asyncio.sleep(GRACE_S)
+    if not interaction.response.is_done():
+        typed = "\n".join(typed_in(interaction).values())
+        shown = discord.utils.escape_markdown(typed[: _MAX_SHOWN // 2])
+        await say(interaction, phrase("errors.old_form"), shown)
+
+
 async def _acknowledge_in_time(interaction: Interaction) -> None:
     await asyncio.sleep(PATIENCE_S)
     await acknowledge(interaction)
+
+
+class _Act(Protocol):
+    async def __call__(self, *, is_known: bool) -> object: ...
 
 
 async def _attempt(interaction: Interaction, act: _Act) -> None:
@@ -232,12 +234,6 @@ async def _attempt(interaction: Interaction, act: _Act) -> None:
             return
 
 
-def _private_id(user_id: int, channel_id: int) -> int:
-    """Return the id of a person's own conversation in a place, above all that Discord gives until 2049."""
-    digest = hashlib.blake2b(f"{user_id}:{channel_id}".encode(), digest_size=8).digest()
-    return _FIRST_PRIVATE_ID | int.from_bytes(digest, "big") >> 2
-
-
 def _has_own_message(interaction: Interaction) -> bool:
     """Tell whether the first answer is a message of this interaction, and not the one with the button."""
     if interaction.response.type is None:
@@ -249,18 +245,3 @@ def _kind_of(error: Exception) -> str:
     if isinstance(error, discord.HTTPException):
         return f"status {error.status}, code {error.code}"
     return type(error).__name__
-
-
-def check_moderator(interaction: Interaction) -> None:
-    """Raise `NotAllowedError` unless the person who acts may moderate here."""
-    if not may_moderate(actor_of(interaction)):
-        raise NotAllowedError(phrase("errors.not_a_moderator"))
-
-
-def check_manager(interaction: Interaction) -> int:
-    """Return the server. Raises `NotAllowedError` for anybody but those who manage it."""
-    if interaction.guild_id is None:
-        raise NotAllowedError(phrase("moderation.only_in_servers"))
-    if not interaction.permissions.manage_guild:
-        raise NotAllowedError(phrase("moderation.not_a_manager"))
-    return interaction.guild_id

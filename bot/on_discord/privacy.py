@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +12,11 @@ from discord import app_commands
 
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError
-from bot.language.phrases import Phrase, phrase
-from bot.on_discord.answers.buttons import forget_view
-from bot.on_discord.interactions import Interaction, acknowledge, reporting, say, show_instead
-from bot.privacy.export import fitting, to_json
-from bot.privacy.sweeper import Keeping, Privacy
-from storage.people import People
+from bot.language.phrases import Phrase, phrase, render
+from bot.on_discord.buttons import Press, button, view_of
+from bot.on_discord.interactions import acknowledge, answering, reporting, say, show_instead
+from bot.on_discord.origins import Interaction
+from bot.privacy import Keeping, Privacy, fitting, to_json
 
 MAX_FILE_BYTES = 8 * 2**20
 """Less than Discord takes everywhere."""
@@ -34,23 +32,20 @@ def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.C
 
     @app_commands.command(name="opt-out", description="Have me never answer you nor keep anything of yours")
     async def opt_out(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             is_new = await people.opt_out(interaction.user.id)
             await chat.drop_person(interaction.user.id)
             await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
 
     @app_commands.command(name="opt-in", description="Have me answer you again after /opt-out")
     async def opt_in(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             was_out = await people.opt_in(interaction.user.id)
             await say(interaction, phrase("opt.in") if was_out else phrase("opt.in_already"))
 
     @app_commands.command(name="export-data", description="Get a file with all that I keep about you")
     async def export_data(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             data = await people.kept(interaction.user.id)
             content = await asyncio.to_thread(to_json, interaction.user.id, data, at=datetime.now(UTC))
             found = await asyncio.to_thread(fitting, "llamacord-data.json", content, MAX_FILE_BYTES)
@@ -81,13 +76,18 @@ def policy_lines(keeping: Keeping) -> list[Phrase]:
     ]
 
 
-class PersonForgetting:
-    """Carries out the confirmation of `/forget-me`. `on_forgotten` is called when somebody is forgotten."""
+def forget_view(user_id: int, locale: object) -> discord.ui.View:
+    """Return the button that confirms `/forget-me`."""
+    label = render(phrase("forget_me.button"), locale)
+    return view_of(button(Press.FORGET, user_id, label, discord.ButtonStyle.danger))
 
-    def __init__(self, chat: ChatService, people: People, on_forgotten: Callable[[], None]) -> None:
+
+class PersonForgetting:
+    """Carries out the confirmation of `/forget-me`."""
+
+    def __init__(self, chat: ChatService, privacy: Privacy) -> None:
         self._chat = chat
-        self._people = people
-        self._on_forgotten = on_forgotten
+        self._privacy = privacy
 
     async def forget(self, interaction: Interaction, user_id: int) -> None:
         """End the person's answers, delete everything of theirs, and put how much that was in the place of
@@ -98,8 +98,9 @@ class PersonForgetting:
                 raise NotAllowedError(phrase("forget_me.not_yours"))
             await acknowledge(interaction)
             await self._chat.drop_person(user_id)
-            forgotten = await self._people.forget(user_id)
-            self._on_forgotten()
+            forgotten = await self._privacy.people.forget(user_id)
+            self._chat.reread()
+            self._privacy.purging.drop_caches()
             receipt = phrase(
                 "forget_me.receipt",
                 num_questions=forgotten.num_questions,

@@ -42,7 +42,8 @@ _SECRETS = {
     "aws": rf"{_FREE}a(?:kia|sia)[a-z2-7]{{16}}",
     "slack": rf"{_FREE}(?:xox[abeoprs]|xapp)-(?:[0-9]{{1,20}}-)[a-z0-9-]{{10,200}}",
     "private_key": (
-        r"-----begin [a-z0-9 ]{0,30}private key(?: block)?-----(?:\s|/n){1,9}(?:[a-z-]{1,20}: [^\n]{0,100}\n\s?){0,4}"
+        r"-----begin [a-z0-9 ]{0,30}private key(?: block)?-----(?:\s|/n){1,9}"
+        r"(?:[a-z-]{1,20}: [^\n]{0,100}\n\s?){0,4}"
         r"[a-z0-9+/=]{40,}+[a-z0-9+/=\s]{0,4000}+"
     ),
 }

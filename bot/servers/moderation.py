@@ -12,9 +12,9 @@ from bot.servers.gate import Gate
 from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.rates import Allowance, RateLimits, Repetitions, loop_seconds
 from bot.servers.servers import Servers
-from storage.blocks import Blocks, Reports
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.moderation import Blocks, Reports
 from storage.people import People
 from storage.settings import ServerSettingsStore
 
@@ -42,8 +42,8 @@ class Moderation:
         clock: Callable[[], float] = loop_seconds,
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
-        servers, blocks, notices = Servers(ServerSettingsStore(database)), Blocks(database), Notices()
-        servers.on_change(lambda *change: notices.post(_notice_of(*change)))
+        blocks, notices = Blocks(database), Notices()
+        servers = Servers(ServerSettingsStore(database), lambda *change: notices.post(_notice_of(*change)))
         gate = Gate(
             servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
         )

@@ -1,6 +1,6 @@
-"""What moderators are told in their log: values, and the way from where they arise to where they are shown.
+"""Who asks and where, and what moderators are told of it in their log: the values, and a notice's way there.
 
-A notice holds ids and numbers, never what anybody wrote.
+All of it ids and numbers, never what anybody wrote.
 """
 
 from __future__ import annotations
@@ -8,22 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a question comes from.
-
-    place_ids: the channel and, of a thread, the channel it belongs to.
-    """
-
-    user_id: int
-    channel_id: int
-    guild_id: int | None = None
-    place_ids: frozenset[int] = frozenset()
-    role_ids: frozenset[int] = frozenset()
-    is_moderator: bool = False
-    is_age_restricted: bool = False
 
 
 class NoticeKind(Enum):

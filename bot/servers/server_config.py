@@ -15,7 +15,7 @@ from bot.errors import ChatError, ParameterError
 from bot.language.catalog import LANGUAGES
 from bot.language.phrases import phrase
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
-from bot.safety.patterns import MAX_PATTERNS, PatternError, check_pattern
+from bot.safety.lists import MAX_PATTERNS, PatternError, check_pattern
 
 MAX_IDS = 25
 """As many as Discord's menus let one choose."""

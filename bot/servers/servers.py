@@ -19,24 +19,26 @@ _log = logging.getLogger(__name__)
 MAX_KEPT = 10_000
 """Servers whose settings are kept in memory."""
 
-Listener = Callable[[int, str, int], None]
+OnChange = Callable[[int, str, int], None]
 """Told the server, the name of a setting that changed, and who changed it."""
 
 
 class Servers:
-    """Reads and changes what servers set."""
+    """Reads and changes what servers set. `on_change` is told of every change."""
 
-    def __init__(self, store: ServerSettingsStore, *, max_kept: int = MAX_KEPT) -> None:
+    def __init__(
+        self,
+        store: ServerSettingsStore,
+        on_change: OnChange = lambda *_: None,
+        *,
+        max_kept: int = MAX_KEPT,
+    ) -> None:
         self._store = store
+        self._on_change = on_change
         self._max_kept = max_kept
         self._kept: OrderedDict[int, ServerConfig] = OrderedDict()
         # So that what is read before a change is never kept after it.
         self._lock = asyncio.Lock()
-        self._listeners: list[Listener] = []
-
-    def on_change(self, listener: Listener) -> None:
-        """Call `listener` after every change from now on."""
-        self._listeners.append(listener)
 
     async def config(self, guild_id: int | None) -> ServerConfig:
         """Return a server's settings; a direct message (None) has the defaults. Raises `StorageError`."""
@@ -89,11 +91,10 @@ class Servers:
         return self._kept[guild_id]
 
     def _tell(self, guild_id: int, name: str, by_user_id: int) -> None:
-        for listener in self._listeners:
-            try:
-                listener(guild_id, name, by_user_id)
-            except Exception:  # noqa: BLE001 - the setting is changed, whatever a listener makes of it
-                _log.exception("A change of %s was not taken up", name)
+        try:
+            self._on_change(guild_id, name, by_user_id)
+        except Exception:  # noqa: BLE001 - the setting is changed, whatever is made of it
+            _log.exception("A change of %s was not taken up", name)
 
 
 def _changed(config: ServerConfig, changes: Mapping[str, object]) -> ServerConfig:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.advising.advice import Blocks
-from engine.convert.source import ModelSource, SourceTensor, TensorCatalogue, open_source
+from engine.convert.converter import open_source
+from engine.convert.source import ModelSource, SourceTensor, TensorCatalogue
 from engine.describing.architecture import DecoderConfig, Precision, source_shapes
 from engine.describing.manifest import MANIFEST_FILE, ChatSpec, TokenizerSpec, load_manifest, verify_files
 from engine.describing.stored import BlockTensor

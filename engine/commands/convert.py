@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.commands import Subparsers
-from engine.convert.converter import convert
-from engine.convert.source import open_source
+from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
 from engine.describing.manifest import ChatSpec
 from engine.text.prompt import llama2_chat

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.commands import Subparsers
-from engine.convert.source import open_source
+from engine.convert.converter import open_source
 from engine.describing.manifest import MANIFEST_FILE, ChatSpec
 from engine.errors import EngineError, ModelFormatError, PromptError
 from engine.opening import open_folder

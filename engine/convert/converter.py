@@ -1,4 +1,4 @@
-"""Turns a `ModelSource` into a model folder, all or nothing.
+"""Opens somebody's weights, whatever their format, and turns them into a model folder, all or nothing.
 
 Everything is written to a temporary folder beside the destination and renamed at the end, so that an
 interrupted conversion leaves no folder that looks like a model.
@@ -16,17 +16,43 @@ from engine.convert.source import ModelSource, VerifiableSource
 from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import conversion_bytes, running_weight_bytes, weight_bytes
-from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, Manifest, Reference, describe_files
+from engine.describing.manifest import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    Reference,
+    describe_files,
+)
 from engine.errors import ModelFormatError, ModelResourceError
-from engine.files import scratch_folder
+from engine.files import refuse_pointer, scratch_folder
 from engine.gpu.reference import record_reference
 from engine.machine import machine
+from engine.release.files import is_release
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
 
 _SPARE_BYTES = 64 * 2**20
 _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
+
+
+def open_source(path: Path) -> ModelSource:
+    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
+    # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
+    from engine.convert.gguf_source import GGUFSource
+    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
+    from engine.convert.release_source import ReleaseSource
+
+    if is_release(path):
+        return ReleaseSource(path)
+    if path.is_dir():
+        if (path / CONFIG_FILE).exists():
+            return HuggingFaceSource(path)
+        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
+    if not path.is_file():
+        raise ModelFormatError(f"There is no file or folder {path}.")
+    refuse_pointer(path)
+    return GGUFSource(path)
 
 
 def convert(

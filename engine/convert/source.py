@@ -15,9 +15,6 @@ import numpy.typing as npt
 from engine.convert.quantize import BlockQuantized
 from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
-from engine.errors import ModelFormatError
-from engine.files import refuse_pointer
-from engine.release.files import is_release
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -74,25 +71,6 @@ class VerifiableSource(Protocol):
 
     def verify(self, folder: Path) -> None:
         """Compare the model in `folder` with the source. Raises `ModelFormatError` where they differ."""
-
-
-def open_source(path: Path) -> ModelSource:
-    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
-    # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
-    from engine.convert.gguf_source import GGUFSource
-    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
-    from engine.convert.release_source import ReleaseSource
-
-    if is_release(path):
-        return ReleaseSource(path)
-    if path.is_dir():
-        if (path / CONFIG_FILE).exists():
-            return HuggingFaceSource(path)
-        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
-    if not path.is_file():
-        raise ModelFormatError(f"There is no file or folder {path}.")
-    refuse_pointer(path)
-    return GGUFSource(path)
 
 
 _PATTERN_SIZE = 2**20

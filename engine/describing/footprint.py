@@ -16,6 +16,8 @@ _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
 PROCESS_BYTES = 150 * 2**20
 """Python, the libraries, and what a step needs beside weights and KV."""
+GPU_LIBRARIES_BYTES = 3 * 2**29
+"""CUDA's libraries, captured graphs and what the largest step needs beside weights and KV, on a GPU."""
 
 _CONVERSION_BYTES_PER_WEIGHT = 12
 """As stored, as float32, as the test for numbers sees it, and as written."""

@@ -26,7 +26,7 @@ from engine.gpu.step import Limits, PackedStep, PagedRow, buckets, pack, sampled
 from engine.graphs.decoder import paged_graph
 from engine.graphs.sampler_graph import seen_graph
 from engine.graphs.session import open_session
-from engine.runtime.sampling import SampledRow
+from engine.runtime.sampling import DEVICE_ROW, SampledRow
 from engine.runtime.speculation import MAX_GUESS
 
 Array = npt.NDArray[np.generic]
@@ -282,7 +282,7 @@ class PagedModel:
                 "cumulative": np.arange(num_rows + 1, dtype=np.int32),
                 "past": np.zeros(num_rows, np.int32),
                 "seats": np.zeros(num_rows, np.int64),
-                "sampling": np.zeros((num_rows, 6), np.float32),
+                "sampling": np.zeros((num_rows, len(DEVICE_ROW)), np.float32),
                 "chosen": np.zeros((num_rows, 3), np.float32),
                 "logits": np.zeros((num_rows, self._config.vocab_size), np.float32),
             }

@@ -14,8 +14,8 @@ import numpy as np
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.manifest import Manifest, Reference
 from engine.errors import ModelResourceError
-from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
-from engine.runtime.sampling import FloatArray, SampledRow
+from engine.gpu.step import PagedRow
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray, SampledRow
 
 _NUM_IDS = 24
 _NUM_FOLLOWED = 4

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.gpu.kv_blocks import BlockTable, KVBlocks
-from engine.gpu.step import CHOSEN_BY_HOST, GREEDY, PagedRow
+from engine.gpu.step import GREEDY, PagedRow
 from engine.runtime.request import Request, Rows
 from engine.runtime.runner import StepResult
-from engine.runtime.sampling import SampledRow
+from engine.runtime.sampling import CHOSEN_BY_HOST, SampledRow
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
 
 
@@ -77,6 +77,11 @@ class PagedRunner:
         self._model = load()
         self._ahead: _Run | None = None
         self._start_empty()
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self._blocks.block_size
 
     @property
     def max_kv_tokens(self) -> int:

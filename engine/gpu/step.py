@@ -13,23 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
-from engine.runtime.sampling import FloatArray, SampledRow
+from engine.runtime.sampling import DEVICE_ROW, FloatArray, SampledRow, device_row_of
+from engine.types import SamplingParams
 
 IntArray = npt.NDArray[np.integer]
 
-GREEDY = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0)
-"""Temperature, top-k, top-p, min-p, repetition penalty and uniform number of a row whose choice nobody
-reads.
-"""
-CHOSEN_BY_HOST = (1.0, 1e6, 1.0, 0.0, 1.0, 0.0)
-"""The same of a row whose token the host chooses: top-k is beyond the device's candidates."""
+GREEDY = device_row_of(SamplingParams(0.0, 1.0, 0, 0.0, 1.0), 0.0)
+"""The sampling of a row whose choice nobody reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class PagedRow:
     """What a step computes of one sequence: `ids` after `past` tokens, and which token follows.
 
-    blocks: the sequence's block table. seat: its row in the table of seen tokens. sampling: as `GREEDY`.
+    blocks: the sequence's block table. seat: its row in the table of seen tokens. sampling: a `DEVICE_ROW`.
     """
 
     ids: Sequence[int]
@@ -65,7 +62,8 @@ class PackedStep:
     """The inputs of one run: T tokens of B sequences with tables of W blocks.
 
     ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. seats: int64 [B].
-    sampling: float32 [B, 6]. bounds: int32 [3], most new tokens of a sequence, its longest whole, and 0.
+    sampling: float32 [B, columns], a `DEVICE_ROW` each. bounds: int32 [3], most new tokens of a sequence, its
+    longest whole, and 0.
     """
 
     ids: npt.NDArray[np.int64]
@@ -102,7 +100,7 @@ def pack(
     past = np.zeros(num_rows, np.int32)
     table = np.full((num_rows, width), SCRATCH_BLOCK, np.int32)
     seats = np.full(num_rows, scratch_seat, np.int64)
-    sampling = np.empty((num_rows, len(GREEDY)), np.float32)
+    sampling = np.empty((num_rows, len(DEVICE_ROW)), np.float32)
     sampling[len(rows) :] = GREEDY
     ids: list[int] = []
     for index, row in enumerate(rows):

@@ -4,13 +4,12 @@ The same order: repetition penalty, temperature, top-k, top-p, min-p, over the D
 tokens; and the same one uniform number for each token, drawn by the host, so that a seed chooses the same
 token.
 
-Inputs: `sampling` float32 [B, 6], a row of temperature, top-k, top-p, min-p, repetition penalty and the
-uniform number for each sequence; `seats` int64 [B], its row in `seen` bool [seats, vocab], the tokens that
-it has had, which gains its newest one and is bound to the same memory as `seen_out`; `penalised` bool
-[vocab], tokens that count as had. Outputs: `next_ids` int64 [B]; `chosen` float32 [B, 3], for each sequence
-the same id, whether the candidates suffice to choose as the whole row would, and the sum of all weights,
-which is no finite number where the logits are none; and `logits` float32 [B, vocab] for the host to choose
-where they do not suffice.
+Inputs: `sampling` float32 [B, columns], the `DEVICE_ROW` of each sequence; `seats` int64 [B], its row in
+`seen` bool [seats, vocab], the tokens that it has had, which gains its newest one and is bound to the same
+memory as `seen_out`; `penalised` bool [vocab], tokens that count as had. Outputs: `next_ids` int64 [B];
+`chosen` float32 [B, 3], for each sequence the same id, whether the candidates suffice to choose as the whole
+row would, and the sum of all weights, which is no finite number where the logits are none; and `logits`
+float32 [B, vocab] for the host to choose where they do not suffice.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
 from engine.graphs.graph_builder import GraphBuilder
-from engine.runtime.sampling import DEVICE_CANDIDATES
+from engine.runtime.sampling import DEVICE_CANDIDATES, DEVICE_ROW
 
-NUM_PARAMS = 6
 _GREEDY_BELOW = 1e-4
 
 
@@ -37,7 +35,7 @@ class SamplerGraph:
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         """Return what it takes beside the decoder's outputs."""
-        yield helper.make_tensor_value_info("sampling", TensorProto.FLOAT, ["sequences", NUM_PARAMS])
+        yield helper.make_tensor_value_info("sampling", TensorProto.FLOAT, ["sequences", len(DEVICE_ROW)])
         yield helper.make_tensor_value_info("seats", TensorProto.INT64, ["sequences"])
         yield helper.make_tensor_value_info("seen", TensorProto.BOOL, ["num_seats", self._vocab_size])
         yield helper.make_tensor_value_info("penalised", TensorProto.BOOL, [self._vocab_size])
@@ -52,8 +50,7 @@ class SamplerGraph:
     def add(self, logits: str, newest_ids: str) -> None:
         """Choose from `logits` [B, vocab] after the sequences' newest tokens, int64 [B]."""
         graph = self._graph
-        names = ("temperature", "top_k", "top_p", "min_p", "penalty", "uniform")
-        graph.node("Split", ["sampling"], list(names), axis=1, num_outputs=NUM_PARAMS)
+        graph.node("Split", ["sampling"], list(DEVICE_ROW), axis=1, num_outputs=len(DEVICE_ROW))
         lowered = self._penalise(logits, newest_ids)
         k = graph.constant("num_candidates", np.array([self._num_candidates]))
         graph.node("TopK", [lowered, k], ["top.values", "top.ids"], axis=1, largest=1, sorted=1)
@@ -83,9 +80,8 @@ class SamplerGraph:
         graph.node("ScatterND", ["seen", places, counts], ["seen_out"])
         had = graph.op("Gather", ["seen_out", "seats"], axis=0)
         positive = graph.op("Greater", [logits, self._zero()])
-        smaller = self._where(
-            positive, graph.op("Div", [logits, "penalty"]), graph.op("Mul", [logits, "penalty"])
-        )
+        divided, multiplied = (graph.op(act, [logits, "repetition_penalty"]) for act in ("Div", "Mul"))
+        smaller = self._where(positive, divided, multiplied)
         return self._where(had, smaller, logits)
 
     def _weights(self, values: str, best: str, spread: str) -> str:

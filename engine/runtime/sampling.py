@@ -1,8 +1,9 @@
 """Choosing the next token of one request from its logits. Pure numpy, no knowledge of batches.
 
-The order is that of Hugging Face's generation: repetition penalty, temperature, top-k, top-p, min-p.
-Each request owns its random stream: one uniform number per token, from PCG64 seeded by the request, so
-that what else runs at the same time changes nothing.
+The order is that of Hugging Face's generation: repetition penalty, temperature, top-k, top-p, min-p;
+frequency and presence penalty follow the repetition penalty. Each request owns its random stream: one
+uniform number per token, from PCG64 seeded by the request, so that what else runs at the same time changes
+nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import GenerationFailedError
-from engine.runtime.ranking import Ranking, bound, largest, reach_in_place
-from engine.types import SamplingParams
+from engine.runtime.ranking import Places, Ranking, bound, largest, reach_in_place
+from engine.types import RANGES, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
 
 DEVICE_CANDIDATES = 64
 """Of the most likely tokens a device chooses from so many."""
+DEVICE_ROW = (*(name for name in RANGES if name not in {"max_new_tokens", "seed"}), "uniform")
+"""What tells a device how to choose a token: the parameters in this order, and a uniform number."""
 _GREEDY_BELOW = 1e-4
 _NUM_LIKELY = 512
 """So many of the most likely tokens are looked at first; mostly top-p and min-p leave fewer."""
@@ -32,6 +35,15 @@ _NEARLY_ALL = 1 - 2.0**-38
 _NO_NUMBERS = "The model produced no valid probabilities. Try again."
 _TAIL = 128.0
 """What lies so many nats below the best has a weight of 0 in float32 and is never a candidate."""
+
+
+def device_row_of(params: SamplingParams, uniform: float) -> tuple[float, ...]:
+    """Return the values that `DEVICE_ROW` names."""
+    return (*(getattr(params, name) for name in DEVICE_ROW[:-1]), uniform)
+
+
+CHOSEN_BY_HOST = device_row_of(SamplingParams(1.0, 1.0, 2 * DEVICE_CANDIDATES, 0.0, 1.0), 0.0)
+"""Of a token that the host chooses: top-k is beyond the device's candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,34 @@ class SampledRow:
     is_number: bool = True
 
 
+class _Tally:
+    """How often each token came, as arrays that grow by doubling."""
+
+    def __init__(self, ids: Collection[int] = ()) -> None:
+        self.places = {token: place for place, token in enumerate(ids)}
+        self._ids = np.fromiter(self.places, np.int64, len(self.places))
+        self._counts = np.ones(len(self.places), np.float32)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The tokens, each once."""
+        return self._ids[: len(self.places)]
+
+    @property
+    def counts(self) -> FloatArray:
+        """How often each of `ids` came; those that were there at the beginning count once."""
+        return self._counts[: len(self.places)]
+
+    def add(self, token: int) -> None:
+        """Count a token once more."""
+        place = self.places.setdefault(token, len(self.places))
+        if place == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros(place + 64, np.int64)])
+            self._counts = np.concatenate([self._counts, np.zeros(place + 64, np.float32)])
+        self._ids[place] = token
+        self._counts[place] += 1
+
+
 class Sampler:
     """Samples for one request; remembers its seen tokens and its random stream."""
 
@@ -58,16 +98,15 @@ class Sampler:
         self._params = params
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._exempt = frozenset(exempt_ids)
-        self._seen: dict[int, None] = {}
-        if params.repetition_penalty != 1.0:
-            self._seen = dict.fromkeys(token for token in prompt_ids if token not in self._exempt)
-        self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
+        self._seen = _Tally(set(prompt_ids) - self._exempt if self.penalises else ())
+        self._said = _Tally()
         self._uniforms: deque[float] = deque()
+        self._depth = -1.0
 
     @property
     def seen_ids(self) -> Collection[int]:
         """The tokens that the repetition penalty holds for."""
-        return self._seen.keys()
+        return self._seen.places.keys()
 
     @property
     def penalises(self) -> bool:
@@ -78,22 +117,19 @@ class Sampler:
     def fits_device(self) -> bool:
         """Whether DEVICE_CANDIDATES tokens usually tell what is chosen; else the host needs whole rows."""
         params = self._params
+        if self._counts_said:
+            return False  # the device knows which tokens came, but not how often
         if params.temperature < _GREEDY_BELOW or 0 < params.top_k <= DEVICE_CANDIDATES:
             return True
         return params.top_k == 0 and (params.top_p < 1.0 or params.min_p > 0.0)
 
     def device_row(self, ahead: int = 0) -> tuple[float, ...]:
-        """Return what a device needs to choose the token after the `ahead` next ones as `sample` would.
-
-        Temperature, top-k, top-p, min-p, repetition penalty and the uniform number.
-        """
-        params = self._params
+        """Return the `DEVICE_ROW` by which a device chooses as `sample` would, after `ahead` more tokens."""
+        if self._counts_said:
+            return CHOSEN_BY_HOST
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
-        return (
-            params.temperature, params.top_k, params.top_p, params.min_p, params.repetition_penalty,
-            self._uniforms[ahead],
-        )  # fmt: skip
+        return device_row_of(self._params, self._uniforms[ahead])
 
     def take(self, row: SampledRow) -> int:
         """Accept what a device chose with `device_row`, or choose where it could not.
@@ -123,69 +159,69 @@ class Sampler:
         self._note(token)
         return token
 
+    @property
+    def _counts_said(self) -> bool:
+        return self._params.frequency_penalty != 0.0 or self._params.presence_penalty != 0.0
+
     def _note(self, token: int) -> None:
-        if self._params.repetition_penalty != 1.0 and token not in self._exempt:
-            self._see(token)
+        if token in self._exempt:
+            return
+        if self.penalises:
+            self._seen.add(token)
+        if self._counts_said:
+            self._said.add(token)
 
     def _uniform(self) -> float:
         """Return the next uniform number, which `device_row` may have drawn already."""
         return self._uniforms.popleft() if self._uniforms else self._random.random()
 
-    def _see(self, token: int) -> None:
-        """Remember a token, once; the array of ids grows by doubling."""
-        if token in self._seen:
-            return
-        if len(self._seen) == len(self._seen_ids):
-            self._seen_ids = np.concatenate([self._seen_ids, np.zeros(len(self._seen_ids) + 64, np.int64)])
-        self._seen_ids[len(self._seen)] = token
-        self._seen[token] = None
-
     def _penalise(self, logits: FloatArray) -> None:
-        if not self._seen:
-            return
-        seen = self._seen_ids[: len(self._seen)]
-        penalty = np.float32(self._params.repetition_penalty)
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+        params = self._params
+        if len(seen := self._seen.ids):
+            penalty, values = np.float32(params.repetition_penalty), logits[seen]
+            logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+        if len(said := self._said.ids):
+            logits[said] -= self._said.counts * params.frequency_penalty + params.presence_penalty
 
     def _draw(self, logits: FloatArray, best: np.float32) -> int:
         params = self._params
         if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
             return reach_in_place(self._scaled(logits, best), self._uniform())
-        least = self._least(logits, best)
-        likely = logits >= least
+        ids, least = self._likely(logits, best)
         if params.top_k == 0:
-            return self._draw_from_all(logits, best, likely, least)
-        ids = np.flatnonzero(likely)
+            return self._draw_from_all(logits, best, ids, least)
         weights = self._weights(logits[ids], best)
         kept = largest(weights, params.top_k)
         return int(ids[kept[self._place(weights[kept])]])
 
-    def _draw_from_all(
-        self, logits: FloatArray, best: np.float32, likely: npt.NDArray[np.bool_], least: float
-    ) -> int:
-        """Choose without top-k.
-
-        From the `likely` tokens, which reach `least`, where top-p or min-p cuts among them.
-        """
+    def _draw_from_all(self, logits: FloatArray, best: np.float32, ids: Places, least: float) -> int:
+        """Choose without top-k: from `ids`, those that reach `least`, where top-p or min-p cuts there."""
         params, whole, total = self._params, None, math.inf
         if params.top_p < 1.0:
             whole = self._weights(logits, best)
             total = _sum(whole)
-        if np.count_nonzero(likely) <= 4 * _NUM_LIKELY:
-            ids = np.flatnonzero(likely)
+        if len(ids) <= 4 * _NUM_LIKELY:
             weights = self._weights(logits[ids], best)
             others = 1.001 * math.exp((least - float(best)) / params.temperature)
             if others < params.min_p or _sum(weights) >= params.top_p * total:
                 return int(ids[self._place(weights, total)])
         return self._place(self._weights(logits, best) if whole is None else whole, total)
 
-    def _least(self, logits: FloatArray, best: np.float32) -> float:
-        """Return a logit that few more than the most likely tokens reach, as many as are looked at first."""
-        tail = float(best) - _TAIL * self._params.temperature
-        reached = bound(logits, self._params.top_k or _NUM_LIKELY)
-        # A little less: what has the same weight after rounding counts as equally likely.
-        return max(reached - 1e-6 * (self._params.temperature + float(best) - reached), tail)
+    def _likely(self, logits: FloatArray, best: np.float32) -> tuple[Places, float]:
+        """Return the ids of the most likely tokens, as many as are looked at first, and what they reach.
+
+        Mostly they lie as far below the best as those of the token before.
+        """
+        spread, number = self._params.temperature, self._params.top_k or _NUM_LIKELY
+        least = float(best) - self._depth
+        ids = np.flatnonzero(logits >= least)
+        if not number <= len(ids) <= 4 * number:
+            # A little less: what has the same weight after rounding counts as equally likely.
+            reached = float(best) - bound(logits, number)
+            self._depth = min(reached + 1e-6 * (spread + reached), _TAIL * spread)
+            least = float(best) - self._depth
+            ids = np.flatnonzero(logits >= least)
+        return ids, least
 
     def _scaled(self, logits: FloatArray, best: np.float32) -> FloatArray:
         scaled = logits - best

@@ -259,9 +259,9 @@ def reasoning_of(chat: ChatSpec, chat_format: ChatFormat | None) -> Reasoning | 
     marks = chat.reasoning or marks_in(chat.template)
     if not marks:
         return None
-    return Reasoning(
-        *marks, is_open=chat_format is not None and is_open_after(chat_format.answer_head, marks)
-    )
+    opening, closing = marks
+    is_open = chat_format is not None and is_open_after(chat_format.answer_head, marks)
+    return Reasoning(opening, closing, is_open)
 
 
 def llama2_chat() -> ChatSpec:

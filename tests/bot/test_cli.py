@@ -15,10 +15,13 @@ import discord
 import pytest
 from aiohttp import web
 
-from bot import app, cli, connection
-from bot.connection import StartError
+from bot import cli
+from bot.on_discord import connection
+from bot.on_discord.connection import StartError
+from engine.convert.default_model import DEFAULT_PRECISION, default_model_folder
 from storage.opening import locked
 from tests.bot.test_check import TOKEN, write_model
+from tests.engine.tiny_model import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +137,7 @@ def test_a_fault_of_our_own_says_so_and_is_logged_with_its_traceback(
     def find_model(*_arguments: object) -> Path:
         raise ZeroDivisionError("inner workings")
 
-    monkeypatch.setattr(app, "find_model", find_model)
+    monkeypatch.setattr(cli, "find_model", find_model)
     said = failure(capsys, "chat")
     assert "error in Llamacord itself" in said
     assert "inner workings" not in said
@@ -147,7 +150,7 @@ def test_ctrl_c_ends_quietly(
     def find_model(*_arguments: object) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "find_model", find_model)
+    monkeypatch.setattr(cli, "find_model", find_model)
     assert cli.main(["run"]) == 130
     assert capsys.readouterr().err == ""
 
@@ -173,6 +176,47 @@ def test_the_version_and_the_help_name_the_commands(capsys: pytest.CaptureFixtur
             cli.main([option])
         assert caught.value.code == 0
         assert expected in capsys.readouterr().out
+
+
+_TALK = """
+import sys
+from bot.cli import main
+code = main(["chat"])
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+NOT_NEEDED = (
+    "aiohttp.web", "bot.check", "bot.playground", "charset_normalizer", "engine.advising", "engine.bench",
+    "engine.convert.converter", "engine.convert.gguf_source", "engine.gpu", "engine.release.model", "gguf",
+    "jinja2", "simcord", "yaml",
+)  # fmt: skip
+"""What takes a start time and is for others: who converts, has a GPU, looks at the playground or checks."""
+
+
+def test_a_start_on_the_cpu_imports_only_what_it_needs(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    make_tiny_model(default_model_folder(cache, DEFAULT_PRECISION), DEFAULT_PRECISION)
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _TALK],
+        cwd=tmp_path,
+        input="Hello\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **{key: value for key, value in os.environ.items() if key not in ("DISCORD_TOKEN", "MODEL")},
+            "PYTHONPATH": str(ROOT),
+            "LLAMA_CACHE": str(cache),
+            "DATABASE": str(tmp_path / "bot.db"),
+            "MAX_NEW_TOKENS": "4",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert {"onnxruntime", "discord", "engine.cpu.model", "engine.graphs.decoder"} <= loaded
+    assert not [name for name in NOT_NEEDED if name in loaded]
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

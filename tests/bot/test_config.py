@@ -9,9 +9,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from bot import parsers
 from bot.config import ConfigError, load_settings
-from bot.config_keys import KEYS
+from bot.config_keys import KEYS, bot_id
 from bot.parameters import PARAMETERS, ChatParameters, Guidance, GuidanceChoice
 from engine.types import RANGES
 
@@ -44,8 +43,8 @@ def test_nothing_set_gives_the_defaults(env_file: Path) -> None:
 def test_the_environment_wins_over_the_file_and_an_empty_value_counts_as_none(env_file: Path) -> None:
     env_file.write_text("TOP_K=5\nTEMPERATURE=0.3\nTHREADS=\n", encoding="utf-8")
     settings = load_settings({"TOP_K": "7", "TEMPERATURE": " ", "PATH": "/bin"}, env_file)
-    assert settings.chat.top_k == 7
-    assert settings.chat.temperature == 0.3
+    assert settings.chat.sampling.top_k == 7
+    assert settings.chat.sampling.temperature == 0.3
     assert settings.threads == 0
 
 
@@ -116,7 +115,7 @@ def test_a_good_token_is_taken_but_not_part_of_the_repr(env_file: Path) -> None:
     settings = load_settings({"DISCORD_TOKEN": f" {TOKEN}\n"}, env_file)
     assert settings.discord_token == TOKEN
     assert TOKEN not in repr(settings)
-    assert parsers.bot_id(TOKEN) == 123456789012345678
+    assert bot_id(TOKEN) == 123456789012345678
 
 
 def test_a_misspelt_key_of_the_file_gets_a_hint_and_a_foreign_one_does_not(env_file: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.config import LIVE
+from bot.config_keys import CHAT_KEYS
 from bot.errors import ParameterError
 from bot.parameters import (
     ANSWER_PRESETS,
@@ -19,6 +21,8 @@ from bot.parameters import (
     read_limits,
 )
 from engine.errors import InvalidParameterError
+from engine.runtime.sampling import DEVICE_ROW
+from engine.types import RANGES, Range, SamplingParams
 
 DEFAULTS = ChatParameters()
 
@@ -31,6 +35,7 @@ DEFAULTS = ChatParameters()
         ("top_k", "40", 40),
         ("top_p", "1", 1.0),
         ("repetition_penalty", "1.25", 1.25),
+        ("frequency_penalty", "-0,5", -0.5),
         ("max_new_tokens", "+64", 64),
         ("max_history_tokens", "2048", 2048),
     ],
@@ -90,21 +95,20 @@ def test_overrides_apply_and_bad_ones_do_not() -> None:
         "system_prompt": "Be brief.",
     }
     changed = apply_overrides(DEFAULTS, overrides)
-    assert changed == ChatParameters(temperature=0.1, system_prompt="Be brief.")
+    assert changed == ChatParameters(SamplingParams(temperature=0.1), system_prompt="Be brief.")
 
 
 def test_all_parameters_reach_the_engine() -> None:
-    parameters = ChatParameters(0.1, 0.2, 3, 0.4, 1.5, 6)
-    sampling = parameters.sampling(("\nBob:",))
-    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.1, 0.2, 3, 0.4)
-    assert (sampling.repetition_penalty, sampling.max_new_tokens) == (1.5, 6)
-    assert sampling.stop == ("\nBob:",)
-    assert sampling.seed is None
+    lowest = {name: parameter.allowed.low for name, parameter in PARAMETERS.items()}
+    chosen = {name: PARAMETERS[name].nearest(value) for name, value in lowest.items()}
+    changed = apply_overrides(DEFAULTS, chosen)
+    assert {name: changed.value(name) for name in PARAMETERS} == chosen
+    assert changed.sampling == SamplingParams(**{name: chosen[name] for name in RANGES} | {"seed": None})  # type: ignore[arg-type]
 
 
 def test_bad_defaults_are_refused() -> None:
     with pytest.raises(InvalidParameterError, match="temperature"):
-        ChatParameters(temperature=9)
+        ChatParameters().with_values({"temperature": 9})
     with pytest.raises(InvalidParameterError, match="max_history_tokens"):
         ChatParameters(max_history_tokens=1)
 
@@ -116,7 +120,7 @@ def test_bad_defaults_are_refused() -> None:
 def test_the_prompt_budget_leaves_room_for_the_answer(
     max_new: int, max_history: int, context: int, budget: int
 ) -> None:
-    parameters = ChatParameters(max_new_tokens=max_new, max_history_tokens=max_history)
+    parameters = ChatParameters(SamplingParams(max_new_tokens=max_new), max_history_tokens=max_history)
     assert parameters.prompt_budget(context) == budget
 
 
@@ -129,14 +133,29 @@ def test_description_shows_value_default_and_range() -> None:
 
 
 def test_layers_lie_over_each_other_within_the_operators_limits() -> None:
-    defaults = ChatParameters(
-        limits=read_limits("temperature=0..1, max_new_tokens=1..100"), max_new_tokens=80
-    )
+    limits = read_limits("temperature=0..1, max_new_tokens=1..100")
+    defaults = ChatParameters(SamplingParams(max_new_tokens=80), limits=limits)
     changed = apply_overrides(
         defaults, {"temperature": 0.5, "top_k": 9, "max_new_tokens": 500}, {"temperature": 1.5, "top_k": 8}
     )
-    assert (changed.temperature, changed.top_k, changed.max_new_tokens) == (0.5, 8, 80)
+    assert changed.sampling == SamplingParams(temperature=0.5, top_k=8, max_new_tokens=80)
     assert "(default, 0 to 1)" in describe(defaults, {}, {})[0]
+
+
+def test_what_the_engine_declares_is_a_setting_of_the_operator_and_of_conversations() -> None:
+    names = [name for name in RANGES if name != "seed"]
+    assert list(PARAMETERS) == [*names, "max_history_tokens", "seed"]
+    assert [key.name for key in CHAT_KEYS] == [name.upper() for name in (*names, "max_history_tokens")]
+    assert {key.name for key in CHAT_KEYS} < LIVE
+    assert (*(name for name in names if name != "max_new_tokens"), "uniform") == DEVICE_ROW
+
+
+def test_limits_may_lie_below_zero() -> None:
+    limits = read_limits("frequency_penalty=-1.5..-0.5, presence_penalty = -1 .. 1")
+    assert limits == {"frequency_penalty": Range(-1.5, -0.5), "presence_penalty": Range(-1, 1)}
+    defaults = ChatParameters(limits=limits)
+    assert apply_overrides(defaults, {"presence_penalty": -1.0}).sampling.presence_penalty == -1.0
+    assert apply_overrides(defaults, {"presence_penalty": 1.5}) == defaults
 
 
 @pytest.mark.parametrize("text", ["speed=1..2", "temperature", "top_p=0..3", "top_p=1..0.5", "top_k=a..b"])
@@ -146,8 +165,9 @@ def test_bad_limits_are_refused(text: str) -> None:
 
 
 def test_a_seed_reaches_the_engine_and_0_is_none() -> None:
-    assert ChatParameters(seed=7).sampling().seed == 7
-    assert ChatParameters().sampling().seed is None
+    seeded = ChatParameters().with_values({"seed": 7})
+    assert (seeded.sampling.seed, seeded.value("seed")) == (7, 7)
+    assert (seeded.with_values({"seed": 0}), DEFAULTS.value("seed")) == (DEFAULTS, 0)
 
 
 @pytest.mark.parametrize("name", ANSWER_PRESETS)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import Settings, load_settings
+from bot.config import LIVE, Reloader, Settings, load_settings
 from bot.config_keys import KEYS
-from bot.reload import LIVE, Reloader
 
 
 class Place:
@@ -44,7 +43,7 @@ def test_every_live_key_exists() -> None:
 def test_live_settings_take_effect(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.reload("TEMPERATURE=0.1", "RETENTION_DAYS=7", "LOG_LEVEL=debug")
     (applied,) = place.applied
-    assert (applied.chat.temperature, applied.keeping.retention_days) == (0.1, 7)
+    assert (applied.chat.sampling.temperature, applied.keeping.retention_days) == (0.1, 7)
     assert applied.log_level == logging.DEBUG
     assert "changed: TEMPERATURE, RETENTION_DAYS, LOG_LEVEL" in caplog.text
 
@@ -55,7 +54,7 @@ def test_what_needs_a_restart_is_named_and_stays(place: Place, caplog: pytest.Lo
         place.reload("THREADS=3", "TOP_K=5")
         assert "need a restart: THREADS" in caplog.text
     (applied,) = place.applied
-    assert (applied.threads, applied.chat.top_k) == (0, 5)
+    assert (applied.threads, applied.chat.sampling.top_k) == (0, 5)
 
 
 def test_a_bad_file_keeps_the_old_settings_and_says_why(
@@ -66,7 +65,7 @@ def test_a_bad_file_keeps_the_old_settings_and_says_why(
     assert "stay as they were" in caplog.text
     assert "TEMPERATURE=hot" in caplog.text
     place.reload("TOP_K=5")
-    assert place.applied[0].chat.top_k == 5
+    assert place.applied[0].chat.sampling.top_k == 5
 
 
 def test_a_file_that_did_not_change_changes_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,4 +89,4 @@ async def test_the_signal_reloads(place: Place) -> None:
         while not place.applied:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
-    assert place.applied[0].chat.top_k == 5
+    assert place.applied[0].chat.sampling.top_k == 5

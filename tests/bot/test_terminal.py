@@ -15,8 +15,7 @@ from rich.console import Console
 from bot.conversation.jobs import Ending
 from bot.conversation.service import ChatService
 from bot.parameters import ChatParameters
-from bot.terminal import HELP, HERE, TerminalChat
-from bot.terminal_view import TerminalView, without_controls
+from bot.terminal import HELP, HERE, TerminalChat, TerminalView, without_controls
 from engine.text.guidance import META_SYSTEM_PROMPT
 from storage.conversations import Conversations, MessageState, Role
 from storage.database import Database

@@ -24,6 +24,7 @@ from engine.gpu.loading import Attention, load_paged_model
 from engine.gpu.step import GREEDY, PagedRow
 from engine.graphs.decoder import paged_graph
 from engine.runtime.model_folder import RunnerSize
+from engine.runtime.sampling import device_row_of
 from engine.types import Prompt, SamplingParams
 from tests.cuda_stubs.build import STATE
 
@@ -54,7 +55,8 @@ def run(folder: Path) -> dict[str, object]:
     model = load_paged_model(folder, manifest, size, Attention.PAGED)
     warm, launched = _count("captures"), _count("launches")
     prompt = PagedRow(tuple(range(40)), 0, (1, 2), 0, GREEDY)
-    answers = [PagedRow((5,), 40, (3 + i, 20 + i), i, (0.7, 40.0, 0.9, 0.0, 1.1, 0.5)) for i in range(1, 7)]
+    sampling = device_row_of(SamplingParams(), 0.5)
+    answers = [PagedRow((5,), 40, (3 + i, 20 + i), i, sampling) for i in range(1, 7)]
     model.saw(1, [3, 4])
     sizes = [len(model.run([prompt])), len(model.run([*answers, prompt])), len(model.run(answers))]
     sizes.append(len(model.follow([*answers[:-1], None]).result()))

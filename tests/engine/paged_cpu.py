@@ -10,8 +10,8 @@ import numpy as np
 from engine.describing.architecture import DecoderConfig
 from engine.describing.manifest import load_manifest
 from engine.gpu.model import PagedModel, PagedOptions
-from engine.gpu.step import CHOSEN_BY_HOST, PagedRow
-from engine.runtime.sampling import FloatArray
+from engine.gpu.step import PagedRow
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray
 from tests.engine.tiny_model import VOCAB_SIZE
 
 BLOCK_SIZE = 16

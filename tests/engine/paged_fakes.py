@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
 from engine.gpu.step import PagedRow, buckets, pack
-from engine.runtime.sampling import DEVICE_CANDIDATES, FloatArray, SampledRow, Sampler
+from engine.runtime.sampling import DEVICE_CANDIDATES, DEVICE_ROW, FloatArray, SampledRow, Sampler
 from engine.types import SamplingParams
 from tests.engine.fakes import NEVER_WRITTEN, VOCAB_SIZE, history_logits
 
@@ -96,18 +96,17 @@ class HistoryBlocks:
 
 def choose(logits: FloatArray, sampling: tuple[float, ...], seen: np.ndarray) -> tuple[int, bool]:
     """Choose as the device's sampler does; tell whether the candidates suffice. Else it is any token."""
-    temperature, top_k, top_p, min_p, penalty, uniform = sampling
+    values = dict(zip(DEVICE_ROW, sampling, strict=True))
+    uniform, penalty, top_k = values.pop("uniform"), values["repetition_penalty"], int(values["top_k"])
     if top_k > DEVICE_CANDIDATES:
         return 0, False
     lowered = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
-    params = SamplingParams(
-        temperature=temperature, top_k=int(top_k), top_p=top_p, min_p=min_p, repetition_penalty=1.0, seed=0
-    )
+    params = SamplingParams(**values | {"top_k": top_k, "repetition_penalty": 1.0, "seed": 0})  # type: ignore[arg-type]
     sampler = Sampler(params, ())
     sampler.device_row()
     sampler._uniforms[0] = uniform
     token = sampler.sample(lowered.astype(np.float32))
-    if temperature < 1e-4:
+    if params.temperature < 1e-4:
         return token, True
     rank = int((lowered > lowered[token]).sum())
     return (token, True) if top_k and rank < NUM_CANDIDATES else (int(lowered.argmin()), False)

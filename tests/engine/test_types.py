@@ -18,7 +18,7 @@ def test_both_ends_of_each_range_are_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RANGES)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1, 10.0**30])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -2.1, 10.0**30])
 def test_values_outside_are_refused_and_named(name: str, bad: float) -> None:
     with pytest.raises(InvalidParameterError, match=f"^{name} must be between .* and .*, not .*\\.$"):
         SamplingParams(**{name: bad})  # type: ignore[arg-type]

@@ -18,9 +18,9 @@ from storage.errors import (
     DatabaseUnavailableError,
     NewerDatabaseError,
     StorageFullError,
+    storage_error,
 )
 from storage.migrations import APPLICATION_ID, MIGRATIONS
-from storage.sqlite_errors import storage_error
 
 
 def content(path: Path) -> bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage import people as people_module
-from storage.blocks import Blocks
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
+from storage.moderation import Blocks
 from storage.people import Forgotten, KeptData, People
 from storage.settings import ServerSettingsStore, SettingsStore
 from tests.storage.conftest import NOW

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from storage import retention as retention_module
-from storage.blocks import Blocks
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
+from storage.moderation import Blocks
 from storage.retention import Place, Retention
 from storage.settings import ServerSettingsStore, SettingsStore
 from tests.storage.conftest import NOW

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.database import Database
-from storage.settings import ServerSetting, ServerSettingsStore
+from storage.settings import ServerSettingsStore, Setting
 from tests.storage.conftest import NOW
 
 
@@ -14,8 +14,8 @@ def store(database: Database) -> ServerSettingsStore:
     return ServerSettingsStore(database)
 
 
-@pytest.mark.parametrize("value", ["text", "\ud800", 3, 0.5, True, [1, 2], ["a", "b"], []])
-async def test_a_value_comes_back_as_it_was(store: ServerSettingsStore, value: ServerSetting) -> None:
+@pytest.mark.parametrize("value", ["text", 3, 0.5, True, [1, 2], ["a", "b"], []])
+async def test_a_value_comes_back_as_it_was(store: ServerSettingsStore, value: Setting) -> None:
     await store.set(1, "key", value, by_user_id=7, at=NOW)
     assert await store.all(1) == {"key": value}
 

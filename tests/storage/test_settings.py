@@ -60,6 +60,13 @@ async def test_one_or_all_are_cleared(conversations: Conversations, settings: Se
     assert await settings.clear(conversation_id, None) == 2
 
 
+async def test_all_but_one_are_cleared(conversations: Conversations, settings: SettingsStore) -> None:
+    conversation_id = await conversations.open(CHANNEL)
+    await settings.set_all(conversation_id, {"a": 1, "b": 2, "c": 3}, by_user_id=9, at=NOW)
+    assert await settings.clear(conversation_id, None, keep="b") == 2
+    assert await settings.all(conversation_id) == {"b": 2}
+
+
 async def test_an_unknown_conversation_and_a_number_without_value_are_refused(
     conversations: Conversations, settings: SettingsStore, database: Database
 ) -> None:

@@ -10,12 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from bot.conversation.jobs import Ending
-from bot.delivery.delivery import Delivery, Outcome
+from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
+from bot.delivery.delivery import UNSHOWN, Delivery, Outcome
 from bot.delivery.outbox import Buttons
-from bot.delivery.pace import ChannelPace
 from bot.language.phrases import phrase, render
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, Channel, DiscordOutbox
-from bot.on_discord.answers.interaction_outbox import InteractionOutbox
+from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, DiscordOutbox, InteractionOutbox
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import Channel
 from bot.servers.rates import loop_seconds
 from bot.tasks import Tasks
 from storage.conversations import Conversations
@@ -25,10 +26,8 @@ _log = logging.getLogger(__name__)
 
 TYPING_INTERVAL_S = 8.0
 """Discord shows typing for 10 seconds."""
-UNSHOWN = {Outcome.FORBIDDEN, Outcome.FAILED}
-"""What may be shown later."""
-EDIT_INTERVAL_S = 1.3
-"""Fewer than 5 edits in 5 seconds."""
+GIVE_UP_AFTER_S = 90.0
+"""From then on the ending is owed: it is shown when Discord or a permission is back."""
 
 
 class DiscordAnswer:
@@ -44,14 +43,17 @@ class DiscordAnswer:
         as_embeds: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
-        pace: ChannelPace | None = None,
+        columns: Columns | None = None,
+        on_owed: Callable[[int, int, Outcome], None] = lambda *_: None,
         on_shown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`locale`: of the readers. `outbox`: shows it instead of the channel. `pace`: the channel's.
+        """`locale`: of the readers. `outbox`: shows it instead of the channel. `columns`: of all channels.
 
-        `on_shown` is called once nothing is left to be shown.
+        `on_owed` is told of channel, answer and outcome where the ending could not be shown; `on_shown` is
+        called once nothing is left to be shown.
         """
         self._given_outbox = outbox
+        self._on_owed = on_owed
         self._on_shown = on_shown
         self._channel = channel
         self._trigger_id = trigger_id
@@ -59,12 +61,15 @@ class DiscordAnswer:
         self._locale = locale
         self._as_embeds = as_embeds
         self._edit_interval_s = edit_interval_s
-        self._pace = pace or ChannelPace()
+        self._columns = Columns() if columns is None else columns
+        self._column = Column() if channel is None else self._columns.of(channel.id)
         self._answer_id = 0
+        self._notice = ""
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
         self._typing = Tasks()
+        self._is_typing = False
 
     @property
     def part_ids(self) -> Sequence[int]:
@@ -86,21 +91,29 @@ class DiscordAnswer:
             self._outbox,
             answer_id=answer_id,
             on_part=self._attach,
+            on_gone=self._detach,
+            on_text=self._keep,
             min_interval_s=self._edit_interval_s,
             existing_parts=parts,
-            pace=self._pace,
+            can_move=not parts,
+            give_up_after_s=GIVE_UP_AFTER_S if self._given_outbox is None else TOKEN_LIFE_S,
+            column=self._column,
             refusal=f"-# {render(phrase('answer.refused'), self._locale)}",
         )
 
     def waiting(self, place: int, *, for_others: bool) -> None:
         """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
-        if not self._part_ids or self._pace.has_room(loop_seconds()):
+        self._is_typing = False
+        self._typing.cancel()
+        if not self._part_ids or self._column.pace.has_room(loop_seconds()):
             key = "answer.waiting_for_others" if for_others else "answer.waiting"
-            self.update(f"-# {render(phrase(key, place=place), self._locale)}")
+            self._notice = f"-# {render(phrase(key, place=place), self._locale)}"
+            self.update(self._notice)
 
     def working(self) -> None:
         """Show typing until the end."""
-        if self._channel is not None:
+        if self._channel is not None and not self._is_typing:
+            self._is_typing = True
             self._typing.start(self._keep_typing(self._channel), "typing")
         if self._part_ids:
             self.update("")
@@ -130,10 +143,10 @@ class DiscordAnswer:
             buttons=buttons_of(ending) if self._given_outbox is None else Buttons.NONE,
             file_note=render(phrase("answer.in_file"), self._locale),
         )
-        for discord_id in result.removed:
-            await self._detach(discord_id)
-        if result.outcome not in UNSHOWN or self._given_outbox is not None:
+        if result.outcome not in UNSHOWN or self._channel is None:
             await self._note_shown(ending.answer_id)
+        else:
+            self._on_owed(self._channel.id, ending.answer_id, result.outcome)
         if self._on_shown is not None:
             await self._on_shown()
 
@@ -149,7 +162,7 @@ class DiscordAnswer:
             trigger_id=self._trigger_id,
             locale=self._locale,
             as_embeds=self._as_embeds,
-            on_delete=self._detach,
+            on_delete=self._columns.delete,
         )
 
     def _note_of(self, ending: Ending) -> str | None:
@@ -167,6 +180,15 @@ class DiscordAnswer:
         except StorageError as error:
             _log.warning("Answer %d: part %d was not recorded: %s", self._answer_id, position, error)
 
+    async def _keep(self, text: str) -> None:
+        """Save a text before it is shown: what is shown is never more than what is stored."""
+        if text == self._notice or not text.strip():
+            return
+        try:
+            await self._conversations.checkpoint(self._answer_id, text)
+        except StorageError as error:
+            _log.warning("Answer %d: the partial text was not saved: %s", self._answer_id, error)
+
     async def _note_shown(self, answer_id: int) -> None:
         """Record that nothing is left to be shown; without the record the next start does it once more."""
         try:
@@ -175,6 +197,8 @@ class DiscordAnswer:
             _log.warning("Answer %d: that it is shown was not recorded: %s", answer_id, error)
 
     async def _detach(self, discord_id: int) -> None:
+        if discord_id in self._part_ids:
+            self._part_ids.remove(discord_id)
         try:
             await self._conversations.detach_part(discord_id)
         except StorageError as error:
@@ -196,3 +220,7 @@ def buttons_of(ending: Ending) -> Buttons:
     if ending.is_outdated:
         return Buttons.REDO
     return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE
+
+
+MakeAnswer = Callable[[Channel, int | None], Awaitable[DiscordAnswer]]
+"""Returns what shows an answer in a channel, as a reply to a message. Raises `StorageError`."""

@@ -12,7 +12,8 @@ from bot.conversation.jobs import StopReason
 from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError
 from bot.language.phrases import phrase
-from bot.on_discord.interactions import Interaction, acknowledge, check_moderator, reporting, say
+from bot.on_discord.interactions import acknowledge, check_moderator, reporting, say
+from bot.on_discord.origins import Interaction
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
 
@@ -64,7 +65,7 @@ def block_commands(chat: ChatService, moderation: Moderation) -> list[app_comman
                     "block.line",
                     user=f"<@{one.user_id}>",
                     by=f"<@{one.by_user_id}>",
-                    since=f"<t:{int(one.blocked_at.timestamp())}:d>",
+                    since=discord.utils.format_dt(one.blocked_at, "d"),
                 )
                 for one in await blocks.newest(guild_id, MAX_LISTED)
             ]

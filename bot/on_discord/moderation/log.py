@@ -12,9 +12,9 @@ from collections import deque
 import discord
 
 from bot.language.phrases import phrase, render
-from bot.on_discord.answers.buttons import undo_view
-from bot.on_discord.answers.discord_outbox import DISCORD_FAILURES, SILENT
-from bot.on_discord.languages import Locales
+from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
+from bot.on_discord.moderation.reset import undo_view
+from bot.on_discord.origins import Locales
 from bot.servers.notices import Notice, NoticeKind
 from bot.servers.rates import Buckets, Rate, loop_seconds
 from bot.servers.servers import Servers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from bot.conversation.preferences import Preferences
 from bot.conversation.system_prompts import SystemPrompt, SystemPrompts
 from bot.errors import ParameterError, SystemPromptError
-from bot.parameters import ChatParameters, Guidance, GuidanceChoice
+from bot.parameters import ANSWER_PRESETS, ChatParameters, Guidance, GuidanceChoice
 from engine.text.guidance import META_SYSTEM_PROMPT
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
@@ -79,3 +80,40 @@ async def test_the_guidance_counts_where_room_is_short(
         await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)
     preferences.defaults = REPLACEABLE
     await prompts.set(HERE, "This is a long prompt.", by_user_id=1)
+
+
+@pytest.mark.parametrize("act", ["preset", "reset"])
+async def test_nobody_reads_half_of_a_preset_or_of_a_reset(preferences: Preferences, act: str) -> None:
+    preset = ANSWER_PRESETS["creative"]
+    conversation_id = await preferences._conversations.open(HERE)
+    choosing = preferences.set_answer_preset(HERE, "creative", by_user_id=1)
+    if act == "reset":
+        await choosing
+    change = asyncio.ensure_future(choosing if act == "preset" else preferences.reset(HERE, None))
+    read = []
+    while not change.done():
+        parameters = await preferences.parameters(conversation_id)
+        read.append({name: parameters.value(name) for name in preset})
+    await change
+    parameters = await preferences.parameters(conversation_id)
+    read.append({name: parameters.value(name) for name in preset})
+    before = {name: SAFE.value(name) for name in preset}
+    whole = [before, preset] if act == "preset" else [preset, before]
+    assert read[-1] == whole[1]
+    assert all(values in whole for values in read)
+
+
+async def test_a_preset_that_cannot_be_stored_whole_is_not_stored_at_all(preferences: Preferences) -> None:
+    await preferences.set(HERE, "top_k", "7", by_user_id=1)
+    with pytest.raises(ValueError, match="JSON"):
+        await preferences._set_all(HERE, {"temperature": 0.1, "top_p": float("nan")}, 1)
+    assert await preferences.reset(HERE, None) == 1
+
+
+async def test_a_reset_leaves_the_system_prompt(preferences: Preferences, prompts: SystemPrompts) -> None:
+    await prompts.set(HERE, "Rhyme.", by_user_id=1)
+    await preferences.set_answer_preset(HERE, "precise", by_user_id=1)
+    assert await preferences.reset(HERE, "top_k") == 1
+    assert await preferences.reset(HERE, None) == 3
+    assert await preferences.reset(HERE, None) == 0
+    assert (await prompts.read(HERE)).own == "Rhyme."

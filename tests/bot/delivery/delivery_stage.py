@@ -128,12 +128,16 @@ class Stage:
     discord: FakeDiscord
     parts: dict[int, int] = field(default_factory=dict)
     max_parts: int = 50
+    gone: list[int] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.delivery = Delivery(
             self.discord,
             answer_id=7,
             on_part=self.record,
+            on_gone=self.forget,
+            on_text=self.tell,
             min_interval_s=INTERVAL_S,
             existing_parts=self.discord.existing,
             max_parts=self.max_parts,
@@ -141,6 +145,12 @@ class Stage:
 
     async def record(self, position: int, discord_id: int) -> None:
         self.parts[position] = discord_id
+
+    async def forget(self, discord_id: int) -> None:
+        self.gone.append(discord_id)
+
+    async def tell(self, text: str) -> None:
+        self.told.append(text)
 
     async def stream(self, text: str, *, num_steps: int, interval_s: float = 0.1) -> None:
         for step in range(1, num_steps + 1):

@@ -145,7 +145,8 @@ def test_a_regenerated_answer_reuses_its_messages_and_deletes_those_left_over() 
         return await stage.delivery.finish("a shorter text")
 
     result, stage = play(scene, existing=[11, 12, 13])
-    assert result == DeliveryResult(Outcome.SHOWN, (11,), (13, 12))
+    assert result == DeliveryResult(Outcome.SHOWN, (11,))
+    assert stage.gone == [13, 12]
     assert stage.discord.messages == {11: ("a shorter text", Buttons.REGENERATE)}
     assert not stage.parts, "nothing new was sent"
 
@@ -159,7 +160,7 @@ def test_a_regenerated_answer_that_grows_goes_on_in_new_messages() -> None:
     assert result.parts[:2] == (11, 12)
     assert stage.discord.contents == render(WORDS, final=True)
     assert stage.parts == dict(enumerate(result.parts[2:], start=2))
-    assert not result.removed
+    assert not stage.gone
 
 
 def test_finish_alone_replaces_old_messages() -> None:
@@ -167,7 +168,8 @@ def test_finish_alone_replaces_old_messages() -> None:
         return await stage.delivery.finish("old text", note="Stopped.")
 
     result, stage = play(scene, existing=[11, 12])
-    assert result == DeliveryResult(Outcome.SHOWN, (11,), (12,))
+    assert result == DeliveryResult(Outcome.SHOWN, (11,))
+    assert stage.gone == [12]
     assert stage.discord.contents == ["old text\n-# Stopped."]
 
 
@@ -178,7 +180,7 @@ def test_an_old_message_that_is_gone_is_done_without() -> None:
 
     result, stage = play(scene, existing=[11, 12, 13])
     assert result.outcome is Outcome.SHOWN
-    assert result.removed == (11, 13)
+    assert stage.gone == [11, 13]
     assert stage.discord.contents == render(WORDS, final=True)
     assert min(stage.parts) == 3, "a new message does not take the position of an old one"
 
@@ -197,8 +199,9 @@ def test_a_left_over_message_that_somebody_deleted_is_no_loss() -> None:
         del stage.discord.messages[12]
         return await stage.delivery.finish("text")
 
-    result, _ = play(scene, existing=[11, 12])
-    assert result == DeliveryResult(Outcome.SHOWN, (11,), (12,))
+    result, stage = play(scene, existing=[11, 12])
+    assert result == DeliveryResult(Outcome.SHOWN, (11,))
+    assert stage.gone == [12]
 
 
 def test_code_that_is_still_being_written_is_shown_as_code() -> None:

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
+from bot.delivery.column import EDIT_INTERVAL_S
 from bot.delivery.delivery import Delivery
 from bot.delivery.render import render
-from bot.on_discord.answers.discord_answer import EDIT_INTERVAL_S
 from tests.bot.delivery.delivery_stage import FakeDiscord, Stage, in_virtual_time
 
 NUM_STREAMS = 20

@@ -6,11 +6,13 @@ import re
 import time
 
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.markup import AT, defuse, scan
-from bot.delivery.render import MAX_LENGTH, render, split, stretches, with_note
+from bot.delivery.effects import AT, defuse
+from bot.delivery.markup import scan
+from bot.delivery.render import MAX_LENGTH, is_boundary, render, split, stretches, with_note
 
 CONSTRUCTS = [
     "[the whole text](https://example.org/a_(b)?q=1)",
@@ -130,6 +132,7 @@ def test_the_pieces_together_are_the_text(text: str) -> None:
 
 @many
 @given(long_markdown, st.lists(st.floats(0, 1), min_size=1, max_size=6), st.booleans())
+@example("~~~sh\ncode", [0.2, 0.6], False)
 def test_no_part_but_the_last_ever_changes(text: str, shares: list[float], final: bool) -> None:
     shown: list[str] = []
     for length in [*sorted(int(share * len(text)) for share in shares), len(text)]:
@@ -161,6 +164,20 @@ def test_a_cut_behind_backticks_does_not_open_a_block_of_code() -> None:
 def test_no_part_leaves_a_block_of_code_open(text: str) -> None:
     for part in render(text, final=False):
         assert scan(part, 0, len(part), None, complete=True).fence is None
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [*CLUSTERS, *"a\n \U0001f1eb\u200d\u0301\u1100\u1161\u094d", "क्ष्म", "か\u3099", "\r\n"]
+        )
+    )
+)
+def test_clusters_are_those_of_the_whole_text_wherever_one_begins_to_look(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    ends = [match.end() for match in regex.finditer(r"\X", text)]
+    assert [index for index in range(1, len(text) + 1) if is_boundary(text, index, 0)] == ends
 
 
 @pytest.mark.parametrize("construct", CONSTRUCTS + CLUSTERS)
@@ -279,7 +296,7 @@ def test_marked_words_are_closed_and_opened_anew_over_a_cut(mark: str, shift: in
 
 def test_a_quote_and_the_place_in_a_list_go_on_after_a_cut() -> None:
     parts = render("> " + "quoted words " * 300, final=True)
-    assert all(part.startswith("> quoted") or part.startswith("> words") for part in parts)
+    assert all(part.startswith(("> quoted", "> words")) for part in parts)
     nested = "- top\n" + "".join(f"  - sub {n} {'word ' * 20}\n" for n in range(60)) + "- last"
     first, *others = render(nested, final=True)
     assert others

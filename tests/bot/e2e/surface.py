@@ -15,15 +15,17 @@ import discord
 import simcord
 from discord import app_commands
 
-from bot.on_discord.answers.buttons import Press
-from bot.on_discord.prompts.drafts import Act
-from bot.on_discord.server_panel.forms import FORMS
-from bot.on_discord.server_panel.panel import PREFIX, panel_view
+from bot.on_discord.buttons import Press, id_of
+from bot.on_discord.settings.drafts import Act
+from bot.on_discord.settings.panel import FORMS, panel_view
 from bot.servers.server_config import ServerConfig
 from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World
 from tests.fakes import CONTROL_TAG, Script
 
+NUMBERED = tuple(one for one in Press if one not in (Press.HISTORY, Press.CONFIG, Press.PROMPT))
+"""Buttons that carry the number of an answer, a reset or a person."""
+PREFIX = id_of(Press.CONFIG, "")
 CANARY = "xylophonequartz"
 Result = simcord.InteractionResult
 
@@ -392,7 +394,7 @@ def names_in(client: Any) -> set[str]:
     return {
         *slash_commands,
         *entries,
-        *(f"{one} button" for one in Press),
+        *(f"{one} button" for one in NUMBERED),
         *("history page", "history file", "prompt form"),
         *(f"prompt {act}" for act in Act),
         *config,

@@ -8,9 +8,9 @@ import discord
 import pytest
 import simcord
 
-from bot.on_discord.answers.controls import GRACE_S
-from bot.on_discord.answers.interaction_outbox import TOKEN_LIFE_S
-from bot.on_discord.interactions import Interaction, are_we_there, conversation_of, writable_channel
+from bot.on_discord.answers.outboxes import TOKEN_LIFE_S
+from bot.on_discord.interactions import GRACE_S
+from bot.on_discord.origins import Interaction, are_we_there, conversation_of, writable_channel
 from engine.types import FinishReason
 from storage.conversations import ConversationKind
 from tests.bot.e2e.world import TOKEN_S, World, labels

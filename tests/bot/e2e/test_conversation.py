@@ -133,6 +133,31 @@ async def test_questions_of_one_channel_wait_in_order_and_see_their_place(world:
     assert all(labels(m) == ["Regenerate"] for m in world.replies(world.general))
 
 
+async def test_a_long_answer_is_not_cut_by_those_who_wait(world: World) -> None:
+    """What they were told goes while the answer grows, and nobody takes that for a deletion of theirs."""
+    texts = [f"{letter * 900} " for letter in "abcdef"]
+    world.engine.respond = lambda dialog: Script(
+        texts if "long" in dialog[-1].content else ("short",), delay_s=TOKEN_S
+    )
+    people = (world.anna, world.bob, world.mod)
+    asked = [
+        (await person.send(world.general, f"{world.me} {text}")).id
+        for person, text in zip(people, ("long", "one", "two"), strict=True)
+    ]
+    await world.env.advance_time(EDIT_S)
+    assert ["place" in m.content for m in world.replies(world.general)] == [False, True, True]
+    await world.run(4)
+    assert {m.content[0] for m in world.replies(world.general)} == {"a", "c"}
+    await world.run(8)
+    replies = world.replies(world.general)
+    assert [m.content[0] for m in replies] == ["a", "c", "e", "s", "s"]
+    assert [m.reference.message_id for m in replies if m.reference] == asked
+    stored = [m for m in await world.stored(world.general) if m.role is Role.ASSISTANT]
+    assert [m.content for m in stored] == ["".join(texts).strip(), "short", "short"]
+    shown_by = [await world.conversations.parts(m.id) for m in stored]
+    assert shown_by == [[m.id for m in replies[:3]], [replies[3].id], [replies[4].id]]
+
+
 async def test_a_queue_that_is_full_refuses_politely(world: World) -> None:
     world.answers("word ", loops=True)
     for number in range(10):

@@ -18,14 +18,13 @@ from simcord import interactions
 from simcord.http import router
 
 from bot.conversation.model_switch import ModelSwitch
-from bot.on_discord.answers.buttons import NumberedButton, Press
-from bot.on_discord.answers.controls import GRACE_S
-from bot.on_discord.asking.history_pages import HistoryButton
-from bot.on_discord.prompts.drafts import PromptButton
-from bot.on_discord.server_panel.panel import PanelItem
+from bot.on_discord.buttons import Lasting, Press
+from bot.on_discord.interactions import GRACE_S
+from bot.on_discord.settings.command import ModelCommands
 from storage.database import Database
 from tests.bot.e2e.surface import (
     CANARY,
+    NUMBERED,
     ROWS,
     Needs,
     Person,
@@ -52,7 +51,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         client = world.client
         client.tree.remove_command("model")
         engine: Any = client.chat.engine
-        client.offer_models(ModelSwitch(client.chat, engine, world.shelf, "small"), world.operator_ids)
+        models = ModelSwitch(client.chat, engine, world.shelf, "small")
+        client.tree.add_command(ModelCommands(models, world.operator_ids))
         yield world
 
 
@@ -108,7 +108,8 @@ async def dump(world: World, guild_id: int | None = None) -> list[tuple[Any, ...
 async def test_no_command_button_or_form_is_without_a_row(world: World) -> None:
     assert names_in(world.client) == {row.name for row in ROWS}
     kinds = world.client._connection._view_store._dynamic_items.values()
-    assert set(kinds) == {NumberedButton, PanelItem, HistoryButton, PromptButton}
+    assert set(kinds) == {Lasting}
+    assert set(world.client.presses) == set(Press)
 
 
 def may(row: Row, who: str) -> bool:
@@ -274,7 +275,7 @@ def stranger(world: World) -> Person:
     return Person(eve, elsewhere.create_text_channel("lobby"))
 
 
-@pytest.mark.parametrize("kind", [one for one in Press if one is not Press.FORGET])
+@pytest.mark.parametrize("kind", [one for one in NUMBERED if one is not Press.FORGET])
 async def test_a_button_with_a_number_of_another_server_does_nothing(world: World, kind: Press) -> None:
     """Buttons cannot be forged on Discord; if they could, it would be of no use."""
     row = next(row for row in ROWS if row.name == f"{kind} button")

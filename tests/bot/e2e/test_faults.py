@@ -210,19 +210,22 @@ async def test_api_errors_delay_the_answer_and_lose_nothing(world: World, status
     assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
 
 
-async def test_an_api_that_stays_down_costs_one_answer_and_not_the_bot(world: World) -> None:
+async def test_an_api_that_stays_down_costs_nothing_but_time(world: World) -> None:
     world.answers("one")
     world.env.inject_error("POST", "/channels/*/messages", status=500, times=None)
-    await ask(world)
+    question = await ask(world)
     await world.run(2)
     for _ in range(20):
         await world.env.advance_time(30)
     assert world.replies(world.general) == []
     assert await states(world) == [MessageState.COMPLETE, MessageState.COMPLETE]
     world.env.backend.faults.clear()
-    await ask(world, "again")
+    again = await ask(world, "again")
     await world.run(2)
-    assert world.reply(world.general).content == "one"
+    shown = {m.reference.message_id: m.content for m in world.replies(world.general) if m.reference}
+    assert shown == {question.id: "one", again.id: "one"}
+    assert len(world.replies(world.general)) == 2
+    assert await world.conversations.unshown(within=timedelta(days=1), limit=10) == []
 
 
 async def test_typing_that_fails_is_no_fault(world: World) -> None:

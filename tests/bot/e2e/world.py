@@ -16,15 +16,17 @@ import discord
 import simcord
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
-from bot.conversation.service import ChatService
+from bot.conversation.service import UNDO_TIME, ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
-from bot.privacy.sweeper import Keeping, Privacy
+from bot.privacy import Keeping, Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.errors import ModelFormatError
+from engine.types import TextEngine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -49,6 +51,17 @@ class EmptyShelf:
 
     async def open(self, name: str) -> ClosableEngine:
         raise ModelFormatError(f"There is no {name}.")
+
+
+class ParkedRoom(WaitingRoom):
+    """A waiting room that tells the simulation who only waits for others."""
+
+    def __init__(self, world: World, engine: TextEngine) -> None:
+        super().__init__(lambda: engine.load)
+        self._world = world
+
+    async def _wait(self, future: asyncio.Future[None]) -> None:
+        await self._world.env.external_wait(super()._wait(future), reason="waits for the engine")
 
 
 class VirtualEnv(simcord.Env):
@@ -113,6 +126,13 @@ class World:
             self.database, self.conversations, self.allowance, safety_model=self.safety_model
         )
         engine = SwitchableEngine(self.engine)
+        self.privacy = Privacy.over(
+            self.database,
+            self.conversations,
+            self.keeping,
+            undo_time=UNDO_TIME,
+            engines=(engine,) if self.safety_model is None else (engine, self.safety_model),
+        )
         chat = ChatService(
             engine,
             self.conversations,
@@ -122,18 +142,20 @@ class World:
             servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
+            on_removed=self.privacy.purging.note,
+            room=ParkedRoom(self, engine),
             shutdown_grace_s=self.shutdown_grace_s,
         )
-        self.privacy = Privacy.over(self.database, self.keeping)
         self.client = LlamacordClient(
             chat,
             self.moderation,
             self.privacy,
             self.metrics,
+            ModelSwitch(chat, engine, self.shelf, "small"),
+            operator_ids=self.operator_ids,
             sees_all_messages=self.sees_all_messages,
             edit_interval_s=self.edit_interval_s,
         )
-        self.client.offer_models(ModelSwitch(chat, engine, self.shelf, "small"), self.operator_ids)
         return self.client
 
     async def close(self) -> None:
@@ -157,9 +179,9 @@ class World:
     async def set_up(self, guild_id: int, changes: Mapping[str, object]) -> None:
         """Have a server set up, without a word of it in the moderators' log."""
         servers = self.moderation.servers
-        listeners, servers._listeners = servers._listeners, []
+        on_change, servers._on_change = servers._on_change, lambda *_: None
         await servers.change(guild_id, changes, by_user_id=1)
-        servers._listeners = listeners
+        servers._on_change = on_change
 
     async def fill_disk(self) -> None:
         """Let the database grow no further, and fill what room it has left."""
@@ -223,6 +245,14 @@ class World:
             if isinstance(message, dict) and "content" in message:
                 assert message["allowed_mentions"]["parse"] == [], request.path
                 assert not message["allowed_mentions"].get("replied_user"), request.path
+
+
+def said(result: simcord.InteractionResult) -> str:
+    """Return the one answer of an interaction, which only its user sees."""
+    assert result.acknowledged
+    assert result.response is not None
+    assert result.response.ephemeral
+    return result.response.content
 
 
 def labels(message: discord.Message) -> list[str | None]:

@@ -8,6 +8,7 @@ WebSockets. One server with channels and people.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import time
@@ -21,7 +22,7 @@ from aiohttp import WSMsgType, web
 BOT_ID, PERSON_ID, GUILD_ID, CHANNEL_ID = 123456789012345678, 2, 3, 4
 HEARTBEAT_MS = 200
 ALL_PERMISSIONS = 2**52 - 1
-SEND_MESSAGES = 1 << 11 | 1 << 38
+VIEW_CHANNEL, SEND_MESSAGES = 1 << 10, 1 << 11 | 1 << 38
 NONCE_LIFE_S = 300.0
 MAX_LENGTH = 2000
 _WHEN = "2026-01-01T00:00:00+00:00"
@@ -47,10 +48,10 @@ class Reply:
 
 @dataclass
 class Fault:
-    """What happens to requests that match, `times` times, None for ever.
+    """What happens to requests that match, and say `text`, `times` times, None for ever.
 
     `reply` is given in the place of an answer. Without one the request is carried out, and with `is_lost`
-    nobody learns of it. `delay_s` passes before.
+    nobody learns of it; `on_carried_out` is called before. `delay_s` passes before all.
     """
 
     method: str
@@ -59,10 +60,14 @@ class Fault:
     reply: Reply | None = None
     is_lost: bool = False
     delay_s: float = 0.0
+    on_carried_out: Callable[[], object] | None = None
+    text: str = ""
 
-    def takes(self, method: str, path: str) -> bool:
+    def takes(self, method: str, path: str, body: Any) -> bool:
         """Tell whether a request meets this fault, and count it."""
         if self.times == 0 or self.method != method or re.search(self.path, path) is None:
+            return False
+        if self.text and self.text not in (body or {}).get("content", ""):
             return False
         self.times = None if self.times is None else self.times - 1
         return True
@@ -110,8 +115,8 @@ class DiscordPlace:
     identified_at: list[float] = field(default_factory=list)
     connected_at: list[float] = field(default_factory=list)
     resumed_at: list[float] = field(default_factory=list)
-    is_frozen: bool = False
-    """Whether the gateway is connected and does nothing."""
+    frozen: list[Callable[[], None]] | None = None
+    """What the gateway does once it does something again; None while it does."""
     denied: dict[int, int] = field(default_factory=dict)
     """Permissions that the bot lacks, by channel."""
     archived: set[int] = field(default_factory=set)
@@ -157,10 +162,35 @@ class DiscordPlace:
         }
         self.dispatch("INTERACTION_CREATE", interaction)
 
-    def permit(self, channel_id: int, *, may_send: bool) -> None:
-        """Give the bot the permission to write in a channel, or take it."""
-        self.denied[channel_id] = 0 if may_send else SEND_MESSAGES
+    def permit(self, channel_id: int, *, denied: int = 0) -> None:
+        """Give the bot all permissions in a channel but those."""
+        self.denied[channel_id] = denied
         self.dispatch("CHANNEL_UPDATE", self._channel(channel_id))
+
+    def archive(self, channel_id: int, *, is_archived: bool) -> None:
+        """Let a channel be a thread that is archived, or is so no more."""
+        (self.archived.add if is_archived else self.archived.discard)(channel_id)
+        times = {"auto_archive_duration": 60, "archive_timestamp": _WHEN, "create_timestamp": _WHEN}
+        thread = {
+            **self._channel(channel_id),
+            "type": 11,
+            "parent_id": str(CHANNEL_ID),
+            "owner_id": str(PERSON_ID),
+            "member_count": 1,
+            "message_count": 1,
+            "thread_metadata": {"archived": is_archived, "locked": False, **times},
+        }
+        self.dispatch("THREAD_UPDATE", thread)
+
+    def freeze(self) -> None:
+        """Let the gateway be connected and do nothing."""
+        self.frozen = []
+
+    def thaw(self) -> None:
+        """Let the gateway do what it has not done."""
+        backlog, self.frozen = self.frozen or [], None
+        for act in backlog:
+            act()
 
     def drop(self, code: int = 1001) -> None:
         """End the gateway's connection; it can be resumed."""
@@ -195,13 +225,16 @@ class DiscordPlace:
     async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         """Answer a request. Raises `LostError` where there is to be no answer."""
         self.requests.append((method, path, self.now()))
-        fault = next((one for one in self.faults if one.takes(method, path)), None)
+        fault = next((one for one in self.faults if one.takes(method, path, body)), None)
         if fault is not None and fault.delay_s:
             await asyncio.sleep(fault.delay_s)
         if fault is not None and fault.reply is not None:
             return fault.reply
         reply = self._carry_out(method, path, query, body)
         self.on_change()
+        if fault is not None and fault.on_carried_out is not None:
+            fault.on_carried_out()
+            raise LostError
         if fault is not None and fault.is_lost:
             raise LostError
         return reply
@@ -225,27 +258,28 @@ class DiscordPlace:
         channel_id, message_id = int(found[1]), int(found[3] or 0)
         if channel_id not in self.channel_ids:
             return refused(404, 10003, "Unknown Channel")
-        if found[2] == "typing":
-            return self._refusal(channel_id) or Reply(None, 204)
+        if self.denied.get(channel_id, 0) & VIEW_CHANNEL:
+            return refused(403, 50001, "Missing Access")
         if method == "GET" and not message_id:
             return Reply(self._page(channel_id, query))
+        if method == "POST" and self.denied.get(channel_id, 0) & SEND_MESSAGES:
+            return refused(403, 50013, "Missing Permissions")
+        if found[2] == "typing":
+            return Reply(None, 204)
         if method == "POST":
-            return self._refusal(channel_id) or self._create(channel_id, body)
+            return self._create(channel_id, body)
         if message_id not in self.messages:
             return refused(404, 10008, "Unknown Message")
+        if channel_id in self.archived:
+            return refused(400, 50083, "Thread is archived")
         if method == "PATCH":
-            return self._refusal(channel_id) or self._edit(message_id, body)
+            return self._edit(message_id, body)
         if method == "DELETE":
             message = self.messages.pop(message_id)
             ids = {"id": message["id"], "channel_id": message["channel_id"], "guild_id": str(GUILD_ID)}
             self.dispatch("MESSAGE_DELETE", ids)
             return Reply(None, 204)
         return Reply(self.messages[message_id])
-
-    def _refusal(self, channel_id: int) -> Reply | None:
-        if self.denied.get(channel_id, 0) & SEND_MESSAGES:
-            return refused(403, 50013, "Missing Permissions")
-        return refused(400, 50083, "Thread is archived") if channel_id in self.archived else None
 
     def _create(self, channel_id: int, body: Payload) -> Reply:
         known_id, until = self.nonces.get(str(body.get("nonce")), (0, 0.0))
@@ -305,17 +339,23 @@ class DiscordPlace:
             "d": json.loads(json.dumps(data)),
         }
         session.events.append(payload)
-        if session.send is not None and not self.is_frozen:
+        if session.send is not None and self.frozen is None:
             session.send(payload)
+        elif session.send is not None and self.frozen is not None:
+            self.frozen.append(functools.partial(session.send, payload))
 
     def connected(self, send: Callable[[Payload], None]) -> None:
         """Greet a connection."""
+        if self.frozen is not None:
+            self.frozen.append(functools.partial(self.connected, send))
+            return
         self.connected_at.append(self.now())
         send({"op": _HELLO, "d": {"heartbeat_interval": HEARTBEAT_MS}})
 
     def take(self, payload: Payload, send: Callable[[Payload], None]) -> None:
         """Take what the bot sends over the gateway."""
-        if self.is_frozen:
+        if self.frozen is not None:
+            self.frozen.append(functools.partial(self.take, payload, send))
             return
         match payload["op"]:
             case 1:
@@ -386,8 +426,8 @@ class DiscordPlace:
 class LocalDiscord(DiscordPlace):
     """A place that is served on a port, and can be away."""
 
-    def __init__(self) -> None:
-        super().__init__(on_change=self._notify)
+    def __init__(self, *channel_ids: int) -> None:
+        super().__init__(channel_ids=(CHANNEL_ID, *channel_ids), on_change=self._notify)
         self.is_down = False
         self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -483,9 +523,9 @@ async def _send_all(socket: web.WebSocketResponse, outgoing: asyncio.Queue[Paylo
 
 
 @asynccontextmanager
-async def local_discord() -> AsyncIterator[LocalDiscord]:
-    """Serve on a free port until the end of the `async with`."""
-    place = LocalDiscord()
+async def local_discord(*channel_ids: int) -> AsyncIterator[LocalDiscord]:
+    """Serve on a free port until the end of the `async with`, with more channels besides the first."""
+    place = LocalDiscord(*channel_ids)
     await place.up()
     try:
         yield place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import discord
 import pytest
 
-from bot.on_discord.presence import presence_of
+from bot.on_discord.connection import presence_of
 from bot.operations.health import State, Vitals
 from engine.types import Health
 

@@ -16,7 +16,7 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
-from bot.on_discord.answers.discord_outbox import DiscordOutbox
+from bot.on_discord.answers.outboxes import DiscordOutbox
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
     Fault,

@@ -148,7 +148,7 @@ async def check_alive(world: World, attempt: Attempt) -> None:
     world.engine.respond = lambda _: Script(("still here",))
     await world.bob.send(world.general, f"{world.me} are you there after {attempt.name}?")
     await world.env.advance_time(EDIT_S)
-    assert world.replies(world.general)[-1].content == "still here", attempt.name
+    assert world.replies(world.general)[-1].content.startswith("still here"), attempt.name
 
 
 def test_there_are_enough_attempts_and_no_two_are_the_same() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.errors import NotHereError
 from bot.language.catalog import LANGUAGES, catalog
+from bot.origin import Origin
 from bot.servers.gate import check_place
-from bot.servers.notices import Origin
-from bot.servers.refusals import NotHereError
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
 from bot.servers.servers import Servers
 from storage.database import Database
@@ -83,10 +83,13 @@ def test_what_is_stored_and_not_allowed_any_more_is_left_out() -> None:
 
 
 async def test_a_change_holds_at_once_and_is_told(store: ServerSettingsStore) -> None:
-    servers = Servers(store)
     told: list[tuple[int, str, int]] = []
-    servers.on_change(lambda *change: told.append(change))
-    servers.on_change(lambda *_: told[99:][0])  # type: ignore[arg-type]
+
+    def take_and_fail(guild_id: int, name: str, by_user_id: int) -> None:
+        told.append((guild_id, name, by_user_id))
+        raise ArithmeticError
+
+    servers = Servers(store, take_and_fail)
     assert (await servers.config(1)).user_per_minute is None
     await servers.change(1, {"user_per_minute": 3}, by_user_id=9)
     assert (await servers.config(1)).user_per_minute == 3

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.record_hf_reference import NUM_GREEDY, NUM_PROMPT, REFERENCE_FILE
-from engine.convert.converter import convert
-from engine.convert.source import open_source
+from engine.convert.converter import convert, open_source
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
 from engine.describing.manifest import load_manifest

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 
-from engine.convert.converter import convert
-from engine.convert.source import open_source
+from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
 from engine.describing.manifest import Manifest, load_manifest
 from engine.text.detokenizer import StreamDecoder

@@ -67,7 +67,7 @@ class Stage:
         if guesses:
             request.speculation = Oracle(request)
         self.requests.append(request)
-        self.driver.scheduler.add(request)
+        self.driver.add(request)
         return request
 
     def run(self) -> None:
@@ -132,6 +132,17 @@ def test_the_repetition_penalty_holds_for_prompt_and_answer(penalty: float) -> N
     assert stage.requests[-1].num_cached == 28
 
 
+@pytest.mark.parametrize("guesses", [False, True])
+def test_where_words_are_counted_the_host_chooses_and_others_stay_as_they_are(guesses: bool) -> None:
+    stage = Stage()
+    if guesses:
+        stage.add(prompt(4, 30), long_answer(frequency_penalty=0.8, repetition_penalty=1.1), guesses=True)
+    for seed in range(3):
+        stage.add(prompt(seed, 30), long_answer(frequency_penalty=0.4 * seed, seed=seed))
+    stage.add(prompt(5, 11), long_answer(temperature=0.0, presence_penalty=-0.9))
+    stage.run()
+
+
 def test_what_the_candidates_cannot_tell_the_host_chooses() -> None:
     stage = Stage()
     stage.add(prompt(7, 10), long_answer(top_k=0, top_p=1.0, seed=3))
@@ -172,7 +183,7 @@ def test_who_finds_no_room_waits_and_is_answered() -> None:
     for seed in range(6):
         stage.add(prompt(seed, 20), long_answer(seed=seed, max_new_tokens=20))
     stage.driver.step()
-    assert len(stage.driver.scheduler.running) == 1
+    assert len(stage.driver.running) == 1
     stage.run()
 
 
@@ -196,7 +207,7 @@ def test_a_fault_in_a_step_that_was_started_ahead_is_a_fault_of_the_next_step() 
     with pytest.raises(RuntimeError, match="the device is gone"):
         stage.driver.step()
     stage.requests.clear()
-    for request in stage.driver.scheduler.running:
+    for request in stage.driver.running:
         stage.driver.scheduler.remove(request)
     stage.runner.reload()
     assert stage.models[0].is_closed
@@ -243,7 +254,7 @@ def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_no
     stage, chooser = Stage(num_blocks=60, num_seats=6), random.Random(0)
     done = 0
     while len(stage.driver.plans) < 10_000:
-        if len(stage.driver.scheduler.requests) < 9 and chooser.random() < 0.3:
+        if stage.driver.num_requests < 9 and chooser.random() < 0.3:
             params = long_answer(
                 seed=chooser.randrange(100),
                 max_new_tokens=chooser.randrange(1, 60),
@@ -253,8 +264,8 @@ def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_no
             ids = prompt(chooser.randrange(6), chooser.randrange(1, 90))
             stage.add(ids, params, guesses=chooser.random() < 0.3)
         stage.driver.step()
-        if stage.driver.scheduler.running and chooser.random() < 0.02:
-            request = chooser.choice(stage.driver.scheduler.running)
+        if stage.driver.running and chooser.random() < 0.02:
+            request = chooser.choice(stage.driver.running)
             stage.driver.end(request, request.finish(FinishReason.CANCELLED), keep=chooser.random() < 0.7)
             stage.requests.remove(request)
         if chooser.random() < 0.005:

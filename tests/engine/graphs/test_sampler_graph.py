@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from engine.gpu.step import CHOSEN_BY_HOST
 from engine.graphs.graph_builder import GraphBuilder
 from engine.graphs.sampler_graph import SamplerGraph
-from engine.runtime.sampling import FloatArray, SampledRow, Sampler
+from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray, SampledRow, Sampler, device_row_of
 from engine.types import SamplingParams
 
 VOCAB_SIZE = 500
@@ -64,6 +63,7 @@ PARAMS = st.builds(
     top_k=st.sampled_from([0, 1, 2, 40, 64, 65, 1000]),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
     repetition_penalty=st.sampled_from([0.7, 1.0, 1.1, 1.8]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.5]),
     seed=st.integers(0, 2**32),
 )
 
@@ -114,6 +114,8 @@ def test_what_the_candidates_can_tell_they_tell() -> None:
         assert choose(logits, [row], nothing_seen(), [5])[1][0, 1] == 1.0, params
     for params in (
         SamplingParams(temperature=1.0, top_k=65),
+        SamplingParams(temperature=0.0, frequency_penalty=0.1),
+        SamplingParams(temperature=1.0, top_k=5, presence_penalty=-0.1),
         SamplingParams(temperature=2.0, top_k=0, top_p=1.0),
         SamplingParams(temperature=2.0, top_k=0, top_p=0.99),
     ):
@@ -125,7 +127,7 @@ def test_what_the_candidates_can_tell_they_tell() -> None:
 def test_the_newest_token_counts_as_seen_at_once_and_control_tokens_never_do() -> None:
     logits = np.zeros((2, VOCAB_SIZE), np.float32)
     logits[:, 7], logits[:, 2], logits[:, 9] = 5.0, 4.9, 4.8
-    rows = [(0.0, 0.0, 1.0, 0.0, 1.5, 0.0)] * 2
+    rows = [device_row_of(SamplingParams(temperature=0.0, repetition_penalty=1.5), 0.0)] * 2
     next_ids, _, seen = choose(logits, rows, nothing_seen(), [7, 2])
     assert next_ids.tolist() == [2, 7]
     assert np.argwhere(seen).tolist() == [[0, 7]]
@@ -137,7 +139,8 @@ def test_the_sampled_share_is_the_tokens_probability() -> None:
     counts = dict.fromkeys(range(10, 14), 0)
     for number in range(1000):
         uniform = (number + 0.5) / 1000
-        next_ids, _, _ = choose(padded, [(1.0, 40.0, 1.0, 0.0, 1.0, uniform)], nothing_seen(), [5])
+        row = device_row_of(SamplingParams(1.0, 1.0, 40, 0.0, 1.0), uniform)
+        next_ids, _, _ = choose(padded, [row], nothing_seen(), [5])
         counts[int(next_ids[0])] += 1
     assert counts == {10: 500, 11: 300, 12: 150, 13: 50}
 
@@ -146,5 +149,5 @@ def test_the_sampled_share_is_the_tokens_probability() -> None:
 def test_logits_that_are_no_numbers_are_told(bad: float) -> None:
     logits = np.zeros((2, VOCAB_SIZE), np.float32)
     logits[1, 123] = bad
-    _, chosen, _ = choose(logits, [(0.7, 40.0, 0.9, 0.0, 1.0, 0.5)] * 2, nothing_seen(), [5, 5])
+    _, chosen, _ = choose(logits, [device_row_of(SamplingParams(), 0.5)] * 2, nothing_seen(), [5, 5])
     assert np.isfinite(chosen[:, 2]).tolist() == [True, False]

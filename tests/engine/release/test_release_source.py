@@ -11,9 +11,9 @@ import pytest
 
 from engine.bench.peers import PublishedLoop
 from engine.bench.release_author import ReleaseShape, write_release
-from engine.convert.converter import convert
+from engine.convert.converter import convert, open_source
 from engine.convert.release_source import ReleaseSource
-from engine.convert.source import FloatArray, open_source
+from engine.convert.source import FloatArray
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import load_manifest

@@ -140,6 +140,41 @@ def test_prompt_and_answer_are_penalised_but_exempt_tokens_never(
         seen |= {token} - exempt
 
 
+@given(
+    LOGITS.filter(lambda logits: len(logits) > 5),
+    st.sampled_from([-2.0, -0.3, 0.0, 0.4, 2.0]),
+    st.sampled_from([-2.0, 0.0, 0.7, 2.0]),
+    st.sampled_from([1.0, 1.3]),
+    st.sets(st.integers(0, 5)),
+)
+def test_frequency_and_presence_count_the_answer_alone(
+    logits: list[float], frequency: float, presence: float, repetition: float, prompt: set[int]
+) -> None:
+    params = SamplingParams(
+        1.0, 1.0, 0, 0.0, repetition, frequency_penalty=frequency, presence_penalty=presence, seed=7
+    )
+    sampler, came = Sampler(params, prompt, {2}), Counter[int]()
+    exact = np.array(logits, np.float32).astype(np.float64)
+    for uniform in uniforms(7, 12):
+        lowered = penalised(exact, (prompt | came.keys()) - {2}, repetition)
+        for token, count in came.items():
+            if token != 2:
+                lowered[token] -= count * frequency + (count > 0) * presence
+        order, shares = distribution(lowered, params)
+        token = sampler.sample(np.array(logits, np.float32))
+        with contextlib.suppress(BorderError):
+            assert token == choose(order, shares, uniform)
+        came[token] += 1
+
+
+def test_a_word_comes_back_as_often_as_its_lead_pays_for() -> None:
+    greedy, logits = SamplingParams(temperature=0.0, repetition_penalty=1.0), [3.0, 2.3, 0.0]
+    by_count = Sampler(dataclasses.replace(greedy, frequency_penalty=0.5), [0] * 9)
+    assert draws(by_count, logits, 6) == [0, 0, 1, 0, 1, 0]
+    once = Sampler(dataclasses.replace(greedy, presence_penalty=1.0), [0] * 9)
+    assert draws(once, logits, 4) == [0, 1, 0, 0]
+
+
 @given(LOGITS, st.sampled_from([0.0, 0.00009]))
 @example([1.0, 3.0, 3.0], 0.0)
 def test_greedy_takes_the_first_of_the_best(logits: list[float], temperature: float) -> None:

@@ -110,6 +110,7 @@ PARAMS = {
     "greedy": SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=90),
     "greedy, penalised": SamplingParams(temperature=0.0, repetition_penalty=1.3, max_new_tokens=90),
     "sampled": SamplingParams(temperature=1.0, seed=3, max_new_tokens=90),
+    "counted": SamplingParams(temperature=1.0, frequency_penalty=0.7, seed=5, max_new_tokens=90),
     "narrow": SamplingParams(temperature=0.3, top_k=2, seed=4, max_new_tokens=90),
 }
 
@@ -139,7 +140,7 @@ def test_no_answer_changes(seed: int, params: SamplingParams) -> None:
         expected = run_alone(prompt, params, MAX_TOKENS)
         request = make_request(number, prompt, params, MAX_TOKENS)
         request.speculation = Foretold(expected, seed)
-        driver.scheduler.add(request)
+        driver.add(request)
         driver.run_until_idle()
         assert request.ids == expected
         completion = driver.finals[number].completion

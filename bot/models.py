@@ -1,0 +1,168 @@
+"""The models that answer: which there are, what they need of memory, and how the engine is to run them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bot.config import Settings
+from bot.conversation.model_switch import ClosableEngine
+from bot.errors import ModelSwitchError
+from bot.language.phrases import phrase
+from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
+from engine.describing.architecture import Precision
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, PROCESS_BYTES, running_bytes
+from engine.engine import EngineOptions, context_tokens, max_kv_tokens
+from engine.errors import ModelError
+from engine.machine import machine
+from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
+from engine.opening import ConvertedFolder, open_folder
+from engine.runtime.model_folder import ModelFolder
+
+MODERATION_ANSWERS = 2
+"""Verdicts that a moderation model makes at once."""
+MAX_MODELS = 25
+"""As many as Discord offers at once."""
+
+
+def default_precision(settings: Settings) -> Precision:
+    """Return the precision of the default model."""
+    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
+
+
+def engine_options(settings: Settings) -> EngineOptions:
+    """Return how the engine is to run."""
+    return EngineOptions(
+        num_threads=settings.threads,
+        max_concurrent=settings.max_concurrent,
+        context_tokens=settings.context_tokens,
+        kv_cache_mb=settings.kv_cache_mb,
+        device=settings.provider,
+    )
+
+
+def find_model(settings: Settings, on_progress: Progress) -> Path:
+    """Return the model's folder; fetch and convert the default model if none is set and it is not there.
+
+    Blocking, seconds to minutes the first time. Raises `ModelError`.
+    """
+    if settings.model is not None:
+        return settings.model
+    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
+
+
+def moderation_options(options: EngineOptions) -> EngineOptions:
+    """Return how a moderation model runs beside a model that runs with `options`."""
+    return dataclasses.replace(options, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+
+
+def runs_on_gpu(model: ModelFolder) -> bool:
+    """Return whether a model can run on a GPU."""
+    return isinstance(model, ConvertedFolder) and model.manifest.precision.runs_on_gpu
+
+
+def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
+    """Return the GPU that a model is to run on, None for the CPU; `device` is as in `EngineOptions`."""
+    if device == "cpu" or not runs_on_gpu(model):
+        return None
+    try:
+        return find_device()
+    except NoCudaError:
+        return None
+
+
+def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
+    """Estimate what a model takes of a GPU's memory with the KV of so many tokens, in half precision."""
+    return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
+
+
+def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:
+    """Estimate the bytes of weights, KV and process, with a moderation model beside the model."""
+    beside = 0 if moderation is None else model_bytes(moderation_options(options), moderation)
+    return model_bytes(options, model) + beside + PROCESS_BYTES
+
+
+def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
+    """Estimate the bytes of a model's weights and of the KV that its answers take at most."""
+    return running_bytes(model.num_bytes, model.precision) + kv_bytes(options, model)
+
+
+def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
+    """Estimate the bytes of KV that a model's answers take at most."""
+    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
+    return min(in_use, max_kv_tokens(model, options)) * model.kv_bytes_per_token
+
+
+class ModelShelf:
+    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`.
+
+    `moderation` is the folder of the moderation model that stays loaded beside whichever is in use.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        first: Path,
+        options: EngineOptions,
+        open_engine: Callable[[Path], Awaitable[ClosableEngine]],
+        *,
+        moderation: Path | None = None,
+    ) -> None:
+        self._folder = folder
+        self._first = first
+        self._options = options
+        self._open_engine = open_engine
+        self._moderation = moderation
+
+    def names(self) -> list[str]:
+        """Return the names of the folders that hold a model."""
+        return list(self._models())[:MAX_MODELS]
+
+    def missing_bytes(self, name: str, current: str) -> int:
+        """Return how much memory is missing, negative where some is left over.
+
+        The model in use gives its weights back first; how much KV it holds besides is not known. The
+        moderation model's weights are loaded, and its KV may still grow.
+        """
+        models = self._models()
+        if name not in models:
+            raise ModelSwitchError(phrase("model.unknown", names=", ".join(models) or "-"))
+        wanted = open_folder(models[name])
+        device = gpu_for(self._options.device, wanted)
+        if device is not None:
+            return gpu_bytes(wanted, context_tokens(wanted, self._options)) - device.total_bytes
+        free = machine.free_memory_bytes()
+        if free is None:
+            return 0
+        needed = model_bytes(self._options, wanted)
+        if self._moderation is not None:
+            needed += kv_bytes(moderation_options(self._options), open_folder(self._moderation))
+        return needed - free - (_weight_bytes(models[current]) if current in models else 0)
+
+    async def open(self, name: str) -> ClosableEngine:
+        """Load a model. Raises `EngineError`."""
+        return await self._open_engine(self._models()[name])
+
+    def _models(self) -> dict[str, Path]:
+        found = {self._first.name: self._first}
+        try:
+            folders = sorted(self._folder.iterdir()) if self._folder is not None else []
+        except OSError:
+            folders = []
+        for folder in folders:
+            if folder.is_dir() and _is_chat_model(folder):
+                found.setdefault(folder.name, folder)
+        return found
+
+
+def _weight_bytes(folder: Path) -> int:
+    model = open_folder(folder)
+    return running_bytes(model.num_bytes, model.precision)
+
+
+def _is_chat_model(folder: Path) -> bool:
+    try:
+        return open_folder(folder).chat.format is not None
+    except ModelError:
+        return False

@@ -1,1 +1,0 @@
-"""System prompts on Discord: the command, drafts, the form."""

@@ -1,0 +1,1 @@
+"""What people set: for a conversation, for a server, and the texts that the model is told first."""

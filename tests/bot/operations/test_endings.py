@@ -1,0 +1,167 @@
+"""Every ending arrives: the real process, a Discord that fails in all its ways, and what is shown at the end.
+
+The process's time passes `SPEED` times faster than the world's. Seconds are the process's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.delivery.board import REFUSAL
+from tests.bot.operations.comparing import buttons, differences
+from tests.bot.operations.local_discord import (
+    CHANNEL_ID,
+    VIEW_CHANNEL,
+    Fault,
+    LocalDiscord,
+    banned,
+    limited,
+    local_discord,
+    refused,
+)
+from tests.bot.operations.test_process import Bot, on_discord
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+SPEED = 20.0
+OTHER_ID, THIRD_ID = 5, 6
+SLACK_S = 20.0
+"""For a machine that has other things to do: one second."""
+
+
+async def until_shown(discord: LocalDiscord, folder: Path, timeout_s: float) -> None:
+    """Wait until everything is shown as it is stored, but for what Discord does not take."""
+    end = time.monotonic() + (timeout_s + SLACK_S) / SPEED
+    while found := [one for one in differences(discord, folder / "bot.sqlite3") if REFUSAL not in one]:
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.02)
+
+
+def says(discord: LocalDiscord, text: str, channel_id: int = CHANNEL_ID) -> Callable[[], bool]:
+    """Return whether the bot says something."""
+    return lambda: any(text in message["content"] for message in discord.ours(channel_id))
+
+
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds / SPEED)
+
+
+async def ready(bot: Bot) -> None:
+    await bot.until_logged("Ready: connected to Discord as Llamacord")
+
+
+async def test_an_outage_of_two_minutes_is_made_good_within_half_a_minute(tmp_path: Path) -> None:
+    async with local_discord() as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        discord.ask("60 words")
+        await discord.until_true(says(discord, "word9"))
+        await discord.down()
+        await pause(125)
+        discord.sessions.clear()
+        await discord.up()
+        began = time.monotonic()
+        await until_shown(discord, tmp_path, 30)
+        await discord.until_true(lambda: len(discord.identified_at) == 2, (30 + SLACK_S) / SPEED)
+        assert time.monotonic() - began < (35 + SLACK_S) / SPEED
+        (message,) = discord.ours()
+        assert message["content"].endswith("word59")
+        assert bot.process.returncode is None
+        discord.ask("short")
+        await discord.until_true(says(discord, "word49"))
+    assert "Traceback" not in bot.log.replace("Attempting a reconnect", "").split("gateway")[0]
+
+
+async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_path: Path) -> None:
+    """And a stop while Discord is away: at the next start all of it is shown."""
+    async with local_discord(OTHER_ID) as discord:
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            discord.ask("400 words")
+            await discord.until_true(says(discord, "word150"))
+            discord.faults.append(Fault("POST", "/messages$", on_carried_out=bot.process.kill))
+            await bot.exit_code()
+            assert len(discord.ours()) == 2
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            await until_shown(discord, tmp_path, 30)
+            assert len(discord.ours()) == 2, "the message that nobody recorded is found, and no other is sent"
+            assert discord.texts[-1].endswith("\n-# I was restarted before this answer was complete.")
+            discord.ask("something without end")
+            discord.ask("something else without end", OTHER_ID)
+            await discord.until_true(says(discord, "word9", OTHER_ID))
+            await discord.down()
+            bot.process.send_signal(signal.SIGTERM)
+            assert await bot.exit_code() == 0, bot.log
+        await discord.up()
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            await until_shown(discord, tmp_path, 30)
+            assert "I am being restarted" in discord.texts[-1]
+
+
+async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    async with local_discord(OTHER_ID) as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        discord.faults += [
+            Fault("POST", "/messages$", is_lost=True),
+            Fault("PATCH", "/messages/", is_lost=True),
+            Fault("PATCH", "/messages/", reply=limited(2.0)),
+            Fault("PATCH", "/messages/", reply=limited(2.0, is_global=True)),
+            Fault("PATCH", "/messages/", times=3, reply=refused(502)),
+            Fault("PATCH", "/messages/", delay_s=45 / SPEED),
+        ]
+        discord.ask("500 words")
+        await discord.until_true(says(discord, "word9"))
+        discord.drop()
+        discord.ask("20 words", OTHER_ID)  # while the gateway is away: the resumed session brings it
+        await discord.until_true(says(discord, "word19", OTHER_ID))
+        assert len(discord.resumed_at) == 1
+        discord.forget_sessions()
+        await discord.until_true(lambda: len(discord.identified_at) == 2)
+        discord.faults.append(Fault("PATCH", "/messages/", reply=banned(40)))
+        await discord.until_true(lambda: discord.faults[-1].times == 0)
+        during = len(discord.requests)
+        await pause(35)
+        assert len(discord.requests) == during, "a ban is obeyed by all requests"
+        discord.freeze()
+        discord.ask("30 words", OTHER_ID)
+        await pause(75)
+        discord.thaw()
+        await discord.until_true(says(discord, "word29", OTHER_ID))
+        await discord.until_true(says(discord, "word499"))
+        await until_shown(discord, tmp_path, 60)
+        assert len(discord.identified_at) <= 3
+    assert discord.unknown == []
+
+
+async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Path) -> None:
+    async with (
+        local_discord(OTHER_ID, THIRD_ID) as discord,
+        on_discord(discord, tmp_path, speed=SPEED) as bot,
+    ):
+        await ready(bot)
+        for channel_id in discord.channel_ids:
+            discord.ask("200 words", channel_id)
+            await discord.until_true(says(discord, "word1", channel_id))
+        discord.permit(CHANNEL_ID, denied=VIEW_CHANNEL)
+        discord.archive(OTHER_ID, is_archived=True)
+        discord.faults.append(
+            Fault("PATCH", f"/channels/{THIRD_ID}/", times=None, reply=refused(400, 200000), text="word15")
+        )
+        await pause(30)
+        for channel_id in (CHANNEL_ID, OTHER_ID):
+            (message,) = discord.ours(channel_id)
+            assert any(":stop:" in one for one in buttons(message))
+        assert [message["content"] for message in discord.ours(THIRD_ID)] == [REFUSAL]
+        discord.permit(CHANNEL_ID)
+        discord.archive(OTHER_ID, is_archived=False)
+        await until_shown(discord, tmp_path, 30)
+        for channel_id in (CHANNEL_ID, OTHER_ID):
+            (message,) = discord.ours(channel_id)
+            assert message["content"].endswith("-# Stopped, because I could not write here.")

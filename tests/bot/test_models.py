@@ -1,0 +1,70 @@
+"""The shelf of models: what is on it, and how much memory a switch needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.conversation.model_switch import ClosableEngine
+from bot.errors import ModelSwitchError
+from bot.models import ModelShelf, kv_bytes, model_bytes, moderation_options
+from engine.engine import EngineOptions
+from engine.machine import machine
+from engine.opening import open_folder
+from tests.bot.test_check import write_model
+from tests.fakes import ScriptedEngine
+
+OPTIONS = EngineOptions(max_concurrent=4)
+
+
+async def open_engine(_folder: Path) -> ClosableEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with two chat models, a base model and something else."""
+    for name, chat_format in (("small", "chatml"), ("other", "chatml"), ("base", None)):
+        write_model(tmp_path / name, chat_format)
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def shelf(models: Path, moderation: Path | None = None) -> ModelShelf:
+    return ModelShelf(models, models / "small", OPTIONS, open_engine, moderation=moderation)
+
+
+def test_only_what_can_chat_is_offered(models: Path) -> None:
+    assert shelf(models).names() == ["small", "other"]
+
+
+def test_an_unknown_model_is_refused_with_the_names_there_are(models: Path) -> None:
+    with pytest.raises(ModelSwitchError, match="small, other"):
+        shelf(models).missing_bytes("nothing", "small")
+
+
+def test_the_weights_in_use_are_given_back_and_the_new_model_counts_whole(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 0)
+    other = open_folder(models / "other")
+    assert shelf(models).missing_bytes("other", "gone") == model_bytes(OPTIONS, other)
+    # Both have the same weights, so that what is left is the KV of the new one.
+    assert shelf(models).missing_bytes("other", "small") == kv_bytes(OPTIONS, other)
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10**12)
+    assert shelf(models).missing_bytes("other", "small") < 0
+
+
+def test_the_moderation_models_kv_may_still_grow(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 0)
+    guarded, alone = shelf(models, models / "base"), shelf(models)
+    more = guarded.missing_bytes("other", "small") - alone.missing_bytes("other", "small")
+    assert more == kv_bytes(moderation_options(OPTIONS), open_folder(models / "base")) > 0
+
+
+def test_where_free_memory_cannot_be_told_nothing_is_missing(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: None)
+    assert shelf(models).missing_bytes("other", "small") == 0
