@@ -61,7 +61,10 @@ class ParkedRoom(WaitingRoom):
         self._world = world
 
     async def _wait(self, future: asyncio.Future[None]) -> None:
-        await self._world.env.external_wait(super()._wait(future), reason="waits for the engine")
+        if hasattr(self._world, "env"):
+            await self._world.env.external_wait(super()._wait(future), reason="waits for the engine")
+        else:  # in the playground, which runs on the real clock
+            await super()._wait(future)
 
 
 class VirtualEnv(simcord.Env):
