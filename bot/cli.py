@@ -23,13 +23,11 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from bot import app
-from bot.check import run_checks
 from bot.config import ConfigError, Settings, ignore_early_signals, load_settings
 from bot.models import find_model
 from bot.on_discord.connection import StartError
 from bot.operations.health import PortError
 from bot.operations.logs import configure_logging
-from bot.playground.serve import PlaygroundError
 from engine.convert.default_model import Progress as OnProgress
 from engine.errors import EngineError
 from storage.errors import StorageError
@@ -39,7 +37,7 @@ ENV_FILE = Path(".env")
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PlaygroundError, PortError, StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PortError, StartError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,19 +110,27 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _playground(options: argparse.Namespace) -> int:
+    from bot.playground.serve import PlaygroundError
+
     settings = _load()
     model = _model(settings)
-    folder: Path | None = getattr(options, "pictures", None)
-    if folder is not None:
-        asyncio.run(app.make_pictures(settings, model, folder))
-        print(f"Saved the pictures in {folder}.")
-        return 0
+    try:
+        _play(settings, model, getattr(options, "pictures", None))
+    except PlaygroundError as error:
+        raise StartError(str(error)) from error
+    return 0
+
+
+def _play(settings: Settings, model: Path, pictures: Path | None) -> None:
+    if pictures is not None:
+        asyncio.run(app.make_pictures(settings, model, pictures))
+        print(f"Saved the pictures in {pictures}.")
+        return
 
     def on_ready(url: str) -> None:
         print(f"Ready: open {url} in your browser. Ctrl-C ends it.", flush=True)
 
     _until_stopped(lambda stop: app.run_playground(settings, model, stop=stop, on_ready=on_ready))
-    return 0
 
 
 def _chat(_options: argparse.Namespace) -> int:
@@ -140,6 +146,8 @@ def _chat(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from bot.check import run_checks
+
     console = Console(soft_wrap=True)
     is_good = True
     for finding in run_checks(os.environ, ENV_FILE, measure=options.measure):

@@ -26,9 +26,10 @@ from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
 
+_log = logging.getLogger(__name__)
+
 _MAX_SHOWN_CHARACTERS = 60
 """Of a bad value."""
-_log = logging.getLogger(__name__)
 LIVE = frozenset(
     {
         *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN", "LIMITS", *(key.name for key in CHAT_KEYS)),
@@ -95,6 +96,49 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     if problems:
         raise ConfigError(_report(problems + list(hints)))
     return _settings(values, hints)
+
+
+class Reloader:
+    """Reads the settings anew with `read`, and hands on to `apply` what can change at once.
+
+    Of the settings that `apply` gets only live keys differ from those in force. Where anything is wrong with
+    what was read, nothing changes.
+    """
+
+    def __init__(
+        self, current: Settings, read: Callable[[], Settings], apply: Callable[[Settings], None]
+    ) -> None:
+        self._current = current
+        self._read = read
+        self._apply = apply
+
+    def listen(self) -> None:
+        """Reload whenever the process gets the signal SIGHUP. Call it on the event loop."""
+        with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """Read the settings anew; say in the log what came of it. Never raises `ConfigError`."""
+        try:
+            new = self._read()
+        except ConfigError as error:
+            _log.error("The settings stay as they were. %s", error)
+            return
+        changed = [key for key, value in new.values.items() if value != self._current.values.get(key)]
+        live = [key for key in changed if key in LIVE]
+        others = [key for key in changed if key not in LIVE]
+        if live:
+            self._current = _with(self._current, new, live)
+            self._apply(self._current)
+        _log.info("Settings read anew; changed: %s", ", ".join(live) or "none")
+        if others:
+            _log.warning("These changes need a restart: %s", ", ".join(others))
+
+
+def ignore_early_signals() -> None:
+    """Let the signal to reload not end the process, which it does by default, until a `Reloader` listens."""
+    with contextlib.suppress(AttributeError):  # Windows has no such signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
@@ -181,49 +225,6 @@ def _report(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n".join([f"{len(problems)} things are wrong with the settings:", *(f"  {p}" for p in problems)])
-
-
-def ignore_early_signals() -> None:
-    """Let the signal to reload not end the process, which it does by default, until a `Reloader` listens."""
-    with contextlib.suppress(AttributeError):  # Windows has no such signal
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-class Reloader:
-    """Reads the settings anew with `read`, and hands on to `apply` what can change at once.
-
-    Of the settings that `apply` gets only live keys differ from those in force. Where anything is wrong with
-    what was read, nothing changes.
-    """
-
-    def __init__(
-        self, current: Settings, read: Callable[[], Settings], apply: Callable[[Settings], None]
-    ) -> None:
-        self._current = current
-        self._read = read
-        self._apply = apply
-
-    def listen(self) -> None:
-        """Reload whenever the process gets the signal SIGHUP. Call it on the event loop."""
-        with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no such signal
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
-
-    def reload(self) -> None:
-        """Read the settings anew; say in the log what came of it. Never raises `ConfigError`."""
-        try:
-            new = self._read()
-        except ConfigError as error:
-            _log.error("The settings stay as they were. %s", error)
-            return
-        changed = [key for key, value in new.values.items() if value != self._current.values.get(key)]
-        live = [key for key in changed if key in LIVE]
-        others = [key for key in changed if key not in LIVE]
-        if live:
-            self._current = _with(self._current, new, live)
-            self._apply(self._current)
-        _log.info("Settings read anew; changed: %s", ", ".join(live) or "none")
-        if others:
-            _log.warning("These changes need a restart: %s", ", ".join(others))
 
 
 def _with(current: Settings, new: Settings, live: list[str]) -> Settings:

@@ -1,6 +1,7 @@
 """A conversation in the terminal, with the same service that answers on Discord.
 
-Owns reading lines, the few commands and Ctrl-C. Knows nothing of Discord.
+Owns reading lines, the few commands, Ctrl-C, and how an answer is shown as it grows: with nothing in it that
+could command the terminal. Knows nothing of Discord.
 """
 
 from __future__ import annotations
@@ -148,58 +149,6 @@ class TerminalChat:
         )
 
 
-def line_source(console: Console) -> Callable[[], str]:
-    """Return the function that reads a line: with a prompt and line editing only for a person."""
-    if not console.is_terminal:
-        return input
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives `input` its line editing
-    return lambda: input(PROMPT)
-
-
-async def _lines(read: Callable[[], str]) -> AsyncIterator[str]:
-    """Give each line without the space around it, until `EOFError`.
-
-    Each is read in a daemon thread of its own, so that a read that waits for ever keeps nobody from leaving.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        future: asyncio.Future[str | None] = loop.create_future()
-        threading.Thread(target=_read_into, args=(future, read), daemon=True).start()
-        line = await future
-        if line is None:
-            return
-        yield line.strip()
-
-
-def _read_into(future: asyncio.Future[str | None], read: Callable[[], str]) -> None:
-    line: str | None = None
-    with contextlib.suppress(EOFError, OSError):
-        line = read()
-    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-        future.get_loop().call_soon_threadsafe(_resolve, future, line)
-
-
-def _resolve(future: asyncio.Future[str | None], line: str | None) -> None:
-    if not future.done():
-        future.set_result(line)
-
-
-@contextlib.contextmanager
-def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C call `act` instead of ending the program."""
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGINT, act)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-
-
 class TerminalView:
     """Shows one answer as it grows. Satisfies `bot.conversation.jobs.AnswerView`."""
 
@@ -247,12 +196,64 @@ class TerminalView:
         return False
 
 
-def without_controls(text: str) -> str:
-    """Return `text` without the characters that could command a terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cs"})
+def line_source(console: Console) -> Callable[[], str]:
+    """Return the function that reads a line: with a prompt and line editing only for a person."""
+    if not console.is_terminal:
+        return input
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives `input` its line editing
+    return lambda: input(PROMPT)
 
 
 def write(console: Console, text: str) -> None:
     """Write `text` as it is, with no wrapping or markup, and show it at once."""
     console.file.write(text)
     console.file.flush()
+
+
+def without_controls(text: str) -> str:
+    """Return `text` without the characters that could command a terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in {"Cc", "Cs"})
+
+
+async def _lines(read: Callable[[], str]) -> AsyncIterator[str]:
+    """Give each line without the space around it, until `EOFError`.
+
+    Each is read in a daemon thread of its own, so that a read that waits for ever keeps nobody from leaving.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        future: asyncio.Future[str | None] = loop.create_future()
+        threading.Thread(target=_read_into, args=(future, read), daemon=True).start()
+        line = await future
+        if line is None:
+            return
+        yield line.strip()
+
+
+def _read_into(future: asyncio.Future[str | None], read: Callable[[], str]) -> None:
+    line: str | None = None
+    with contextlib.suppress(EOFError, OSError):
+        line = read()
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        future.get_loop().call_soon_threadsafe(_resolve, future, line)
+
+
+def _resolve(future: asyncio.Future[str | None], line: str | None) -> None:
+    if not future.done():
+        future.set_result(line)
+
+
+@contextlib.contextmanager
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C call `act` instead of ending the program."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, act)
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
-from engine.gpu.device_choice import choose_runner
+from engine.errors import ModelError, ModelResourceError
+from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
-from engine.release.folder import ReleasedFolder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
 from engine.runtime.runner import Runner, SlotModel
 from engine.text.tokenizer import Tokenizer, load_tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,10 @@ class ConvertedFolder:
         return self.manifest.decoder.kv_bytes_per_token()
 
     @property
+    def page_tokens(self) -> int:
+        return page_tokens(self.manifest.decoder)
+
+    @property
     def num_bytes(self) -> int:
         return sum(entry.size for entry in self.manifest.files.values())
 
@@ -75,17 +83,39 @@ class ConvertedFolder:
 
     def load_model(self, size: RunnerSize) -> SlotModel:
         verify_files(self.folder, self.manifest)
-        options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
+        options = ModelOptions(size.num_threads, size.num_slots, size.max_tokens)
         return CpuModel(self.folder, self.manifest, options)
 
     def load_runner(self, size: RunnerSize) -> Runner:
-        return choose_runner(self.folder, self.manifest, size, lambda: self._load_on_cpu(size))
+        """Load the model on the best device that `size.device` allows.
+
+        What cannot be used is said in a line of the log, and the next best is taken; unless the GPU was asked
+        for by name.
+        """
+        if size.device != "cpu":
+            try:
+                return self._load_on_gpu(size)
+            except (NoCudaError, ModelError) as error:
+                if size.device == "cuda":
+                    raise ModelResourceError(f"The GPU cannot be used: {error}") from error
+                level = logging.INFO if isinstance(error, NoCudaError) else logging.WARNING
+                _log.log(level, "The model runs on the CPU: %s", error)
+        return self._load_on_cpu(size)
+
+    def _load_on_gpu(self, size: RunnerSize) -> Runner:
+        device = find_device()
+        if not self.manifest.precision.runs_on_gpu:
+            raise NoCudaError(
+                f"{self.folder} is for the CPU alone (fp32): convert it anew, to fp16, int8 or int4"
+            )
+        from engine.gpu.loading import load_paged_runner  # where the CPU answers, nobody needs it
+
+        return load_paged_runner(self.folder, self.manifest, size, device)
 
     def _load_on_cpu(self, size: RunnerSize) -> Runner:
-        num_slots = 2 * size.num_answers
         return SlotRunner(
             lambda: self.load_model(size),
-            num_slots,
+            size.num_slots,
             size.max_kv_tokens,
             num_warm_rows=size.num_answers,
             min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
@@ -95,5 +125,7 @@ class ConvertedFolder:
 def open_folder(folder: Path) -> ModelFolder:
     """Describe the model in `folder`. Raises `ModelFormatError`."""
     if is_release(folder):
+        from engine.release.folder import ReleasedFolder
+
         return ReleasedFolder(find_release(folder))
     return ConvertedFolder(folder, load_manifest(folder))

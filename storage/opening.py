@@ -1,6 +1,7 @@
-"""How the database file is opened: folder, connection, settings of SQLite, schema.
+"""How the database file is opened: folder, connection, settings of SQLite, schema; and locked for others.
 
-Blocking code, run in a thread. Knows nothing of asyncio.
+Two running programs would take each other's answers for interrupted ones. Blocking code, run in a thread.
+Knows nothing of asyncio.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from storage.migrations import Migration, check_readable, migrate
 
 MIN_SQLITE = (3, 37, 0)
 """STRICT tables and RETURNING."""
+_IN_USE = (
+    "Another Llamacord is running with this database."
+    " Stop it first, or set DATABASE to another file for this one."
+)
 
 
 def open_connection(path: Path, busy_timeout_s: float, migrations: Sequence[Migration]) -> sqlite3.Connection:
@@ -60,12 +65,6 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) ->
     connection.execute("PRAGMA foreign_keys = OFF")
     migrate(connection, migrations)
     connection.execute("PRAGMA foreign_keys = ON")
-
-
-_IN_USE = (
-    "Another Llamacord is running with this database."
-    " Stop it first, or set DATABASE to another file for this one."
-)
 
 
 @contextmanager

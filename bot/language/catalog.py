@@ -16,27 +16,14 @@ from importlib import resources
 from typing import Any, Literal
 
 Form = Literal["one", "few", "many", "other"]
-
 FORMS: frozenset[str] = frozenset(("one", "few", "many", "other"))
-
-
-def plural_form(language: str, num: int) -> Form:
-    """Return the form for `num` things."""
-    if num == 1 or (language == "fr" and num == 0):
-        return "one"
-    if language != "pl":
-        return "other"
-    return "few" if num % 10 in (2, 3, 4) and num % 100 not in (12, 13, 14) else "many"
-
-
+Template = Mapping[Form, str]
+"""A template by plural form; one that counts nothing has only the form `other`."""
 ENGLISH = "en"
 LANGUAGE_NAMES = {ENGLISH: "English", "de": "Deutsch", "fr": "Français", "es": "Español", "pl": "Polski"}
 """How those call each language who speak it."""
 LANGUAGES = tuple(LANGUAGE_NAMES)
 """Codes of the languages, as the part before the hyphen of Discord's locales has them."""
-
-Template = Mapping[Form, str]
-"""A template by plural form; one that counts nothing has only the form `other`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +42,6 @@ class Catalog:
         return template.get(form, template["other"]).format_map(values)
 
 
-def language_of(locale: object) -> str:
-    """Return the language for one of Discord's locales, such as `es-419`; English for all we do not speak."""
-    code = str(locale).partition("-")[0].lower()
-    return code if code in LANGUAGES else ENGLISH
-
-
 @functools.cache
 def catalog(language: str) -> Catalog:
     """Return the catalog of one of `LANGUAGES`. It is read once: it belongs to the program like its code."""
@@ -71,6 +52,32 @@ def catalog(language: str) -> Catalog:
     if commands:
         templates = {key: _with_translated_names(template, commands) for key, template in templates.items()}
     return Catalog(language, templates, commands)
+
+
+def language_of(locale: object) -> str:
+    """Return the language for one of Discord's locales, such as `es-419`; English for all we do not speak."""
+    code = str(locale).partition("-")[0].lower()
+    return code if code in LANGUAGES else ENGLISH
+
+
+def plural_form(language: str, num: int) -> Form:
+    """Return the form for `num` things."""
+    if num == 1 or (language == "fr" and num == 0):
+        return "one"
+    if language != "pl":
+        return "other"
+    return "few" if num % 10 in (2, 3, 4) and num % 100 not in (12, 13, 14) else "many"
+
+
+def _templates(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Template]]:
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, str):
+            yield key, {"other": value.strip()}
+        elif "other" in value and value.keys() <= FORMS:
+            yield key, {form: template.strip() for form, template in value.items()}
+        else:
+            yield from _templates(value, f"{key}.")
 
 
 def _with_translated_names(template: Template, commands: Mapping[str, tuple[str, ...]]) -> Template:
@@ -85,14 +92,3 @@ def _translated_name(name: str, commands: Mapping[str, tuple[str, ...]]) -> str:
     words = name.split(" ")
     paths = [" ".join(words[: length + 1]) for length in range(len(words))]
     return " ".join(commands[path][0] if path in commands else path.split(" ")[-1] for path in paths)
-
-
-def _templates(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Template]]:
-    for name, value in table.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, str):
-            yield key, {"other": value.strip()}
-        elif "other" in value and value.keys() <= FORMS:
-            yield key, {form: template.strip() for form, template in value.items()}
-        else:
-            yield from _templates(value, f"{key}.")

@@ -18,8 +18,9 @@ import discord
 from bot.conversation.permissions import may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
-from bot.on_discord.origins import Interaction, actor_of
+from bot.on_discord.origins import Interaction, actor_of, conversation_of
 from bot.tasks import Tasks
+from storage.conversations import ConversationRef
 
 _log = logging.getLogger(__name__)
 
@@ -139,6 +140,14 @@ async def reporting(interaction: Interaction) -> AsyncIterator[None]:
             await say(interaction, sentence_of(error))
 
 
+@asynccontextmanager
+async def answering(interaction: Interaction) -> AsyncIterator[None]:
+    """Do as `reporting` does, and tell Discord at once that an answer follows."""
+    async with reporting(interaction):
+        await acknowledge(interaction)
+        yield
+
+
 def sentence_of(error: Exception) -> str:
     """Return what the person who acts is told of an exception, and log a fault."""
     if isinstance(error, DISCORD_FAILURES):
@@ -153,6 +162,13 @@ def check_moderator(interaction: Interaction) -> None:
     """Raise `NotAllowedError` unless the person who acts may moderate here."""
     if not may_moderate(actor_of(interaction)):
         raise NotAllowedError(phrase("errors.not_a_moderator"))
+
+
+async def moderated(interaction: Interaction) -> ConversationRef:
+    """Return the conversation after telling Discord that an answer follows. Raises `NotAllowedError`."""
+    check_moderator(interaction)
+    await acknowledge(interaction)
+    return conversation_of(interaction)
 
 
 def check_manager(interaction: Interaction) -> int:

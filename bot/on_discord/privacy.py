@@ -14,7 +14,7 @@ from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError
 from bot.language.phrases import Phrase, phrase, render
 from bot.on_discord.buttons import Press, button, view_of
-from bot.on_discord.interactions import acknowledge, reporting, say, show_instead
+from bot.on_discord.interactions import acknowledge, answering, reporting, say, show_instead
 from bot.on_discord.origins import Interaction
 from bot.privacy import Keeping, Privacy, fitting, to_json
 
@@ -32,23 +32,20 @@ def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.C
 
     @app_commands.command(name="opt-out", description="Have me never answer you nor keep anything of yours")
     async def opt_out(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             is_new = await people.opt_out(interaction.user.id)
             await chat.drop_person(interaction.user.id)
             await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
 
     @app_commands.command(name="opt-in", description="Have me answer you again after /opt-out")
     async def opt_in(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             was_out = await people.opt_in(interaction.user.id)
             await say(interaction, phrase("opt.in") if was_out else phrase("opt.in_already"))
 
     @app_commands.command(name="export-data", description="Get a file with all that I keep about you")
     async def export_data(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             data = await people.kept(interaction.user.id)
             content = await asyncio.to_thread(to_json, interaction.user.id, data, at=datetime.now(UTC))
             found = await asyncio.to_thread(fitting, "llamacord-data.json", content, MAX_FILE_BYTES)
@@ -102,6 +99,7 @@ class PersonForgetting:
             await acknowledge(interaction)
             await self._chat.drop_person(user_id)
             forgotten = await self._privacy.people.forget(user_id)
+            self._chat.reread()
             self._privacy.purging.drop_caches()
             receipt = phrase(
                 "forget_me.receipt",

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 from engine.advising.advice import Fit, Load
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import gpu_weight_bytes, size
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, gpu_weight_bytes, size
 from engine.machine.cuda_device import CudaDevice
 
 _HALF_BYTES = 2
-LIBRARIES_BYTES = 3 * 2**29
-"""CUDA's libraries, captured graphs and what the largest step needs beside weights and KV."""
 _REACHED = 0.8
 """Share of the memory's bandwidth that a whole step reaches; 75 to 85 % on an H100."""
 _PRECISIONS = (Precision.FP16, Precision.INT8, Precision.INT4)
@@ -98,7 +96,7 @@ def _option(
 ) -> GpuOption:
     weights = gpu_weight_bytes(config, precision, has_zero_points=has_zero_points)
     kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
-    room, room_now = (memory - LIBRARIES_BYTES - weights for memory in (device.total_bytes, free_bytes))
+    room, room_now = (memory - GPU_LIBRARIES_BYTES - weights for memory in (device.total_bytes, free_bytes))
     num_fitting = max(0, room // kv)
     fit = Fit.NO if num_fitting == 0 else Fit.YES if room_now >= kv else Fit.NOT_NOW
     num_rows = min(load.num_conversations, num_fitting)
@@ -136,7 +134,7 @@ def _sentences(
     candidates: tuple[GpuOption, ...], chosen: GpuOption | None, device: CudaDevice, load: Load
 ) -> Iterator[str]:
     if chosen is None:
-        least = min(option.weights for option in candidates) + LIBRARIES_BYTES
+        least = min(option.weights for option in candidates) + GPU_LIBRARIES_BYTES
         yield (
             f"Even int4 does not fit {device.name}: it needs {size(least)} and KV beside, and there are "
             f"{size(device.total_bytes)}. The CPU runs it."

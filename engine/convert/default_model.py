@@ -16,8 +16,6 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.convert.converter import convert
-from engine.convert.gguf_source import GGUFSource
 from engine.describing.architecture import Precision
 from engine.describing.manifest import FORMAT_VERSION, load_manifest
 from engine.errors import ModelDownloadError, ModelFormatError, ModelResourceError
@@ -38,13 +36,19 @@ Progress = Callable[[str, float], None]
 
 def default_model_folder(cache: Path, precision: Precision) -> Path:
     """Return where the converted default model lies or will lie."""
-    return cache / "models" / f"{NAME.lower()}-{precision}-v{FORMAT_VERSION}"
+    return _folder(cache, precision, FORMAT_VERSION)
+
+
+def _folder(cache: Path, precision: Precision, version: int) -> Path:
+    return cache / "models" / f"{NAME.lower()}-{precision}-v{version}"
 
 
 def ensure_default_model(
     cache: Path, precision: Precision, on_progress: Progress = lambda _what, _share: None
 ) -> Path:
     """Return the folder of the converted default model, fetching and converting it first where needed.
+
+    What an older version of the program converted is removed then.
 
     Raises `ModelDownloadError`, `ModelFormatError` or `ModelResourceError`.
     """
@@ -55,9 +59,15 @@ def ensure_default_model(
             return folder
     except OSError as error:
         raise _unusable(cache, error) from error
+    # What a start needs of these only once takes 40 ms to import.
+    from engine.convert.converter import convert
+    from engine.convert.gguf_source import GGUFSource
+
     source = GGUFSource(fetch_gguf(cache, on_progress))
     source.name = NAME
     convert(source, folder, precision, lambda share: on_progress("Converting the model", share))
+    for version in range(1, FORMAT_VERSION):
+        shutil.rmtree(_folder(cache, precision, version), ignore_errors=True)
     return folder
 
 

@@ -1,20 +1,25 @@
-"""Loads a converted model on a GPU: as much KV as there is memory for, warm, and checked against the CPU."""
+"""Loads a converted model on a GPU with the attention that it can do, fills its memory, and checks it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig
+from engine.describing.footprint import USEFUL_CONTEXTS
 from engine.describing.manifest import Manifest, verify_files
-from engine.errors import ModelResourceError
+from engine.errors import ModelError, ModelResourceError
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
 from engine.gpu.model import PagedModel, PagedOptions
 from engine.gpu.reference import check_reference
+from engine.gpu.runner import PagedRunner
 from engine.gpu.step import GREEDY, PagedRow
-from engine.machine.cuda_device import NoCudaError, free_bytes
+from engine.graphs.sampler_graph import seen_graph
+from engine.graphs.session import open_session
+from engine.machine.cuda_device import CudaDevice, NoCudaError, free_bytes
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.scheduler import PrefillPace
 
@@ -22,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SHARE_OF_FREE = 0.92
 """Of the memory that is free once the largest step has run; the rest is for captured graphs."""
-_USEFUL_CONTEXTS = 2
-"""KV of so many whole contexts for each answer: of those that run, and of as many that may go on."""
 _HALF_BYTES = 2
 
 
@@ -39,6 +42,27 @@ class Attention(StrEnum):
         """How much of prompts a step computes; one that arrives may make a step of others twice as long."""
         largest = 2048 if self is Attention.PAGED else 64
         return PrefillPace(largest=largest, alone_s=0.1, beside_steps=1.0, first_tokens_per_s=8000.0)
+
+
+def load_paged_runner(folder: Path, manifest: Manifest, size: RunnerSize, device: CudaDevice) -> PagedRunner:
+    """Load the model in `folder` on a GPU, with the attention that it can do.
+
+    Raises `ModelError` where nothing that was tried works.
+    """
+    logger.info("Found %s.", device.describe())
+    open_session(seen_graph(), 1, "cuda")  # says what is missing where CUDA's libraries are
+    attentions = (Attention.PAGED, Attention.PLAIN) if device.has_paged_attention else (Attention.PLAIN,)
+    for attention in attentions:
+        load = partial(load_paged_model, folder, manifest, size, attention)
+        try:
+            runner = PagedRunner(load, "cuda", attention.pace)
+        except ModelError as error:
+            logger.warning("%s attention does not work on %s: %s", attention.capitalize(), device.name, error)
+            failure = error
+        else:
+            logger.info("The model runs on %s with %s attention.", device.name, attention)
+            return runner
+    raise failure
 
 
 def load_paged_model(
@@ -90,7 +114,7 @@ def num_blocks(config: DecoderConfig, size: RunnerSize, num_free_bytes: int) -> 
     tokens = block_size(config)
     block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * tokens
     one_answer = -(-size.max_tokens // tokens)
-    useful = _USEFUL_CONTEXTS * size.num_answers * one_answer
+    useful = USEFUL_CONTEXTS * size.num_answers * one_answer
     fitting = int(num_free_bytes * _SHARE_OF_FREE) // block_bytes - 1
     if fitting < one_answer:
         raise ModelResourceError(

@@ -18,8 +18,10 @@ from aiohttp import web
 from bot import cli
 from bot.on_discord import connection
 from bot.on_discord.connection import StartError
+from engine.convert.default_model import DEFAULT_PRECISION, default_model_folder
 from storage.opening import locked
-from tests.bot.test_check import TOKEN, write_model
+from tests.bot.test_check import TOKEN, impatient, write_model
+from tests.engine.tiny_model import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +89,7 @@ def test_a_busy_database_is_one_sentence(
     try:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")
+        impatient(monkeypatch)
         assert "Another program is using the database." in failure(capsys, "chat")
     finally:
         other.close()
@@ -174,6 +177,47 @@ def test_the_version_and_the_help_name_the_commands(capsys: pytest.CaptureFixtur
             cli.main([option])
         assert caught.value.code == 0
         assert expected in capsys.readouterr().out
+
+
+_TALK = """
+import sys
+from bot.cli import main
+code = main(["chat"])
+print(*sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
+NOT_NEEDED = (
+    "aiohttp.web", "bot.check", "bot.playground", "charset_normalizer", "engine.advising", "engine.bench",
+    "engine.convert.converter", "engine.convert.gguf_source", "engine.gpu", "engine.release.model", "gguf",
+    "jinja2", "simcord", "yaml",
+)  # fmt: skip
+"""What takes a start time and is for others: who converts, has a GPU, looks at the playground or checks."""
+
+
+def test_a_start_on_the_cpu_imports_only_what_it_needs(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    make_tiny_model(default_model_folder(cache, DEFAULT_PRECISION), DEFAULT_PRECISION)
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _TALK],
+        cwd=tmp_path,
+        input="Hello\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **{key: value for key, value in os.environ.items() if key not in ("DISCORD_TOKEN", "MODEL")},
+            "PYTHONPATH": str(ROOT),
+            "LLAMA_CACHE": str(cache),
+            "DATABASE": str(tmp_path / "bot.db"),
+            "MAX_NEW_TOKENS": "4",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert {"onnxruntime", "discord", "engine.cpu.model", "engine.graphs.decoder"} <= loaded
+    assert not [name for name in NOT_NEEDED if name in loaded]
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

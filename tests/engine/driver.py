@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, TypeVar
 
 from engine.cpu.runner import SlotRunner
@@ -18,13 +19,32 @@ class RunnerDriver(Generic[R]):
 
     def __init__(self, runner: R, max_running: int) -> None:
         self.runner = runner
-        self.scheduler = Scheduler(max_running)
+        self.scheduler = Scheduler()
+        self._max_running = max_running
+        self._waiting: deque[Request] = deque()
         self.finals: dict[int, Delta] = {}
         self.plans: list[StepPlan] = []
 
+    @property
+    def running(self) -> list[Request]:
+        """Requests that have their place."""
+        return self.scheduler.running
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._waiting) + len(self.running)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for room, as it would before it is submitted."""
+        self._waiting.append(request)
+
     def step(self) -> StepPlan:
-        """Admit, plan, compute and sample once; chunks are sized for 160 tokens a second."""
-        self.scheduler.admit(self.runner.place)
+        """Place, plan, compute and sample once; chunks are sized for 160 tokens a second."""
+        while self._waiting and len(self.running) < self._max_running:
+            if not self.runner.place(self._waiting[0]):
+                break
+            self.scheduler.add(self._waiting.popleft())
         plan = self.scheduler.plan()
         self.plans.append(plan)
         if plan.is_empty:
@@ -32,11 +52,11 @@ class RunnerDriver(Generic[R]):
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, rows in result.rows:
-            delta = request.accept(rows, plan.guess)
-            if plan.guess and request.speculation is not None:
-                num_right = len(request.ids) - request.num_computed - 1
-                self.runner.confirm(request, num_right)
-                request.speculation.record(len(plan.guess), num_right, paid=num_right > 0)
+            delta = request.accept(rows, plan.draft)
+            if plan.draft and request.speculation is not None:
+                num_accepted = len(request.ids) - request.num_computed - 1
+                self.runner.confirm(request, num_accepted)
+                request.speculation.record(len(plan.draft), num_accepted, paid=num_accepted > 0)
             if delta.is_final:
                 self._end(request, delta)
         for chunk in plan.prefill:
@@ -51,7 +71,7 @@ class RunnerDriver(Generic[R]):
     def run_until_idle(self, max_steps: int = 10_000) -> None:
         """Step until nothing is left to do."""
         for _ in range(max_steps):
-            if self.scheduler.is_idle:
+            if not self.num_requests:
                 return
             self.step()
         raise AssertionError("The requests do not end.")
@@ -62,6 +82,8 @@ class RunnerDriver(Generic[R]):
         self.finals[request.request_id] = delta
         self.runner.release(request, keep=keep)
         self.scheduler.remove(request)
+        if request in self._waiting:
+            self._waiting.remove(request)
 
 
 class Driver(RunnerDriver[SlotRunner]):
@@ -75,11 +97,12 @@ class Driver(RunnerDriver[SlotRunner]):
         max_tokens: int = 256,
         *,
         min_exact_rows: int = 1,
+        page_tokens: int = 1,
     ) -> None:
         self.models: list[HistoryModel] = []
         self.max_kv_tokens = max_kv_tokens
         runner = SlotRunner(
-            lambda: self._load(num_slots, max_tokens),
+            lambda: self._load(num_slots, max_tokens, page_tokens),
             num_slots,
             max_kv_tokens,
             min_exact_rows=min_exact_rows,
@@ -90,6 +113,6 @@ class Driver(RunnerDriver[SlotRunner]):
     def model(self) -> HistoryModel:
         return self.models[-1]
 
-    def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
-        self.models.append(HistoryModel(num_slots, max_tokens))
+    def _load(self, num_slots: int, max_tokens: int, page_tokens: int) -> HistoryModel:
+        self.models.append(HistoryModel(num_slots, max_tokens, page_tokens))
         return self.models[-1]

@@ -15,7 +15,7 @@ from bot.conversation.service import ChatService
 from bot.errors import NotAllowedError, NotOfThisMessageError
 from bot.language.phrases import phrase
 from bot.on_discord.answers.discord_answer import MakeAnswer
-from bot.on_discord.interactions import acknowledge, reporting, say
+from bot.on_discord.interactions import answering, say
 from bot.on_discord.origins import Interaction, actor_of, origin_of
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
@@ -38,8 +38,7 @@ class AnswerControls:
 
     async def stop(self, interaction: Interaction, answer_id: int) -> None:
         """End a running or waiting answer."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             await self._check(interaction, answer_id)
             if not self._chat.stop(answer_id):
                 await say(interaction, phrase("answer.ended_already"))
@@ -54,8 +53,7 @@ class AnswerControls:
 
     async def report(self, interaction: Interaction, answer_id: int) -> None:
         """Record a report and tell the moderators, with a link and without content."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             message = await self._message(interaction, answer_id)
             user_id = interaction.user.id
             rate = Rate(user_id, REPORTS_PER_MINUTE)
@@ -70,8 +68,7 @@ class AnswerControls:
             await say(interaction, phrase(await self._tell(interaction, message, answer_id)))
 
     async def _again(self, interaction: Interaction, answer_id: int, *, go_on: bool) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
             view = await self._make_answer(message.channel, trigger_id)

@@ -20,6 +20,8 @@ from bot.on_discord.origins import names_of, origin_of_message, ref_of
 from storage.conversations import Quote
 
 MAX_QUOTE_CHARS = 1500
+FETCH_TIMEOUT_S = 20.0
+_SEEN = ("image/", "video/", "audio/")
 
 
 async def question_of(message: discord.Message, bot: Bot, newest_part_id: int | None = None) -> Question:
@@ -65,29 +67,6 @@ def quoted(message: discord.Message, bot: Bot) -> Quote:
     return Quote(name, cut, message.id, message.author.id)
 
 
-async def _content_of(message: discord.Message, bot: Bot) -> tuple[str, bool]:
-    """Return text and files of a message, and whether it has pictures too."""
-    text = readable(message.content, bot, names_of(message))
-    pictures = [one for one in message.attachments if is_seen_or_heard(one)]
-    others = [one for one in message.attachments if not is_seen_or_heard(one)]
-    if pictures and not others and not text:
-        raise AttachmentError(phrase("files.image"))
-    return joined(text, await read_texts(others)), bool(pictures)
-
-
-def _embedded(message: discord.Message) -> str:
-    return "\n".join(embed.description for embed in message.embeds if embed.description)
-
-
-FETCH_TIMEOUT_S = 20.0
-_SEEN = ("image/", "video/", "audio/")
-
-
-def is_seen_or_heard(attachment: discord.Attachment) -> bool:
-    """Tell whether an attachment is a picture, a film or a sound."""
-    return (attachment.content_type or "").startswith(_SEEN)
-
-
 async def read_texts(attachments: Sequence[discord.Attachment]) -> list[tuple[str, str]]:
     """Return name and text of each attachment. Raises `AttachmentError` with what to do instead."""
     if len(attachments) > MAX_FILES:
@@ -98,6 +77,11 @@ async def read_texts(attachments: Sequence[discord.Attachment]) -> list[tuple[st
                 phrase("files.too_large", name=label(attachment.filename), limit=MAX_BYTES // 1024)
             )
     return [(one.filename, await _read_text(one)) for one in attachments]
+
+
+def is_seen_or_heard(attachment: discord.Attachment) -> bool:
+    """Tell whether an attachment is a picture, a film or a sound."""
+    return (attachment.content_type or "").startswith(_SEEN)
 
 
 async def _read_text(attachment: discord.Attachment) -> str:
@@ -111,3 +95,17 @@ async def _read_text(attachment: discord.Attachment) -> str:
     if text is None:
         raise AttachmentError(phrase("files.not_text", name=name))
     return text
+
+
+async def _content_of(message: discord.Message, bot: Bot) -> tuple[str, bool]:
+    """Return text and files of a message, and whether it has pictures too."""
+    text = readable(message.content, bot, names_of(message))
+    pictures = [one for one in message.attachments if is_seen_or_heard(one)]
+    others = [one for one in message.attachments if not is_seen_or_heard(one)]
+    if pictures and not others and not text:
+        raise AttachmentError(phrase("files.image"))
+    return joined(text, await read_texts(others)), bool(pictures)
+
+
+def _embedded(message: discord.Message) -> str:
+    return "\n".join(embed.description for embed in message.embeds if embed.description)

@@ -17,7 +17,7 @@ from bot.conversation.steering import MaySteer
 from bot.errors import CannotWriteError
 from bot.language.phrases import phrase
 from bot.on_discord.answers.discord_answer import MakeAnswer
-from bot.on_discord.interactions import DISCORD_FAILURES, acknowledge, reporting, say
+from bot.on_discord.interactions import DISCORD_FAILURES, answering, say
 from bot.on_discord.origins import Interaction, actor_of, conversation_of, origin_of, writable_channel
 
 _log = logging.getLogger(__name__)
@@ -30,15 +30,13 @@ def steering_commands(
 
     @app_commands.command(name="stop", description="Stop the answer that is being written")
     async def stop(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             chat.steering.stop(interaction.channel_id or 0, _may(interaction))
             await say(interaction, phrase("answer.stopped"))
 
     @app_commands.command(name="undo", description="Take the last question and its answer back")
     async def undo(interaction: Interaction) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             turn = await chat.steering.undo(conversation_of(interaction), _may(interaction))
             await _delete(writable_channel(interaction), turn.part_ids)
             await say(interaction, phrase("turns.undone"))
@@ -52,8 +50,7 @@ def steering_commands(
         await again(interaction, go_on=True)
 
     async def again(interaction: Interaction, *, go_on: bool) -> None:
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             channel = writable_channel(interaction)
             if channel is None:
                 raise CannotWriteError

@@ -65,7 +65,7 @@ def block_commands(chat: ChatService, moderation: Moderation) -> list[app_comman
                     "block.line",
                     user=f"<@{one.user_id}>",
                     by=f"<@{one.by_user_id}>",
-                    since=f"<t:{int(one.blocked_at.timestamp())}:d>",
+                    since=discord.utils.format_dt(one.blocked_at, "d"),
                 )
                 for one in await blocks.newest(guild_id, MAX_LISTED)
             ]

@@ -12,7 +12,7 @@ from bot.conversation.service import ChatService
 from bot.errors import ChatError, NotAllowedError
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Press, button, view_of
-from bot.on_discord.interactions import acknowledge, check_moderator, reporting, say
+from bot.on_discord.interactions import acknowledge, answering, check_moderator, reporting, say
 from bot.on_discord.origins import Interaction, conversation_of
 from bot.servers.moderation import Moderation
 from bot.servers.notices import Notice, NoticeKind
@@ -49,8 +49,7 @@ class Resets:
 
     async def undo(self, interaction: Interaction, reset_id: int) -> None:
         """Bring back what a reset put aside: the button. Its id counts only where the reset was."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             reset = await self._chat.conversations.find_reset(reset_id)
             if not _may_undo(interaction, reset):
                 raise NotAllowedError(phrase("errors.not_a_moderator"))

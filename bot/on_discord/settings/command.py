@@ -12,7 +12,15 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.system_prompts import SystemPrompts
 from bot.errors import NotAllowedError
 from bot.language.phrases import phrase
-from bot.on_discord.interactions import acknowledge, check_manager, check_moderator, reporting, say
+from bot.on_discord.interactions import (
+    acknowledge,
+    answering,
+    check_manager,
+    check_moderator,
+    moderated,
+    reporting,
+    say,
+)
 from bot.on_discord.origins import Interaction, conversation_of
 from bot.parameters import ANSWER_PRESETS, PARAMETERS, find_parameter
 from bot.servers.servers import Servers
@@ -33,8 +41,7 @@ class SettingsCommands(app_commands.Group):
     @app_commands.command(name="show", description="Show all settings of this conversation")
     async def show(self, interaction: Interaction) -> None:
         """Show every parameter, what the system prompt takes, and where each comes from."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             ref = conversation_of(interaction)
             lines = await self._preferences.describe(ref)
             prompt, cost = await self._prompts.read(ref), await self._prompts.cost(ref)
@@ -48,9 +55,7 @@ class SettingsCommands(app_commands.Group):
     async def set(self, interaction: Interaction, name: str, value: app_commands.Range[str, 1, 32]) -> None:
         """Change one parameter."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+            ref = await moderated(interaction)
             name, new = await self._preferences.set(ref, name, value, by_user_id=interaction.user.id)
             shown = find_parameter(name).format(new)
             await say(interaction, phrase("settings.changed", name=name, value=shown))
@@ -61,9 +66,7 @@ class SettingsCommands(app_commands.Group):
     async def preset(self, interaction: Interaction, name: str) -> None:
         """Set the parameters of a preset."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+            ref = await moderated(interaction)
             await self._preferences.set_answer_preset(ref, name, by_user_id=interaction.user.id)
             await say(interaction, phrase("settings.preset_holds", name=name))
 
@@ -89,9 +92,8 @@ class SettingsCommands(app_commands.Group):
     async def reset(self, interaction: Interaction, name: str | None = None) -> None:
         """Go back to the default of one parameter, or of all."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            num_changed = await self._preferences.reset(conversation_of(interaction), name)
+            ref = await moderated(interaction)
+            num_changed = await self._preferences.reset(ref, name)
             nothing = phrase("settings.nothing_changed")
             await say(interaction, phrase("settings.back", num=num_changed) if num_changed else nothing)
 

@@ -11,8 +11,10 @@ from bot.language.phrases import Phrase, phrase, render
 from bot.on_discord.interactions import (
     acknowledge,
     acknowledge_with,
+    answering,
     check_manager,
     check_moderator,
+    moderated,
     reporting,
     say,
     show_form,
@@ -49,8 +51,7 @@ class SystemCommands(app_commands.Group):
     @app_commands.command(name="show", description="Show the system prompt of this conversation")
     async def show(self, interaction: Interaction) -> None:
         """Show the prompt in force and where it comes from."""
-        async with reporting(interaction):
-            await acknowledge(interaction)
+        async with answering(interaction):
             prompt = await self._prompts.read(conversation_of(interaction))
             await say(interaction, *_shown(prompt))
 
@@ -61,9 +62,7 @@ class SystemCommands(app_commands.Group):
     ) -> None:
         """Change the prompt."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+            ref = await moderated(interaction)
             cost = await self._prompts.set(ref, text, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.changed", num=cost.num_tokens))
 
@@ -79,9 +78,7 @@ class SystemCommands(app_commands.Group):
     async def preset(self, interaction: Interaction, name: str) -> None:
         """Change the prompt to a preset."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+            ref = await moderated(interaction)
             cost = await self._prompts.set_preset(ref, name, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.preset_holds", name=name, num=cost.num_tokens))
 
@@ -89,9 +86,7 @@ class SystemCommands(app_commands.Group):
     async def clear(self, interaction: Interaction) -> None:
         """Go back to the default."""
         async with reporting(interaction):
-            check_moderator(interaction)
-            await acknowledge(interaction)
-            ref = conversation_of(interaction)
+            ref = await moderated(interaction)
             was_own = await self._prompts.clear(ref, by_user_id=interaction.user.id)
             await say(interaction, phrase("system.cleared") if was_own else phrase("system.was_default"))
 

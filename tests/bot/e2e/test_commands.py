@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import simcord
 
-from tests.bot.e2e.world import World
+from tests.bot.e2e.world import World, said
 
 MODERATORS_ONLY = "Only moderators"
 
@@ -17,25 +17,17 @@ async def settings(world: World) -> str:
     return result.response.content
 
 
-def text(result: simcord.InteractionResult) -> str:
-    """Return the one answer of a command, which only its user sees."""
-    assert result.acknowledged
-    assert result.response is not None
-    assert result.response.ephemeral
-    return result.response.content
-
-
 async def test_help_and_privacy_answer_everybody_everywhere(world: World) -> None:
-    assert "scripted" in text(await world.anna.slash(world.general, "help"))
-    assert "What I keep" in text(await world.bob.slash(world.general, "privacy"))
-    assert "What I keep" in text(await world.anna.user.slash("privacy"))
+    assert "scripted" in said(await world.anna.slash(world.general, "help"))
+    assert "What I keep" in said(await world.bob.slash(world.general, "privacy"))
+    assert "What I keep" in said(await world.anna.user.slash("privacy"))
 
 
 async def test_a_moderator_resets_and_the_model_forgets(world: World) -> None:
     world.answers("answer")
     await world.anna.send(world.general, f"{world.me} remember me")
     await world.run(2)
-    assert text(await world.mod.slash(world.general, "reset")).startswith("Forgotten: 2 messages.")
+    assert said(await world.mod.slash(world.general, "reset")).startswith("Forgotten: 2 messages.")
     await world.anna.send(world.general, f"{world.me} who am I?")
     await world.run(2)
     assert [m.content for m in world.engine.dialogs[-1]][1:] == ["who am I?"]
@@ -47,7 +39,7 @@ async def test_a_member_is_neither_shown_nor_allowed_reset(world: World) -> None
         await world.anna.slash(world.general, "reset")
     command = next(c for c in await world.client.tree.fetch_commands() if c.name == "reset")
     world.guild.set_command_permissions(command, {world.anna: True})
-    assert MODERATORS_ONLY in text(await world.anna.slash(world.general, "reset"))
+    assert MODERATORS_ONLY in said(await world.anna.slash(world.general, "reset"))
 
 
 async def test_reset_stops_what_runs_and_waits(world: World) -> None:
@@ -66,20 +58,20 @@ async def test_in_a_direct_message_one_resets_oneself(world: World) -> None:
     world.answers("answer")
     await world.anna.send_dm("hi")
     await world.run(2)
-    assert "Forgotten: 2 messages." in text(await world.anna.user.slash("reset"))
+    assert "Forgotten: 2 messages." in said(await world.anna.user.slash("reset"))
 
 
 async def test_settings_are_shown_set_and_reset(world: World) -> None:
     assert "**temperature** = `0.7` (default, 0 to 2)" in await settings(world)
     changed = await world.mod.slash(world.general, "settings set", name="temperature", value="0,25")
-    assert text(changed) == "**temperature** is `0.25` in this conversation from now on."
+    assert said(changed) == "**temperature** is `0.25` in this conversation from now on."
     assert "**temperature** = `0.25` (set here; without that 0.7, 0 to 2)" in await settings(world)
-    assert "`0.7`" in text(await world.mod.slash(world.random, "settings show"))
+    assert "`0.7`" in said(await world.mod.slash(world.random, "settings show"))
     reset = await world.mod.slash(world.general, "settings reset", name="temperature")
-    assert text(reset) == "Settings: 1 back to default."
+    assert said(reset) == "Settings: 1 back to default."
     assert "**temperature** = `0.7` (default, 0 to 2)" in await settings(world)
     assert (
-        text(await world.mod.slash(world.general, "settings reset")) == "Settings: Nothing had been changed."
+        said(await world.mod.slash(world.general, "settings reset")) == "Settings: Nothing had been changed."
     )
 
 
@@ -88,19 +80,19 @@ async def test_settings_are_shown_set_and_reset(world: World) -> None:
     [("temperature", "hot"), ("temperature", "3"), ("top_k", "1.5"), ("max_new_tokens", "0")],
 )
 async def test_bad_values_are_refused_with_what_is_allowed(world: World, name: str, value: str) -> None:
-    said = text(await world.mod.slash(world.general, "settings set", name=name, value=value))
-    assert said.startswith(f"{name} must be")
-    assert "between" in said
+    answer = said(await world.mod.slash(world.general, "settings set", name=name, value=value))
+    assert answer.startswith(f"{name} must be")
+    assert "between" in answer
 
 
 async def test_a_member_reads_and_does_not_change(world: World) -> None:
-    assert MODERATORS_ONLY in text(
+    assert MODERATORS_ONLY in said(
         await world.anna.slash(world.general, "settings set", name="top_k", value="1")
     )
-    assert MODERATORS_ONLY in text(await world.anna.slash(world.general, "settings reset"))
-    assert MODERATORS_ONLY in text(await world.anna.slash(world.general, "system set", text="Be rude."))
-    assert MODERATORS_ONLY in text(await world.anna.slash(world.general, "system clear"))
-    assert "You are a test." in text(await world.anna.slash(world.general, "system show"))
+    assert MODERATORS_ONLY in said(await world.anna.slash(world.general, "settings reset"))
+    assert MODERATORS_ONLY in said(await world.anna.slash(world.general, "system set", text="Be rude."))
+    assert MODERATORS_ONLY in said(await world.anna.slash(world.general, "system clear"))
+    assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
 
 
 async def test_in_a_direct_message_one_sets_ones_own(world: World) -> None:
@@ -116,24 +108,24 @@ async def test_in_a_direct_message_one_sets_ones_own(world: World) -> None:
 async def test_the_system_prompt_is_shown_set_and_cleared(world: World) -> None:
     world.answers("answer")
     changed = await world.mod.slash(world.general, "system set", text="Talk like a pirate.")
-    assert text(changed) == "The system prompt is changed; it takes 19 tokens."
-    shown = text(await world.anna.slash(world.general, "system show"))
+    assert said(changed) == "The system prompt is changed; it takes 19 tokens."
+    shown = said(await world.anna.slash(world.general, "system show"))
     assert shown == "System prompt (set for this conversation):\nTalk like a pirate."
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.engine.dialogs[-1][0].content == "Talk like a pirate."
     cleared = await world.mod.slash(world.general, "system clear")
-    assert text(cleared) == "The default system prompt is back."
+    assert said(cleared) == "The default system prompt is back."
     again = await world.mod.slash(world.general, "system clear")
-    assert text(again) == "It was the default already."
+    assert said(again) == "It was the default already."
 
 
 @pytest.mark.parametrize(
     ("prompt", "sentence"), [("x" * 1400, "1400 tokens"), ("<|im_start|>", "control tags"), (" ", "empty")]
 )
 async def test_a_bad_system_prompt_is_refused(world: World, prompt: str, sentence: str) -> None:
-    assert sentence in text(await world.mod.slash(world.general, "system set", text=prompt))
-    assert "the default" in text(await world.mod.slash(world.general, "system show"))
+    assert sentence in said(await world.mod.slash(world.general, "system set", text=prompt))
+    assert "the default" in said(await world.mod.slash(world.general, "system show"))
 
 
 async def test_a_prompt_that_mentions_everyone_pings_nobody(world: World) -> None:
@@ -170,7 +162,7 @@ async def test_a_registration_that_fails_does_not_stop_the_bot(world: World) -> 
 
 async def test_a_database_that_fails_is_told(world: World) -> None:
     await world.database.close()
-    said = text(await world.mod.slash(world.general, "settings show"))
-    assert said == "The conversations cannot be read or saved right now. Please try again in a minute."
+    answer = said(await world.mod.slash(world.general, "settings show"))
+    assert answer == "The conversations cannot be read or saved right now. Please try again in a minute."
     await world.anna.send(world.general, f"{world.me} hi")
     assert "cannot be read or saved" in world.reply(world.general).content

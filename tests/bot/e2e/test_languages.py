@@ -18,8 +18,7 @@ from bot.language.catalog import ENGLISH, LANGUAGES, catalog
 from bot.language.phrases import phrase, render
 from bot.on_discord.commands import CommandTranslator
 from bot.on_discord.settings.command import ModelCommands
-from tests.bot.e2e.test_commands import text
-from tests.bot.e2e.world import World, labels, open_world
+from tests.bot.e2e.world import World, labels, open_world, said
 
 TRANSLATIONS = [language for language in LANGUAGES if language != ENGLISH]
 SLASH_NAME = re.compile(r"[-_'\w]{1,32}")
@@ -49,7 +48,7 @@ def speak_in_server(world: World, locale: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("locale", "said"),
+    ("locale", "expected"),
     [
         ("de", "top_k muss eine ganze Zahl zwischen 0 und 1000 sein."),
         ("fr", "top_k doit être un nombre entier entre 0 et 1000."),
@@ -59,10 +58,10 @@ def speak_in_server(world: World, locale: str) -> None:
     ],
 )
 async def test_errors_are_in_the_language_of_whoever_acts(
-    world: World, speak: Callable[[str], None], locale: str, said: str
+    world: World, speak: Callable[[str], None], locale: str, expected: str
 ) -> None:
     speak(locale)
-    assert text(await world.mod.slash(world.general, "settings set", name="top_k", value="many")) == said
+    assert said(await world.mod.slash(world.general, "settings set", name="top_k", value="many")) == expected
 
 
 async def test_answers_to_commands_are_in_the_language_of_whoever_acts(
@@ -70,14 +69,14 @@ async def test_answers_to_commands_are_in_the_language_of_whoever_acts(
 ) -> None:
     speak("de")
     assert "ein Sprachmodell (scripted)" in " ".join(
-        text(await world.anna.slash(world.general, "help")).split()
+        said(await world.anna.slash(world.general, "help")).split()
     )
-    assert "(Standard, 0 bis 2)" in text(await world.anna.slash(world.general, "settings show"))
+    assert "(Standard, 0 bis 2)" in said(await world.anna.slash(world.general, "settings show"))
     world.answers("answer")
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
-    assert text(await world.mod.slash(world.general, "reset")).startswith("Vergessen: 2 Nachrichten.")
-    assert text(await world.anna.user.slash("system clear")) == "Es war schon der Standard."
+    assert said(await world.mod.slash(world.general, "reset")).startswith("Vergessen: 2 Nachrichten.")
+    assert said(await world.anna.user.slash("system clear")) == "Es war schon der Standard."
 
 
 async def test_what_everybody_reads_is_in_the_servers_language(world: World) -> None:

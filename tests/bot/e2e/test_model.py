@@ -12,7 +12,7 @@ from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from engine.errors import ModelFormatError
 from engine.types import Health
-from tests.bot.e2e.world import TOKEN_S, World, labels, open_world
+from tests.bot.e2e.world import TOKEN_S, World, labels, open_world, said
 from tests.fakes import Script, ScriptedEngine
 
 
@@ -55,13 +55,6 @@ async def world(tmp_path: Path, shelf: FakeShelf) -> AsyncIterator[World]:
         world.shelf, world.operator_ids = shelf, frozenset({world.chief.id})
         await world.restart()
         yield world
-
-
-def said(result: simcord.InteractionResult) -> str:
-    assert result.acknowledged
-    assert result.response is not None
-    assert result.response.ephemeral
-    return result.response.content
 
 
 async def use(world: World, name: str) -> str:

@@ -12,18 +12,11 @@ import simcord
 
 from bot.conversation.service import UNDO_TIME
 from storage.conversations import Conversations
-from tests.bot.e2e.world import TOKEN_S, World, open_world
+from tests.bot.e2e.world import TOKEN_S, World, open_world, said
 from tests.fakes import Script
 
 SECRET = "the treasure lies beneath the old oak"
 MODERATORS_ONLY = "Only moderators"
-
-
-def text(result: simcord.InteractionResult) -> str:
-    assert result.acknowledged
-    assert result.response is not None
-    assert result.response.ephemeral
-    return result.response.content
 
 
 def shown(result: simcord.InteractionResult) -> discord.Message:
@@ -58,7 +51,7 @@ async def test_ask_16_a_reset_is_undone_with_its_button(world: World) -> None:
     world.answers("answer")
     await ask(world, "remember me")
     done = await world.mod.slash(world.general, "reset")
-    assert "Forgotten: 2 messages." in text(done)
+    assert "Forgotten: 2 messages." in said(done)
     undone = await world.mod.click(shown(done), label="Undo")
     assert undone.followups[0].content == "The conversation is back. Messages: 2."
     assert await history(world) == ["remember me", "answer"]
@@ -71,8 +64,8 @@ async def test_a_reset_is_undone_with_the_command_and_after_a_restart(world: Wor
     await ask(world, "remember me")
     await world.mod.slash(world.general, "reset")
     await world.restart()
-    assert "The conversation is back." in text(await world.mod.slash(world.general, "reset", undo=True))
-    assert "Nothing was forgotten here" in text(await world.mod.slash(world.general, "reset", undo=True))
+    assert "The conversation is back." in said(await world.mod.slash(world.general, "reset", undo=True))
+    assert "Nothing was forgotten here" in said(await world.mod.slash(world.general, "reset", undo=True))
     assert await history(world) == ["remember me", "answer"]
 
 
@@ -107,7 +100,7 @@ async def test_ask_16_any_conversation_of_the_server_can_be_reset_from_anywhere(
     await world.anna.send(thread, f"{world.me} me too")
     await world.run(2)
     for place in (world.general, thread):
-        assert "Forgotten: 2" in text(await world.mod.slash(world.random, "reset", channel=place))
+        assert "Forgotten: 2" in said(await world.mod.slash(world.random, "reset", channel=place))
         assert await world.stored(place) == []
 
 
@@ -121,8 +114,8 @@ async def test_only_who_moderates_that_very_place_may_reset_it(world: World) -> 
         "helpers", overwrites={helpers: discord.PermissionOverwrite(manage_messages=True)}
     )
     assert backend is world.env.backend
-    assert MODERATORS_ONLY in text(await helper.slash(room, "reset", channel=world.general))
-    assert "Forgotten: 0" in text(await helper.slash(room, "reset"))
+    assert MODERATORS_ONLY in said(await helper.slash(room, "reset", channel=world.general))
+    assert "Forgotten: 0" in said(await helper.slash(room, "reset"))
     assert await history(world) == ["remember me", "answer"]
 
 
@@ -168,15 +161,15 @@ async def test_in_a_direct_message_one_undoes_ones_own_reset(world: World) -> No
     await world.anna.send_dm("remember me")
     await world.run(2)
     done = await world.anna.user.slash("reset")
-    assert "Forgotten: 2" in text(done)
-    assert "The conversation is back." in text(await world.anna.user.slash("reset", undo=True))
+    assert "Forgotten: 2" in said(done)
+    assert "The conversation is back." in said(await world.anna.user.slash("reset", undo=True))
 
 
 async def test_reset_twice_at_once_forgets_once(world: World) -> None:
     world.answers("answer")
     await ask(world, "remember me")
-    assert "Forgotten: 2" in text(await world.mod.slash(world.general, "reset"))
-    assert "Forgotten: 0" in text(await world.mod.slash(world.general, "reset"))
+    assert "Forgotten: 2" in said(await world.mod.slash(world.general, "reset"))
+    assert "Forgotten: 0" in said(await world.mod.slash(world.general, "reset"))
 
 
 # Blocks
@@ -186,7 +179,7 @@ async def test_ask_16_a_blocked_person_is_told_once_and_then_met_with_silence(wo
     """Ask 16, moderator permissions: a person can be shut out, recorded with who and when."""
     world.answers("answer")
     log = await open_log(world)
-    assert "I do not answer" in text(await world.mod.slash(world.general, "block", user=world.anna))
+    assert "I do not answer" in said(await world.mod.slash(world.general, "block", user=world.anna))
     for _ in range(5):
         await ask(world, "hello?")
     assert world.engine.dialogs == []
@@ -194,7 +187,7 @@ async def test_ask_16_a_blocked_person_is_told_once_and_then_met_with_silence(wo
         "The moderators of this server have decided that I do not answer you here."
     ]
     assert logged(world, log) == [f"{world.mod.mention} blocked {world.anna.mention}."]
-    listed = text(await world.mod.slash(world.general, "blocked"))
+    listed = said(await world.mod.slash(world.general, "blocked"))
     assert listed.startswith(f"{world.anna.mention}, by {world.mod.mention}, since <t:")
     await world.bob.send(world.general, f"{world.me} and me?")
     await world.run(2)
@@ -243,10 +236,10 @@ async def test_a_block_holds_after_a_restart_and_until_unblocked(world: World) -
     await world.restart()
     await ask(world, "hello?")
     assert world.engine.dialogs == []
-    assert "again" in text(await world.mod.slash(world.general, "unblock", user=world.anna))
+    assert "again" in said(await world.mod.slash(world.general, "unblock", user=world.anna))
     await ask(world, "hello again?")
     assert len(world.engine.dialogs) == 1
-    assert "Nobody is blocked" in text(await world.mod.slash(world.general, "blocked"))
+    assert "Nobody is blocked" in said(await world.mod.slash(world.general, "blocked"))
 
 
 async def test_a_block_holds_on_its_server_only(world: World) -> None:
@@ -274,15 +267,15 @@ async def test_a_blocked_person_cannot_regenerate(world: World) -> None:
 async def test_moderators_and_bots_cannot_be_blocked(world: World, who: str) -> None:
     robot = world.guild.add_member(world.env.create_user("robot", bot=True))
     whom: Any = {"mod": world.mod, "robot": robot}[who]
-    assert "cannot be blocked" in text(await world.mod.slash(world.general, "block", user=whom))
-    assert "Nobody is blocked" in text(await world.mod.slash(world.general, "blocked"))
+    assert "cannot be blocked" in said(await world.mod.slash(world.general, "block", user=whom))
+    assert "Nobody is blocked" in said(await world.mod.slash(world.general, "blocked"))
 
 
 async def test_twice_is_said(world: World) -> None:
     await world.mod.slash(world.general, "block", user=world.anna)
-    assert "blocked here already" in text(await world.mod.slash(world.general, "block", user=world.anna))
+    assert "blocked here already" in said(await world.mod.slash(world.general, "block", user=world.anna))
     await world.mod.slash(world.general, "unblock", user=world.anna)
-    assert "was not blocked" in text(await world.mod.slash(world.general, "unblock", user=world.anna))
+    assert "was not blocked" in said(await world.mod.slash(world.general, "unblock", user=world.anna))
 
 
 @pytest.mark.parametrize("name", ["block", "unblock", "blocked"])
@@ -291,15 +284,15 @@ async def test_a_member_to_whom_it_was_opened_is_refused_all_the_same(world: Wor
     command = next(c for c in await world.client.tree.fetch_commands() if c.name == name)
     world.guild.set_command_permissions(command, {world.anna: True})
     options = {} if name == "blocked" else {"user": world.bob}
-    assert MODERATORS_ONLY in text(await world.anna.slash(world.general, name, **options))
+    assert MODERATORS_ONLY in said(await world.anna.slash(world.general, name, **options))
 
 
 @pytest.mark.parametrize("name", ["block", "unblock", "blocked", "reset"])
 async def test_a_database_that_fails_is_told(world: World, name: str) -> None:
     await world.database.close()
     options = {"user": world.anna} if name in ("block", "unblock") else {}
-    said = text(await world.mod.slash(world.general, name, **options))
-    assert "cannot be read or saved" in said
+    answer = said(await world.mod.slash(world.general, name, **options))
+    assert "cannot be read or saved" in answer
 
 
 async def test_a_log_channel_that_is_gone_holds_nothing_up(world: World) -> None:

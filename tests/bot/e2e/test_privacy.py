@@ -18,8 +18,7 @@ from bot.on_discord.privacy import policy_lines
 from bot.operations.logs import LineFormatter
 from bot.privacy import Keeping
 from storage.retention import Retention
-from tests.bot.e2e.test_commands import text
-from tests.bot.e2e.world import World, labels, open_world
+from tests.bot.e2e.world import World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script
 
 CANARY = "xylophonequartz"
@@ -32,7 +31,7 @@ def echo(world: World) -> None:
 async def forget(person: Any, *where: Any) -> str:
     """Use `/forget-me`, confirm, and return what then stands in the place of the question."""
     asked = await person.slash(*where, "forget-me")
-    assert "cannot be undone" in text(asked)
+    assert "cannot be undone" in said(asked)
     assert (await person.click(asked.response.message, label="Delete all of it")).acknowledged
     assert asked.response.components == []
     return str(asked.response.content)
@@ -50,8 +49,10 @@ async def later(world: World) -> None:
 
 
 async def test_privacy_says_what_is_kept_in_every_language_within_one_message(world: World) -> None:
-    said = text(await world.anna.slash(world.general, "privacy"))
-    assert all(word in said for word in ("What I keep", "/forget-me", "/opt-out", "/export-data", "30 days"))
+    answer = said(await world.anna.slash(world.general, "privacy"))
+    assert all(
+        word in answer for word in ("What I keep", "/forget-me", "/opt-out", "/export-data", "30 days")
+    )
     for language in LANGUAGES:
         for days in (0, 1, 90):
             lines = [render(line, language) for line in policy_lines(Keeping(days, days))]
@@ -60,9 +61,9 @@ async def test_privacy_says_what_is_kept_in_every_language_within_one_message(wo
 
 async def test_the_retention_period_is_stated(tmp_path: Path) -> None:
     async with open_world(tmp_path / "db.sqlite3", keeping=Keeping(90, 10)) as world:
-        said = text(await world.anna.slash(world.general, "privacy"))
-        assert "at most 90 days" in said
-        assert "after 10 days" in said
+        answer = said(await world.anna.slash(world.general, "privacy"))
+        assert "at most 90 days" in answer
+        assert "after 10 days" in answer
 
 
 async def test_forget_me_deletes_everywhere_with_a_receipt_and_leaves_others_alone(world: World) -> None:
@@ -77,7 +78,7 @@ async def test_forget_me_deletes_everywhere_with_a_receipt_and_leaves_others_alo
     assert "questions: 3, answers: 3, direct conversations: 1" in receipt
     assert [m.content for m in await world.stored(world.random)] == ["bob", "heard: Bob: bob"]
     assert await num_messages(world) == 2
-    assert "`40` (default" in text(await world.anna.user.slash("settings show"))
+    assert "`40` (default" in said(await world.anna.user.slash("settings show"))
     assert "questions: 0, answers: 0" in await forget(world.anna.user)
 
 
@@ -110,8 +111,8 @@ async def test_forget_me_is_confirmed_after_a_restart_and_only_by_the_person(wor
 
 async def test_whoever_opts_out_is_neither_answered_nor_stored_and_told_once(world: World) -> None:
     echo(world)
-    assert "do not answer you" in text(await world.anna.slash(world.general, "opt-out"))
-    assert "already" in text(await world.anna.slash(world.general, "opt-out"))
+    assert "do not answer you" in said(await world.anna.slash(world.general, "opt-out"))
+    assert "already" in said(await world.anna.slash(world.general, "opt-out"))
     for _ in range(3):
         await world.anna.send(world.general, f"{world.me} {CANARY}")
         await world.anna.send_dm(CANARY)
@@ -131,8 +132,8 @@ async def test_opting_out_holds_after_a_restart_and_ends_with_opting_in(world: W
     await world.restart()
     await world.anna.send(world.general, f"{world.me} hi")
     assert await num_messages(world) == 0
-    assert "again" in text(await world.anna.slash(world.general, "opt-in"))
-    assert "had not opted out" in text(await world.anna.slash(world.general, "opt-in"))
+    assert "again" in said(await world.anna.slash(world.general, "opt-in"))
+    assert "had not opted out" in said(await world.anna.slash(world.general, "opt-in"))
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert await num_messages(world) == 2
@@ -144,7 +145,7 @@ async def test_ones_own_data_comes_as_a_file_that_only_one_sees(world: World) ->
     await world.bob.send(world.general, f"{world.me} of bob")
     await world.run(4)
     result = await world.anna.slash(world.general, "export-data")
-    assert "1 question with its answers" in text(result)
+    assert "1 question with its answers" in said(result)
     assert result.response is not None
     (attachment,) = result.response.attachments
     assert attachment.filename == "llamacord-data.json"
@@ -159,14 +160,14 @@ async def test_every_command_answers_as_moderator_in_direct_messages_and_twice(
     world: World, command: str
 ) -> None:
     for _ in range(2):
-        assert text(await world.mod.slash(world.general, command))
-        assert text(await world.anna.user.slash(command))
+        assert said(await world.mod.slash(world.general, command))
+        assert said(await world.anna.user.slash(command))
 
 
 @pytest.mark.parametrize("command", ["opt-out", "opt-in", "export-data"])
 async def test_a_database_that_fails_is_told(world: World, command: str) -> None:
     await world.database.close()
-    assert "cannot be read or saved" in text(await world.anna.slash(world.general, command))
+    assert "cannot be read or saved" in said(await world.anna.slash(world.general, command))
 
 
 async def test_confirming_while_the_database_fails_is_told(world: World) -> None:

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import simcord
 
 from bot.parameters import ChatParameters, read_limits
-from tests.bot.e2e.world import World, labels, open_world
+from tests.bot.e2e.world import World, labels, open_world, said
 
 
 @pytest.fixture
@@ -17,13 +16,6 @@ async def seeing(tmp_path: Path) -> AsyncIterator[World]:
     """Return a world whose bot was given the message content intent."""
     async with open_world(tmp_path / "seeing.sqlite3", sees_all_messages=True) as world:
         yield world
-
-
-def said(result: simcord.InteractionResult) -> str:
-    assert result.acknowledged
-    assert result.response is not None
-    assert result.response.ephemeral
-    return result.response.content
 
 
 async def test_defaults_of_a_server_hold_where_a_conversation_sets_nothing(world: World) -> None:

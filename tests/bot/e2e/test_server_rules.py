@@ -12,8 +12,8 @@ import simcord
 from bot.safety.safety_model import SafetyModel
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from storage.conversations import MessageState
-from tests.bot.e2e.test_moderation import ask, logged, open_log, shown, text
-from tests.bot.e2e.world import EDIT_S, World, labels, open_world
+from tests.bot.e2e.test_moderation import ask, logged, open_log, shown
+from tests.bot.e2e.world import EDIT_S, World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script, ScriptedEngine
 
 FORBIDDEN_QUESTION = "The rules of this server do not allow this text, so I cannot answer it."
@@ -150,16 +150,16 @@ async def test_a_servers_system_prompt_holds_where_a_conversation_has_none(world
     for where in ("general", "random"):
         await ask(world, "hi", where=where)
     assert [dialog[0].content for dialog in world.engine.dialogs] == ["Speak like a pirate.", "Rhyme."]
-    shown_here = text(await world.anna.slash(world.general, "settings show"))
+    shown_here = said(await world.anna.slash(world.general, "settings show"))
     assert "**system_prompt** (this server's default): 20 of at most" in shown_here
-    elsewhere = text(await world.anna.slash(world.random, "settings show"))
+    elsewhere = said(await world.anna.slash(world.random, "settings show"))
     assert "**system_prompt** (set for this conversation): 6 of at most" in elsewhere
-    assert "Speak like a pirate." in text(await world.anna.slash(world.general, "system show"))
+    assert "Speak like a pirate." in said(await world.anna.slash(world.general, "system show"))
     await world.mod.slash(world.random, "system clear")
-    assert "this server's default" in text(await world.anna.slash(world.random, "system show"))
+    assert "this server's default" in said(await world.anna.slash(world.random, "system show"))
     form = await admin.click(await second_page(world, admin), custom_id="llamacord:config:prompt")
     await admin.submit_modal(form, {"text": ""})
-    assert "You are a test." in text(await world.anna.slash(world.general, "system show"))
+    assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
 
 
 async def test_a_servers_system_prompt_stays_within_the_operators_rules(world: World) -> None:
@@ -174,7 +174,7 @@ async def test_a_servers_system_prompt_stays_within_the_operators_rules(world: W
     await admin.submit_modal(form, {"text": "x" * 400})
     await admin.click(message, label="Save")
     short = await admin.slash(world.general, "settings server", name="max_history_tokens", value="256")
-    assert "too little room" in text(short)
+    assert "too little room" in said(short)
 
 
 async def test_defaults_of_answers_are_set_in_the_panel(world: World) -> None:
@@ -258,13 +258,13 @@ async def test_only_who_manages_the_server_may_use_the_panel(world: World) -> No
     assert "config" not in world.mod.available_commands(world.general)
     command = next(c for c in await world.client.tree.fetch_commands() if c.name == "config")
     world.guild.set_command_permissions(command, {world.mod: True})
-    assert "Only who manages this server" in text(await world.mod.slash(world.general, "config"))
+    assert "Only who manages this server" in said(await world.mod.slash(world.general, "config"))
     admin = await admin_of(world)
     message = await panel(world, admin)
     form = await admin.click(message, custom_id="llamacord:config:limits")
     world.env.backend.get_member(world.guild.id, admin.id).role_ids.clear()
     pressed = await admin.click(message, custom_id="llamacord:config:age:never")
-    assert "Only who manages this server" in text(pressed)
+    assert "Only who manages this server" in said(pressed)
     sent = await admin.submit_modal(form, {"user_per_minute": "1", "server_per_minute": ""})
     assert sent.acknowledged
     assert await config(world) == ServerConfig()

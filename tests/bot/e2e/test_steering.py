@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import discord
 import pytest
-import simcord
 
 from engine.types import FinishReason
-from tests.bot.e2e.world import World, labels
+from tests.bot.e2e.world import World, labels, said
 from tests.fakes import Script
 
 
 async def ask(world: World, text: str = "hi") -> discord.Message:
     return await world.anna.send(world.general, f"{world.me} {text}")
-
-
-def said(result: simcord.InteractionResult) -> str:
-    assert result.acknowledged
-    assert result.response is not None
-    assert result.response.ephemeral
-    return result.response.content
 
 
 async def test_stop_by_command(world: World) -> None:

@@ -25,6 +25,8 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.errors import ModelFormatError
+from engine.types import TextEngine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -49,6 +51,20 @@ class EmptyShelf:
 
     async def open(self, name: str) -> ClosableEngine:
         raise ModelFormatError(f"There is no {name}.")
+
+
+class ParkedRoom(WaitingRoom):
+    """A waiting room that tells the simulation who only waits for others."""
+
+    def __init__(self, world: World, engine: TextEngine) -> None:
+        super().__init__(lambda: engine.load)
+        self._world = world
+
+    async def _wait(self, future: asyncio.Future[None]) -> None:
+        wait = super()._wait(future)
+        if hasattr(self._world, "env"):  # and not in the playground, which runs on the real clock
+            wait = self._world.env.external_wait(wait, reason="waits for the engine")
+        await wait
 
 
 class VirtualEnv(simcord.Env):
@@ -129,6 +145,8 @@ class World:
             servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
+            on_removed=self.privacy.purging.note,
+            room=ParkedRoom(self, engine),
             shutdown_grace_s=self.shutdown_grace_s,
         )
         self.client = LlamacordClient(
@@ -230,6 +248,14 @@ class World:
             if isinstance(message, dict) and "content" in message:
                 assert message["allowed_mentions"]["parse"] == [], request.path
                 assert not message["allowed_mentions"].get("replied_user"), request.path
+
+
+def said(result: simcord.InteractionResult) -> str:
+    """Return the one answer of an interaction, which only its user sees."""
+    assert result.acknowledged
+    assert result.response is not None
+    assert result.response.ephemeral
+    return result.response.content
 
 
 def labels(message: discord.Message) -> list[str | None]:

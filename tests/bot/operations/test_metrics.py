@@ -35,11 +35,12 @@ def figures(exposition: bytes) -> dict[str, float]:
 
 def test_an_answer_counts_with_its_tokens_and_times() -> None:
     metrics = Metrics()
-    metrics.answered(MessageState.COMPLETE, Completion("text", FinishReason.STOP, Usage(30, 10, 7, 0.3, 2.5)))
+    usage = Usage(30, 10, 12, 7, time_to_first_token_s=0.3, duration_s=2.5)
+    metrics.answered(MessageState.COMPLETE, Completion("text", FinishReason.STOP, usage))
     metrics.answered(MessageState.FAILED, None)
     found = figures(metrics.exposition())
     assert found["llamacord_answers_total/complete"] == found["llamacord_answers_total/failed"] == 1
-    assert found["llamacord_tokens_total/prompt"] == 20
+    assert found["llamacord_tokens_total/prompt"] == 12, "what was computed of it until it was stopped"
     assert found["llamacord_tokens_total/cached"] == 10
     assert found["llamacord_tokens_total/answer"] == 7
     assert found["llamacord_time_to_first_token_seconds_sum"] == 0.3
@@ -120,13 +121,13 @@ async def test_a_running_bot_is_served_and_its_errors_count() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    chat = SimpleNamespace(num_running=1, num_waiting=2, engine=ScriptedEngine())
+    chat = SimpleNamespace(num_running=1, num_waiting=2, num_unshown=0, engine=ScriptedEngine())
     async with watched(Bot(chat, Metrics()), port), aiohttp.ClientSession() as session:
         logging.getLogger("bot.some.file").error("it broke")
         async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
             found = figures(await response.read())
     assert found["llamacord_gateway_latency_seconds"] == 0.05
-    assert found["llamacord_kv_tokens_max"] == 1000
+    assert found["llamacord_kv_tokens_max"] == chat.engine.max_kv_tokens
     assert found["llamacord_is_busy"] == 1
     assert found["llamacord_errors_total/bot.some.file"] == 1
 

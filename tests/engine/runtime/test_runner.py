@@ -51,7 +51,7 @@ class Traffic:
         request = make_request(len(self.requests), ids, params, MAX_TOKENS)
         self.requests.append(request)
         self.running.append(request)
-        self.driver.scheduler.add(request)
+        self.driver.add(request)
 
     def cancel(self) -> None:
         request = self.random.choice(self.running)
@@ -94,14 +94,12 @@ def check(request: Request, driver: Driver) -> None:
 
 def check_memory(driver: Driver) -> None:
     """No slot is leaked, and the bound holds for what is held and for what is touched."""
-    slots = driver.runner._slots
-    in_slots = sorted(request.slot for request in driver.scheduler.running if request.slot is not None)
-    assert [index for index in range(len(slots)) if slots[index].busy] == in_slots
-    assert len(set(in_slots)) == len(driver.scheduler.running)
+    slots, slot_of = driver.runner._slots, driver.runner._slot_of
+    driver.runner.check()
+    assert slot_of.keys() == set(driver.running)
     assert slots.num_tokens <= driver.max_kv_tokens
-    for request in driver.scheduler.running:
-        assert request.slot is not None
-        assert slots[request.slot].ids == request.ids[: request.num_computed]
+    for request in driver.running:
+        assert slots[slot_of[request]].ids == request.ids[: request.num_computed]
 
 
 def drive(seed: int, num_steps: int, driver: Driver, rate: float) -> Traffic:
@@ -120,7 +118,7 @@ def drive(seed: int, num_steps: int, driver: Driver, rate: float) -> Traffic:
     for request in traffic.forget_ended():
         check(request, driver)
     assert len(driver.finals) == len(traffic.requests), "every request ends exactly once"
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
     return traffic
 
 
@@ -144,31 +142,51 @@ def test_random_traffic_in_caches_of_all_sizes(seed: int) -> None:
     drive(seed, 150, driver, rate=rng.choice((0.05, 0.3, 0.9)))
 
 
-def test_touched_memory_stays_within_the_bound() -> None:
-    """Each filler may touch one position behind what its slot holds."""
-    driver = Driver(num_slots=6, max_kv_tokens=320, max_running=2, max_tokens=MAX_TOKENS)
-    traffic = Traffic(3, driver)
+@pytest.mark.parametrize("page_tokens", [1, 16])
+def test_touched_memory_stays_within_the_bound(page_tokens: int) -> None:
+    """Each filler may touch one page behind what its slot holds, and nothing else is beyond the bound."""
+    driver = Driver(6, 320, 3, MAX_TOKENS, min_exact_rows=2, page_tokens=page_tokens)
+    traffic, most = Traffic(3, driver), 0
     for _ in range(3000):
         if traffic.random.random() < 0.2 and len(traffic.running) < 4:
             traffic.submit()
         driver.step()
         traffic.forget_ended()
-        assert driver.model.kv.num_touched <= 320 + 2 * 6 + MAX_TOKENS // 2
+        check_memory(driver)
+        most = max(most, driver.model.kv.num_touched)
+        assert most <= 320 + 6 * page_tokens
+    assert most > 280, "and it is used"
+    assert driver.model.kv.num_swaps > 3
 
 
 def test_the_next_turn_computes_only_what_is_new() -> None:
     driver = Driver(4, 2000, 2, MAX_TOKENS)
     params = SamplingParams(temperature=1.0, max_new_tokens=5, seed=1)
     first = make_request(1, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(first)
+    driver.add(first)
     driver.run_until_idle()
     driver.model.chunks.clear()
     second = make_request(2, [*first.ids, 9, 9, 9], params, MAX_TOKENS)
-    driver.scheduler.add(second)
+    driver.add(second)
     driver.run_until_idle()
     assert second.num_cached == len(first.ids) - 1
     assert driver.model.chunks == [4]
     assert second.ids == run_alone(second.prompt.ids, params)
+
+
+def test_of_a_stopped_prompt_only_what_was_computed_counts() -> None:
+    driver = Driver(4, 2000, 2, MAX_TOKENS)
+    params = SamplingParams(temperature=1.0, max_new_tokens=50, seed=1)
+    driver.add(make_request(1, [5] * 20, params, MAX_TOKENS))
+    driver.step()
+    request = make_request(2, [*[5] * 20, *[9] * 120], params, MAX_TOKENS)
+    driver.add(request)
+    driver.step()
+    completion = request.finish(FinishReason.CANCELLED).completion
+    assert completion is not None
+    assert completion.usage.num_prompt_tokens == 140
+    assert completion.usage.num_cached_tokens == 20
+    assert completion.usage.num_computed_tokens == driver.model.chunks[-1] < 100
 
 
 @pytest.mark.parametrize("num_prompt", [1, 2, 15, 16, 17, 33, 64, 65, 159])
@@ -178,7 +196,7 @@ def test_prompts_of_all_lengths_in_chunks(num_prompt: int) -> None:
     requests = [make_request(number, range(3, 3 + number), params, MAX_TOKENS) for number in (1, 2)]
     requests.append(make_request(0, [7] * num_prompt, params, MAX_TOKENS))
     for request in requests:
-        driver.scheduler.add(request)
+        driver.add(request)
     driver.run_until_idle()
     for request in requests:
         assert request.ids == run_alone(request.prompt.ids, params, MAX_TOKENS)
@@ -196,7 +214,7 @@ def test_only_reproducible_answers_pay_for_rows_that_round_alike(
     for num_slots in (1, 2, 4):
         driver = Driver(num_slots, 400, 1, MAX_TOKENS, min_exact_rows=2)
         for request_id in range(num_slots):  # so that the last slot has its turn too
-            driver.scheduler.add(make_request(request_id, [5 + request_id] * 9, params, MAX_TOKENS))
+            driver.add(make_request(request_id, [5 + request_id] * 9, params, MAX_TOKENS))
         driver.run_until_idle()
         assert min(driver.model.windows[1:]) == min(fewest_rows, num_slots)
 
@@ -206,9 +224,9 @@ def test_requests_wait_while_the_running_ones_may_need_all_memory() -> None:
     params = SamplingParams(temperature=1.5, max_new_tokens=60, seed=3)
     requests = [make_request(number, [9 + number] * 60, params, MAX_TOKENS) for number in range(3)]
     for request in requests:
-        driver.scheduler.add(request)
+        driver.add(request)
     driver.step()
-    assert len(driver.scheduler.running) == 1
+    assert len(driver.running) == 1
     driver.run_until_idle()
     assert len(driver.finals) == 3
 
@@ -216,7 +234,7 @@ def test_requests_wait_while_the_running_ones_may_need_all_memory() -> None:
 def test_a_request_larger_than_the_bound_still_runs_alone() -> None:
     driver = Driver(num_slots=4, max_kv_tokens=50, max_running=4, max_tokens=MAX_TOKENS)
     request = make_request(1, [9] * 60, SamplingParams(max_new_tokens=60, seed=3), MAX_TOKENS)
-    driver.scheduler.add(request)
+    driver.add(request)
     driver.run_until_idle()
     assert driver.finals[1].completion is not None
 
@@ -225,18 +243,17 @@ def test_reloading_starts_with_an_empty_cache_and_frees_the_old_model_first() ->
     driver = Driver(4, 2000, 2, MAX_TOKENS)
     params = SamplingParams(temperature=1.0, max_new_tokens=30, seed=1)
     first = make_request(1, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(first)
+    driver.add(first)
     driver.step()
     driver.scheduler.remove(first)
     driver.runner.reload()
     assert len(driver.models) == 2
-    assert first.slot is None
     second = make_request(2, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(second)
+    driver.add(second)
     driver.run_until_idle()
     assert second.num_cached == 0
     assert second.ids == run_alone(second.prompt.ids, params, MAX_TOKENS)
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
 
 
 def test_a_failed_reload_leaves_no_model_behind() -> None:
@@ -261,5 +278,5 @@ def test_release_is_idempotent_and_warm_up_leaves_no_trace() -> None:
     assert driver.runner.place(request)
     driver.runner.release(request, keep=True)
     driver.runner.release(request, keep=True)
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
     assert (driver.model.kv.ids[1:] == NEVER_WRITTEN).all()

@@ -236,7 +236,7 @@ ENDLESS = [
 
 @pytest.mark.parametrize("template", ENDLESS)
 def test_an_endless_template_is_ended(monkeypatch: pytest.MonkeyPatch, template: str) -> None:
-    monkeypatch.setattr("engine.text.chat_template.MAX_SECONDS", 0.5)
+    monkeypatch.setattr("engine.text.template_process.MAX_SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(ModelFormatError, match="takes too much time or memory"):
         made(template)
@@ -246,7 +246,7 @@ def test_an_endless_template_is_ended(monkeypatch: pytest.MonkeyPatch, template:
 def test_after_an_endless_dialog_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     template = made(SAY + "{% if messages[0].content == 'go' %}" + endless + "{% endif %}")
-    monkeypatch.setattr("engine.text.chat_template.MAX_SECONDS", 0.5)
+    monkeypatch.setattr("engine.text.template_process.MAX_SECONDS", 0.5)
     with pytest.raises(PromptError, match="takes too much time or memory"):
         template.encode(dialog_of("go"))
     monkeypatch.undo()

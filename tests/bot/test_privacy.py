@@ -1,19 +1,22 @@
-"""The sweeper: what is due goes, what is not stays, and a storage that fails stops nothing."""
+"""Privacy: what is due goes and what is not stays, whatever fails; and all that is kept is in the export."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from bot import privacy as sweeper_module
-from bot.privacy import Keeping, Sweeper
+from bot import privacy as privacy_module
+from bot.privacy import Keeping, Sweeper, fitting, to_json
 from storage import retention as retention_module
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
+from storage.people import KeptAnswer, KeptChange, KeptData, KeptQuestion
 from storage.retention import Place, Retention
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, asked_and_answered
@@ -54,7 +57,7 @@ async def test_what_is_gone_has_its_grace(
 async def test_a_storage_that_fails_is_logged_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr(privacy_module, "SWEEP_INTERVAL_S", 0.001)
     database = await Database.open(tmp_path / "db.sqlite3")
     await database.close()
     with caplog.at_level(logging.ERROR):
@@ -68,7 +71,7 @@ async def test_a_storage_that_fails_is_logged_and_tried_again(
 async def test_a_fault_does_not_end_the_sweeping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL_S", 0.001)
+    monkeypatch.setattr(privacy_module, "SWEEP_INTERVAL_S", 0.001)
     num_sweeps = 0
 
     def now() -> datetime:
@@ -100,3 +103,47 @@ async def test_a_private_question_that_was_left_behind_goes_after_an_hour(tmp_pa
             assert len(await database.fetch_all("SELECT id FROM messages")) == num_left
         assert told == ["deleted"]
         assert await database.fetch_all("SELECT id FROM conversations") == []
+
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DATA = KeptData(
+    questions=(
+        KeptQuestion(7, 2**60 + 1, "channel", "Anna", "Größe?", AT, (KeptAnswer("complete", "42", AT),)),
+    ),
+    changes=(KeptChange(None, 900, "top_k", "3", AT),),
+    opted_out_at=None,
+    blocked_on=(8,),
+)
+
+
+def test_the_file_is_json_with_ids_as_texts() -> None:
+    read = json.loads(to_json(5, DATA, at=AT))
+    assert (read["user_id"], read["blocked_on_servers"], read["opted_out_at"]) == ("5", ["8"], None)
+    assert read["questions"] == [
+        {
+            "server_id": "7",
+            "channel_id": str(2**60 + 1),
+            "place": "channel",
+            "asked_at": "2026-01-02T03:04:05+00:00",
+            "your_name": "Anna",
+            "text": "Größe?",
+            "answers": [{"at": "2026-01-02T03:04:05+00:00", "state": "complete", "text": "42"}],
+        }
+    ]
+    assert read["settings_you_changed"][0] == {
+        "server_id": None,
+        "channel_id": "900",
+        "setting": "top_k",
+        "value": 3,
+        "at": "2026-01-02T03:04:05+00:00",
+    }
+
+
+def test_a_file_that_is_too_long_is_packed_and_one_that_stays_so_is_none() -> None:
+    content = b"x" * 10_000
+    assert fitting("a.json", content, 10_000) == ("a.json", content)
+    found = fitting("a.json", content, 500)
+    assert found is not None
+    assert found[0] == "a.json.gz"
+    assert gzip.decompress(found[1]) == content
+    assert fitting("a.json", content, 10) is None
