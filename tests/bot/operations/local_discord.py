@@ -245,7 +245,9 @@ class DiscordPlace:
     def _carry_out(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         application = f"/applications/{BOT_ID}"
         if path == f"{application}/commands":
-            self.commands = body if method == "PUT" else self.commands
+            if method == "PUT":
+                ids = {"application_id": str(BOT_ID), "version": "1"}
+                self.commands = [{**one, **ids, "id": str(number)} for number, one in enumerate(body, 1)]
             return Reply(self.commands)
         if path == "/users/@me":
             return Reply(_user(BOT_ID))

@@ -154,7 +154,7 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         discord.faults.append(
             Fault("PATCH", f"/channels/{THIRD_ID}/", times=None, reply=refused(400, 200000), text="word15")
         )
-        await pause(30)
+        await discord.until_true(says(discord, REFUSAL, THIRD_ID))
         for channel_id in (CHANNEL_ID, OTHER_ID):
             (message,) = discord.ours(channel_id)
             assert any(":stop:" in one for one in buttons(message))
