@@ -50,7 +50,10 @@ class Answer:
 
 
 async def answer(engine: TextEngine, prompt: Prompt, params: SamplingParams) -> Answer:
-    """Generate one answer to its end."""
+    """Generate one answer to its end, as soon as there is room for it."""
+    num_tokens = engine.tokens_needed(prompt, params)
+    while not engine.load.has_room(num_tokens):  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0.001)
     generation = engine.generate(prompt, params)
     text = "".join([piece async for piece in generation])
     if generation.completion is None:

@@ -111,7 +111,8 @@ class Crowd:
         async with asyncio.timeout(timeout_s):
             while num_quiet < 5:
                 await asyncio.sleep(0.1)
-                num_quiet = 0 if chat.num_running or chat.num_waiting else num_quiet + 1
+                is_busy = chat.num_running or chat.num_waiting or chat.num_unshown
+                num_quiet = 0 if is_busy else num_quiet + 1
 
     async def outcome(self, dialogs: Sequence[Sequence[str]] = ()) -> Outcome:
         """Look what came of the questions; `dialogs` are the texts that the model was given at a time.
@@ -180,7 +181,6 @@ async def open_crowd(
     folder: Path,
     num_rooms: int,
     *,
-    max_running: int,
     parameters: ChatParameters,
     edit_interval_s: float = EDIT_INTERVAL_S,
     is_echoed: bool = True,
@@ -191,6 +191,7 @@ async def open_crowd(
         conversations = Conversations(database)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         metrics = Metrics()
+        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
         chat = ChatService(
             engine,
             conversations,
@@ -200,9 +201,8 @@ async def open_crowd(
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
-            max_running=max_running,
+            on_removed=privacy.purging.note,
         )
-        privacy = Privacy.over(database, conversations, Keeping(), undo_time=UNDO_TIME, engines=[engine])
         client = LlamacordClient(chat, moderation, privacy, metrics, edit_interval_s=edit_interval_s)
         env = LiveEnv(client)
         crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed)

@@ -129,9 +129,9 @@ def _held(engine: ScriptedEngine) -> tracemalloc.Snapshot:
 
 async def scripted_load(folder: Path, num_rooms: int) -> Figures:
     """Load the bot with an engine that repeats what it was asked."""
-    engine = ScriptedEngine(respond=echo)
+    engine = ScriptedEngine(respond=echo, max_requests=MAX_RUNNING, max_kv_tokens=MAX_RUNNING * 4096)
     parameters = ChatParameters(max_history_tokens=1024)
-    async with open_crowd(engine, folder, num_rooms, max_running=MAX_RUNNING, parameters=parameters) as crowd:
+    async with open_crowd(engine, folder, num_rooms, parameters=parameters) as crowd:
         measured = await measure(crowd, TURNS, PAUSE_S)
         outcome = await crowd.outcome([[m.content for m in dialog] for dialog in engine.dialogs])
         kb_per_answer = await grown_kb_per_answer(crowd, engine)
@@ -148,7 +148,6 @@ async def model_load(folder: Path, num_rooms: int, threads: int) -> Figures:
             engine,
             folder,
             num_rooms,
-            max_running=options.max_concurrent,
             parameters=parameters,
             is_echoed=False,
         ) as crowd,

@@ -28,6 +28,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.engine import Engine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.opening import locked
@@ -61,9 +62,9 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             servers=moderation.servers,
             screening=moderation.screening,
             on_answered=metrics.answered,
+            on_removed=privacy.purging.note,
             shutdown_grace_s=settings.shutdown_grace_s,
-            max_running=settings.max_concurrent,
-            max_total=settings.max_queue,
+            room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
         async with chat:
             shelf = ModelShelf(

@@ -3,11 +3,11 @@
     ChatError
     ├── EmptyQuestionError          nothing to answer
     ├── ConversationBusyError       too many questions wait in this conversation
+    ├── QuestionGoneError           the question was deleted before it was taken
     ├── AttachmentError             a file that cannot be read
     ├── ModelSwitchError            another model cannot be loaded
     ├── NothingHereError            nothing is running, or nothing was said
     ├── NothingToContinueError      the newest answer is whole
-    ├── TooManyWaitingError         too many answers wait in all conversations
     ├── ParameterError              a parameter's value or name that is not allowed
     ├── SystemPromptError           a system prompt that is too long
     ├── NotAllowedError             this person may not do that
@@ -57,11 +57,11 @@ class ConversationBusyError(ChatError):
         super().__init__(phrase("errors.busy", num=num_waiting))
 
 
-class TooManyWaitingError(ChatError):
-    """Too many answers wait in all conversations together."""
+class QuestionGoneError(ChatError):
+    """The question was deleted before it was taken."""
 
     def __init__(self) -> None:
-        super().__init__(phrase("errors.queue_full"))
+        super().__init__(phrase("errors.not_found"))
 
 
 class ParameterError(ChatError):
@@ -178,7 +178,8 @@ _KEYS: tuple[tuple[type[BaseException], str], ...] = (
     (engine_errors.UnsafePromptError, "errors.unsafe_prompt"),
     (engine_errors.NoChatFormatError, "errors.no_chat_format"),
     (engine_errors.PromptError, "errors.prompt"),
-    (engine_errors.QueueFullError, "errors.queue_full"),
+    (engine_errors.NoRoomError, "errors.queue_full"),
+    (engine_errors.TooManyWaitingError, "errors.queue_full"),
     (engine_errors.EngineUnavailableError, "errors.engine_unavailable"),
     (engine_errors.GenerationFailedError, "errors.generation_failed"),
     (storage_errors.StorageFullError, "errors.storage_full"),

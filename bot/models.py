@@ -36,7 +36,6 @@ def engine_options(settings: Settings) -> EngineOptions:
     return EngineOptions(
         num_threads=settings.threads,
         max_concurrent=settings.max_concurrent,
-        max_queue=settings.max_queue,
         context_tokens=settings.context_tokens,
         kv_cache_mb=settings.kv_cache_mb,
         device=settings.provider,

@@ -50,11 +50,14 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancel what is left and wait for its end. Closing twice is fine, and so is closing from inside."""
-        others = self._others(asyncio.current_task())
-        for task in others:
-            task.cancel()
-        if others:
+        self.cancel()
+        if others := self._others(asyncio.current_task()):
             await asyncio.wait(others)
+
+    def cancel(self) -> None:
+        """Cancel what is left."""
+        for task in self._others(asyncio.current_task()):
+            task.cancel()
 
     def _others(self, me: asyncio.Task[Any] | None) -> set[asyncio.Task[Any]]:
         return {task for task in self._tasks if task is not me and not task.done()}

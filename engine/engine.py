@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine.describing.footprint import kv_token_bound
-from engine.errors import EngineError, EngineUnavailableError, PromptTooLongError, QueueFullError
+from engine.errors import EngineError, EngineUnavailableError, NoRoomError, PromptTooLongError
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
@@ -24,7 +24,7 @@ from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
 from engine.text.detokenizer import StreamDecoder
-from engine.text.prompt import fit_prompt, make_chat_format
+from engine.text.prompt import fit_prompt, make_chat_format, reasoning_of
 from engine.text.tokenizer import RememberingTokenizer
 from engine.types import (
     ChatMessage,
@@ -44,10 +44,10 @@ DEFAULT_CONTEXT_TOKENS = 4096
 class EngineOptions:
     """How the engine runs; 0 lets it choose.
 
-    num_threads: of one operator; the physical cores. max_concurrent: answers generated at once. max_queue:
-    requests that may wait beside them. context_tokens: longest prompt and answer together; the model's, at
-    most 4096. kv_cache_mb: memory for KV in MiB; a quarter of the machine's, at most 2048. chat_format: used
-    in the place of the model's own, as for Llama Guard, whose template writes a task around each dialog.
+    num_threads: of one operator; the physical cores. max_concurrent: answers generated at once.
+    context_tokens: longest prompt and answer together; the model's, at most 4096. kv_cache_mb: memory for KV
+    in MiB; a quarter of the machine's, at most 2048. chat_format: used in the place of the model's own, as
+    for Llama Guard, whose template writes a task around each dialog.
     speculation: guess tokens where an answer repeats what was said, unless it must be reproducible. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free.
@@ -55,7 +55,6 @@ class EngineOptions:
 
     num_threads: int = 0
     max_concurrent: int = 8
-    max_queue: int = 64
     context_tokens: int = 0
     kv_cache_mb: int = 0
     chat_format: str = ""
@@ -81,6 +80,9 @@ class Engine:
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
+        self._reasoning = reasoning_of(self._model.chat, self._format)
+        for mark, token in self._control_marks.items():  # these are part of what is said
+            self._token_bytes[token] = mark.encode()
         ends = frozenset({self._model.eos_id, *self._model.stop_ids})
         self._stop_ids = self._format.stop_ids if self._format else ends
         self._control_ids = self._stop_ids | frozenset(self._tokenizer.special_ids.values())
@@ -88,7 +90,7 @@ class Engine:
         self._streams: dict[int, _Stream] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker = Worker(load_runner or self._load_runner, self._num_answers, self._deliver)
+        self._worker = Worker(load_runner or self._load_runner, self._deliver)
 
     @classmethod
     async def open(cls, folder: Path, options: EngineOptions) -> Engine:
@@ -136,6 +138,8 @@ class Engine:
             chat_format=self._model.chat.format,
             context_length=self._context,
             default_system_prompt=self._model.chat.default_system_prompt,
+            reasoning=self._reasoning,
+            ends_turns=self._format is not None and self._format.ends_turns,
         )
 
     @property
@@ -144,15 +148,38 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
-        """How much there is to do."""
-        return EngineLoad(len(self._streams), self._worker.num_kv_tokens, self._worker.max_kv_tokens)
+        """See `EngineLoad`. An answer counts until its end is delivered: its room is free by then."""
+        return EngineLoad(
+            num_requests=len(self._streams),
+            max_requests=self._num_answers,
+            num_kv_tokens=self._worker.num_kv_tokens,
+            num_reserved_tokens=sum(stream.num_tokens for stream in self._streams.values()),
+            max_kv_tokens=self._worker.max_kv_tokens,
+        )
 
     def fit_prompt(
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        begun = self._begun(answer_so_far) if answer_so_far else ()
         return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
+
+    def _begun(self, answer: str) -> Sequence[int]:
+        """Return the ids of an answer to go on with, behind the thinking that the prompt begins."""
+        if self._reasoning is None or not self._reasoning.is_open:
+            return self._tokenizer.encode(answer)
+        closing = self._reasoning.closing
+        if closing in self._control_marks:
+            return [self._control_marks[closing], *self._tokenizer.encode_inside(f"\n\n{answer}")]
+        return self._tokenizer.encode_inside(f"{closing}\n\n{answer}")
+
+    @property
+    def _control_marks(self) -> dict[str, int]:
+        """Return the ids of those marks around thinking that are control tokens."""
+        marks = () if self._reasoning is None else (self._reasoning.opening, self._reasoning.closing)
+        return {
+            mark: self._tokenizer.special_ids[mark] for mark in marks if mark in self._tokenizer.special_ids
+        }
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""
@@ -162,16 +189,22 @@ class Engine:
         """Return how many tokens `text` takes, without the chat format around it."""
         return len(self._tokenizer.encode(text))
 
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `TextEngine.tokens_needed`."""
+        num_tokens = min(len(prompt.ids) + params.max_new_tokens, self._context)
+        return -(-num_tokens // self._worker.block_size) * self._worker.block_size
+
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        """See `TextEngine.generate`."""
-        if self.health is not Health.READY:
+        """See `TextEngine.generate`. What begins while a fault is mended is answered after that."""
+        if self._loop is None or self.health in (Health.UNHEALTHY, Health.CLOSED):
             raise EngineUnavailableError(f"The model is {self.health}. Try again later.")
         if not 0 < len(prompt.ids) < self._context:
             raise PromptTooLongError(len(prompt.ids), self._context - 1)
-        if len(self._streams) >= self._options.max_concurrent + self._options.max_queue:
-            raise QueueFullError("Too many questions are waiting already. Try again in a minute.")
+        num_tokens = self.tokens_needed(prompt, params)
+        if not self.load.has_room(num_tokens):
+            raise NoRoomError("There is no room for another answer now. Try again in a minute.")
         request = self._make_request(prompt, params)
-        stream = _Stream(lambda: self._worker.cancel(request.request_id))
+        stream = _Stream(num_tokens, lambda: self._worker.cancel(request.request_id))
         self._worker.submit(request)
         self._streams[request.request_id] = stream
         return stream
@@ -227,9 +260,13 @@ class Engine:
 
 
 class _Stream:
-    """One answer on the event loop's side. Satisfies `engine.types.Generation`."""
+    """One answer on the event loop's side. Satisfies `engine.types.Generation`.
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
+    num_tokens: those that it may come to need.
+    """
+
+    def __init__(self, num_tokens: int, cancel: Callable[[], None]) -> None:
+        self.num_tokens = num_tokens
         self._cancel = cancel
         self._deltas: asyncio.Queue[Delta] = asyncio.Queue()
         self._completion: Completion | None = None

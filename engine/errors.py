@@ -6,7 +6,8 @@ EngineError
 │   ├── PromptTooLongError     does not fit the context
 │   ├── UnsafePromptError      contains the chat format's control tags
 │   └── NoChatFormatError      a base model cannot chat
-├── QueueFullError             too many requests are waiting
+├── NoRoomError                no room for one more answer now: ask `EngineLoad.has_room` first
+├── TooManyWaitingError        nobody else may wait for an answer now
 ├── EngineUnavailableError     closed, reloading or unhealthy
 ├── GenerationFailedError      a running request was ended by a fault
 └── ModelError                 a model could not be fetched, converted or loaded
@@ -47,8 +48,12 @@ class NoChatFormatError(PromptError):
     """The loaded model is a base model, which has no chat format."""
 
 
-class QueueFullError(EngineError):
-    """Too many requests are waiting already."""
+class NoRoomError(EngineError):
+    """There is no room for one more answer now."""
+
+
+class TooManyWaitingError(EngineError):
+    """Nobody else may wait for an answer now."""
 
 
 class EngineUnavailableError(EngineError):

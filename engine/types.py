@@ -92,7 +92,9 @@ class FinishReason(StrEnum):
     """Why an answer ended."""
 
     STOP = "stop"
-    """The model ended its turn, or a stop string came."""
+    """The model ended its turn."""
+    STOP_TEXT = "stop_text"
+    """A stop string came, which is not part of the answer."""
     LENGTH = "length"
     """The token limit, or the end of the model's context, was reached."""
     CANCELLED = "cancelled"
@@ -133,8 +135,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model writes around what it thinks. `is_open`: its prompt has written the first mark already."""
+
+    opening: str
+    closing: str
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded. `chat_format` is None for a base model, which has none."""
+    """What is loaded. `chat_format` is None for a base model, which has none.
+
+    reasoning: the marks that its folder names. ends_turns: whether its chat format has a token for the end of
+    an answer; without one, a model may go on with the next person's turn.
+    """
 
     name: str
     precision: str
@@ -142,6 +157,8 @@ class ModelInfo:
     chat_format: str | None
     context_length: int
     default_system_prompt: str
+    reasoning: Reasoning | None = None
+    ends_turns: bool = True
 
 
 class Health(StrEnum):
@@ -155,14 +172,25 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How much the engine has to do and to hold.
+    """How much the engine has to do and to hold, and what it has room for.
 
-    num_kv_tokens: tokens whose KV is held, for running answers and for the next turns of conversations.
+    num_requests: answers being made, of at most max_requests. num_kv_tokens: tokens whose KV is held, for
+    running answers and for the next turns of conversations. num_reserved_tokens: tokens that the running
+    answers may come to need, of at most max_kv_tokens; what is held besides gives way.
     """
 
     num_requests: int
+    max_requests: int
     num_kv_tokens: int
+    num_reserved_tokens: int
     max_kv_tokens: int
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Tell whether an answer that may need `num_tokens` (`TextEngine.tokens_needed`) can begin now."""
+        if self.num_requests == 0:
+            return True  # a single answer always fits
+        fits = self.num_reserved_tokens + num_tokens <= self.max_kv_tokens
+        return fits and self.num_requests < self.max_requests
 
 
 class Generation(Protocol):
@@ -212,10 +240,14 @@ class TextEngine(Protocol):
     def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` takes, without the chat format around it."""
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        """Queue a request and return at once. Call on the event loop.
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Return how many tokens' KV an answer may come to need: what `EngineLoad.has_room` is asked with."""
 
-        Raises `QueueFullError`, `PromptTooLongError` or `EngineUnavailableError`.
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        """Begin an answer and return at once. Call on the event loop.
+
+        Nothing waits in the engine: ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or
+        `EngineUnavailableError`.
         """
 
     def drop_idle_cache(self) -> None:

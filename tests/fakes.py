@@ -10,8 +10,8 @@ from bot.conversation.jobs import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
+    NoRoomError,
     PromptTooLongError,
-    QueueFullError,
     UnsafePromptError,
 )
 from engine.types import (
@@ -50,8 +50,9 @@ class Script:
 class ScriptedGeneration:
     """One scripted answer; ends early when cancelled, at a stop string or at the token limit."""
 
-    def __init__(self, script: Script, prompt: Prompt, params: SamplingParams) -> None:
+    def __init__(self, script: Script, prompt: Prompt, params: SamplingParams, num_tokens: int) -> None:
         self.script = script
+        self.num_tokens = num_tokens
         self.params = params
         self.is_cancelled = False
         self._prompt = prompt
@@ -59,6 +60,7 @@ class ScriptedGeneration:
         self._sleep: asyncio.Task[None] | None = None
         self._text = ""
         self._completion: Completion | None = None
+        self.has_failed = False
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -70,6 +72,7 @@ class ScriptedGeneration:
         if self.is_cancelled:
             self._end(FinishReason.CANCELLED)
         if self.script.fails_after == self._num_given:
+            self.has_failed = True
             raise GenerationFailedError("The scripted engine failed.")
         if self._num_given == self.params.max_new_tokens:
             self._end(FinishReason.LENGTH)
@@ -100,6 +103,11 @@ class ScriptedGeneration:
     def completion(self) -> Completion | None:
         return self._completion
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it takes room in the engine."""
+        return not (self.is_cancelled or self.has_failed or self._completion is not None)
+
     def _stop_at_stop_string(self) -> None:
         found = [self._text.index(stop) for stop in self.params.stop if stop in self._text]
         if found:
@@ -114,7 +122,7 @@ class ScriptedGeneration:
 
 @dataclass
 class ScriptedEngine:
-    """A `TextEngine` whose tokens are bytes and whose answers are scripted.
+    """A `TextEngine` whose tokens are bytes, whose answers are scripted, and which holds so many and no more.
 
     `scripts` are used one after the other, the last one for ever; `respond` instead makes an answer from the
     dialog. Records every dialog and every set of parameters.
@@ -126,17 +134,23 @@ class ScriptedEngine:
         default_factory=lambda: ModelInfo("scripted", "fp32", "cpu", "bytes", 4096, "You are a test.")
     )
     health: Health = Health.READY
-    max_running: int = 64
+    max_requests: int = 8
+    max_kv_tokens: int = 4 * 4096
     dialogs: list[tuple[ChatMessage, ...]] = field(default_factory=list)
     params: list[SamplingParams] = field(default_factory=list)
     generations: list[ScriptedGeneration] = field(default_factory=list)
     num_drops: int = 0
     """How often the cache was dropped."""
+    _running: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
     @property
     def load(self) -> EngineLoad:
-        return EngineLoad(self.num_running, 10 * self.num_running, 1000)
+        self._running = [generation for generation in self._running if generation.is_running]
+        num_reserved = sum(generation.num_tokens for generation in self._running)
+        return EngineLoad(
+            len(self._running), self.max_requests, num_reserved, num_reserved, self.max_kv_tokens
+        )
 
     async def close(self) -> None:
         """End; closing twice is fine."""
@@ -171,23 +185,29 @@ class ScriptedEngine:
         """Count bytes."""
         return len(text.encode("utf-8", "replace"))
 
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """Return what prompt and answer take, at most the context."""
+        return min(len(prompt.ids) + params.max_new_tokens, self.info.context_length)
+
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """Begin the next scripted answer."""
         if self.health is not Health.READY:
             raise EngineUnavailableError("The scripted engine is not ready.")
-        if self.num_running >= self.max_running:
-            raise QueueFullError("The scripted engine is full.")
+        num_tokens = self.tokens_needed(prompt, params)
+        if not self.load.has_room(num_tokens):
+            raise NoRoomError("The scripted engine is full.")
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
         self.params.append(params)
-        generation = ScriptedGeneration(self._next_script(dialog), prompt, params)
+        generation = ScriptedGeneration(self._next_script(dialog), prompt, params, num_tokens)
         self.generations.append(generation)
+        self._running.append(generation)
         return generation
 
     @property
     def num_running(self) -> int:
         """Answers that have not ended."""
-        return sum(g.completion is None and not g.is_cancelled for g in self.generations)
+        return self.load.num_requests
 
     def drop_idle_cache(self) -> None:
         """Count it."""
@@ -213,10 +233,12 @@ class RecordingView:
         self.endings: list[Ending] = []
         self.is_working = False
         self.is_followed = False
+        self.states: list[str] = []
         self.is_lost = False
         self.part_ids: Sequence[int] = ()
         self.ended = asyncio.Event()
         self.shown = asyncio.Event()
+        self.told = asyncio.Event()
 
     def opened(self, answer_id: int, parts: Sequence[int]) -> None:
         self.answer_id = answer_id
@@ -225,12 +247,15 @@ class RecordingView:
     def waiting(self, place: int, *, for_others: bool) -> None:
         self.waits_for_others = for_others
         self.places.append(place)
+        self.told.set()
 
     def working(self) -> None:
         self.is_working = True
+        self.states.append("working")
 
     def followed(self) -> None:
         self.is_followed = True
+        self.states.append("followed")
 
     def update(self, text: str) -> None:
         self.updates.append(text)

@@ -1,6 +1,7 @@
-"""Makes one answer: history, prompt, text, ending; stored, then shown. Every answer ends exactly once.
+"""Makes one answer: history, prompt, its turn in the waiting room, text; stored, then shown.
 
-Knows nothing of queues and of Discord.
+Every answer ends exactly once, and holds room in the engine only while its text is made. Knows nothing of
+queues and of Discord.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
-from bot.errors import is_expected, sentence_for
+from bot.errors import RefusalError, is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
 from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
-from engine.types import Completion, FinishReason, Generation, TextEngine
+from bot.servers.gate import Gate
+from engine.types import Completion, FinishReason, Generation, Prompt, SamplingParams, TextEngine
+from engine.waiting.room import WaitingRoom, end
 from storage.conversations import Conversations, Message, MessageState, Role
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ _STOP_NOTES = {
 """Why an answer was stopped, said below it; not where nobody can see it."""
 _FORGOTTEN = {StopReason.QUESTION_DELETED, StopReason.RESET}
 """The answer is deleted, or about to be."""
+_UNSEEN = {*_FORGOTTEN, StopReason.FORGOTTEN, StopReason.BLOCKED}
+"""Nothing is shown that was not shown before."""
 
 
 Answered = Callable[[MessageState, Completion | None], None]
@@ -52,48 +57,70 @@ class _Outcome:
     text: str
     note: str | None = None
     completion: Completion | None = None
+    is_refused: bool = False
+    """The question may not be asked any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the model is to be given. `text`: what the asker wrote of the question."""
+
+    prompt: Prompt
+    params: SamplingParams
+    text: str
 
 
 class Answering:
-    """Makes answers with one engine and one store."""
+    """Makes answers with one engine and one store. `on_answered` learns how each ended, and what it took."""
 
     def __init__(
         self,
         engine: TextEngine,
+        room: WaitingRoom,
         conversations: Conversations,
         preferences: Preferences,
+        *,
+        gate: Gate | None = None,
         screening: Screening | None = None,
         on_answered: Answered | None = None,
     ) -> None:
-        """`on_answered` is told of every answer that ended: how, and what it took."""
-        self._on_answered = on_answered
         self._engine = engine
+        self._room = room
         self._conversations = conversations
         self._preferences = preferences
+        self._gate = gate
         self._screening = screening or NoScreening()
+        self._on_answered = on_answered
 
-    async def run(self, job: Job) -> Ending:
-        """Make, store and show the answer of `job`. Raises only `CancelledError`."""
-        outcome = await self._make(job)
+    async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
+        """Make and store the answer of `job`. Raises only `CancelledError`.
+
+        `tell` learns its place among those who wait for the engine, and 0 when it begins.
+        """
+        outcome = await self._make(job, tell)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
-        ending = await self._store(job, outcome)
+        return await self._store(job, outcome)
+
+    async def show(self, job: Job, ending: Ending) -> None:
+        """Show how an answer ended. Raises only `CancelledError`."""
+        reason = job.stop_reason
+        if reason in _UNSEEN and not job.view.has_text and ending.answer_id == job.answer_id:
+            note = phrase(_STOP_NOTES[reason])
+            ending = Ending(ending.answer_id, MessageState.STOPPED, "", note, can_regenerate=False)
         try:
             await job.view.finish(ending)
         except Exception:  # noqa: BLE001 - an answer ends, whatever happens to its view
             _log.exception("Answer %d: its ending could not be shown", job.answer_id)
-        return ending
 
-    async def _make(self, job: Job) -> _Outcome:
+    async def _make(self, job: Job, tell: Callable[[int], None]) -> _Outcome:
         screen: Screen | None = None
         try:
-            screen = await self._screening.open(job)
-            if job.stop_reason is None:
-                job.view.working()
-                if job.begun:
-                    job.view.update(job.begun)
-                await self._generate(job, screen)
+            screen = await self._screening.open(job.conversation_id, job.asker_id, job.origin)
+            await self._generate(job, screen, tell)
             return await _screened(_outcome_of(job), screen)
+        except RefusalError as refusal:
+            return _Outcome(MessageState.STOPPED, "", refusal.sentence, is_refused=True)
         except Exception as error:  # noqa: BLE001 - any fault ends this answer and no other
             if is_expected(error):
                 _log.warning("Answer %d failed: %s", job.answer_id, error)
@@ -102,29 +129,51 @@ class Answering:
             text = "" if screen is None or isinstance(error, WithheldError) else job.whole_text.strip()
             return await _failed(text, sentence_for(error), screen)
 
-    async def _generate(self, job: Job, screen: Screen) -> None:
+    async def _generate(self, job: Job, screen: Screen, tell: Callable[[int], None]) -> None:
         """Make the text; anew if the question changes before anything of it is there."""
-        await self._generate_once(job, screen)
-        while job.is_stale and job.stop_reason is None:
-            await self._generate_once(job, screen)
-
-    async def _generate_once(self, job: Job, screen: Screen) -> None:
-        async with job.changing:
-            job.is_stale = False
-            history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
-            await screen.check_question(_asked(history))
-            parameters, fitted = await self._prompt(job, history)
-        if job.stop_reason is not None:
-            return
-        job.generation = self._engine.generate(
-            fitted.prompt, dataclasses.replace(parameters.sampling, stop=fitted.stop)
-        )
-        checkpointer = Checkpointer(self._conversations, job.answer_id)
         try:
-            await _follow(job, job.generation, checkpointer, screen)
+            if self._room.has_space and job.stop_reason is None:
+                tell(0)
+            job.is_stale = job.stop_reason is None
+            while job.is_stale and job.stop_reason is None:
+                job.is_stale, job.generation, job.text = False, None, ""
+                prepared = await job.step(self._prepare(job, screen))
+                generation = None if prepared is None else await job.step(self._begin(job, prepared, tell))
+                if generation is not None:
+                    await self._follow(job, generation, screen)
         finally:
-            job.generation.cancel()
-            await checkpointer.wait()
+            job.is_made = True
+            self._room.leave(job.ticket)
+
+    async def _prepare(self, job: Job, screen: Screen) -> _Prepared:
+        """Read the history, have the question judged, and make the prompt."""
+        async with job.changing:
+            history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
+        asked = list(itertools.takewhile(lambda message: message.role is Role.USER, reversed(history)))[::-1]
+        await screen.check_question("\n".join(spoken(message) for message in asked))
+        parameters, fitted = await self._prompt(job, history)
+        text = "\n".join(spoken(message) for message in asked if message.author_id == job.asker_id)
+        sampling = dataclasses.replace(parameters.sampling, stop=fitted.stop)
+        return _Prepared(fitted.prompt, sampling, "" if job.is_again else text)
+
+    async def _begin(self, job: Job, prepared: _Prepared, tell: Callable[[int], None]) -> Generation:
+        """Wait in line, and begin if the question may still be asked when its turn has come."""
+
+        async def begin() -> Generation:
+            if self._gate is not None and job.origin is not None:
+                await self._gate.readmit(job.origin, prepared.text)
+            tell(0)
+            if job.begun:
+                job.view.update(job.begun)
+            job.generation = self._engine.generate(prepared.prompt, prepared.params)
+            return job.generation
+
+        return await self._room.begin(
+            job.ticket,
+            self._engine.tokens_needed(prepared.prompt, prepared.params),
+            begin,
+            tell,
+        )
 
     async def _prompt(self, job: Job, history: Sequence[Message]) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
@@ -141,6 +190,29 @@ class Answering:
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted
 
+    async def _follow(self, job: Job, generation: Generation, screen: Screen) -> None:
+        """Take the text as it comes, and show and save what of it may be shown."""
+        checkpointer = Checkpointer(self._conversations, job.answer_id)
+        try:
+            async for piece in generation:
+                if job.is_stale:
+                    continue
+                job.text += piece
+                if job.view.is_lost:
+                    job.stop(StopReason.NOT_SHOWABLE)
+                if job.stop_reason is None:
+                    text = await screen.shown(job.whole_text.lstrip())
+                    if text and job.stop_reason is None:
+                        job.view.update(text)
+                        checkpointer.offer(text)
+        finally:
+            await end(generation)
+            if job.is_stale and job.stop_reason is None:
+                self._room.begin_anew(job.ticket)
+            else:
+                self._room.leave(job.ticket)
+            await checkpointer.wait()
+
     async def _store(self, job: Job, outcome: _Outcome) -> Ending:
         """Store `outcome` and say what is to be shown."""
         is_seen = bool(outcome.text) and outcome.state is not MessageState.FAILED
@@ -149,6 +221,9 @@ class Answering:
         outcome = dataclasses.replace(outcome, note=together(*notes) or None)
         completion = outcome.completion
         try:
+            if outcome.is_refused and not job.is_again:
+                job.is_withdrawn = True
+                await self._conversations.turns.withdraw(job.answer_id)
             standing = await self._conversations.finish_answer(
                 job.answer_id,
                 content=outcome.text,
@@ -175,21 +250,6 @@ class Answering:
         )
 
 
-async def _follow(job: Job, generation: Generation, checkpointer: Checkpointer, screen: Screen) -> None:
-    """Take the text as it comes, and show and save what of it may be shown."""
-    async for piece in generation:
-        if job.is_stale:
-            continue
-        job.text += piece
-        if job.view.is_lost:
-            job.stop(StopReason.NOT_SHOWABLE)
-        if job.stop_reason is None:
-            text = await screen.shown(job.whole_text.lstrip())
-            if text and job.stop_reason is None:
-                job.view.update(text)
-                checkpointer.offer(text)
-
-
 async def _screened(outcome: _Outcome, screen: Screen) -> _Outcome:
     """Return `outcome` with the text that may be shown. Raises `WithheldError`."""
     text = (await screen.finished(outcome.text)).strip() if outcome.text else ""
@@ -204,12 +264,6 @@ async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
     except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
         _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
         return _Outcome(MessageState.FAILED, "", sentence)
-
-
-def _asked(history: Sequence[Message]) -> str:
-    """Return the question that is to be answered: all that was said since the last answer."""
-    said = itertools.takewhile(lambda message: message.role is Role.USER, reversed(history))
-    return "\n".join(reversed([spoken(message) for message in said]))
 
 
 def _was_out_of_sight(history: Sequence[Message], job: Job) -> bool:

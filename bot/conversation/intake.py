@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 
 from bot.conversation.dialog import with_quote
-from bot.conversation.jobs import AnswerView, Job, Question
+from bot.conversation.jobs import AnswerView, HeldView, Job, Question
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
 from bot.errors import EmptyQuestionError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
+from engine.waiting.room import Ticket
 from storage.conversations import Conversations
 from storage.errors import NotFoundError
 from storage.turns import NewQuestion
@@ -67,10 +68,15 @@ class Intake:
             except NotFoundError:
                 return False
             job.num_questions += 1
+            job.notes += tuple(note for note in question.notes if note not in job.notes)
         return True
 
-    async def begin(self, conversation_id: int, question: Question, content: str, view: AnswerView) -> Job:
-        """Store a question and its answer to be."""
+    async def begin(
+        self, conversation_id: int, question: Question, content: str, view: AnswerView, ticket: Ticket
+    ) -> Job:
+        """Store a question and its answer to be. Nothing is stored if this raises."""
+        settings_of = question.settings_of
+        settings_id = 0 if settings_of is None else await self._conversations.find(settings_of) or 0
         if question.starter_id is not None:
             await self._conversations.turns.link(conversation_id, question.starter_id)
         turn = await self._conversations.begin_turn(
@@ -82,15 +88,14 @@ class Intake:
             created_at=question.created_at,
             quote=question.quote,
         )
-        view.opened(turn.answer.id, ())
-        settings_of = question.settings_of
         return Job(
             turn.answer.id,
             conversation_id,
             question.author_id,
-            view,
+            HeldView(view),
+            ticket,
             question.asked_from,
-            settings_id=0 if settings_of is None else await self._conversations.find(settings_of) or 0,
+            settings_id=settings_id,
             stands_alone=settings_of is not None,
             overrides=question.overrides,
             notes=question.notes,

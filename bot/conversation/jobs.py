@@ -6,15 +6,19 @@ Knows nothing of how an answer is made, stored or queued.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
-from bot.servers.notices import Origin
+from bot.origin import Origin
 from engine.types import Generation
+from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, MessageState, Quote
+
+Result = TypeVar("Result")
 
 MAX_BURST = 8
 """Messages in a row that are answered as one question."""
@@ -89,6 +93,86 @@ class AnswerView(Protocol):
         """The Discord messages that show the answer."""
 
 
+class HeldView:
+    """A view that can be held: then it shows nothing, and on release the newest of what it was told.
+
+    It is held while answers before it are still to be shown, so that none is shown above another's end.
+    """
+
+    def __init__(self, view: AnswerView) -> None:
+        self.has_text = False
+        """Whether text of the answer was shown."""
+        self._view = view
+        self._held: dict[str, Callable[[], None]] | None = None
+        self._state: tuple[int, bool] | None = None
+        """The place that was told, with whom it is among; place 0 while the answer is being made."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the answer can no longer be shown."""
+        return self._view.is_lost
+
+    @property
+    def part_ids(self) -> Sequence[int]:
+        """The Discord messages that show the answer."""
+        return self._view.part_ids
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it was said that the question waits, or is being answered."""
+        return self._state is not None
+
+    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
+        """See `AnswerView.opened`."""
+        self._view.opened(answer_id, parts)
+
+    def hold(self) -> None:
+        """Show nothing from now on."""
+        self._held = {} if self._held is None else self._held
+
+    def release(self) -> None:
+        """Show what was held."""
+        held, self._held = self._held or {}, None
+        for show in held.values():
+            show()
+
+    def waiting(self, place: int, *, for_others: bool) -> None:
+        """See `AnswerView.waiting`. The same place is told once."""
+        if self._state != (place, for_others):
+            self._state = (place, for_others)
+            self._do("state", functools.partial(self._view.waiting, place, for_others=for_others))
+
+    def working(self) -> None:
+        """See `AnswerView.working`. Told once, until the answer waits again."""
+        if self._state != (0, False):
+            self._state = (0, False)
+            self._do("state", self._view.working)
+
+    def followed(self) -> None:
+        """See `AnswerView.followed`."""
+        self._do("followed", self._view.followed)
+
+    def update(self, text: str) -> None:
+        """See `AnswerView.update`."""
+        self._do("text", functools.partial(self._show_text, text))
+
+    async def finish(self, ending: Ending) -> None:
+        """See `AnswerView.finish`. What is held is shown no more: the ending is newer."""
+        self._held = None
+        await self._view.finish(ending)
+
+    def _show_text(self, text: str) -> None:
+        self.has_text = True
+        self._view.update(text)
+
+    def _do(self, kind: str, show: Callable[[], None]) -> None:
+        if self._held is None:
+            show()
+        else:
+            self._held.pop(kind, None)
+            self._held[kind] = show
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """All that belongs to one answer in the making."""
@@ -96,7 +180,9 @@ class Job:
     answer_id: int
     conversation_id: int
     asker_id: int | None
-    view: AnswerView
+    view: HeldView
+    ticket: Ticket
+    """For the engine's waiting room."""
     origin: Origin | None = None
     settings_id: int = 0
     """The conversation whose settings hold; 0 for its own."""
@@ -113,7 +199,11 @@ class Job:
     stop_reason: StopReason | None = None
     is_withdrawn: bool = False
     """The question is about to be forgotten, for nobody answers it any more."""
+    is_made: bool = False
+    """The model is done, whatever came of it."""
     generation: Generation | None = None
+    work: asyncio.Task[Any] | None = None
+    """What comes before the generation: it is given up when the job changes."""
     is_stale: bool = False
     """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""
     is_outdated: bool = False
@@ -122,7 +212,7 @@ class Job:
     loses_sight: bool = False
     """This is the first answer for which they were."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the history is read, and while it is changed."""
+    """Held while the history is read, and while it is changed; never for longer than the store takes."""
 
     @property
     def whole_text(self) -> str:
@@ -132,20 +222,45 @@ class Job:
     def takes(self, author_id: int) -> bool:
         """Tell whether one more message of `author_id` may join the question: nothing was said yet."""
         is_fresh = not self.is_again and not self.overrides and self.num_questions < MAX_BURST
-        return is_fresh and self.asker_id == author_id and self.stop_reason is None and not self.text.strip()
+        return is_fresh and self.asker_id == author_id and self.stop_reason is None and not self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was said, or nothing will be."""
+        return self.is_made or bool(self.text.strip())
 
     def begin_anew(self) -> None:
-        """Read the history again, since it changed. Call while holding `changing`."""
+        """Read the history again, since it changed or is about to while `changing` is held."""
         self.is_stale = True
-        if self.generation is not None:
-            self.generation.cancel()
+        self._give_up()
 
     def stop(self, reason: StopReason) -> None:
         """End the answer as soon as possible; the first reason counts."""
         if self.stop_reason is None:
             self.stop_reason = reason
+        self._give_up()
+
+    async def step(self, work: Coroutine[Any, Any, Result]) -> Result | None:
+        """Return what slow work brings, None as soon as the job is stopped or begins anew."""
+        if self.stop_reason is not None or self.is_stale:
+            work.close()
+            return None
+        self.work = task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        finally:
+            self.work = None
+        return None if task.cancelled() else task.result()
+
+    def _give_up(self) -> None:
         if self.generation is not None:
             self.generation.cancel()
+        if self.work is not None:
+            self.work.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The queue of one conversation: what runs in it, what waits, and who stands in its entrance.
+"""The line of one conversation: who is answered in it, who waits behind, and what is still to be shown.
 
 Knows nothing of other conversations and of how an answer is made.
 """
@@ -9,8 +9,10 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from bot.conversation.fairness import Claim
-from bot.conversation.jobs import Job
+from bot.conversation.jobs import Ending, Job
+
+NUM_TOLD = 3
+"""How many of those who wait are told their new place when it changes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,37 +22,40 @@ class Lane:
     channel_id: int
     admission: asyncio.Lock = field(default_factory=asyncio.Lock)
     num_visitors: int = 0
-    running: Job | None = None
+    front: Job | None = None
+    """The one that is answered, from its preparation until its answer is stored."""
     waiting: deque[Job] = field(default_factory=deque)
-    claims: deque[Claim] = field(default_factory=deque)
-    """One for each job that waits."""
+    unshown: dict[Job, Ending] = field(default_factory=dict)
+    """Answers that are stored and not yet shown, in order, and how they ended."""
 
     def jobs(self) -> list[Job]:
-        """Return the running job and those that wait, in order."""
-        return ([] if self.running is None else [self.running]) + list(self.waiting)
+        """Return those that have not ended, in order."""
+        return ([] if self.front is None else [self.front]) + list(self.waiting)
 
     @property
     def num_taken(self) -> int:
-        """Jobs, and visitors who may bring one."""
-        return self.num_visitors + len(self.jobs())
+        """Jobs, answers still to be shown, and visitors who may bring a job."""
+        return self.num_visitors + len(self.jobs()) + len(self.unshown)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the first one that waits could run."""
-        return self.running is None and bool(self.waiting)
-
-    def append(self, job: Job, claim: Claim) -> None:
+    def append(self, job: Job) -> None:
         """Let a job wait as the last one."""
         self.waiting.append(job)
-        self.claims.append(claim)
+        self.hold()
 
-    def take_next(self) -> tuple[Job, Claim]:
-        """Let the first one that waits run."""
-        self.running = self.waiting.popleft()
-        return self.running, self.claims.popleft()
+    def hold(self) -> None:
+        """Show nothing of what comes after answers that are still to be shown: it would stand above them."""
+        for job in self.jobs() if self.unshown else ():
+            job.view.hold()
 
-    def remove(self, job: Job) -> None:
-        """Let a job wait no longer."""
-        index = self.waiting.index(job)
-        del self.waiting[index]
-        del self.claims[index]
+    def shown(self, job: Job) -> None:
+        """Note that an answer is shown; after the last one it is the others' turn to be shown."""
+        del self.unshown[job]
+        for other in () if self.unshown else self.jobs():
+            other.view.release()
+
+    def tell_places(self) -> None:
+        """Tell those behind the front their places, the next one to be answered has place 1."""
+        is_front_waiting = self.front is not None and self.front.ticket.is_in_line
+        for place, job in enumerate(self.waiting, start=2 if is_front_waiting else 1):
+            if place <= NUM_TOLD or not job.view.is_told:
+                job.view.waiting(place, for_others=False)

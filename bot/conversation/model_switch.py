@@ -76,6 +76,10 @@ class SwitchableEngine:
         """See `TextEngine.count_tokens`."""
         return self.current.count_tokens(text)
 
+    def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
+        """See `TextEngine.tokens_needed`."""
+        return self.current.tokens_needed(prompt, params)
+
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """See `TextEngine.generate`."""
         return self.current.generate(prompt, params)

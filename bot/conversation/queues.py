@@ -1,77 +1,89 @@
-"""The queues that answers stand in: one running answer a conversation, the others wait in order.
+"""The lines that questions stand in: one answer at a time in a conversation, the others wait in order.
 
-At most `max_running` answers are made at once, and the next one is chosen fairly. Owns the tasks that make
-answers and the bounds of the queues. Knows nothing of how an answer is made.
+The first of each conversation goes to the engine's waiting room. An answer that is stored makes room for the
+next one, and is shown in its own time. Owns the tasks of all that. Knows nothing of how an answer is made.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Protocol
 
-from bot.conversation.fairness import Claim, FairOrder
-from bot.conversation.jobs import Job, StopReason
+from bot.conversation.jobs import Ending, Job, StopReason
 from bot.conversation.lane import Lane
-from bot.errors import ConversationBusyError, ShuttingDownError, TooManyWaitingError
+from bot.errors import ConversationBusyError, ShuttingDownError, sentence_for
+from bot.origin import Keys
 from bot.tasks import Tasks
+from engine.waiting.room import Ticket, WaitingRoom
+from storage.conversations import MessageState
 
 _log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 20.0
 """Enough to mark all answers of a full conversation, since its messages may be edited only so often."""
-NUM_TOLD = 3
-"""How many of those who wait, here and for other conversations, are told their new place when it changes."""
+
+
+class Maker(Protocol):
+    """Makes answers."""
+
+    async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
+        """Make and store an answer. `tell` learns its place among those who wait, and 0 when it begins."""
+
+    async def show(self, job: Job, ending: Ending) -> None:
+        """Show how an answer ended."""
 
 
 class AnswerQueues:
-    """Runs jobs, each conversation's in order. max_total: of jobs that wait, in all conversations."""
+    """Runs jobs, each conversation's in order. max_waiting: of jobs that wait in one conversation."""
 
-    def __init__(
-        self,
-        run: Callable[[Job], Awaitable[object]],
-        *,
-        max_waiting: int,
-        max_running: int = 64,
-        max_total: int = 10_000,
-    ) -> None:
-        self._run = run
+    def __init__(self, maker: Maker, room: WaitingRoom, *, max_waiting: int) -> None:
+        self._maker = maker
+        self._room = room
         self._max_waiting = max_waiting
-        self._max_running = max_running
-        self._max_total = max_total
         self._lanes: dict[int, Lane] = {}
-        self._order = FairOrder()
-        self._arrivals = itertools.count(1)
+        self._entering: set[Ticket] = set()
         self._tasks = Tasks()
         self.is_closed = False
-        self.is_paused = False
 
     @property
     def num_running(self) -> int:
         """Answers being made."""
-        return sum(lane.running is not None for lane in self._lanes.values())
+        return len(self._fronts()) - self._num_in_line
 
     @property
     def num_waiting(self) -> int:
         """Answers that wait for their turn."""
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        return self._num_in_line + sum(len(lane.waiting) for lane in self._lanes.values())
+
+    @property
+    def num_unshown(self) -> int:
+        """Answers that are made and still to be shown."""
+        return sum(len(lane.unshown) for lane in self._lanes.values())
 
     @asynccontextmanager
-    async def place(self, channel_id: int) -> AsyncIterator[None]:
+    async def place(self, channel_id: int, keys: Keys) -> AsyncIterator[Ticket]:
         """Hold the conversation's entrance, first come first served, to store a question and `add` its job.
 
-        Raises `ConversationBusyError`, `TooManyWaitingError` or `ShuttingDownError` at once.
+        keys: who asks, as `WaitingRoom.enter` wants it. Raises `ConversationBusyError`,
+        `TooManyWaitingError` or `ShuttingDownError` at once.
         """
         if self.is_closed:
             raise ShuttingDownError
         lane = self._lanes.get(channel_id)
         if lane is not None and lane.num_taken > self._max_waiting:
             raise ConversationBusyError(self._max_waiting)
-        if self.num_waiting >= self._max_total:
-            raise TooManyWaitingError
-        async with self.entrance(channel_id):
-            yield
+        ticket = self._room.enter(keys)
+        self._entering.add(ticket)
+        try:
+            async with self.entrance(channel_id):
+                yield ticket
+        finally:
+            if ticket in self._entering:
+                self._entering.discard(ticket)
+                self._room.leave(ticket)
 
     @asynccontextmanager
     async def entrance(self, channel_id: int) -> AsyncIterator[None]:
@@ -86,73 +98,68 @@ class AnswerQueues:
             self._drop_if_idle(lane)
 
     def add(self, channel_id: int, job: Job) -> None:
-        """Queue `job`. Call inside `place`."""
+        """Queue `job`, with the ticket of `place`. Call inside that."""
         lane = self._lanes[channel_id]
+        self._entering.discard(job.ticket)
         if self.is_closed:
             job.stop(StopReason.SHUTDOWN)
-        lane.append(job, _claim_of(channel_id, job, next(self._arrivals)))
-        self._fill()
-        if job in lane.waiting:
-            if lane.running is not None:
-                lane.running.view.followed()
-            self._tell_place(lane, len(lane.waiting) - 1, job)
+        lane.append(job)
+        self._advance(lane)
+        if lane.waiting and lane.front is not None:
+            lane.front.view.followed()
+        lane.tell_places()
 
     def last(self, channel_id: int) -> Job | None:
         """Return the job that was queued last in a conversation, if it has not ended."""
-        lane = self._lanes.get(channel_id)
-        jobs = [] if lane is None else lane.jobs()
+        jobs = self.jobs(channel_id)
         return jobs[-1] if jobs else None
 
     def jobs(self, channel_id: int) -> list[Job]:
-        """Return the running job of a conversation and those that wait, in order."""
+        """Return the jobs of a conversation that have not ended, in order."""
         lane = self._lanes.get(channel_id)
         return [] if lane is None else lane.jobs()
 
     def find(self, answer_id: int) -> Job | None:
-        """Return the running or waiting job of an answer."""
-        jobs = (job for lane in self._lanes.values() for job in lane.jobs())
-        return next((job for job in jobs if job.answer_id == answer_id), None)
+        """Return the job of an answer that is not yet shown to its end."""
+        return next((job for _, job in self._all() if job.answer_id == answer_id), None)
 
     def stop(self, answer_id: int, reason: StopReason) -> bool:
-        """End a running or waiting job; return whether there was one."""
-        for lane in self._lanes.values():
-            for job in lane.jobs():
-                if job.answer_id == answer_id:
-                    self._stop(lane, job, reason)
-                    return True
-        return False
+        """End a job; return whether it had not ended."""
+        found = [(lane, job) for lane, job in self._all() if job.answer_id == answer_id]
+        return any(self._stop(lane, job, reason) for lane, job in found)
 
     def stop_asker(self, asker_id: int, reason: StopReason, guild_id: int | None = None) -> list[Job]:
         """End all jobs for one person's questions, everywhere or on one server; return them."""
-        stopped = [
+        theirs = [
             (lane, job)
-            for lane in self._lanes.values()
-            for job in lane.jobs()
+            for lane, job in self._all()
             if job.asker_id == asker_id and (guild_id is None or _server_of(job) == guild_id)
         ]
-        for lane, job in reversed(stopped):
-            self._stop(lane, job, reason)
-        return [job for _, job in stopped]
+        return [job for lane, job in reversed(theirs) if self._stop(lane, job, reason)]
 
-    def stop_conversation(self, channel_id: int, reason: StopReason) -> int:
-        """End all jobs of a conversation; return how many there were."""
-        lane = self._lanes.get(channel_id)
-        if lane is None:
-            return 0
-        jobs = lane.jobs()
-        for job in reversed(jobs):
-            self._stop(lane, job, reason)
-        return len(jobs)
+    def stop_conversation(self, channel_id: int, reason: StopReason) -> None:
+        """End all jobs of a conversation."""
+        for lane, job in reversed(list(self._all())):
+            if lane.channel_id == channel_id:
+                self._stop(lane, job, reason)
+
+    def reread(self, channel_id: int | None = None) -> None:
+        """Have the history read again for answers of which nothing is there, since it changed.
+
+        In this conversation for all of them; in others for those that the model has not begun.
+        """
+        for lane, job in self._all():
+            if not job.has_begun and (job.generation is None or lane.channel_id == channel_id):
+                job.begin_anew()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Let nothing more begin and wait for what runs; return whether it ended in time."""
-        self.is_paused = True
-        return await self._tasks.wait(timeout_s)
+        """Let nothing more begin and wait for what is being made; return whether it ended in time."""
+        return await self._room.drain(timeout_s)
 
     def resume(self) -> None:
-        """Let answers begin again."""
-        self.is_paused = False
-        self._fill()
+        """Let answers begin again, for which the prompt is made anew: the model may be another one."""
+        self.reread()
+        self._room.resume()
 
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Refuse further questions, wait for the jobs for `grace_s`, then end those that are left.
@@ -168,62 +175,84 @@ class AnswerQueues:
         await self._tasks.wait(CLOSE_TIMEOUT_S)
         await self._tasks.close()
 
-    def _stop(self, lane: Lane, job: Job, reason: StopReason) -> None:
+    @property
+    def _num_in_line(self) -> int:
+        return sum(job.ticket.is_in_line for job in self._fronts())
+
+    def _fronts(self) -> list[Job]:
+        return [lane.front for lane in self._lanes.values() if lane.front is not None]
+
+    def _all(self) -> Iterator[tuple[Lane, Job]]:
+        """Give all jobs, also those that have ended and are still to be shown."""
+        for lane in list(self._lanes.values()):
+            yield from ((lane, job) for job in (*lane.unshown, *lane.jobs()))
+
+    def _stop(self, lane: Lane, job: Job, reason: StopReason) -> bool:
         job.stop(reason)
         if job in lane.waiting:
-            lane.remove(job)
-            self._tasks.start(self._end(job), f"answer {job.answer_id}")
-            self._tell_places(lane)
+            lane.waiting.remove(job)
+            self._tasks.start(self._end_waiting(lane, job), f"end of answer {job.answer_id}")
+            lane.tell_places()
+        return job not in lane.unshown
 
-    def _fill(self) -> None:
-        """Begin answers while there is room, whose turn it is first."""
-        while not self.is_paused and self.num_running < self._max_running:
-            ready = self._ready()
-            if not ready:
-                return
-            lane = self._lanes[ready[0].channel_id]
-            job, claim = lane.take_next()
-            self._order.served(claim)
+    def _advance(self, lane: Lane) -> None:
+        """Let the first one that waits be answered, unless somebody is."""
+        if lane.front is None and lane.waiting:
+            lane.front = job = lane.waiting.popleft()
             self._tasks.start(self._serve(lane, job), f"answer {job.answer_id}")
 
     async def _serve(self, lane: Lane, job: Job) -> None:
         """Make one answer, then let the next one begin; not if we are cancelled, for then all ends."""
-        await self._end(job)
-        lane.running = None
-        self._fill()
-        self._tell_places(lane)
-        for claim in self._ready()[:NUM_TOLD]:
-            self._tell_places(self._lanes[claim.channel_id])
+        ending = await self._make(lane, job)
+        lane.front = None
+        self._advance(lane)
+        self._let_show(lane, job, ending)
+        lane.tell_places()
+
+    async def _end_waiting(self, lane: Lane, job: Job) -> None:
+        """End a job that had no turn; the answers before it need not have ended."""
+        ending = await self._make(lane, job)
+        if lane.unshown:
+            self._let_show(lane, job, ending)
+        else:
+            await self._maker.show(job, ending)
+
+    def _let_show(self, lane: Lane, job: Job, ending: Ending) -> None:
+        """Have an answer shown after those before it; what comes after it is held meanwhile."""
+        is_first = not lane.unshown
+        lane.unshown[job] = ending
+        lane.hold()
+        if is_first:
+            self._tasks.start(self._show(lane), f"showing answers in {lane.channel_id}")
+
+    async def _show(self, lane: Lane) -> None:
+        """Show how answers ended, each below the end of the one before it."""
+        while lane.unshown:
+            job, ending = next(iter(lane.unshown.items()))
+            await self._maker.show(job, ending)
+            lane.shown(job)
         self._drop_if_idle(lane)
 
-    async def _end(self, job: Job) -> None:
+    async def _make(self, lane: Lane, job: Job) -> Ending:
         try:
-            await self._run(job)
-        except Exception:  # noqa: BLE001 - the edge of a task: the queue goes on
+            return await self._maker.make(job, functools.partial(self._tell, lane, job))
+        except Exception as error:  # noqa: BLE001 - the edge of a task: the queue goes on
             _log.exception("Answer %d ended with a fault", job.answer_id)
+            note = sentence_for(error)
+            return Ending(job.answer_id, MessageState.FAILED, "", note, can_regenerate=False)
+        finally:
+            self._room.leave(job.ticket)
+
+    def _tell(self, lane: Lane, job: Job, place: int) -> None:
+        if place:
+            job.view.waiting(place, for_others=True)
+        else:
+            job.view.working()
+        lane.tell_places()
 
     def _drop_if_idle(self, lane: Lane) -> None:
         if lane.num_taken == 0 and self._lanes.get(lane.channel_id) is lane:
             del self._lanes[lane.channel_id]
-
-    def _ready(self) -> list[Claim]:
-        """Return who could begin now, in fair order: the first of each conversation that nothing runs in."""
-        return self._order.ordered(lane.claims[0] for lane in self._lanes.values() if lane.is_ready)
-
-    def _tell_places(self, lane: Lane) -> None:
-        for index, job in enumerate(itertools.islice(lane.waiting, NUM_TOLD)):
-            self._tell_place(lane, index, job)
-
-    def _tell_place(self, lane: Lane, index: int, job: Job) -> None:
-        """Tell a job its place: the first one where nothing runs waits for other conversations."""
-        if index == 0 and lane.running is None:
-            job.view.waiting(self._ready().index(lane.claims[0]) + 1, for_others=True)
-        else:
-            job.view.waiting(index + 1, for_others=False)
-
-
-def _claim_of(channel_id: int, job: Job, arrival: int) -> Claim:
-    return Claim(channel_id, job.asker_id, _server_of(job), arrival)
 
 
 def _server_of(job: Job) -> int | None:

@@ -5,26 +5,30 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering, can_go_on
+from bot.conversation.arrivals import Arrival, Arrivals
 from bot.conversation.dialog import with_quote
 from bot.conversation.intake import Intake
-from bot.conversation.jobs import AnswerView, Job, Question, StopReason
+from bot.conversation.jobs import AnswerView, HeldView, Job, Question, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
-from bot.errors import NothingToContinueError
+from bot.errors import NothingToContinueError, sentence_for
+from bot.language.phrases import packed
+from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
 from bot.safety.screening import Screening
 from bot.servers.gate import Gate
-from bot.servers.notices import Origin
 from bot.servers.servers import Servers
 from engine.types import TextEngine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import (
     ConversationRef,
     Conversations,
@@ -32,6 +36,7 @@ from storage.conversations import (
     Message,
     MessageState,
 )
+from storage.errors import AnswerPendingError
 from storage.resets import Reset
 from storage.settings import SettingsStore
 
@@ -59,28 +64,38 @@ class ChatService:
         servers: Servers | None = None,
         screening: Screening | None = None,
         on_answered: Answered | None = None,
+        on_removed: Callable[[], None] = lambda: None,
+        room: WaitingRoom | None = None,
         shutdown_grace_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
-        max_running: int = 64,
-        max_total: int = 10_000,
     ) -> None:
-        """`shutdown_grace_s`: how long `close` lets answers in the making come to their end."""
+        """`on_removed`: called where texts were removed because somebody asked for it, so that nothing keeps
+        them. `room`: the engine's, where others use the engine too. `shutdown_grace_s`: how long `close` lets
+        answers in the making come to their end.
+        """
         self.engine = engine
         self.conversations = conversations
         self.preferences = Preferences(engine, conversations, settings, defaults, servers)
         self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
-        answering = Answering(engine, conversations, self.preferences, screening, on_answered)
-        self.on_removed: Callable[[], None] = lambda: None
-        """Called where texts were removed because somebody asked for it, so that nothing keeps them."""
+        self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
-        self._queues = AnswerQueues(
-            answering.run, max_waiting=max_waiting, max_running=max_running, max_total=max_total
+        room = room or WaitingRoom(lambda: engine.load)
+        answering = Answering(
+            engine,
+            room,
+            conversations,
+            self.preferences,
+            gate=gate,
+            screening=screening,
+            on_answered=on_answered,
         )
-        self.steering = Steering(self._queues, conversations, lambda: self.on_removed())
+        self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
+        self.arrivals = Arrivals()
+        self.steering = Steering(self._queues, conversations, on_removed)
         self.upkeep = Upkeep(
-            self._queues, conversations, self._intake.check_prompt, lambda: self.on_removed()
+            self._queues, self.arrivals, conversations, self._intake.check_prompt, on_removed
         )
 
     async def __aenter__(self) -> ChatService:
@@ -95,18 +110,30 @@ class ChatService:
         """Store the question, queue its answer and return the answer's id.
 
         Raises, before anything is stored, what `bot.errors.sentence_for` has a sentence for;
-        `DuplicateMessageError` for a question that is known already.
+        `DuplicateMessageError` for a question that is known already, and `QuestionGoneError` for one that was
+        deleted meanwhile.
         """
         channel_id = question.conversation.channel_id
+        with self.arrivals.enter(channel_id, question.discord_id, question.author_id) as arrival:
+            return await self.take(question, view, arrival)
+
+    async def take(self, question: Question, view: AnswerView, arrival: Arrival) -> int:
+        """Do as `ask` does with a question that stands in the line of arrivals."""
+        channel_id, origin = question.conversation.channel_id, question.asked_from
+        text = with_quote(question.content, question.quote)
         if self._gate is not None:
-            await self._gate.admit(question.asked_from, with_quote(question.content, question.quote))
-        async with self._queues.place(channel_id):
+            await self._gate.admit(origin, text)
+        async with self._queues.place(channel_id, _keys(origin, channel_id)) as ticket:
+            if self._gate is not None:
+                await self._gate.readmit(origin, text)  # it may have waited at the entrance
             content, conversation_id = await self._intake.check(question)
+            arrival.check()
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
                 return last.answer_id
-            job = await self._intake.begin(conversation_id, question, content, view)
-            self._queues.add(channel_id, job)
+            arrival.check()
+            job = await self._intake.begin(conversation_id, question, content, view, ticket)
+            await self._start(channel_id, job)
         return job.answer_id
 
     async def regenerate(
@@ -126,8 +153,10 @@ class ChatService:
         """
         if self._gate is not None and origin is not None:
             await self._gate.admit(origin, "")
-        async with self._queues.place(channel_id):
+        keys = _keys(origin or Origin(0, channel_id), channel_id)
+        async with self._queues.place(channel_id, keys) as ticket:
             self._intake.check_engine()
+            self._check_shown(answer_id)
             parts = await self.conversations.parts(answer_id)
             asker_id = await self.asker_of(answer_id)
             if go_on:
@@ -135,10 +164,9 @@ class ChatService:
                 answer = await self.conversations.turns.begin_continuation(answer_id)
             else:
                 answer = await self.conversations.begin_regeneration(answer_id)
-            view.opened(answer.id, parts)
-            job = Job(answer.id, answer.conversation_id, asker_id, view, origin)
+            job = Job(answer.id, answer.conversation_id, asker_id, HeldView(view), ticket, origin)
             job.begun, job.is_again = answer.content, True
-            self._queues.add(channel_id, job)
+            await self._start(channel_id, job, parts)
         return answer.id
 
     async def check_text(self, origin: Origin, text: str) -> None:
@@ -193,13 +221,20 @@ class ChatService:
 
         Everywhere, or on one server. Return how many answers there were.
         """
+        if guild_id is None:
+            self.arrivals.withdraw(author_id=user_id)
         jobs = self._queues.stop_asker(user_id, reason, guild_id)
         unanswered = [job for job in jobs if not job.is_again and not job.text.strip()]
         for job in unanswered:
             job.is_withdrawn = True
         for job in unanswered:
             await self.conversations.turns.withdraw(job.answer_id)
+        self._queues.reread()
         return len(jobs)
+
+    def reread(self) -> None:
+        """Have answers that are still to be made not go on from texts that were removed."""
+        self._queues.reread()
 
     async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
         """Stop everything in a conversation and put all that was said aside."""
@@ -207,15 +242,18 @@ class ChatService:
             self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
             conversation_id = await self.conversations.open(ref)
             reset = await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
-        self.on_removed()
+        self._queues.reread()
+        self._on_removed()
         return reset
 
     async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
         """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
         async with self._queues.entrance(reset.channel_id):
-            return await self.conversations.undo_reset(
+            undone = await self.conversations.undo_reset(
                 reset.id, by_user_id=by_user_id, at=at, not_before=at - UNDO_TIME
             )
+        self._queues.reread()
+        return undone
 
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
         """Mark what an earlier run left unfinished. Call once, before the first question.
@@ -241,7 +279,39 @@ class ChatService:
         """Questions that wait for their turn."""
         return self._queues.num_waiting
 
+    @property
+    def num_unshown(self) -> int:
+        """Answers that are made and still to be shown to their end."""
+        return self._queues.num_unshown
+
+    async def _start(self, channel_id: int, job: Job, parts: Sequence[int] = ()) -> None:
+        """Queue a job whose answer is stored; if that cannot be, the answer ends."""
+        try:
+            job.view.opened(job.answer_id, parts)
+            self._queues.add(channel_id, job)
+        except Exception as error:
+            await self.conversations.finish_answer(
+                job.answer_id,
+                content="",
+                state=MessageState.FAILED,
+                finish_reason=None,
+                num_prompt_tokens=None,
+                num_tokens=None,
+                note=packed(sentence_for(error)),
+            )
+            raise
+
+    def _check_shown(self, answer_id: int) -> None:
+        """Raise `AnswerPendingError` for an answer that is still to be shown to its end."""
+        if self._queues.find(answer_id) is not None:
+            raise AnswerPendingError
+
     async def _check_continuable(self, answer_id: int) -> None:
         answer = await self.conversations.find_answer(answer_id)
         if answer is not None and answer.state is not MessageState.PENDING and not can_go_on(answer):
             raise NothingToContinueError
+
+
+def _keys(origin: Origin, channel_id: int) -> Keys:
+    """Return who takes turns: as by the origin, in the conversation that is answered in."""
+    return dataclasses.replace(origin, channel_id=channel_id).keys

@@ -12,6 +12,7 @@ from bot.conversation.queues import AnswerQueues
 from bot.errors import NotAllowedError, NothingHereError
 from bot.language.phrases import phrase
 from storage.conversations import ConversationRef, Conversations
+from storage.errors import AnswerPendingError
 from storage.turns import NewestTurn
 
 MaySteer = Callable[[int | None], bool]
@@ -49,7 +50,10 @@ class Steering:
         """
         async with self._queues.entrance(ref.channel_id):
             turn = await self.newest(ref, may)
+            if self._queues.find(turn.answer.id) is not None:
+                raise AnswerPendingError
             await self._conversations.turns.undo(turn.answer.id)
+        self._queues.reread()
         self._on_removed()
         return turn
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from bot.conversation.arrivals import Arrivals
 from bot.conversation.jobs import StopReason
 from bot.conversation.queues import AnswerQueues
 from bot.errors import EmptyQuestionError
@@ -26,11 +27,13 @@ class Upkeep:
     def __init__(
         self,
         queues: AnswerQueues,
+        arrivals: Arrivals,
         conversations: Conversations,
         check: Callable[[int, str], Awaitable[None]],
         on_removed: Callable[[], None],
     ) -> None:
         self._queues = queues
+        self._arrivals = arrivals
         self._conversations = conversations
         self._check = check
         self._on_removed = on_removed
@@ -42,6 +45,7 @@ class Upkeep:
 
         `cut` returns the stretches of an answer's text that its messages show.
         """
+        self._arrivals.withdraw(discord_id=discord_id)
         async with self._queues.entrance(channel_id):
             await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
@@ -51,6 +55,7 @@ class Upkeep:
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
         if deleted is not None or message is not None:
+            self._queues.reread(channel_id)
             self._on_removed()
 
     async def forget_conversation(self, channel_id: int) -> None:
@@ -75,20 +80,18 @@ class Upkeep:
             jobs = self._queues.jobs(channel_id)
             newest = await self._conversations.turns.newest(asked.conversation_id)
             job = None if newest is None else next((j for j in jobs if j.answer_id == newest.answer.id), None)
+            await self._conversations.turns.edit_question(discord_id, content)
+            self._queues.reread(channel_id)
             self._on_removed()
-            if job is None:
-                await self._conversations.turns.edit_question(discord_id, content)
-                return newest if newest is not None and newest.answer.reply_to == asked.id else None
-            async with job.changing:
-                await self._conversations.turns.edit_question(discord_id, content)
-                if job.text.strip():
-                    job.is_outdated = newest is not None and newest.answer.reply_to == asked.id
-                else:
-                    job.begin_anew()
-        return None
+            is_newest = newest is not None and newest.answer.reply_to == asked.id
+            if job is not None and job.has_begun:
+                job.is_outdated = is_newest
+        return newest if job is None and is_newest else None
 
     async def _part_deleted(self, answer: Message, discord_id: int, cut: Cut) -> None:
-        if self._queues.stop(answer.id, StopReason.ANSWER_DELETED):
+        is_unfinished = self._queues.find(answer.id) is not None
+        self._queues.stop(answer.id, StopReason.ANSWER_DELETED)
+        if is_unfinished:
             await self._conversations.detach_part(discord_id)
             return
         shown_by, stretches = await self._conversations.parts(answer.id), cut(answer.content)

@@ -37,6 +37,9 @@ class MessageChanges:
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked."""
         try:
+            if (arrival := self._chat.arrivals.find(message.channel.id, message.id)) is not None:
+                arrival.edit(message)
+                await arrival.has_left.wait()  # what came too late to be taken with it is an edit after all
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
                 return
             question = await question_of(message, bot)

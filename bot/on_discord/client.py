@@ -131,7 +131,6 @@ class LlamacordClient(discord.Client):
                 history.command(),
             ),
         )
-        chat.on_removed = privacy.purging.note
 
     async def setup_hook(self) -> None:
         """Before the first event: buttons of earlier runs live again, unfinished answers are marked."""

@@ -11,7 +11,7 @@ import discord
 from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
 from bot.conversation.permissions import Actor
 from bot.language.catalog import ENGLISH
-from bot.servers.notices import Origin
+from bot.origin import Origin
 from bot.servers.servers import Servers
 from storage.conversations import ConversationKind, ConversationRef
 from storage.errors import StorageError

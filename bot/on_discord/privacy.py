@@ -99,6 +99,7 @@ class PersonForgetting:
             await acknowledge(interaction)
             await self._chat.drop_person(user_id)
             forgotten = await self._privacy.people.forget(user_id)
+            self._chat.reread()
             self._privacy.purging.drop_caches()
             receipt = phrase(
                 "forget_me.receipt",

@@ -106,6 +106,7 @@ def watch(bot: Watched) -> None:
     chat, metrics = bot.chat, bot.metrics
     metrics.watch("answers_running", "Answers being made.", lambda: chat.num_running)
     metrics.watch("questions_waiting", "Questions that wait for their turn.", lambda: chat.num_waiting)
+    metrics.watch("answers_unshown", "Answers made and still to be shown.", lambda: chat.num_unshown)
     metrics.watch("engine_requests", "Requests in the engine.", lambda: chat.engine.load.num_requests)
     metrics.watch("kv_tokens", "Tokens whose KV is held.", lambda: chat.engine.load.num_kv_tokens)
     metrics.watch("kv_tokens_max", "Tokens whose KV may be held.", lambda: chat.engine.load.max_kv_tokens)

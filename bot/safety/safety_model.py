@@ -13,8 +13,10 @@ import re
 from enum import Enum, auto
 from importlib import resources
 
+from bot.origin import Keys
 from engine.errors import EngineError, PromptTooLongError
 from engine.types import ChatMessage, SamplingParams, TextEngine
+from engine.waiting.room import WaitingRoom
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +61,18 @@ class SafetyModel:
 
     def __init__(self, engine: TextEngine, *, refuses_unchecked: bool, timeout_s: float = TIMEOUT_S) -> None:
         self._engine = engine
+        self._room = WaitingRoom(lambda: engine.load)
         self.refuses_unchecked = refuses_unchecked
         self._timeout_s = timeout_s
 
-    async def judge(self, question: str, answer: str | None = None) -> Verdict:
-        """Return the verdict on `answer`, or on `question` where there is none. Never raises for a fault."""
+    async def judge(self, question: str, answer: str | None = None, keys: Keys = ()) -> Verdict:
+        """Return the verdict on `answer`, or on `question` where there is none. Never raises for a fault.
+
+        keys: who takes turns where several wait for a verdict.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._judge(question, answer)
+                return await self._judge(question, answer, keys)
         except (EngineError, TimeoutError) as error:
             _log.warning("The moderation model could not judge: %s", type(error).__name__)
             return Verdict.UNDECIDED
@@ -75,26 +81,23 @@ class SafetyModel:
         """See `TextEngine.drop_idle_cache`."""
         self._engine.drop_idle_cache()
 
-    async def _judge(self, question: str, answer: str | None) -> Verdict:
+    async def _judge(self, question: str, answer: str | None, keys: Keys) -> Verdict:
         try:
-            return read_verdict(await self._ask(task(question, answer)))
+            return read_verdict(await self._ask(task(question, answer), keys))
         except PromptTooLongError:
             pieces = _halves(question, answer)
         if not pieces:
             return Verdict.UNDECIDED
-        verdicts = [await self._judge(*piece) for piece in pieces]
+        verdicts = [await self._judge(*piece, keys) for piece in pieces]
         if Verdict.UNSAFE in verdicts:
             return Verdict.UNSAFE
         return Verdict.UNDECIDED if Verdict.UNDECIDED in verdicts else Verdict.SAFE
 
-    async def _ask(self, text: str) -> str:
+    async def _ask(self, text: str, keys: Keys) -> str:
         budget = self._engine.info.context_length - MAX_NEW_TOKENS
         prompt = await asyncio.to_thread(self._engine.fit_prompt, (ChatMessage("user", text),), budget)
-        generation = self._engine.generate(prompt, _GREEDY)
-        try:
+        async with self._room.generating(self._engine, prompt, _GREEDY, keys) as generation:
             return "".join([piece async for piece in generation])
-        finally:
-            generation.cancel()
 
 
 def _halves(question: str, answer: str | None) -> list[tuple[str, str | None]]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bot.conversation.jobs import Job
 from bot.errors import ChatError
+from bot.origin import Origin
 
 
 class WithheldError(ChatError):
@@ -23,7 +23,7 @@ class Screen(Protocol):
         """What is said below the answer, whatever it says."""
 
     async def check_question(self, text: str) -> None:
-        """Raise `WithheldError` unless `text` may be answered."""
+        """Raise `WithheldError` unless `text` may be answered. Called anew where the question changed."""
 
     async def shown(self, text: str) -> str:
         """Return what may be shown of the text so far. Raises `WithheldError`."""
@@ -35,8 +35,8 @@ class Screen(Protocol):
 class Screening(Protocol):
     """Gives each answer its screen."""
 
-    async def open(self, job: Job) -> Screen:
-        """Return the screen for an answer. Raises `StorageError`."""
+    async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:
+        """Return the screen for an answer in a conversation to a person. Raises `StorageError`."""
 
 
 class OpenScreen:
@@ -59,6 +59,6 @@ class OpenScreen:
 class NoScreening:
     """Where nothing needs to be screened: in the terminal."""
 
-    async def open(self, job: Job) -> Screen:  # noqa: ARG002 - all answers are treated alike
+    async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:  # noqa: ARG002 - all answers are treated alike
         """Return a screen that shows everything."""
         return OpenScreen()

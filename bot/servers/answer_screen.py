@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.conversation.jobs import Job
 from bot.language.phrases import phrase
+from bot.origin import Keys, Origin
 from bot.safety.lists import Finding, TextLists
 from bot.safety.output_filter import FilterStream, OutputFilter
 from bot.safety.safety_model import SafetyModel, Verdict
@@ -40,8 +40,14 @@ class AnswerScreen:
     """Satisfies `bot.safety.screening.Screen`."""
 
     def __init__(
-        self, rules: Rules, clock: Callable[[], float], on_refusal: Callable[[NoticeKind], None]
+        self,
+        rules: Rules,
+        clock: Callable[[], float],
+        on_refusal: Callable[[NoticeKind], None],
+        keys: Keys = (),
     ) -> None:
+        """`keys`: who takes turns at the moderation model."""
+        self._keys = keys
         self.label = rules.label
         self._rules = rules
         self._stream = FilterStream(rules.filter)
@@ -86,7 +92,7 @@ class AnswerScreen:
         model = self._rules.safety_model
         if model is None:
             return
-        verdict = await model.judge(self._question, answer)
+        verdict = await model.judge(self._question, answer, self._keys)
         if verdict is Verdict.UNSAFE:
             self._on_refusal(kind)
             raise WithheldError(phrase(key))
@@ -112,13 +118,14 @@ class ServerScreening:
         self._safety_model = safety_model
         self._filters = {flag: OutputFilter(removes_invites=flag) for flag in (True, False)}
 
-    async def open(self, job: Job) -> Screen:
-        """Return the screen for an answer. Raises `StorageError`."""
-        ref = await self._conversations.ref_of(job.conversation_id)
+    async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:
+        """See `Screening.open`."""
+        ref = await self._conversations.ref_of(conversation_id)
         config = await self._servers.config(ref.guild_id)
-        is_restricted = job.origin is not None and job.origin.is_age_restricted
+        is_restricted = origin is not None and origin.is_age_restricted
         rules = self._rules(config, has_lists=not is_restricted or config.lists_everywhere)
-        return AnswerScreen(rules, self._clock, lambda kind: self._note(kind, job, ref))
+        keys = () if origin is None else origin.keys
+        return AnswerScreen(rules, self._clock, lambda kind: self._note(kind, asker_id, ref), keys)
 
     def _rules(self, config: ServerConfig, *, has_lists: bool) -> Rules:
         return Rules(
@@ -129,13 +136,13 @@ class ServerScreening:
             label=phrase("moderation.label") if config.labels_answers else None,
         )
 
-    def _note(self, kind: NoticeKind, job: Job, ref: ConversationRef) -> None:
+    def _note(self, kind: NoticeKind, asker_id: int | None, ref: ConversationRef) -> None:
         if ref.guild_id is not None:
             self._notices.post(
                 Notice(
                     ref.guild_id,
                     kind,
-                    about_user_id=job.asker_id,
+                    about_user_id=asker_id,
                     channel_id=ref.channel_id,
                 )
             )

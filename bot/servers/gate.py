@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bot.errors import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.language.phrases import phrase
+from bot.origin import Origin
 from bot.safety.lists import Finding, TextLists
-from bot.servers.notices import Notice, NoticeKind, Notices, Origin
+from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.rates import RateLimits, Repetitions
 from bot.servers.server_config import AgeRestricted, ServerConfig
 from bot.servers.servers import Servers
@@ -42,6 +43,25 @@ class Gate:
 
         `text` is empty where nothing new is written, as when an answer is made again.
         """
+        config = await self._check_person(origin)
+        if text and self._repetitions.is_loop(origin.user_id, origin.channel_id, text):
+            raise RepeatedError
+        self._rates.admit(origin.user_id, origin.guild_id, config)
+        await self._check_text(origin, config, text)
+
+    async def readmit(self, origin: Origin, text: str) -> None:
+        """Look at a question once more that was let in and has waited; it is not counted again.
+
+        Raises what `admit` raises for what was decided meanwhile.
+        """
+        await self._check_text(origin, await self._check_person(origin), text)
+
+    async def check_text(self, origin: Origin, text: str) -> None:
+        """Check only what is written. Raises `ForbiddenTextError`, or `StorageError`."""
+        await self._check_text(origin, await self._servers.config(origin.guild_id), text)
+
+    async def _check_person(self, origin: Origin) -> ServerConfig:
+        """Check who asks, and where; return what holds there."""
         if await self._people.is_opted_out(origin.user_id):
             raise OptedOutError
         config = await self._servers.config(origin.guild_id)
@@ -49,14 +69,7 @@ class Gate:
             if await self._blocks.is_blocked(origin.guild_id, origin.user_id):
                 raise BlockedError
             check_place(origin, config)
-        if text and self._repetitions.is_loop(origin.user_id, origin.channel_id, text):
-            raise RepeatedError
-        self._rates.admit(origin.user_id, origin.guild_id, config)
-        await self._check_text(origin, config, text)
-
-    async def check_text(self, origin: Origin, text: str) -> None:
-        """Check only what is written. Raises `ForbiddenTextError`, or `StorageError`."""
-        await self._check_text(origin, await self._servers.config(origin.guild_id), text)
+        return config
 
     async def _check_text(self, origin: Origin, config: ServerConfig, text: str) -> None:
         if origin.guild_id is None or (origin.is_age_restricted and not config.lists_everywhere):

@@ -10,22 +10,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a question comes from.
-
-    place_ids: the channel and, of a thread, the channel it belongs to.
-    """
-
-    user_id: int
-    channel_id: int
-    guild_id: int | None = None
-    place_ids: frozenset[int] = frozenset()
-    role_ids: frozenset[int] = frozenset()
-    is_moderator: bool = False
-    is_age_restricted: bool = False
-
-
 class NoticeKind(Enum):
     """What happened."""
 

@@ -17,6 +17,7 @@ class SlotRunner:
 
     device = "cpu"
     pace = PrefillPace()
+    block_size = 1
 
     def __init__(
         self,

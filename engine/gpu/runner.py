@@ -79,6 +79,11 @@ class PagedRunner:
         self._start_empty()
 
     @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self._blocks.block_size
+
+    @property
     def max_kv_tokens(self) -> int:
         """Tokens whose KV the cache can hold."""
         return (self._blocks.num_blocks - 1) * self._blocks.block_size

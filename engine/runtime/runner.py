@@ -54,14 +54,18 @@ class StepResult:
 class Runner(Protocol):
     """What the worker needs of a model and its cache. One thread only.
 
-    device: what the model runs on. pace: how much of prompts a step may compute.
+    device: what the model runs on. pace: how much of prompts a step may compute. block_size: tokens of KV
+    that are given together, so that each request takes a multiple of it.
     """
 
     device: str
     pace: PrefillPace
 
+    @property
+    def block_size(self) -> int: ...
+
     def place(self, request: Request) -> bool:
-        """Give `request` its place in the cache, if there is room."""
+        """Give `request` its place in the cache; False, changing nothing, where there is no room."""
 
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import GenerationFailedError
-from engine.runtime.ranking import Ranking, bound, largest, reach_in_place
+from engine.runtime.ranking import Places, Ranking, bound, largest, reach_in_place
 from engine.types import RANGES, SamplingParams
 
 FloatArray = npt.NDArray[np.float32]
@@ -101,6 +101,7 @@ class Sampler:
         self._seen = _Tally(set(prompt_ids) - self._exempt if self.penalises else ())
         self._said = _Tally()
         self._uniforms: deque[float] = deque()
+        self._depth = -1.0
 
     @property
     def seen_ids(self) -> Collection[int]:
@@ -186,40 +187,41 @@ class Sampler:
         params = self._params
         if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
             return reach_in_place(self._scaled(logits, best), self._uniform())
-        least = self._least(logits, best)
-        likely = logits >= least
+        ids, least = self._likely(logits, best)
         if params.top_k == 0:
-            return self._draw_from_all(logits, best, likely, least)
-        ids = np.flatnonzero(likely)
+            return self._draw_from_all(logits, best, ids, least)
         weights = self._weights(logits[ids], best)
         kept = largest(weights, params.top_k)
         return int(ids[kept[self._place(weights[kept])]])
 
-    def _draw_from_all(
-        self, logits: FloatArray, best: np.float32, likely: npt.NDArray[np.bool_], least: float
-    ) -> int:
-        """Choose without top-k.
-
-        From the `likely` tokens, which reach `least`, where top-p or min-p cuts among them.
-        """
+    def _draw_from_all(self, logits: FloatArray, best: np.float32, ids: Places, least: float) -> int:
+        """Choose without top-k: from `ids`, those that reach `least`, where top-p or min-p cuts there."""
         params, whole, total = self._params, None, math.inf
         if params.top_p < 1.0:
             whole = self._weights(logits, best)
             total = _sum(whole)
-        if np.count_nonzero(likely) <= 4 * _NUM_LIKELY:
-            ids = np.flatnonzero(likely)
+        if len(ids) <= 4 * _NUM_LIKELY:
             weights = self._weights(logits[ids], best)
             others = 1.001 * math.exp((least - float(best)) / params.temperature)
             if others < params.min_p or _sum(weights) >= params.top_p * total:
                 return int(ids[self._place(weights, total)])
         return self._place(self._weights(logits, best) if whole is None else whole, total)
 
-    def _least(self, logits: FloatArray, best: np.float32) -> float:
-        """Return a logit that few more than the most likely tokens reach, as many as are looked at first."""
-        tail = float(best) - _TAIL * self._params.temperature
-        reached = bound(logits, self._params.top_k or _NUM_LIKELY)
-        # A little less: what has the same weight after rounding counts as equally likely.
-        return max(reached - 1e-6 * (self._params.temperature + float(best) - reached), tail)
+    def _likely(self, logits: FloatArray, best: np.float32) -> tuple[Places, float]:
+        """Return the ids of the most likely tokens, as many as are looked at first, and what they reach.
+
+        Mostly they lie as far below the best as those of the token before.
+        """
+        spread, number = self._params.temperature, self._params.top_k or _NUM_LIKELY
+        least = float(best) - self._depth
+        ids = np.flatnonzero(logits >= least)
+        if not number <= len(ids) <= 4 * number:
+            # A little less: what has the same weight after rounding counts as equally likely.
+            reached = float(best) - bound(logits, number)
+            self._depth = min(reached + 1e-6 * (spread + reached), _TAIL * spread)
+            least = float(best) - self._depth
+            ids = np.flatnonzero(logits >= least)
+        return ids, least
 
     def _scaled(self, logits: FloatArray, best: np.float32) -> FloatArray:
         scaled = logits - best

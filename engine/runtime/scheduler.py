@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.runtime.request import Request
@@ -98,44 +97,26 @@ def _chunk(num_pending: int, size: int) -> int:
 
 
 class Scheduler:
-    """Owns the order of requests: waiting, then prefilling in turns, then decoding."""
+    """Owns the order of requests: prefilling in turns, then decoding."""
 
-    def __init__(self, max_running: int, pace: PrefillPace = PrefillPace()) -> None:
-        self._max_running = max_running
-        self._waiting: deque[Request] = deque()
+    def __init__(self, pace: PrefillPace = PrefillPace()) -> None:
         self._prefilling: deque[Request] = deque()
         self._decoding: list[Request] = []
         self.sizer = ChunkSizer(pace)
         self.timer = StepTimer()
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def running(self) -> list[Request]:
-        """Requests that hold a slot."""
+        """Requests that have not ended."""
         return [*self._decoding, *self._prefilling]
 
     @property
-    def requests(self) -> list[Request]:
-        """All requests that have not ended."""
-        return [*self.running, *self._waiting]
-
-    @property
     def is_idle(self) -> bool:
-        return not (self._waiting or self._prefilling or self._decoding)
+        return not (self._prefilling or self._decoding)
 
     def add(self, request: Request) -> None:
-        """Put a new request at the end of the queue."""
-        self._waiting.append(request)
-
-    def admit(self, place: Callable[[Request], bool]) -> None:
-        """Start waiting requests, first come first served, while `place` finds room for them."""
-        while self._waiting and len(self._prefilling) + len(self._decoding) < self._max_running:
-            if not place(self._waiting[0]):
-                break
-            self._prefilling.append(self._waiting.popleft())
+        """Begin with a request that has its place in the cache."""
+        self._prefilling.append(request)
 
     def plan(self) -> StepPlan:
         """Return the next step."""
@@ -170,6 +151,6 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Forget a request that ended, wherever it is."""
-        for group in (self._decoding, self._prefilling, self._waiting):
+        for group in (self._decoding, self._prefilling):
             if request in group:
                 group.remove(request)

@@ -11,9 +11,10 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
-from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError
+from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError, NoRoomError
 from engine.runtime.request import Delta, Request
 from engine.runtime.runner import Runner, StepResult
 from engine.runtime.scheduler import ChunkSizer, Scheduler, StepPlan
@@ -28,6 +29,7 @@ _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
+_NO_ROOM = "There is no room for another answer. Try again in a minute."
 _UNHEALTHY = "The model keeps failing. The operator needs to look at the log."
 
 
@@ -37,12 +39,13 @@ class Worker:
     What has no underscore may be read from anywhere; `device` once the model is loaded.
     """
 
-    def __init__(self, load_runner: Callable[[], Runner], max_running: int, deliver: Deliver) -> None:
+    def __init__(self, load_runner: Callable[[], Runner], deliver: Deliver) -> None:
         self._load_runner = load_runner
         self._deliver = deliver
-        self._scheduler = Scheduler(max_running)
+        self._scheduler = Scheduler()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._requests: dict[int, Request] = {}
+        self._arrivals: deque[Request] = deque()
         self._deltas: list[Delta] = []
         self._delivered_at = 0.0
         self._num_faults = 0
@@ -53,6 +56,7 @@ class Worker:
         self._started: Callable[[Exception | None], None] = lambda _: None
         self.health = Health.RECOVERING
         self.num_kv_tokens = self.max_kv_tokens = 0
+        self.block_size = 1
         self.device = ""
 
     def start(self, on_started: Callable[[Exception | None], None]) -> None:
@@ -61,7 +65,10 @@ class Worker:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Any thread. Raises `EngineUnavailableError` when the thread has ended."""
+        """Begin a request with the next step. Any thread. Raises `EngineUnavailableError` when it has ended.
+
+        There must be room for it: no request waits for another one.
+        """
         with self._ending:
             if self.health is Health.CLOSED:
                 raise EngineUnavailableError(_CLOSED)
@@ -91,7 +98,7 @@ class Worker:
             self._end()
             self._started(error)
             return
-        self.device, self.max_kv_tokens = runner.device, runner.max_kv_tokens
+        self._take_sizes(runner)
         self._scheduler.sizer = ChunkSizer(runner.pace)
         self.health = Health.READY
         self._started(None)
@@ -106,6 +113,10 @@ class Worker:
                 self._flush()
         self._end()
 
+    def _take_sizes(self, runner: Runner) -> None:
+        self.device, self.block_size = runner.device, runner.block_size
+        self.max_kv_tokens = runner.max_kv_tokens
+
     def _end(self) -> None:
         """Take no more requests and end those that were taken."""
         with self._ending:
@@ -115,14 +126,14 @@ class Worker:
 
     def _turn(self, runner: Runner) -> None:
         """Take what was asked for, then run one step."""
-        self._take_commands(wait=self._scheduler.is_idle)
+        self._take_commands(wait=not self._requests)
         self._drop_cancelled(runner)
         if self._forgetting:
             self._forgetting = False
             runner.forget()
         if self._closing:
             return
-        self._scheduler.admit(runner.place)
+        self._place_arrivals(runner)
         plan = self._scheduler.plan()
         if plan.is_empty:
             return
@@ -132,6 +143,19 @@ class Worker:
             return
         self._num_faults = 0
         self._commit(runner, plan, result)
+
+    def _place_arrivals(self, runner: Runner) -> None:
+        """Give every request that came its place."""
+        while self._arrivals:
+            request = self._arrivals.popleft()
+            if request.request_id not in self._requests:
+                continue  # it was cancelled
+            if runner.place(request):
+                self._scheduler.add(request)
+            else:
+                logger.error("There is no room for request %d: the accounts are wrong.", request.request_id)
+                del self._requests[request.request_id]
+                self._deltas.append(request.fail(NoRoomError(_NO_ROOM)))
 
     def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
         """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
@@ -190,7 +214,7 @@ class Worker:
             self._deltas.append(request.fail(EngineUnavailableError(_UNHEALTHY)))
             return
         self._requests[request.request_id] = request
-        self._scheduler.add(request)
+        self._arrivals.append(request)
 
     def _cancel(self, request_id: int) -> None:
         if request_id in self._requests:
@@ -215,12 +239,12 @@ class Worker:
     def _recover(self, runner: Runner) -> None:
         """Fail what was running, then try to go on with a fresh model."""
         self._num_faults += 1
-        for request in self._scheduler.running:
+        self.health = Health.RECOVERING
+        for request in [request for request in self._requests.values() if request not in self._arrivals]:
             self._deltas.append(request.fail(GenerationFailedError(_FAULT)))
             self._scheduler.remove(request)
-            self._requests.pop(request.request_id, None)
+            del self._requests[request.request_id]
         self._flush()
-        self.health = Health.RECOVERING
         try:
             if self._num_faults >= _MAX_FAULTS_IN_A_ROW:
                 raise EngineUnavailableError(_UNHEALTHY)
@@ -230,6 +254,7 @@ class Worker:
             self.health = Health.UNHEALTHY
             self._fail_all(EngineUnavailableError(_UNHEALTHY))
         else:
+            self._take_sizes(runner)
             self.health = Health.READY
 
     def _fail_all(self, error: EngineError) -> None:
@@ -238,6 +263,7 @@ class Worker:
             self._deltas.append(request.fail(error))
             self._scheduler.remove(request)
         self._requests.clear()
+        self._arrivals.clear()
 
     def _is_delivery_due(self) -> bool:
         """Endings go out at once, mere text a few steps at a time: waking the loop costs the next step."""

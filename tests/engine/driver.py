@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, TypeVar
 
 from engine.cpu.runner import SlotRunner
@@ -18,13 +19,32 @@ class RunnerDriver(Generic[R]):
 
     def __init__(self, runner: R, max_running: int) -> None:
         self.runner = runner
-        self.scheduler = Scheduler(max_running)
+        self.scheduler = Scheduler()
+        self._max_running = max_running
+        self._waiting: deque[Request] = deque()
         self.finals: dict[int, Delta] = {}
         self.plans: list[StepPlan] = []
 
+    @property
+    def running(self) -> list[Request]:
+        """Requests that have their place."""
+        return self.scheduler.running
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._waiting) + len(self.running)
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for room, as it would before it is submitted."""
+        self._waiting.append(request)
+
     def step(self) -> StepPlan:
-        """Admit, plan, compute and sample once; chunks are sized for 160 tokens a second."""
-        self.scheduler.admit(self.runner.place)
+        """Place, plan, compute and sample once; chunks are sized for 160 tokens a second."""
+        while self._waiting and len(self.running) < self._max_running:
+            if not self.runner.place(self._waiting[0]):
+                break
+            self.scheduler.add(self._waiting.popleft())
         plan = self.scheduler.plan()
         self.plans.append(plan)
         if plan.is_empty:
@@ -51,7 +71,7 @@ class RunnerDriver(Generic[R]):
     def run_until_idle(self, max_steps: int = 10_000) -> None:
         """Step until nothing is left to do."""
         for _ in range(max_steps):
-            if self.scheduler.is_idle:
+            if not self.num_requests:
                 return
             self.step()
         raise AssertionError("The requests do not end.")
@@ -62,6 +82,8 @@ class RunnerDriver(Generic[R]):
         self.finals[request.request_id] = delta
         self.runner.release(request, keep=keep)
         self.scheduler.remove(request)
+        if request in self._waiting:
+            self._waiting.remove(request)
 
 
 class Driver(RunnerDriver[SlotRunner]):

@@ -12,7 +12,7 @@ from engine.engine import Engine, EngineOptions
 from engine.runtime.request import Request
 from engine.runtime.runner import Runner
 from engine.runtime.scheduler import StepPlan
-from engine.types import Completion, Generation, SamplingParams
+from engine.types import Completion, Generation, Prompt, SamplingParams
 from tests.engine.fakes import ScriptedRunner, make_model_folder
 from tests.engine.tiny_model import VOCAB_SIZE, tiny_tokenizer
 
@@ -102,6 +102,13 @@ async def read(generation: Generation) -> Completion:
     if completion is None or not completion.text.endswith("".join(pieces)):
         raise AssertionError(f"{pieces} do not make {completion}")
     return completion
+
+
+async def ask(engine: Engine, prompt: Prompt, params: SamplingParams) -> Completion:
+    """Begin an answer as soon as there is room for it, and read it to its end."""
+    num_tokens = engine.tokens_needed(prompt, params)
+    await wait_until(lambda: engine.load.has_room(num_tokens))
+    return await read(engine.generate(prompt, params))
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

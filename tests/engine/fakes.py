@@ -142,18 +142,25 @@ class ScriptedRunner:
 
     device = "cpu"
     pace = PrefillPace()
+    block_size = 1
     max_kv_tokens = 4096
 
     def __init__(self, answer: Answer, vocab_size: int, on_step: Callable[[StepPlan], None]) -> None:
         self.answer = answer
         self.num_reloads = self.num_forgotten = 0
         self.reload_error: Exception | None = None
+        self.num_refusals_due = 0
         self.placed: set[int] = set()
+        self.ever_placed: set[int] = set()
         self._vocab_size = vocab_size
         self._on_step = on_step
 
     def place(self, request: Request) -> bool:
+        if self.num_refusals_due:
+            self.num_refusals_due -= 1
+            return False
         self.placed.add(request.request_id)
+        self.ever_placed.add(request.request_id)
         return True
 
     def step(self, plan: StepPlan) -> StepResult:

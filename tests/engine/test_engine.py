@@ -9,8 +9,8 @@ import pytest
 from engine.engine import EngineOptions
 from engine.errors import (
     NoChatFormatError,
+    NoRoomError,
     PromptTooLongError,
-    QueueFullError,
 )
 from engine.types import (
     ChatMessage,
@@ -65,7 +65,7 @@ async def test_stop_strings_end_the_answer_and_are_not_shown(stage: Stage) -> No
     engine = await stage.open()
     stage.says("one\nUser: two")
     completion = await read(engine.generate(PROMPT, SamplingParams(0, stop=("\nUser:", "three"))))
-    assert (completion.text, completion.finish_reason) == ("one", FinishReason.STOP)
+    assert (completion.text, completion.finish_reason) == ("one", FinishReason.STOP_TEXT)
 
 
 async def test_what_only_began_like_a_stop_string_is_shown_in_the_end(stage: Stage) -> None:
@@ -100,13 +100,10 @@ async def test_the_context_is_the_smaller_of_model_and_options(stage: Stage) -> 
     assert (await stage.open(EngineOptions())).info.context_length == 512
 
 
-@pytest.mark.parametrize("moment", ["at once", "while waiting", "while running", "after the end"])
+@pytest.mark.parametrize("moment", ["at once", "while running", "after the end"])
 async def test_cancelling_at_any_time(stage: Stage, moment: str) -> None:
     engine = await stage.open(EngineOptions(max_concurrent=1))
     stage.says_for_ever("a", step_s=0.001)
-    first = engine.generate(PROMPT, GREEDY) if moment == "while waiting" else None
-    if first is not None:
-        await anext(first)
     if moment == "after the end":
         stage.says("done")
     generation = engine.generate(PROMPT, GREEDY)
@@ -119,26 +116,50 @@ async def test_cancelling_at_any_time(stage: Stage, moment: str) -> None:
     completion = await read(generation)
     expected = FinishReason.STOP if moment == "after the end" else FinishReason.CANCELLED
     assert completion.finish_reason is expected
-    if moment in ("at once", "while waiting"):
+    if moment == "at once":
         assert completion.text == ""
-    if first is not None:
-        first.cancel()
-        assert (await read(first)).finish_reason is FinishReason.CANCELLED
     stage.says("fine")
     assert (await read(engine.generate(PROMPT, GREEDY))).text == "fine"
 
 
-async def test_a_full_queue_refuses_and_has_room_again_later(stage: Stage) -> None:
-    engine = await stage.open(EngineOptions(max_concurrent=1, max_queue=2))
+async def test_a_full_engine_refuses_and_has_room_again_later(stage: Stage) -> None:
+    engine = await stage.open(EngineOptions(max_concurrent=3))
     stage.says_for_ever("a", step_s=0.001)
     generations = [engine.generate(PROMPT, GREEDY) for _ in range(3)]
-    with pytest.raises(QueueFullError, match="Try again"):
+    assert (engine.load.num_requests, engine.load.max_requests) == (3, 3)
+    assert not engine.load.has_room(1)
+    with pytest.raises(NoRoomError, match="Try again"):
         engine.generate(PROMPT, GREEDY)
     for generation in generations:
         generation.cancel()
         await read(generation)
+    assert (engine.load.num_requests, engine.load.num_reserved_tokens) == (0, 0)
     stage.says("fine")
     assert (await read(engine.generate(PROMPT, GREEDY))).text == "fine"
+
+
+async def test_an_answer_reserves_its_prompt_and_what_may_come(stage: Stage) -> None:
+    engine = await stage.open(EngineOptions(context_tokens=500))
+    stage.says_for_ever("a", step_s=0.001)
+    stage.runner.max_kv_tokens = 900
+    short = SamplingParams(0, max_new_tokens=60)
+    assert engine.tokens_needed(PROMPT, short) == 63
+    assert engine.tokens_needed(PROMPT, GREEDY) == 500, "no answer grows past the context"
+    stage.runner.block_size = 16
+    engine = await stage.open(EngineOptions(context_tokens=500))
+    assert engine.tokens_needed(PROMPT, short) == 64
+    assert engine.tokens_needed(PROMPT, GREEDY) == 512
+    first = engine.generate(PROMPT, GREEDY)
+    assert engine.load.num_reserved_tokens == 512
+    assert not engine.load.has_room(engine.tokens_needed(PROMPT, GREEDY))
+    with pytest.raises(NoRoomError):
+        engine.generate(PROMPT, GREEDY)
+    second = engine.generate(PROMPT, short)
+    assert engine.load.num_reserved_tokens == 576
+    for generation in (first, second):
+        generation.cancel()
+        await read(generation)
+    assert engine.load.num_reserved_tokens == 0
 
 
 @pytest.mark.parametrize("num_tokens", [0, 40, 41])
@@ -190,7 +211,8 @@ async def test_a_base_model_completes_but_does_not_chat(stage: Stage) -> None:
 
 
 async def test_two_hundred_requests_at_once_each_get_their_own_answer(stage: Stage) -> None:
-    engine = await stage.open(EngineOptions(max_queue=200))
+    stage.runner.max_kv_tokens = 200 * 512
+    engine = await stage.open(EngineOptions(max_concurrent=200))
     stage.respond = lambda request: [*stage.encode(f"answer {request.prompt.ids[0]}"), END]
     generations = [engine.generate(Prompt((number, 5)), GREEDY) for number in range(200)]
     completions = await asyncio.gather(*map(read, generations))

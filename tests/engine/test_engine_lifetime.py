@@ -14,7 +14,7 @@ from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
     ModelFormatError,
-    QueueFullError,
+    NoRoomError,
 )
 from engine.runtime.runner import Runner
 from engine.types import (
@@ -96,7 +96,7 @@ async def test_before_the_start_and_after_the_close_it_is_unavailable(stage: Sta
 
 
 async def test_closing_ends_what_runs_and_closing_twice_is_fine(stage: Stage) -> None:
-    engine = await stage.open(EngineOptions(max_concurrent=1))
+    engine = await stage.open(EngineOptions(max_concurrent=3))
     stage.says_for_ever("a", step_s=0.001)
     generations = [engine.generate(PROMPT, GREEDY) for _ in range(3)]
     await anext(generations[0])
@@ -122,7 +122,7 @@ async def test_requests_made_while_it_closes_end_too(stage: Stage) -> None:
     while not closing.done():
         try:
             late.append(engine.generate(PROMPT, GREEDY))
-        except (EngineUnavailableError, QueueFullError):
+        except (EngineUnavailableError, NoRoomError):
             await asyncio.sleep(0.001)
     for generation in [first, *late]:
         with pytest.raises(EngineUnavailableError):

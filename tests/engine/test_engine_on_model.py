@@ -10,7 +10,7 @@ import pytest
 from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
-from tests.engine.engine_stage import read, wait_until
+from tests.engine.engine_stage import ask, read, wait_until
 from tests.engine.tiny_model import make_tiny_model
 
 OPTIONS = EngineOptions(num_threads=1, max_concurrent=4, kv_cache_mb=1)
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 async def answer(engine: Engine, prompt: Prompt, seed: int) -> Completion:
     params = SamplingParams(temperature=1.0, max_new_tokens=30, seed=seed)
-    return await read(engine.generate(prompt, params))
+    return await ask(engine, prompt, params)
 
 
 async def prompts(engine: Engine) -> list[Prompt]:

@@ -24,11 +24,12 @@ NAN, OUTSIDE = -1, VOCAB_SIZE
 class Listener:
     """The other end of `deliver`: keeps every delta and waits for endings."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_final: Callable[[], None] = lambda: None) -> None:
         self.deltas: dict[int, list[Delta]] = defaultdict(list)
         self.error: Exception | None = None
         self.num_deliveries = 0
         self._changed = threading.Condition()
+        self._on_final = on_final
 
     def __call__(self, deltas: list[Delta]) -> None:
         if self.error is not None:
@@ -37,6 +38,8 @@ class Listener:
             self.num_deliveries += 1
             for delta in deltas:
                 self.deltas[delta.request_id].append(delta)
+                if delta.is_final:
+                    self._on_final()
             self._changed.notify_all()
 
     def wait(self, condition: Callable[[], bool]) -> None:
@@ -66,7 +69,7 @@ class Listener:
 class Bench:
     """A worker over a scripted runner whose steps can be held up and made to fail."""
 
-    def __init__(self, max_running: int = 4) -> None:
+    def __init__(self) -> None:
         self.listener = Listener()
         self._gate = threading.Condition()
         self._is_held = self._is_waiting = False
@@ -74,7 +77,7 @@ class Bench:
         self.num_faults_due = 0
         self.answers: dict[int, list[int]] = {}
         self.runner = ScriptedRunner(self._answer, VOCAB_SIZE + 1, self._on_step)
-        self.worker = Worker(lambda: self.runner, max_running, self.listener)
+        self.worker = Worker(lambda: self.runner, self.listener)
         self._ids = iter(range(1, 10_000))
 
     def start(self) -> None:

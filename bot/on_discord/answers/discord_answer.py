@@ -69,6 +69,7 @@ class DiscordAnswer:
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
         self._typing = Tasks()
+        self._is_typing = False
 
     @property
     def part_ids(self) -> Sequence[int]:
@@ -102,6 +103,8 @@ class DiscordAnswer:
 
     def waiting(self, place: int, *, for_others: bool) -> None:
         """Show the place in the queue; a new one only if no answer in the channel needs the edits."""
+        self._is_typing = False
+        self._typing.cancel()
         if not self._part_ids or self._column.pace.has_room(loop_seconds()):
             key = "answer.waiting_for_others" if for_others else "answer.waiting"
             self._notice = f"-# {render(phrase(key, place=place), self._locale)}"
@@ -109,7 +112,8 @@ class DiscordAnswer:
 
     def working(self) -> None:
         """Show typing until the end."""
-        if self._channel is not None:
+        if self._channel is not None and not self._is_typing:
+            self._is_typing = True
             self._typing.start(self._keep_typing(self._channel), "typing")
         if self._part_ids:
             self.update("")

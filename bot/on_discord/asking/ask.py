@@ -96,8 +96,12 @@ class Asking:
         response = await interaction.response.send_message(
             _shown(interaction, request, locale), allowed_mentions=SILENT
         )
-        question = await _question(interaction, request, response.message_id or interaction.id)
-        await self._chat.ask(question, await self._make_answer(channel, response.message_id))
+        discord_id = response.message_id or interaction.id
+        with self._chat.arrivals.enter(channel.id, discord_id, interaction.user.id) as arrival:
+            question = await _question(interaction, request, discord_id)
+            view = await self._make_answer(channel, response.message_id)
+            await arrival.is_first.wait()
+            await self._chat.take(question, view, arrival)
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)

@@ -5,14 +5,13 @@ Whoever is to be answered gets an answer or a sentence. Knows nothing of the con
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import discord
 
+from bot.conversation.arrivals import Arrival
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
 from bot.errors import BlockedError, NotHereError, RefusalError, is_expected, sentence_for
@@ -51,7 +50,6 @@ class MessageIntake:
         self._make_answer = make_answer
         self._on_refusal = on_refusal
         self._sees_all = sees_all
-        self._arrivals = Arrivals()
         self._refusal_pace = RefusalPace(loop_seconds)
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
@@ -65,30 +63,47 @@ class MessageIntake:
             await self._ask(message, bot, is_addressed=is_addressed)
 
     async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
-        try:
-            with self._arrivals.enter(message.channel.id) as is_first:
-                if not is_addressed and not await self._is_free(message):
-                    return
-                if not may_answer(message):
-                    _log.info("A question was left alone: no permission to answer there")
-                    return
-                question = await question_of(message, bot, await self._newest_part(message))
-                view = await self._make_answer(message.channel, message.id)
-                await is_first.wait()
-                await self._chat.ask(question, view)
-        except DuplicateMessageError:
-            _log.info("A question arrived twice")
-        except RefusalError as error:
-            self._on_refusal(error)
+        refusal: Exception | None = None
+        with self._chat.arrivals.enter(message.channel.id, message.id, message.author.id) as arrival:
+            try:
+                await self._take_in(message, bot, arrival, is_addressed=is_addressed)
+            except DuplicateMessageError:
+                _log.info("A question arrived twice")
+            except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
+                refusal = error
+        if arrival.is_withdrawn:
+            _log.info("A question was deleted before it was taken")
+        elif refusal is not None:
+            await self._say_why(message, refusal, is_addressed=is_addressed)
+
+    async def _take_in(
+        self, message: discord.Message, bot: Bot, arrival: Arrival, *, is_addressed: bool
+    ) -> None:
+        """Take a message as a question, in the order in which all came and with its newest text."""
+        if not is_addressed and not await self._is_free(message):
+            return
+        if not may_answer(message):
+            _log.info("A question was left alone: no permission to answer there")
+            return
+        question = await question_of(message, bot, await self._newest_part(message))
+        view = await self._make_answer(message.channel, message.id)
+        await arrival.is_first.wait()
+        while (edited := arrival.take_edit()) is not None:
+            arrival.check()
+            question = dataclasses.replace(question, content=(await question_of(edited, bot)).content)
+        await self._chat.take(question, view, arrival)
+
+    async def _say_why(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> None:
+        """Say why a question is not taken, unless that would be too much."""
+        self._on_refusal(refusal)
+        if isinstance(refusal, RefusalError):
             # Where every message is answered, who may not ask may still talk to others.
-            is_quiet = not is_addressed and isinstance(error, (BlockedError, NotHereError))
-            if not is_quiet and self._refusal_pace.may_tell(message.author.id, _guild_id(message), error):
-                await self._refuse(message, error.sentence)
-        except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
-            self._on_refusal(error)
-            if not is_expected(error):
-                _log.exception("A question could not be taken")
-            await self._refuse(message, sentence_for(error))
+            is_quiet = not is_addressed and isinstance(refusal, (BlockedError, NotHereError))
+            if is_quiet or not self._refusal_pace.may_tell(message.author.id, _guild_id(message), refusal):
+                return
+        elif not is_expected(refusal):
+            _log.error("A question could not be taken", exc_info=refusal)
+        await self._refuse(message, sentence_for(refusal))
 
     async def _is_free(self, message: discord.Message) -> bool:
         """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
@@ -124,26 +139,3 @@ class MessageIntake:
 
 def _guild_id(message: discord.Message) -> int | None:
     return None if message.guild is None else message.guild.id
-
-
-class Arrivals:
-    """Lines of those who came and are not through yet; nothing is kept of a channel where nobody stands."""
-
-    def __init__(self) -> None:
-        self._lines: dict[int, deque[asyncio.Event]] = {}
-
-    @contextmanager
-    def enter(self, channel_id: int) -> Iterator[asyncio.Event]:
-        """Stand in line; what is given is set once all who came before have left."""
-        line = self._lines.setdefault(channel_id, deque())
-        is_first = asyncio.Event()
-        line.append(is_first)
-        line[0].set()
-        try:
-            yield is_first
-        finally:
-            line.remove(is_first)
-            if line:
-                line[0].set()
-            else:
-                del self._lines[channel_id]

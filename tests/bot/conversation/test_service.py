@@ -414,13 +414,6 @@ async def test_what_cannot_be_answered_is_refused_before_it_is_stored(setup: Set
     assert len(await setup.stored()) == 2
 
 
-async def test_a_full_engine_is_told(setup: Setup) -> None:
-    setup.engine.max_running = 0
-    ending = await (await setup.ask("Hi")).ending()
-    assert ending.state is MessageState.FAILED
-    assert "Too many people" in (ending.note or "")
-
-
 async def test_a_full_disk_costs_the_record_and_not_the_answer(setup: Setup) -> None:
     setup.engine.scripts = [Script(delay_s=0.01)]
     view = await setup.ask("Hi")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.fairness import MAX_REMEMBERED, Claim, FairOrder
 from bot.conversation.jobs import MAX_BURST, Question
 from bot.conversation.service import ChatService
-from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError, TooManyWaitingError
+from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError
 from bot.parameters import ChatParameters
+from engine.errors import TooManyWaitingError
 from engine.types import ChatMessage, FinishReason
+from engine.waiting.room import WaitingRoom
 from storage.conversations import ConversationKind, ConversationRef, MessageState, Quote
 from storage.database import Database
 from storage.errors import AnswerPendingError
@@ -33,11 +34,10 @@ from tests.fakes import RecordingView, Script, ScriptedEngine
 @pytest.fixture
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     async with await Database.open(tmp_path / "test.sqlite3") as database:
-        engine, conversations = ScriptedEngine(), FullDisk(database)
+        engine, conversations = ScriptedEngine(max_requests=2), FullDisk(database)
         settings = SettingsStore(database)
-        async with ChatService(
-            engine, conversations, settings, ChatParameters(), max_running=2, max_total=20
-        ) as chat:
+        room = WaitingRoom(lambda: engine.load, max_waiting=20)
+        async with ChatService(engine, conversations, settings, ChatParameters(), room=room) as chat:
             yield Setup(chat, engine, conversations)
 
 
@@ -270,6 +270,7 @@ async def test_no_more_run_at_once_than_the_engine_takes_and_the_queue_is_bounde
         ref = ConversationRef(100 + number, ConversationKind.CHANNEL, number)
         views.append(await setup.ask("Hi", ref=ref, author=person(number)))
     await asyncio.gather(views[0].shown.wait(), views[1].shown.wait())
+    await asyncio.gather(*(view.told.wait() for view in views[2:]))
     assert setup.engine.num_running == 2
     assert [view.places[-1] for view in views[2:6]] == [1, 2, 3, 4]
     assert all(view.waits_for_others for view in views[2:])
@@ -290,6 +291,7 @@ async def test_a_place_is_said_of_the_queue_that_one_waits_in(setup: Setup) -> N
     head = await setup.ask("Hi", ref=refs[3], author=person(3))
     behind = await setup.ask("Hi", ref=refs[3], author=person(4))
     here = await setup.ask("Hi", ref=refs[0], author=person(5))
+    await asyncio.gather(*(view.told.wait() for view in (first, head)))
     assert [(view.places[-1], view.waits_for_others) for view in (first, head, behind, here)] == [
         (1, True),
         (2, True),
@@ -320,30 +322,3 @@ async def test_a_busy_server_does_not_keep_a_quiet_one_waiting(setup: Setup) -> 
         assert (await view.ending()).state is MessageState.COMPLETE
     assert order.index("quiet") == 2
     assert [text for text in order if text != "quiet"] == [f"busy {number}" for number in range(12)]
-
-
-def test_turns_go_round_servers_then_people_then_channels() -> None:
-    order, arrival = FairOrder(), iter(range(1000))
-    claims = [
-        Claim(channel, user, server, next(arrival))
-        for server in (1, 2)
-        for user in (10 * server, 10 * server + 1)
-        for channel in (100 * user, 100 * user + 1)
-        for _ in range(2)
-    ]
-    served = []
-    while claims:
-        claim = order.ordered(claims)[0]
-        order.served(claim)
-        claims.remove(claim)
-        served.append(claim)
-    assert [claim.server_id for claim in served] == [1, 2] * 8
-    assert [claim.user_id for claim in served if claim.server_id == 1] == [10, 11] * 4
-    assert [claim.channel_id for claim in served if claim.user_id == 10] == [1000, 1001] * 2
-
-
-def test_what_is_remembered_of_turns_is_bounded() -> None:
-    order = FairOrder()
-    for number in range(3 * MAX_REMEMBERED):
-        order.served(Claim(number, number, number, number))
-    assert len(order._last_turn) <= MAX_REMEMBERED

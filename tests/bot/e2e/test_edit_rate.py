@@ -86,6 +86,7 @@ async def test_twenty_streams_stay_below_five_edits_in_five_seconds_and_end_comp
             return Script(pieces, delay_s=0.4 + 0.1 * (number % 3), first_delay_s=FIRST_S)
 
         world.engine.respond = respond
+        world.engine.max_requests, world.engine.max_kv_tokens = NUM_STREAMS, NUM_STREAMS * 4096
         log = watch_edits(world)
         rooms = [world.guild.create_text_channel(f"room{n}") for n in range(NUM_STREAMS)]
         await world.env.settle()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import discord
@@ -17,7 +18,8 @@ from benchmarks.common import TIMER_S
 from benchmarks.crowd import open_crowd
 from benchmarks.discord_load import GOAL_KB_PER_ANSWER, GOAL_P99_MS, echo, grown_kb_per_answer, measure
 from bot.parameters import ChatParameters
-from tests.fakes import ScriptedEngine
+from engine.types import ChatMessage
+from tests.fakes import Script, ScriptedEngine
 
 NUM_ROOMS = 40
 TURNS = (0, 0, 1)
@@ -25,13 +27,16 @@ MAX_RUNNING = 32
 PAUSE_S = 0.002
 
 
+def busy_engine(respond: Callable[[Sequence[ChatMessage]], Script]) -> ScriptedEngine:
+    return ScriptedEngine(respond=respond, max_requests=MAX_RUNNING, max_kv_tokens=MAX_RUNNING * 4096)
+
+
 async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_order(tmp_path: Path) -> None:
-    engine = ScriptedEngine(respond=functools.partial(echo, piece_s=0.01, num_pieces=2, first_s=0.3))
+    engine = busy_engine(functools.partial(echo, piece_s=0.01, num_pieces=2, first_s=0.3))
     async with open_crowd(
         engine,
         tmp_path,
         NUM_ROOMS,
-        max_running=MAX_RUNNING,
         parameters=ChatParameters(max_history_tokens=1024),
         edit_interval_s=0.1,
     ) as crowd:
@@ -52,11 +57,9 @@ async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_ord
 
 
 async def test_an_answer_that_ended_leaves_little_behind(tmp_path: Path) -> None:
-    engine = ScriptedEngine(respond=functools.partial(echo, piece_s=0.0, num_pieces=2, first_s=0.0))
+    engine = busy_engine(functools.partial(echo, piece_s=0.0, num_pieces=2, first_s=0.0))
     parameters = ChatParameters(max_history_tokens=1024)
-    async with open_crowd(
-        engine, tmp_path, NUM_ROOMS, max_running=MAX_RUNNING, parameters=parameters, edit_interval_s=0.1
-    ) as crowd:
+    async with open_crowd(engine, tmp_path, NUM_ROOMS, parameters=parameters, edit_interval_s=0.1) as crowd:
         kb = await grown_kb_per_answer(crowd, engine)
         assert kb < GOAL_KB_PER_ANSWER
 
@@ -71,7 +74,7 @@ async def test_a_question_whose_file_takes_long_to_come_is_not_overtaken(
         return b"a text"
 
     monkeypatch.setattr(discord.Attachment, "read", slow)
-    async with open_crowd(ScriptedEngine(), tmp_path, 2, max_running=4, parameters=ChatParameters()) as crowd:
+    async with open_crowd(ScriptedEngine(), tmp_path, 2, parameters=ChatParameters()) as crowd:
         room, other = crowd.rooms
         anna, bob = room.people
         await anna.send(room.channel, f"{crowd.mention} with a file", attachments=[("a.txt", b"a text")])

@@ -21,7 +21,7 @@ async def test_figures_follow_what_happens(world: World) -> None:
     await world.run(1)
     found = figures(world.metrics.exposition())
     assert found["llamacord_answers_running"] == found["llamacord_questions_waiting"] == 1
-    assert found["llamacord_kv_tokens"] == 10
+    assert found["llamacord_kv_tokens"] == world.engine.load.num_kv_tokens > 0
     assert found["llamacord_is_busy"] == 1
     assert found["llamacord_refusals_total/EmptyQuestion"] == 1
     await world.run(6)

@@ -25,6 +25,8 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.errors import ModelFormatError
+from engine.types import TextEngine
+from engine.waiting.room import WaitingRoom
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -49,6 +51,17 @@ class EmptyShelf:
 
     async def open(self, name: str) -> ClosableEngine:
         raise ModelFormatError(f"There is no {name}.")
+
+
+class ParkedRoom(WaitingRoom):
+    """A waiting room that tells the simulation who only waits for others."""
+
+    def __init__(self, world: World, engine: TextEngine) -> None:
+        super().__init__(lambda: engine.load)
+        self._world = world
+
+    async def _wait(self, future: asyncio.Future[None]) -> None:
+        await self._world.env.external_wait(super()._wait(future), reason="waits for the engine")
 
 
 class VirtualEnv(simcord.Env):
@@ -129,6 +142,8 @@ class World:
             servers=self.moderation.servers,
             screening=self.moderation.screening,
             on_answered=self.metrics.answered,
+            on_removed=self.privacy.purging.note,
+            room=ParkedRoom(self, engine),
             shutdown_grace_s=self.shutdown_grace_s,
         )
         self.client = LlamacordClient(

@@ -120,13 +120,13 @@ async def test_a_running_bot_is_served_and_its_errors_count() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    chat = SimpleNamespace(num_running=1, num_waiting=2, engine=ScriptedEngine())
+    chat = SimpleNamespace(num_running=1, num_waiting=2, num_unshown=0, engine=ScriptedEngine())
     async with watched(Bot(chat, Metrics()), port), aiohttp.ClientSession() as session:
         logging.getLogger("bot.some.file").error("it broke")
         async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
             found = figures(await response.read())
     assert found["llamacord_gateway_latency_seconds"] == 0.05
-    assert found["llamacord_kv_tokens_max"] == 1000
+    assert found["llamacord_kv_tokens_max"] == chat.engine.max_kv_tokens
     assert found["llamacord_is_busy"] == 1
     assert found["llamacord_errors_total/bot.some.file"] == 1
 

@@ -11,8 +11,8 @@ import pytest
 
 from bot.errors import NotHereError
 from bot.language.catalog import LANGUAGES, catalog
+from bot.origin import Origin
 from bot.servers.gate import check_place
-from bot.servers.notices import Origin
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
 from bot.servers.servers import Servers
 from storage.database import Database

@@ -27,7 +27,7 @@ from engine.machine.cuda_device import free_bytes
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.sampling import FloatArray
 from engine.types import Prompt, SamplingParams
-from tests.engine.engine_stage import read
+from tests.engine.engine_stage import read, wait_until
 from tests.engine.paged_cpu import GPU_SIZED, row, said
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import TinySource
@@ -180,7 +180,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
         return runners[-1]
 
     num_steps = 10_000 if place.device == "cuda" else 100
-    options = EngineOptions(num_threads=1, max_concurrent=24, max_queue=100, context_tokens=1024)
+    options = EngineOptions(num_threads=1, max_concurrent=24, context_tokens=1024)
     engine = Engine(folder, options, load_runner)
     await engine.start()
     free: list[int] = []
@@ -188,7 +188,9 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
     async def ask() -> None:
         ids = TEXT[chooser.randrange(5) :][: chooser.randrange(2, 300)]
         params = SamplingParams(max_new_tokens=chooser.randrange(1, 80), temperature=1.0)
-        generation = engine.generate(Prompt(tuple(ids)), params)
+        prompt = Prompt(tuple(ids))
+        await wait_until(lambda: engine.load.has_room(engine.tokens_needed(prompt, params)))
+        generation = engine.generate(prompt, params)
         if chooser.random() < 0.3:
             asyncio.get_running_loop().call_later(chooser.random() * 0.05, generation.cancel)
         await read(generation)

@@ -17,13 +17,13 @@ from engine.gpu.loading import Attention, load_paged_model
 from engine.gpu.runner import PagedRunner
 from engine.runtime.model_folder import RunnerSize
 from engine.types import Health, Prompt, SamplingParams
-from tests.engine.engine_stage import read, wait_until
+from tests.engine.engine_stage import ask, read, wait_until
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import EOS_ID, TinySource, make_tiny_model, tiny_config
 
 MARGIN = 0.05
 """Logits nearer than this may change places in half precision; they have 2.4 standard deviations."""
-OPTIONS = EngineOptions(num_threads=1, max_concurrent=6, max_queue=100, context_tokens=500)
+OPTIONS = EngineOptions(num_threads=1, max_concurrent=6, context_tokens=500)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ async def test_answers_made_together_are_the_models_own(
     params = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=25)
     async with engine:
         assert engine.info.provider == "cuda"
-        answers = await asyncio.gather(*(read(engine.generate(each, params)) for each in asked))
+        answers = await asyncio.gather(*(ask(engine, each, params) for each in asked))
         runners[0].check()
     assert all(answer.usage.num_new_tokens == 25 or said[each.ids][-1] == EOS_ID
                for answer, each in zip(answers, asked, strict=True))  # fmt: skip
@@ -113,7 +113,7 @@ async def test_the_next_turn_shares_the_blocks_of_the_last_one(
         assert anew.usage.num_cached_tokens == 0
 
 
-async def test_a_small_cache_makes_answers_wait_and_loses_none(
+async def test_a_small_cache_has_room_for_fewer_answers_and_loses_none(
     folder: Path, runners: list[PagedRunner]
 ) -> None:
     engine = await open_engine(folder, runners, free=2**20)
@@ -121,7 +121,7 @@ async def test_a_small_cache_makes_answers_wait_and_loses_none(
     async with engine:
         assert runners[0].max_kv_tokens < 6 * 500
         answers = await asyncio.gather(
-            *(read(engine.generate(prompt(seed, 200 + 7 * seed), params)) for seed in range(20))
+            *(ask(engine, prompt(seed, 200 + 7 * seed), params) for seed in range(20))
         )
         runners[0].check()
     assert len(answers) == 20
@@ -135,7 +135,7 @@ async def test_stopping_answers_at_any_time_leaves_the_books_right(
     params = SamplingParams(temperature=1.0, max_new_tokens=200)
     async with engine:
         for batch in range(3):
-            running = [engine.generate(prompt(10 * batch + seed, 5 + 40 * seed), params) for seed in range(9)]
+            running = [engine.generate(prompt(10 * batch + seed, 5 + 40 * seed), params) for seed in range(6)]
             reading = [asyncio.create_task(read(generation)) for generation in running]
             for index, generation in enumerate(running):
                 await asyncio.sleep(0.004 * index)

@@ -67,7 +67,7 @@ class Stage:
         if guesses:
             request.speculation = Oracle(request)
         self.requests.append(request)
-        self.driver.scheduler.add(request)
+        self.driver.add(request)
         return request
 
     def run(self) -> None:
@@ -183,7 +183,7 @@ def test_who_finds_no_room_waits_and_is_answered() -> None:
     for seed in range(6):
         stage.add(prompt(seed, 20), long_answer(seed=seed, max_new_tokens=20))
     stage.driver.step()
-    assert len(stage.driver.scheduler.running) == 1
+    assert len(stage.driver.running) == 1
     stage.run()
 
 
@@ -207,7 +207,7 @@ def test_a_fault_in_a_step_that_was_started_ahead_is_a_fault_of_the_next_step() 
     with pytest.raises(RuntimeError, match="the device is gone"):
         stage.driver.step()
     stage.requests.clear()
-    for request in stage.driver.scheduler.running:
+    for request in stage.driver.running:
         stage.driver.scheduler.remove(request)
     stage.runner.reload()
     assert stage.models[0].is_closed
@@ -254,7 +254,7 @@ def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_no
     stage, chooser = Stage(num_blocks=60, num_seats=6), random.Random(0)
     done = 0
     while len(stage.driver.plans) < 10_000:
-        if len(stage.driver.scheduler.requests) < 9 and chooser.random() < 0.3:
+        if stage.driver.num_requests < 9 and chooser.random() < 0.3:
             params = long_answer(
                 seed=chooser.randrange(100),
                 max_new_tokens=chooser.randrange(1, 60),
@@ -264,8 +264,8 @@ def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_no
             ids = prompt(chooser.randrange(6), chooser.randrange(1, 90))
             stage.add(ids, params, guesses=chooser.random() < 0.3)
         stage.driver.step()
-        if stage.driver.scheduler.running and chooser.random() < 0.02:
-            request = chooser.choice(stage.driver.scheduler.running)
+        if stage.driver.running and chooser.random() < 0.02:
+            request = chooser.choice(stage.driver.running)
             stage.driver.end(request, request.finish(FinishReason.CANCELLED), keep=chooser.random() < 0.7)
             stage.requests.remove(request)
         if chooser.random() < 0.005:

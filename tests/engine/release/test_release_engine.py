@@ -10,9 +10,9 @@ import pytest
 
 from engine.bench.peers import PublishedLoop
 from engine.engine import Engine, EngineOptions
-from engine.errors import ModelFormatError, NoChatFormatError
+from engine.errors import ModelFormatError, NoChatFormatError, NoRoomError
 from engine.types import ChatMessage, Prompt, SamplingParams
-from tests.engine.engine_stage import read
+from tests.engine.engine_stage import ask, read
 from tests.engine.releases import copy_release, graph_of, release
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1, max_new_tokens=12)
@@ -37,7 +37,7 @@ async def test_answers_are_the_published_loops(caplog: pytest.LogCaptureFixture)
 async def test_many_ask_and_are_answered_in_turn() -> None:
     prompts = [Prompt((1, *range(40 + index, 60 + index))) for index in range(5)]
     async with await Engine.open(release(), OPTIONS) as engine:
-        completions = await asyncio.gather(*(read(engine.generate(p, GREEDY)) for p in prompts))
+        completions = await asyncio.gather(*(ask(engine, p, GREEDY) for p in prompts))
     async with await Engine.open(release(), OPTIONS) as engine:
         alone = [await read(engine.generate(prompt, GREEDY)) for prompt in prompts]
     assert [c.text for c in completions] == [c.text for c in alone]
@@ -56,12 +56,13 @@ async def test_a_conversation_goes_on_where_it_was() -> None:
     assert again.text == completion.text
 
 
-async def test_a_cancelled_answer_frees_the_place() -> None:
+async def test_it_holds_one_answer_and_a_cancelled_one_frees_the_place() -> None:
     async with await Engine.open(release(), OPTIONS) as engine:
         endless = engine.generate(Prompt((1, 50)), SamplingParams(max_new_tokens=100, seed=1))
-        waiting = engine.generate(Prompt((1, 51)), GREEDY)
+        with pytest.raises(NoRoomError):
+            engine.generate(Prompt((1, 51)), GREEDY)
         endless.cancel()
-        assert (await read(waiting)).usage.num_new_tokens > 0
+        assert (await ask(engine, Prompt((1, 51)), GREEDY)).usage.num_new_tokens > 0
 
 
 async def test_a_base_model_cannot_chat(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Traffic:
         request = make_request(len(self.requests), ids, params, MAX_TOKENS)
         self.requests.append(request)
         self.running.append(request)
-        self.driver.scheduler.add(request)
+        self.driver.add(request)
 
     def cancel(self) -> None:
         request = self.random.choice(self.running)
@@ -95,11 +95,11 @@ def check(request: Request, driver: Driver) -> None:
 def check_memory(driver: Driver) -> None:
     """No slot is leaked, and the bound holds for what is held and for what is touched."""
     slots = driver.runner._slots
-    in_slots = sorted(request.slot for request in driver.scheduler.running if request.slot is not None)
+    in_slots = sorted(request.slot for request in driver.running if request.slot is not None)
     assert [index for index in range(len(slots)) if slots[index].busy] == in_slots
-    assert len(set(in_slots)) == len(driver.scheduler.running)
+    assert len(set(in_slots)) == len(driver.running)
     assert slots.num_tokens <= driver.max_kv_tokens
-    for request in driver.scheduler.running:
+    for request in driver.running:
         assert request.slot is not None
         assert slots[request.slot].ids == request.ids[: request.num_computed]
 
@@ -160,11 +160,11 @@ def test_the_next_turn_computes_only_what_is_new() -> None:
     driver = Driver(4, 2000, 2, MAX_TOKENS)
     params = SamplingParams(temperature=1.0, max_new_tokens=5, seed=1)
     first = make_request(1, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(first)
+    driver.add(first)
     driver.run_until_idle()
     driver.model.chunks.clear()
     second = make_request(2, [*first.ids, 9, 9, 9], params, MAX_TOKENS)
-    driver.scheduler.add(second)
+    driver.add(second)
     driver.run_until_idle()
     assert second.num_cached == len(first.ids) - 1
     assert driver.model.chunks == [4]
@@ -178,7 +178,7 @@ def test_prompts_of_all_lengths_in_chunks(num_prompt: int) -> None:
     requests = [make_request(number, range(3, 3 + number), params, MAX_TOKENS) for number in (1, 2)]
     requests.append(make_request(0, [7] * num_prompt, params, MAX_TOKENS))
     for request in requests:
-        driver.scheduler.add(request)
+        driver.add(request)
     driver.run_until_idle()
     for request in requests:
         assert request.ids == run_alone(request.prompt.ids, params, MAX_TOKENS)
@@ -196,7 +196,7 @@ def test_only_reproducible_answers_pay_for_rows_that_round_alike(
     for num_slots in (1, 2, 4):
         driver = Driver(num_slots, 400, 1, MAX_TOKENS, min_exact_rows=2)
         for request_id in range(num_slots):  # so that the last slot has its turn too
-            driver.scheduler.add(make_request(request_id, [5 + request_id] * 9, params, MAX_TOKENS))
+            driver.add(make_request(request_id, [5 + request_id] * 9, params, MAX_TOKENS))
         driver.run_until_idle()
         assert min(driver.model.windows[1:]) == min(fewest_rows, num_slots)
 
@@ -206,9 +206,9 @@ def test_requests_wait_while_the_running_ones_may_need_all_memory() -> None:
     params = SamplingParams(temperature=1.5, max_new_tokens=60, seed=3)
     requests = [make_request(number, [9 + number] * 60, params, MAX_TOKENS) for number in range(3)]
     for request in requests:
-        driver.scheduler.add(request)
+        driver.add(request)
     driver.step()
-    assert len(driver.scheduler.running) == 1
+    assert len(driver.running) == 1
     driver.run_until_idle()
     assert len(driver.finals) == 3
 
@@ -216,7 +216,7 @@ def test_requests_wait_while_the_running_ones_may_need_all_memory() -> None:
 def test_a_request_larger_than_the_bound_still_runs_alone() -> None:
     driver = Driver(num_slots=4, max_kv_tokens=50, max_running=4, max_tokens=MAX_TOKENS)
     request = make_request(1, [9] * 60, SamplingParams(max_new_tokens=60, seed=3), MAX_TOKENS)
-    driver.scheduler.add(request)
+    driver.add(request)
     driver.run_until_idle()
     assert driver.finals[1].completion is not None
 
@@ -225,14 +225,14 @@ def test_reloading_starts_with_an_empty_cache_and_frees_the_old_model_first() ->
     driver = Driver(4, 2000, 2, MAX_TOKENS)
     params = SamplingParams(temperature=1.0, max_new_tokens=30, seed=1)
     first = make_request(1, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(first)
+    driver.add(first)
     driver.step()
     driver.scheduler.remove(first)
     driver.runner.reload()
     assert len(driver.models) == 2
     assert first.slot is None
     second = make_request(2, [5] * 50, params, MAX_TOKENS)
-    driver.scheduler.add(second)
+    driver.add(second)
     driver.run_until_idle()
     assert second.num_cached == 0
     assert second.ids == run_alone(second.prompt.ids, params, MAX_TOKENS)

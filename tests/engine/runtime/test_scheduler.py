@@ -36,11 +36,10 @@ def compute(scheduler: Scheduler, tokens_per_s: float = 160.0) -> StepPlan:
 def start(scheduler: Scheduler, *requests: Request) -> None:
     for request in requests:
         scheduler.add(request)
-    scheduler.admit(lambda _request: True)
 
 
 def test_a_long_prompt_never_keeps_streams_waiting_for_more_than_one_chunk() -> None:
-    scheduler = Scheduler(8)
+    scheduler = Scheduler()
     streams = [new_request(number, 2) for number in range(3)]
     start(scheduler, *streams)
     while len(scheduler.plan().decode) < 3:
@@ -54,7 +53,7 @@ def test_a_long_prompt_never_keeps_streams_waiting_for_more_than_one_chunk() -> 
 
 
 def test_short_prompts_overtake_a_long_one_and_it_still_gets_its_turns() -> None:
-    scheduler = Scheduler(20)
+    scheduler = Scheduler()
     long = new_request(0, 2000)
     start(scheduler, long)
     compute(scheduler)
@@ -71,7 +70,7 @@ def test_short_prompts_overtake_a_long_one_and_it_still_gets_its_turns() -> None
 
 
 def test_half_of_the_budget_is_for_the_prompt_whose_turn_it_is() -> None:
-    scheduler = Scheduler(20)
+    scheduler = Scheduler()
     prompts = [new_request(number, 2000) for number in range(3)]
     start(scheduler, *prompts, *(new_request(number, 10_000) for number in range(3, 6)))
     for turn in range(12):
@@ -84,7 +83,7 @@ def test_half_of_the_budget_is_for_the_prompt_whose_turn_it_is() -> None:
 
 
 def test_short_prompts_share_a_step() -> None:
-    scheduler = Scheduler(20)
+    scheduler = Scheduler()
     start(scheduler, *(new_request(number, 20) for number in range(6)))
     plan = scheduler.plan()
     assert sorted(chunk.request.request_id for chunk in plan.prefill) == list(range(6))
@@ -93,7 +92,7 @@ def test_short_prompts_share_a_step() -> None:
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=20), st.floats(1.0, 1e5))
 def test_a_step_keeps_to_its_budget(lengths: list[int], tokens_per_s: float) -> None:
-    scheduler = Scheduler(20)
+    scheduler = Scheduler()
     start(scheduler, *(new_request(number, length) for number, length in enumerate(lengths)))
     scheduler.sizer.record(100, 100 / tokens_per_s)
     plan = scheduler.plan()
@@ -109,66 +108,34 @@ def test_a_step_keeps_to_its_budget(lengths: list[int], tokens_per_s: float) -> 
 def test_every_prompt_is_computed_once_in_order_and_never_one_token_alone(
     lengths: list[int], tokens_per_s: float
 ) -> None:
-    scheduler = Scheduler(4)
+    scheduler = Scheduler()
     requests = [new_request(number, length) for number, length in enumerate(lengths)]
-    for request in requests:
-        scheduler.add(request)
-    admitted: list[Request] = []
-
-    def place(request: Request) -> bool:
-        admitted.append(request)
-        return True
-
+    waiting = list(requests)
     chunks: dict[Request, list[int]] = {request: [] for request in requests}
     for _ in range(10_000):
+        while waiting and len(scheduler.running) < 4:
+            start(scheduler, waiting.pop(0))
         if scheduler.is_idle:
             break
-        scheduler.admit(place)
-        assert len(scheduler.running) <= 4
         plan = compute(scheduler, tokens_per_s)
         for chunk in plan.prefill:
             chunks[chunk.request].append(chunk.num_tokens)
         for request in plan.decode:
             scheduler.remove(request)
-    assert admitted == requests, "first come, first served"
     for request, length in zip(requests, lengths, strict=True):
         assert sum(chunks[request]) == length
         assert max(chunks[request]) <= 512
         assert min(chunks[request]) >= min(2, length)
 
 
-def test_a_request_without_room_keeps_its_place_at_the_head() -> None:
-    scheduler = Scheduler(8)
-    large, small = new_request(1, 500), new_request(2, 5)
-    scheduler.add(large)
-    scheduler.add(small)
-    scheduler.admit(lambda request: request.num_prompt < 100)
-    assert scheduler.plan().is_empty
-    assert scheduler.num_waiting == 2
-    scheduler.admit(lambda _request: True)
-    assert scheduler.running == [large, small]
-
-
-def test_no_more_run_than_allowed() -> None:
-    scheduler = Scheduler(2)
-    requests = [new_request(number, 5) for number in range(3)]
-    start(scheduler, *requests)
-    assert scheduler.running == requests[:2]
-    scheduler.remove(requests[0])
-    scheduler.admit(lambda _request: True)
-    assert scheduler.running == requests[1:]
-
-
-@pytest.mark.parametrize("stage", ["waiting", "prefilling", "decoding"])
+@pytest.mark.parametrize("stage", ["prefilling", "decoding"])
 def test_a_request_is_forgotten_wherever_it_is(stage: str) -> None:
-    scheduler = Scheduler(1)
+    scheduler = Scheduler()
     request = new_request(1, 40)
-    scheduler.add(request)
-    if stage != "waiting":
-        scheduler.admit(lambda _request: True)
+    start(scheduler, request)
     while stage == "decoding" and not scheduler.plan().decode:
         compute(scheduler)
-    assert scheduler.requests == [request]
+    assert scheduler.running == [request]
     scheduler.remove(request)
     assert scheduler.is_idle
     assert scheduler.plan().is_empty
@@ -206,7 +173,7 @@ def test_tiny_chunks_teach_nothing() -> None:
 
 
 def test_a_prompt_alone_gets_larger_chunks_than_beside_streams() -> None:
-    alone, beside = Scheduler(8), Scheduler(8)
+    alone, beside = Scheduler(), Scheduler()
     start(beside, new_request(1, 2))
     compute(beside)
     for scheduler in (alone, beside):

@@ -140,7 +140,7 @@ def test_no_answer_changes(seed: int, params: SamplingParams) -> None:
         expected = run_alone(prompt, params, MAX_TOKENS)
         request = make_request(number, prompt, params, MAX_TOKENS)
         request.speculation = Foretold(expected, seed)
-        driver.scheduler.add(request)
+        driver.add(request)
         driver.run_until_idle()
         assert request.ids == expected
         completion = driver.finals[number].completion

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from engine.cpu.runner import SlotRunner
-from engine.errors import EngineUnavailableError
+from engine.errors import EngineUnavailableError, NoRoomError
 from engine.runtime.request import Request
 from engine.runtime.runner import Runner
 from engine.runtime.worker import Worker
@@ -47,18 +47,45 @@ def test_cancelled_before_the_start_costs_no_step(bench: Bench) -> None:
     assert bench.plans == []
 
 
-def test_cancelled_while_waiting_never_runs() -> None:
-    bench = Bench(max_running=1)
-    bench.start()
-    running, waiting = bench.submit(40), bench.submit(41)
-    bench.hold()
-    bench.worker.cancel(waiting.request_id)
-    bench.let_go()
-    assert bench.listener.completion(waiting).finish_reason is FinishReason.CANCELLED
-    assert all(chunk.request is not waiting for plan in bench.plans for chunk in plan.prefill)
-    bench.worker.cancel(running.request_id)
-    assert bench.listener.completion(running).finish_reason is FinishReason.CANCELLED
-    bench.close()
+def test_cancelled_before_its_first_step_it_never_gets_a_place(started: Bench) -> None:
+    running = started.submit(40)
+    started.hold()
+    early = started.submit(41)
+    started.worker.cancel(early.request_id)
+    started.let_go()
+    assert started.listener.completion(early).finish_reason is FinishReason.CANCELLED
+    assert early.request_id not in started.runner.ever_placed
+    started.worker.cancel(running.request_id)
+    assert started.listener.completion(running).finish_reason is FinishReason.CANCELLED
+
+
+def test_nothing_waits_in_the_engine_whatever_is_submitted_is_in_the_next_step(started: Bench) -> None:
+    first = started.submit(40)
+    started.hold()
+    others = [started.submit(41) for _ in range(8)]
+    num_plans = len(started.plans)
+    started.let_go()
+    started.listener.wait(lambda: len(started.plans) > num_plans)
+    plan = started.plans[num_plans]
+    assert started.runner.placed >= {request.request_id for request in others}
+    assert {chunk.request for chunk in plan.prefill} == set(others)
+    assert first in plan.decode
+
+
+def test_a_request_without_room_fails_alone_and_says_so(
+    started: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = started.submit(40)
+    started.hold()
+    started.runner.num_refusals_due = 1
+    refused, placed = started.submit(41), started.submit(42, STOP_ID)
+    started.let_go()
+    assert isinstance(started.listener.error_of(refused), NoRoomError)
+    assert started.listener.completion(placed).finish_reason is FinishReason.STOP
+    started.worker.cancel(running.request_id)
+    assert started.listener.completion(running).finish_reason is FinishReason.CANCELLED
+    assert f"no room for request {refused.request_id}" in caplog.text
+    assert started.runner.num_reloads == 0
 
 
 def test_cancelled_while_running_ends_within_the_step_and_frees_its_place(started: Bench) -> None:
@@ -89,11 +116,12 @@ def test_cancelling_what_is_gone_or_never_was_does_nothing(started: Bench) -> No
     assert started.runner.num_reloads == 0
 
 
-def test_closing_ends_what_runs_and_what_waits_and_may_be_repeated() -> None:
-    bench = Bench(max_running=1)
+def test_closing_ends_what_runs_and_what_just_came_and_may_be_repeated() -> None:
+    bench = Bench()
     bench.start()
-    requests = [bench.submit(40) for _ in range(3)]
+    requests = [bench.submit(40)]
     bench.hold()
+    requests += [bench.submit(40) for _ in range(2)]
     bench.worker.close()
     bench.worker.close()
     bench.let_go()
@@ -142,7 +170,8 @@ def test_text_is_delivered_a_few_steps_at_a_time(started: Bench) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> None:
-    listener, models = Listener(), list[HistoryModel]()
+    models, room = list[HistoryModel](), threading.Semaphore(4)
+    listener = Listener(on_final=room.release)
 
     def load() -> Runner:
         models.append(HistoryModel(8, 256))
@@ -150,7 +179,7 @@ def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> 
         return runners[0]
 
     runners: list[SlotRunner] = []
-    worker = Worker(load, 5, listener)
+    worker = Worker(load, listener)
     worker.start(lambda _error: None)
     requests: list[Request] = []
     cancelled: set[int] = set()
@@ -163,6 +192,7 @@ def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> 
             params = SamplingParams(temperature=1.0, max_new_tokens=rng.choice((1, 10, 60)), seed=turn)
             request = make_request(user * 100 + turn, ids, params)
             requests.append(request)
+            room.acquire()
             worker.submit(request)
             if rng.random() < 0.2:
                 cancelled.add(request.request_id)
