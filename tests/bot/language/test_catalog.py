@@ -187,7 +187,8 @@ def sentences(tree: ast.AST) -> Iterator[str]:
         isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "start"
     )
     for child in ast.iter_child_nodes(tree):
-        if not (is_start and isinstance(child, ast.Constant | ast.JoinedStr)):  # what a task is called in the log
+        is_name = is_start and isinstance(child, ast.Constant | ast.JoinedStr)
+        if not is_name:  # what a task is called in the log
             yield from sentences(child)
 
 
