@@ -246,8 +246,8 @@ class DiscordPlace:
         application = f"/applications/{BOT_ID}"
         if path == f"{application}/commands":
             if method == "PUT":
-                ids = {"application_id": str(BOT_ID), "version": "1"}
-                self.commands = [{**one, **ids, "id": str(number)} for number, one in enumerate(body, 1)]
+                given = {"description": "", "application_id": str(BOT_ID), "version": "1"}
+                self.commands = [{**given, **one, "id": str(number)} for number, one in enumerate(body, 1)]
             return Reply(self.commands)
         if path == "/users/@me":
             return Reply(_user(BOT_ID))

@@ -31,8 +31,8 @@ from tests.bot.operations.test_process import Bot, on_discord
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 SPEED = 20.0
 OTHER_ID, THIRD_ID = 5, 6
-SLACK_S = 20.0
-"""For a machine that has other things to do: one second."""
+SLACK_S = 60.0
+"""For a machine that has other things to do: three seconds."""
 
 
 async def until_shown(discord: LocalDiscord, folder: Path, timeout_s: float) -> None:
@@ -74,7 +74,6 @@ async def test_an_outage_of_two_minutes_is_made_good_within_half_a_minute(tmp_pa
         assert bot.process.returncode is None
         discord.ask("short")
         await discord.until_true(says(discord, "word49"))
-    assert "Traceback" not in bot.log.replace("Attempting a reconnect", "").split("gateway")[0]
 
 
 async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_path: Path) -> None:
