@@ -14,7 +14,6 @@ from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.resets import Reset
-from storage.rows import storable, to_message, to_milliseconds, utc_now
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
     ConversationKind,
@@ -26,6 +25,10 @@ from storage.types import (
     Quote,
     Role,
     Turn,
+    storable,
+    to_message,
+    to_milliseconds,
+    utc_now,
 )
 
 __all__ = [

@@ -16,10 +16,9 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
-from engine.text.guidance import META_SYSTEM_PROMPT
 from engine.text.jinja_format import JinjaFormat
 from engine.text.tokenizer import Tokenizer
-from engine.types import ChatMessage, Prompt
+from engine.types import META_SYSTEM_PROMPT, ChatMessage, Prompt
 
 
 class ChatFormat(Protocol):

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversation.dialog import MAX_STOP_NAMES, build_dialog
-from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, check_question, fit_history
+from bot.conversation.prompting import (
+    MAX_MESSAGES,
+    MAX_STOP_NAMES,
+    FittedPrompt,
+    build_dialog,
+    check_question,
+    fit_history,
+)
 from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt
 from storage.conversations import Message, MessageState, Role

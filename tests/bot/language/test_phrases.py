@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of, plural_form
-from bot.language.phrases import Phrase, packed, phrase, render, together, unpacked
+from bot.language.phrases import (
+    ENGLISH,
+    LANGUAGES,
+    Phrase,
+    catalog,
+    language_of,
+    packed,
+    phrase,
+    plural_form,
+    render,
+    together,
+    unpacked,
+)
 
 ROOT = Path(__file__).parents[3]
 TRANSLATIONS = [language for language in LANGUAGES if language != ENGLISH]
@@ -187,7 +198,9 @@ def sentences(tree: ast.AST) -> Iterator[str]:
         isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "start"
     )
     for child in ast.iter_child_nodes(tree):
-        if not (is_start and isinstance(child, ast.Constant)):  # what a task is called in the log
+        if not (
+            is_start and isinstance(child, (ast.Constant, ast.JoinedStr))
+        ):  # what a task is called in the log
             yield from sentences(child)
 
 
