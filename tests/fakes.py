@@ -28,8 +28,6 @@ from engine.types import (
 )
 
 CONTROL_TAG = "<|im_start|>"
-TOKENS_PER_MESSAGE = 4
-"""What the fake chat format adds around each message."""
 
 
 @dataclass
@@ -165,15 +163,11 @@ class ScriptedEngine:
         system = [m for m in dialog if m.role == "system"]
         turns = [m for m in dialog if m.role != "system"]
         num_dropped = 0
-        max_prompt_tokens -= self.count_tokens(answer_so_far)
-        while self._num_tokens([*system, *turns]) > max_prompt_tokens:
+        begun = (ChatMessage("assistant", answer_so_far),) if answer_so_far else ()
+        while len(ids := _encoded(kept := (*system, *turns, *begun))) > max_prompt_tokens:
             if len(turns) < 3:
-                raise PromptTooLongError(self._num_tokens([*system, *turns]), max_prompt_tokens)
+                raise PromptTooLongError(len(ids), max_prompt_tokens)
             turns, num_dropped = turns[2:], num_dropped + 2
-        kept = (*system, *turns)
-        if answer_so_far:
-            kept = (*kept, ChatMessage("assistant", answer_so_far))
-        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode("utf-8", "replace"))
         self._fitted[ids] = kept
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
@@ -218,8 +212,9 @@ class ScriptedEngine:
             return self.respond(dialog)
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
 
-    def _num_tokens(self, dialog: Sequence[ChatMessage]) -> int:
-        return sum(self.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in dialog)
+
+def _encoded(dialog: Sequence[ChatMessage]) -> tuple[int, ...]:
+    return tuple("\n".join(f"{m.role}\n{m.content}" for m in dialog).encode("utf-8", "replace"))
 
 
 class RecordingView:

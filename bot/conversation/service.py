@@ -165,7 +165,7 @@ class ChatService:
             else:
                 answer = await self.conversations.begin_regeneration(answer_id)
             job = Job(answer.id, answer.conversation_id, asker_id, HeldView(view), ticket, origin)
-            job.begun, job.is_again = answer.content, True
+            job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
             await self._start(channel_id, job, parts)
         return answer.id
 
