@@ -7,11 +7,12 @@ database and of Discord.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import Dialog, build_dialog, spoken
-from engine.errors import PromptTooLongError, UnsafePromptError
+from engine.errors import PromptError, PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message, MessageState, Role
 
@@ -23,6 +24,8 @@ s/(1-s) times before it is let go, and (1+s)/2 of the room is filled on average:
 more and shows three quarters, where a share of 0.7 would cost it 2.3 times more and show 85 %."""
 MADE = (MessageState.COMPLETE, MessageState.STOPPED)
 """Of answers whose prompt is known."""
+NUM_LATE = 8
+"""The newest questions: the next one is expected to be as long as one of them."""
 _ANY = "…"
 """Stands for a question of which nothing is known yet."""
 
@@ -66,6 +69,40 @@ def fit_history(
         fitted = fitting.fit_or_last(safe)
     num_left_out = next(at for at, message in enumerate(history) if message.id == fitted.view_from)
     return FittedPrompt(fitted.prompt, fitted.dialog.stop, fitted.view_from, num_left_out)
+
+
+def next_prefixes(
+    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int
+) -> list[Prompt]:
+    """Return the beginnings, the likelier first, one of which the prompt for the next question will have.
+
+    There are two where a question as long as the longest of late would bring about a stride, and a short one
+    would not.
+    """
+    asked = [message for message in history if message.role is Role.USER]
+    if not asked:
+        return []
+    longest = max((message.content for message in asked[-NUM_LATE:]), key=len)
+    pairs = ((_ANY, "?"), (longest, _ANY))
+    found = (_prefix(engine, history, text, other, system_prompt, max_tokens) for text, other in pairs)
+    return list(dict.fromkeys(prefix for prefix in found if prefix is not None))
+
+
+def _prefix(
+    engine: TextEngine, history: Sequence[Message], text: str, other: str, system_prompt: str, max_tokens: int
+) -> Prompt | None:
+    """Return what the prompts for the next question have in common if it is `text` or `other`."""
+    last = next(message for message in reversed(history) if message.role is Role.USER)
+    asked = dataclasses.replace(last, id=history[-1].id + 1, content=text, quote=None)
+    try:
+        fitted = fit_history(engine, [*history, asked], system_prompt, max_tokens)
+        seen = [*history[fitted.num_left_out :], dataclasses.replace(asked, content=other)]
+        ids = fit_history(engine, seen, system_prompt, max_tokens).prompt.ids
+    except PromptError:
+        return None
+    pairs = enumerate(zip(fitted.prompt.ids, ids, strict=False))
+    num_common = next((at for at, (one, two) in pairs if one != two), min(len(ids), len(fitted.prompt.ids)))
+    return Prompt(ids[:num_common])
 
 
 @dataclass(frozen=True, slots=True)
