@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.common import default_model, print_table
-from bot.conversation.prompting import MAX_MESSAGES, build_dialog, fit_history, spoken
+from bot.conversation.dialog import build_dialog, spoken
+from bot.conversation.prompting import MAX_MESSAGES, fit_history
 from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import PromptTooLongError, UnsafePromptError

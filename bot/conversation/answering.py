@@ -13,9 +13,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, spoken
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for

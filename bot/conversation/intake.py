@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from bot.conversation.dialog import with_quote
 from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import check_question, with_quote
+from bot.conversation.prompting import check_question
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError

@@ -11,15 +11,16 @@ from typing import Any
 import discord
 from discord import app_commands
 
+from bot.conversation.dialog import spoken
 from bot.conversation.mentions import label
-from bot.conversation.prompting import spoken
+from bot.conversation.prompting import last_view, place_of
 from bot.conversation.service import ChatService
 from bot.delivery.effects import defuse
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import reporting, say, show_instead, text_file
 from bot.on_discord.origins import Interaction, conversation_of
-from storage.conversations import Message, MessageState, Role
+from storage.conversations import Message, Role
 
 MAX_MESSAGES = 400
 MAX_PAGE_CHARS = 900
@@ -27,8 +28,6 @@ MAX_PAGE_CHARS = 900
 MAX_ENTRY_CHARS = 350
 _NEWEST = 10_000
 _FILE = "file"
-_MADE = (MessageState.COMPLETE, MessageState.STOPPED)
-"""Of answers whose prompt is known."""
 
 
 class History:
@@ -128,13 +127,8 @@ def export(messages: Sequence[Message], bot_name: str, view_line: str) -> str:
 
 def _with_view(entries: list[str], messages: Sequence[Message], view_line: str) -> list[str]:
     """Put a line above the first message that the model saw for the newest answer, if it did not see all."""
-    views = (
-        message.view_from
-        for message in reversed(messages)
-        if message.role is Role.ASSISTANT and message.state in _MADE and message.content
-    )
-    view_from = next(views, None) or 0
-    num_unseen = sum((message.reply_to or message.id) < view_from for message in messages)
+    view_from = last_view(messages)
+    num_unseen = sum(place_of(message) < view_from for message in messages)
     if num_unseen:
         entries[num_unseen] = f"{view_line}{entries[num_unseen]}"
     return entries
