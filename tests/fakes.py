@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
