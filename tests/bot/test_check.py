@@ -6,7 +6,9 @@ import dataclasses
 import re
 import sqlite3
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import discord
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from bot.check import run_checks
 from bot.model_check import Finding
 from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.footprint import PROCESS_BYTES
 from engine.describing.manifest import (
     WEIGHTS_FILE,
     ChatSpec,
@@ -23,6 +26,8 @@ from engine.describing.manifest import (
     describe_files,
     load_manifest,
 )
+from engine.machine import machine
+from engine.opening import open_folder
 from engine.text.guidance import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
@@ -197,7 +202,26 @@ def test_too_little_memory_is_found(place: Place) -> None:
     say_size(place.model, 10**15)
     memory = place.check()["Memory"]
     assert not memory.is_good
-    assert "lower MAX_CONCURRENT" in memory.sentence
+    assert "lower CONTEXT_TOKENS" in memory.sentence
+
+
+@pytest.mark.parametrize(
+    ("num_contexts", "said"),
+    [
+        (50, "Room for 8 answers of 2,048 tokens at once."),
+        (3.5, "Room for 3 answers of 2,048 tokens at once, or for up to 8 shorter ones."),
+        (1, "Room for 1 answer of 2,048 tokens at once, or for up to 8 shorter ones."),
+    ],
+)
+def test_for_how_many_answers_there_is_memory_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch, num_contexts: float, said: str
+) -> None:
+    model = open_folder(place.model)
+    pages = 16 * model.page_tokens
+    num_tokens = int(num_contexts * 2048 / 0.75) + pages
+    free = PROCESS_BYTES + model.num_bytes + num_tokens * model.kv_bytes_per_token
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: free)
+    assert said in place.check()["Memory"].sentence
 
 
 def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:
@@ -217,13 +241,24 @@ def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:
     assert needed_bytes(MODERATION_MODEL=str(guard)) >= with_kv + 2**29
 
 
-def test_a_busy_database_is_found(place: Place) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for another program's locks only for a moment."""
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def connect_at_once(path: Path, *, timeout: float, **options: Any) -> sqlite3.Connection:
+        return connect(path, timeout=timeout / 20, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_at_once)
+
+
+def test_a_busy_database_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(place.environment["DATABASE"])
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")
+        impatient(monkeypatch)
         (problem,) = place.problems()
         assert problem.startswith("Database")
         assert "Another program" in problem
