@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.jobs import MAX_BURST, Ending, Question
+from bot.conversation.jobs import MAX_BURST, Question
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError
 from bot.parameters import ChatParameters
 from engine.errors import TooManyWaitingError
