@@ -36,11 +36,13 @@ class Intake:
     async def check_prompt(self, conversation_id: int, content: str) -> None:
         """Refuse what no history could make answerable."""
         parameters = await self._preferences.parameters(conversation_id)
+        ref = await self._conversations.ref_of(conversation_id)
+        surroundings = self._preferences.surroundings(ref.guild_id, ref.channel_id)
         await asyncio.to_thread(
             check_question,
             self._engine,
             content,
-            self._preferences.system_prompt_of(parameters),
+            self._preferences.system_prompt_of(parameters, surroundings),
             parameters.prompt_budget(self._engine.info.context_length),
         )
 

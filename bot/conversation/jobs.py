@@ -6,6 +6,7 @@ Knows nothing of how an answer is made, stored or queued.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Protocol, TypeVar
 
+from bot.conversation.said import Said, take_apart, without_name
 from bot.origin import Origin
-from engine.types import Generation
+from engine.types import Generation, Reasoning
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, MessageState, Quote
 
@@ -58,6 +60,8 @@ class Ending:
     can_continue: bool = False
     is_outdated: bool = False
     """The question was edited while it was being answered."""
+    thought: str = ""
+    """What the model thought first, for views that show it; it is stored nowhere."""
 
 
 class AnswerView(Protocol):
@@ -78,6 +82,9 @@ class AnswerView(Protocol):
     def followed(self) -> None:
         """Learn that another answer waits behind this one, which is to be shown below it."""
 
+    def thinking(self, seconds: int) -> None:
+        """Show that the model has been thinking for so long, and says nothing yet."""
+
     def update(self, text: str) -> None:
         """Show the whole text so far."""
 
@@ -91,6 +98,10 @@ class AnswerView(Protocol):
     @property
     def part_ids(self) -> Sequence[int]:
         """The Discord messages that show the answer."""
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether what the model thought is shown at the end."""
 
 
 class HeldView:
@@ -116,6 +127,11 @@ class HeldView:
     def part_ids(self) -> Sequence[int]:
         """The Discord messages that show the answer."""
         return self._view.part_ids
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether what the model thought is shown at the end."""
+        return self._view.shows_thoughts
 
     @property
     def is_told(self) -> bool:
@@ -151,6 +167,10 @@ class HeldView:
     def followed(self) -> None:
         """See `AnswerView.followed`."""
         self._do("followed", self._view.followed)
+
+    def thinking(self, seconds: int) -> None:
+        """See `AnswerView.thinking`."""
+        self._do("text", functools.partial(self._view.thinking, seconds))
 
     def update(self, text: str) -> None:
         """See `AnswerView.update`."""
@@ -193,6 +213,10 @@ class Job:
     notes: tuple[str, ...] = ()
     begun: str = ""
     """The text of an answer that is gone on with."""
+    reasoning: Reasoning | None = None
+    """How the model marks what it thinks."""
+    names: tuple[str, ...] = ()
+    """The bot's own, and those of who asked: an answer does not begin with them."""
     is_again: bool = False
     num_questions: int = 1
     text: str = ""
@@ -214,10 +238,12 @@ class Job:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed; never for longer than the store takes."""
 
-    @property
-    def whole_text(self) -> str:
-        """The answer so far, with what was there of it before."""
-        return self.begun + self.text
+    def said(self, output: str, *, final: bool) -> Said:
+        """Take the model's output apart, and put what it goes on with before its answer."""
+        said = take_apart(output, self.reasoning, final=final)
+        if self.begun:
+            return dataclasses.replace(said, answer=self.begun + said.answer)
+        return dataclasses.replace(said, answer=without_name(said.answer, self.names, final=final))
 
     def takes(self, author_id: int) -> bool:
         """Tell whether one more message of `author_id` may join the question: nothing was said yet."""

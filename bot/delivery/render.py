@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import regex
 
 from bot.delivery.dialect import translate
-from bot.delivery.effects import defuse
+from bot.delivery.effects import defuse, hidden
 from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, scan
 
@@ -86,6 +86,12 @@ def with_note(parts: list[str], note: str) -> list[str]:
     if parts and _num_units(parts[-1]) + 1 + _num_units(line) <= MAX_LENGTH:
         return [*parts[:-1], f"{parts[-1]}\n{line}"]
     return [*parts, line]
+
+
+def with_thought(parts: list[str], thought: str) -> list[str]:
+    """Return `parts` with `thought` behind a spoiler, in a part of its own: there no other bars are."""
+    spoiler = hidden(thought, MAX_LENGTH - _MAX_NOTE)
+    return [*parts, spoiler] if spoiler else parts
 
 
 def split(text: str, *, final: bool) -> list[Piece]:
