@@ -115,7 +115,7 @@ class ScriptedGeneration:
             self._end(FinishReason.STOP_TEXT)
 
     def _end(self, reason: FinishReason) -> None:
-        usage = Usage(len(self._prompt.ids), 0, self._num_given, 0.0, 0.0)
+        usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
         self._completion = Completion(self._text, reason, usage)
         raise StopAsyncIteration
 

@@ -27,7 +27,7 @@ from engine.graphs.decoder import paged_graph
 from engine.graphs.sampler_graph import seen_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import DEVICE_ROW, SampledRow
-from engine.runtime.speculation import MAX_GUESS
+from engine.runtime.speculation import MAX_DRAFT
 
 Array = npt.NDArray[np.generic]
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class PagedModel:
         self._options = options
         self._limits = Limits(config.vocab_size, options.max_tokens, options.num_seats)
         self._widths = widths(options.table_width)
-        self._buckets = buckets(max(options.num_seats, 1 + MAX_GUESS))
+        self._buckets = buckets(max(options.num_seats, 1 + MAX_DRAFT))
         # Paged attention is told of whole blocks.
         whole = options.table_width * options.block_size
         graph = paged_graph(manifest, whole, is_plain=not options.is_paged)
@@ -102,6 +102,7 @@ class PagedModel:
         self._caches: dict[str, onnxruntime.OrtValue] = {}
         self._made: dict[int, _Bucket] = {}
         self._eager: onnxruntime.IOBinding | None = None
+        self._unseen: dict[int, Array] = {}
         self.num_blocks = 0
 
     @property
@@ -145,9 +146,9 @@ class PagedModel:
         width = next(width for width in self._widths if width >= widest)
         if any(len(row.ids) > 1 for row in rows) or len(rows) > self._buckets[-1]:
             step = self._pack(rows, len(rows), width)
-            return self._thread.submit(lambda: self._run_eagerly(step))
+            return self._submit(lambda: self._run_eagerly(step))
         step = self._pack(rows, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=False))
+        return self._submit(lambda: self._decode(step, len(rows), follow=False))
 
     def run(self, rows: Sequence[PagedRow]) -> list[SampledRow]:
         """Compute as `start` does, and wait for it."""
@@ -165,13 +166,13 @@ class PagedModel:
         widest = max(-(-(row.past + 1) // self.block_size) for row in present)
         width = next(width for width in self._widths if width >= widest)
         step = self._pack(present, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=True))
+        return self._submit(lambda: self._decode(step, len(rows), follow=True))
 
     def saw(self, seat: int, ids: Iterable[int]) -> None:
         """Let the tokens that the sequence at `seat` has had be `ids`, for the runs that come after."""
         row = np.zeros((1, self._config.vocab_size), bool)
         row[0, np.fromiter(ids, np.int64)] = True
-        self._thread.submit(lambda: self._see(seat, row))
+        self._unseen[seat] = row
 
     def close(self) -> None:
         """Wait for what was started and let everything go."""
@@ -188,6 +189,17 @@ class PagedModel:
             block_size=self.block_size,
             scratch_seat=self._options.num_seats,
         )
+
+    def _submit(self, run: Callable[[], T]) -> Future[T]:
+        """Have the device's thread mark what was seen meanwhile, then run. A fault of either is the run's."""
+        unseen, self._unseen = self._unseen, {}
+
+        def act() -> T:
+            for seat, row in unseen.items():
+                self._see(seat, row)
+            return run()
+
+        return self._thread.submit(act)
 
     def _do(self, act: Callable[[], T]) -> T:
         """Have the device's thread do something, and wait for it."""

@@ -159,7 +159,7 @@ def test_steps_started_ahead_are_the_models_own_choice(model: PagedModel) -> Non
 
 async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place, folders: Path) -> None:
     folder, chooser = folders / "int4", random.Random(1)
-    size = RunnerSize(1, 24, 1024, 0, kv_cache_mb=20)
+    size = RunnerSize(1, 24, 1024, 0, kv_cache_mb=40)
     load = partial(
         load_paged_model, folder, load_manifest(folder), size, place.attention, device=place.device
     )
@@ -205,7 +205,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
             runners[0].check()
             free.append(place.free)
         assert len(runners) == 1, "no fault made it start anew"
-        assert max(steps) > 12
+        assert max(steps) > 8
         assert max(free[1:]) - min(free[1:]) < 64 * 2**20
         engine.drop_idle_cache()
         await read(engine.generate(Prompt((5, 6)), SamplingParams(max_new_tokens=1)))
