@@ -70,8 +70,8 @@ def test_a_name_in_front_goes_unless_a_dialogue_begins_with_it(answer: str, want
     assert without_name(answer, ("TestBot", "Anna"), final=True) == (answer if wanted is None else wanted)
 
 
-pieces = st.sampled_from(
-    [
+PIECES = (
+    *(
         "<think>",
         "</think>",
         "<thi",
@@ -83,10 +83,10 @@ pieces = st.sampled_from(
         "Bob: ",
         "word ",
         "x",
-        "```\n",
-    ]
-    + ["Test", "Bot", "[THINK]", "[/THINK]", "word " * 50, " "]
+    ),
+    *("```\n", "Test", "Bot", "[THINK]", "[/THINK]", "word " * 50, " "),
 )
+pieces = st.sampled_from(PIECES)
 
 
 @settings(max_examples=400, deadline=None)
