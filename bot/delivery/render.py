@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import regex
 
@@ -74,10 +75,8 @@ def stretches(text: str, max_parts: int) -> list[str]:
     """Return what of a complete `text` each part shows, where the last of `max_parts` shows all the rest."""
     translation = translate(text, final=True)
     pieces = split(translation.text, final=True)[:max_parts]
-    cuts = [translation.origin(piece.start) for piece in pieces[1:]]
-    return (
-        [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if pieces else []
-    )
+    cuts = [0, *(translation.origin(piece.start) for piece in pieces[1:]), len(text)]
+    return [text[start:end].rstrip().lstrip("\n") for start, end in pairwise(cuts)] if pieces else []
 
 
 def with_note(parts: list[str], note: str) -> list[str]:
