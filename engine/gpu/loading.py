@@ -82,7 +82,7 @@ def load_paged_model(
     config = manifest.decoder
     options = PagedOptions(
         device=device,
-        num_seats=size.num_answers,
+        num_slots=size.num_answers,
         max_tokens=size.max_tokens,
         block_size=block_size(config),
         unpenalised=size.unpenalised,

@@ -30,7 +30,7 @@ class BlockModel(Protocol):
     def block_size(self) -> int: ...
 
     @property
-    def num_seats(self) -> int: ...
+    def num_slots(self) -> int: ...
 
     def bucket(self, num_rows: int) -> int: ...
 
@@ -38,7 +38,7 @@ class BlockModel(Protocol):
 
     def follow(self, rows: Sequence[PagedRow | None]) -> Future[list[SampledRow]]: ...
 
-    def saw(self, seat: int, ids: Iterable[int]) -> None: ...
+    def saw(self, slot: int, ids: Iterable[int]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -51,7 +51,7 @@ class _Sequence:
     """
 
     table: BlockTable
-    seat: int
+    slot: int
     is_marked: bool = False
     chosen: int | None = None
 
@@ -93,12 +93,12 @@ class PagedRunner(CachedRunner[BlockModel]):
 
     def place(self, request: Request) -> bool:
         """See `Runner.place`. Raises `ValueError` for a request that could never fit."""
-        if not self._free_seats:
+        if not self._free_slots:
             return False
         table = self._blocks.acquire(request.ids, request.num_needed)
         if table is None:
             return False
-        self._sequences[request] = _Sequence(table, self._free_seats.pop())
+        self._sequences[request] = _Sequence(table, self._free_slots.pop())
         request.num_computed = request.num_cached = len(table.ids)
         return True
 
@@ -133,7 +133,7 @@ class PagedRunner(CachedRunner[BlockModel]):
         sequence = self._sequences.pop(request, None)
         if sequence is not None:
             self._blocks.release(sequence.table, keep=keep)
-            self._free_seats.append(sequence.seat)
+            self._free_slots.append(sequence.slot)
 
     def forget(self) -> None:
         """See `Runner.forget`."""
@@ -153,7 +153,7 @@ class PagedRunner(CachedRunner[BlockModel]):
     def _start_empty(self) -> None:
         self._blocks = KVBlocks(self._model.num_blocks, self._model.block_size)
         self._sequences: dict[Request, _Sequence] = {}
-        self._free_seats = list(reversed(range(self._model.num_seats)))
+        self._free_slots = list(reversed(range(self._model.num_slots)))
         self._ahead = None
         self._host_chose = False
 
@@ -172,11 +172,11 @@ class PagedRunner(CachedRunner[BlockModel]):
         sequence = self._sequences[request]
         past = len(sequence.table.ids)
         if past + len(ids) < len(request.ids):
-            return PagedRow(ids, past, sequence.table.blocks, sequence.seat, GREEDY)
+            return PagedRow(ids, past, sequence.table.blocks, sequence.slot, GREEDY)
         if request.sampler.penalises and not sequence.is_marked:
-            self._model.saw(sequence.seat, request.sampler.seen_ids)
+            self._model.saw(sequence.slot, request.sampler.seen_ids)
             sequence.is_marked = True
-        return PagedRow(ids, past, sequence.table.blocks, sequence.seat, request.sampler.device_row())
+        return PagedRow(ids, past, sequence.table.blocks, sequence.slot, request.sampler.device_row())
 
     def _serves(self, run: _Run, request: Request) -> bool:
         """Return whether a run that was started ahead is the next step of `request`."""
@@ -200,7 +200,7 @@ class PagedRunner(CachedRunner[BlockModel]):
         """Return the row of the token that the run under way chooses."""
         sequence = self._sequences[request]
         past, sampling = len(sequence.table.ids) + 1, request.sampler.device_row(1)
-        return PagedRow((0,), past, sequence.table.blocks, sequence.seat, sampling)
+        return PagedRow((0,), past, sequence.table.blocks, sequence.slot, sampling)
 
     def _finish(self, run: _Run, wanted: set[Request] | None = None) -> list[tuple[Request, Rows]]:
         """Wait for a run and take note of what it computed, of all its requests or of those `wanted`."""
@@ -223,7 +223,7 @@ class PagedRunner(CachedRunner[BlockModel]):
     def _verify(self, request: Request, draft: Sequence[int]) -> tuple[Request, Rows]:
         """Compute a request's next token and what was drafted after it, each token as a row of its own."""
         sequence, sampler = self._sequences[request], request.sampler
-        past, blocks, nobody = len(sequence.table.ids), sequence.table.blocks, self._model.num_seats
+        past, blocks, nobody = len(sequence.table.ids), sequence.table.blocks, self._model.num_slots
         # The device would hold a repetition penalty against tokens that are only drafted.
         is_chosen = sampler.fits_device and not sampler.penalises
         rows = [

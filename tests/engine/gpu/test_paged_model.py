@@ -121,15 +121,15 @@ def test_a_step_started_ahead_computes_what_the_last_one_chose(model: PagedModel
     started = [
         model.start(
             [
-                PagedRow(tuple(ids[-1:]), len(ids) - 1, table.blocks, seat)
-                for seat, (ids, table) in enumerate(zip(history, greedy, strict=True))
+                PagedRow(tuple(ids[-1:]), len(ids) - 1, table.blocks, slot)
+                for slot, (ids, table) in enumerate(zip(history, greedy, strict=True))
             ]
         )
     ]
     for ahead in range(1, 5):
         rows = [
-            PagedRow((0,), len(ids) - 1 + ahead, table.blocks, seat)
-            for seat, (ids, table) in enumerate(zip(history, greedy, strict=True))
+            PagedRow((0,), len(ids) - 1 + ahead, table.blocks, slot)
+            for slot, (ids, table) in enumerate(zip(history, greedy, strict=True))
         ]
         started.append(model.follow([None, rows[1]] if ahead > 2 else rows))
     for step, future in enumerate(started):
@@ -153,7 +153,7 @@ def test_a_step_started_ahead_computes_what_the_last_one_chose(model: PagedModel
         (row([1], 256, list(range(1, 18))), "exceed 256"),
         (row([1], 0, [64]), "no such blocks"),
         (row([1], 0, [-1]), "no such blocks"),
-        (row([1], 0, [1], 9), "no seat 9"),
+        (row([1], 0, [1], 9), "no slot 9"),
     ],
 )
 def test_what_would_read_or_write_elsewhere_is_refused(model: PagedModel, bad: PagedRow, reason: str) -> None:

@@ -46,15 +46,15 @@ class Oracle(Speculation):
 class Stage:
     """A driver over a paged runner, and the models that it loaded."""
 
-    def __init__(self, num_blocks: int = 64, num_seats: int = 4) -> None:
+    def __init__(self, num_blocks: int = 64, num_slots: int = 4) -> None:
         self.models: list[HistoryBlocks] = []
 
         def load() -> HistoryBlocks:
-            self.models.append(HistoryBlocks(num_blocks, BLOCK_SIZE, num_seats, [STOP_ID]))
+            self.models.append(HistoryBlocks(num_blocks, BLOCK_SIZE, num_slots, [STOP_ID]))
             return self.models[-1]
 
         self.runner = PagedRunner(load, "fake", PACE)
-        self.driver = RunnerDriver(self.runner, num_seats)
+        self.driver = RunnerDriver(self.runner, num_slots)
         self.requests: list[Request] = []
         self.numbers = itertools.count()
 
@@ -179,7 +179,7 @@ def test_a_cancelled_answer_leaves_its_place_and_its_kv() -> None:
 
 
 def test_who_finds_no_room_waits_and_is_answered() -> None:
-    stage = Stage(num_blocks=14, num_seats=4)
+    stage = Stage(num_blocks=14, num_slots=4)
     for seed in range(6):
         stage.add(prompt(seed, 20), long_answer(seed=seed, max_new_tokens=20))
     stage.driver.step()
@@ -237,12 +237,12 @@ PARAMS = st.builds(
         max_size=12,
     ),
     num_blocks=st.integers(25, 70),
-    num_seats=st.integers(1, 6),
+    num_slots=st.integers(1, 6),
 )
 def test_whatever_runs_together_each_answer_is_what_it_is_alone(
-    arrivals: list[tuple[int, int, int, SamplingParams, bool]], num_blocks: int, num_seats: int
+    arrivals: list[tuple[int, int, int, SamplingParams, bool]], num_blocks: int, num_slots: int
 ) -> None:
-    stage = Stage(num_blocks, num_seats)
+    stage = Stage(num_blocks, num_slots)
     for wait, seed, length, params, drafts in arrivals:
         stage.add(prompt(seed, length), params, drafts=drafts)
         for _ in range(wait):
@@ -251,7 +251,7 @@ def test_whatever_runs_together_each_answer_is_what_it_is_alone(
 
 
 def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_nothing() -> None:
-    stage, chooser = Stage(num_blocks=60, num_seats=6), random.Random(0)
+    stage, chooser = Stage(num_blocks=60, num_slots=6), random.Random(0)
     done = 0
     while len(stage.driver.plans) < 10_000:
         if stage.driver.num_requests < 9 and chooser.random() < 0.3:
