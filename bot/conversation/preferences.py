@@ -62,6 +62,11 @@ class Preferences:
         text = parameters.guidance.system_prompt(parameters.system_prompt, self._engine.info)
         return text if surroundings is None else filled(text, surroundings, datetime.now().astimezone())
 
+    async def told_in(self, conversation_id: int, parameters: ChatParameters) -> str:
+        """Return the whole system prompt as it is told in a conversation now."""
+        ref = await self._conversations.ref_of(conversation_id)
+        return self.system_prompt_of(parameters, self.surroundings(ref.guild_id, ref.channel_id))
+
     async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""
         conversation_id = await self._conversations.open(ref)
