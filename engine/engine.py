@@ -24,7 +24,7 @@ from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
 from engine.text.detokenizer import StreamDecoder
-from engine.text.prompt import fit_prompt, make_chat_format
+from engine.text.prompt import fit_prompt, make_chat_format, reasoning_of
 from engine.text.tokenizer import RememberingTokenizer
 from engine.types import (
     ChatMessage,
@@ -80,6 +80,9 @@ class Engine:
         known = self._tokenizer.token_bytes
         self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
+        self._reasoning = reasoning_of(self._model.chat, self._format)
+        for mark, token in self._control_marks.items():  # these are part of what is said
+            self._token_bytes[token] = mark.encode()
         ends = frozenset({self._model.eos_id, *self._model.stop_ids})
         self._stop_ids = self._format.stop_ids if self._format else ends
         self._control_ids = self._stop_ids | frozenset(self._tokenizer.special_ids.values())
@@ -135,6 +138,8 @@ class Engine:
             chat_format=self._model.chat.format,
             context_length=self._context,
             default_system_prompt=self._model.chat.default_system_prompt,
+            reasoning=self._reasoning,
+            ends_turns=self._format is not None and self._format.ends_turns,
         )
 
     @property
@@ -156,8 +161,25 @@ class Engine:
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        begun = self._tokenizer.encode(answer_so_far) if answer_so_far else ()
+        begun = self._begun(answer_so_far) if answer_so_far else ()
         return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
+
+    def _begun(self, answer: str) -> Sequence[int]:
+        """Return the ids of an answer to go on with, behind the thinking that the prompt begins."""
+        if self._reasoning is None or not self._reasoning.is_open:
+            return self._tokenizer.encode(answer)
+        closing = self._reasoning.closing
+        if closing in self._control_marks:
+            return [self._control_marks[closing], *self._tokenizer.encode_inside(f"\n\n{answer}")]
+        return self._tokenizer.encode_inside(f"{closing}\n\n{answer}")
+
+    @property
+    def _control_marks(self) -> dict[str, int]:
+        """Return the ids of those marks around thinking that are control tokens."""
+        marks = () if self._reasoning is None else (self._reasoning.opening, self._reasoning.closing)
+        return {
+            mark: self._tokenizer.special_ids[mark] for mark in marks if mark in self._tokenizer.special_ids
+        }
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""

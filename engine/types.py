@@ -92,7 +92,9 @@ class FinishReason(StrEnum):
     """Why an answer ended."""
 
     STOP = "stop"
-    """The model ended its turn, or a stop string came."""
+    """The model ended its turn."""
+    STOP_TEXT = "stop_text"
+    """A stop string came, which is not part of the answer."""
     LENGTH = "length"
     """The token limit, or the end of the model's context, was reached."""
     CANCELLED = "cancelled"
@@ -133,8 +135,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model writes around what it thinks. `is_open`: its prompt has written the first mark already."""
+
+    opening: str
+    closing: str
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is loaded. `chat_format` is None for a base model, which has none."""
+    """What is loaded. `chat_format` is None for a base model, which has none.
+
+    reasoning: the marks that its folder names. ends_turns: whether its chat format has a token for the end of
+    an answer; without one, a model may go on with the next person's turn.
+    """
 
     name: str
     precision: str
@@ -142,6 +157,8 @@ class ModelInfo:
     chat_format: str | None
     context_length: int
     default_system_prompt: str
+    reasoning: Reasoning | None = None
+    ends_turns: bool = True
 
 
 class Health(StrEnum):

@@ -42,7 +42,13 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "platformdirs": {"bot/config.py"},
-    "regex": {"bot/delivery/render.py", "bot/safety/lists.py", "bot/safety/output_filter.py"},
+    "pylatexenc": {"bot/delivery/formulas.py"},
+    "regex": {
+        "bot/delivery/dialect.py",
+        "bot/delivery/render.py",
+        "bot/safety/lists.py",
+        "bot/safety/output_filter.py",
+    },
     "sentencepiece": {
         "engine/text/tokenizer.py",
         "engine/convert/gguf_tokenizer.py",

@@ -102,6 +102,15 @@ class Scan:
         """Tell whether code, a link or the like ends at `index`."""
         return bool(self.atoms) and self.atoms[-1][1] == index
 
+    def stretches(self, end: int) -> list[tuple[int, int]]:
+        """Return blocks of code and all else that stays as it is, in order; `end` is that of the text."""
+        places = [*self._turns, (end + 1, None)]
+        blocks = [
+            (at - 1, places[n + 1][0]) for n, (at, fence) in enumerate(self._turns) if fence is not None
+        ]
+        found = sorted([*blocks, *self.atoms])
+        return [(max(start, 0), min(stop, end)) for start, stop in found]
+
     def turn(self, index: int, fence: Fence | None) -> None:
         """Note that from `index` on the text is in `fence`."""
         self.fence = fence

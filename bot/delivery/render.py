@@ -2,7 +2,7 @@
 
 Owns where a text is cut. A cut never falls inside a word, a link, a custom emoji, a mention, inline code,
 a fence marker or a grapheme cluster, unless that alone is longer than a message (inline code and links:
-than `markup.MAX_SPAN`); a block of code that is cut is closed and opened anew with its language. A place to
+than `markup.MAX_SPAN`); what is cut, a block of code or bold words, is closed and opened anew. A place to
 cut is chosen from the message it ends and one character more, so parts are stable: while a text grows, no
 part but the last ever changes. Takes time in proportion to the text. Pure; knows nothing of sending.
 """
@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 import regex
 
+from bot.delivery.dialect import translate
+from bot.delivery.effects import defuse
+from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, scan
 
 MAX_LENGTH = 2000
 """Of a Discord message, in UTF-16 units: never fewer than code points, which Discord is said to count."""
-_ROOM = MAX_LENGTH - MAX_MARKER - 1
-"""Of a part before the marker that may have to close its code. Held free in every part, so that what comes
+_ROOM = MAX_LENGTH - max(MAX_MARKER + 1, MAX_MARKS)
+"""Of a part before what may have to close its code or its marks. Held free in every part, so that what comes
 later cannot move a cut."""
 _MAX_NOTE = 500
 _WIDE = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -41,16 +44,11 @@ _CLUSTER = regex.compile(r"\X")
 _PLAIN_BEFORE = regex.compile(r"(?r)\p{Grapheme_Cluster_Break=Other}")
 """The nearest character before a place from which on clusters are the same, whatever comes before it."""
 _HEADING = re.compile(r"[ \t]*#{1,3} ")
-_RISKY = re.compile(r"\|\|+|<@(?=[!&]?\d)|@(?=everyone|here)", re.IGNORECASE)
-BAR = "\u01c0"
-"""Looks like a vertical bar and makes no spoiler."""
-AT = "\uff20"
-"""Looks like an at sign and mentions nobody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One part: `text[start:end]`, between what opens and what closes a block of code that is cut."""
+    """One part: `text[start:end]`, between what opens anew and what closes that which is cut."""
 
     start: int
     end: int
@@ -68,16 +66,18 @@ def render(text: str, *, final: bool) -> list[str]:
     Without `final` more text is to come: an open block of code is closed, and what cannot be judged before
     the next characters are there (a run of backticks or tildes, an opening fence without code) is held back.
     """
-    return [piece.show(text) for piece in split(text, final=final)]
+    shown = translate(text, final=final).text
+    return [piece.show(shown) for piece in split(shown, final=final)]
 
 
 def stretches(text: str, max_parts: int) -> list[str]:
     """Return what of a complete `text` each part shows, where the last of `max_parts` shows all the rest."""
-    pieces = split(text, final=True)
-    if len(pieces) <= max_parts:
-        return [text[piece.start : piece.end] for piece in pieces]
-    whole = [text[piece.start : piece.end] for piece in pieces[: max_parts - 1]]
-    return [*whole, text[pieces[max_parts - 1].start :]]
+    translation = translate(text, final=True)
+    pieces = split(translation.text, final=True)[:max_parts]
+    cuts = [translation.origin(piece.start) for piece in pieces[1:]]
+    return (
+        [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if pieces else []
+    )
 
 
 def with_note(parts: list[str], note: str) -> list[str]:
@@ -92,13 +92,15 @@ def split(text: str, *, final: bool) -> list[Piece]:
     """Cut `text` into pieces. Between two pieces lies whitespace, and maybe a fence marker that closes."""
     pieces: list[Piece] = []
     fence: Fence | None = None
+    marks: list[str] = []
+    line_head = ""
     end = len(text.rstrip())
     start = _skip(_WHITESPACE, text, 0)
     while start < end:
-        head = fence.head if fence else ""
+        head = fence.head if fence else line_head + "".join(marks)
         stop = _full_at(text, start, end, _ROOM - len(head))
         if stop == end:
-            pieces += _last_piece(text, start, end, fence, final=final)
+            pieces += _last_piece(text, start, end, fence, head, marks, final=final)
             break
         first = _skip(_WHITESPACE, text, start)
         if first - start > (stop - start) // 2:  # hardly more than whitespace in code: no part shows that
@@ -111,8 +113,14 @@ def split(text: str, *, final: bool) -> list[Piece]:
         seeming = scan(text, start, piece_end, fence, complete=True).fence_at(piece_end)
         fence = found.fence_at(cut)
         to_close = fence or seeming
-        pieces.append(Piece(start, piece_end, head, to_close.tail if to_close else ""))
+        marks = [] if to_close else open_marks(text, start, piece_end, marks, found.stretches(stop + 1))
+        tail = to_close.tail if to_close else "".join(reversed(marks))
+        pieces.append(Piece(start, piece_end, head, tail))
         start, fence = _resume(text, cut, fence)
+        start, line_head = (start, "") if fence else _resume_line(text, cut, start)
+        if "\n" in text[cut:start] and line_head:
+            marks = []
+        start, marks = _without_closed(text, cut, start, marks)
     return pieces
 
 
@@ -179,6 +187,25 @@ def _resume(text: str, cut: int, fence: Fence | None) -> tuple[int, Fence | None
     return _skip(_WHITESPACE, text, cut), None
 
 
+def _resume_line(text: str, cut: int, start: int) -> tuple[int, str]:
+    """Return where the next part begins, and what its first line needs before it to be what it was."""
+    line_start = text.rfind("\n", cut, start) + 1
+    if line_start == 0:
+        return start, quote_at(text, cut)
+    above = items_above(text, line_start)
+    return (line_start, above) if above else (start, "")
+
+
+def _without_closed(text: str, cut: int, start: int, marks: list[str]) -> tuple[int, list[str]]:
+    """Return where the next part begins, and what goes on there: not what ends here, nor past a paragraph."""
+    if text.count("\n", cut, start) > 1:
+        return start, []
+    while marks and text.startswith(marks[-1], start):
+        start += len(marks[-1])
+        marks = marks[:-1]
+    return start, marks
+
+
 def _skip(blank: re.Pattern[str], text: str, start: int) -> int:
     """Return where `blank` ends, one less where its last character carries a mark."""
     match = blank.match(text, start)
@@ -186,43 +213,33 @@ def _skip(blank: re.Pattern[str], text: str, start: int) -> int:
     return end if end == start or is_boundary(text, end, end - 1) else end - 1
 
 
-def _last_piece(text: str, start: int, end: int, fence: Fence | None, *, final: bool) -> list[Piece]:
-    """Return the piece that shows the rest of `text`; none where nothing of it can be shown yet."""
-    head = fence.head if fence else ""
+def _last_piece(
+    text: str, start: int, end: int, fence: Fence | None, head: str, marks: list[str], *, final: bool
+) -> list[Piece]:
+    """Return the piece that shows the rest of `text`; none where nothing of it can be shown yet.
+
+    `marks` are those that `head` opens anew: they are closed in any case, others only before the end.
+    """
     found = scan(text, start, end, fence, complete=True)
     has_code = found.opened_at is None or bool(text[found.code_from : end].strip())
     if not final:
         if end == len(text) and not found.is_closed_at(end):
-            end = start + len(text[start:end].rstrip("`~"))
+            shown = text[start:end].rstrip("`~")
+            end = start + len(shown if found.fence else without_begun_marks(shown))
         if found.opened_at is not None and not has_code:
             end = min(end, found.opened_at)
         end = start + len(text[start:end].rstrip())
     fence = found.fence_at(end)
-    tail = fence.tail if fence and has_code else ""
+    if fence is not None:
+        tail = fence.tail if has_code else ""
+    else:
+        is_open = open_marks(text, start, end, marks, found.stretches(end))
+        closed = (
+            is_open[: len(marks)] if final and is_open[: len(marks)] == marks[: len(is_open)] else is_open
+        )
+        tail = "".join(reversed([] if final and not marks else closed))
     return [Piece(start, end, head, tail)] if end > start else []
 
 
 def _num_units(text: str) -> int:
     return len(text.encode("utf-16-le", "replace")) // 2
-
-
-def defuse(part: str) -> str:
-    """Return the content of a message without spoilers and mentions outside of code. As long as before."""
-    if _RISKY.search(part) is None:
-        return part
-    found = scan(part, 0, len(part), None, complete=True)
-    code = [(start, end) for start, end in found.atoms if part[start] == "`"]
-
-    def replace(match: re.Match[str]) -> str:
-        at = match.start()
-        if found.fence_at(at) is not None or any(start <= at < end for start, end in code):
-            return match[0]
-        return _defused(match[0])
-
-    return _RISKY.sub(replace, part)
-
-
-def _defused(risky: str) -> str:
-    if risky[0] == "|":
-        return "|" + BAR * (len(risky) - 1)
-    return risky.replace("@", AT)

@@ -51,11 +51,13 @@ class ChatSpec:
     """How dialogs become prompts: "chatml", "llama-2" or "jinja"; None for a base model.
 
     `template` is the Jinja source of the format "jinja", written by whoever made the model: not trusted.
+    `reasoning` are the two marks around what the model thinks, where it does.
     """
 
     format: str | None
     default_system_prompt: str = ""
     template: str = ""
+    reasoning: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ def _check(manifest: Manifest) -> None:
     for token in (manifest.bos_id, manifest.eos_id, *manifest.stop_ids, *tokenizer.special_ids.values()):
         if not 0 <= token < vocab_size:
             raise ValueError(f"the control token {token!r} is outside the vocabulary")
+    if len(manifest.chat.reasoning) not in (0, 2) or not all(manifest.chat.reasoning):
+        raise ValueError("the marks around what the model thinks are not two")
     _check_tensors(manifest)
     if manifest.reference is not None:
         _check_reference(manifest.reference, vocab_size)

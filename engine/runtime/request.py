@@ -115,7 +115,7 @@ class Request:
         self.ids.append(token)
         piece = self.decoder.push(token)
         if self.decoder.stopped:
-            return self.finish(FinishReason.STOP, piece)
+            return self.finish(FinishReason.STOP_TEXT, piece)
         if self.num_left <= 0:
             return self.finish(FinishReason.LENGTH, piece)
         self.text.append(piece)

@@ -50,7 +50,10 @@ class JinjaFormat:
         self._characters_per_token = 4.0
         self._verdicts: dict[bytes, bool] = {}
         self._folds_system = False
-        self.stop_ids = frozenset({eos_id, *stop_ids, *self._probe()})
+        self.answer_head = ""
+        ends = self._probe()
+        self.ends_turns = bool(ends)
+        self.stop_ids = frozenset({eos_id, *stop_ids, *ends})
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         """Raises `PromptError` where the template refuses, `UnsafePromptError` where it may be fooled."""
@@ -182,6 +185,7 @@ class JinjaFormat:
             ends.append(place.end())
         # Where there is no place for a system message, it goes before the first question.
         self._folds_system = system.error is not None or _place(_SYSTEM, system.text) is None
+        self.answer_head = plain.text[ends[-1] :]
         match = self._control.search(plain.text, ends[-2], ends[-1])
         return {self._ids[match[0]]} if match else set()
 

@@ -18,8 +18,9 @@ from engine.errors import (
 )
 from engine.text.guidance import META_SYSTEM_PROMPT
 from engine.text.jinja_format import JinjaFormat
+from engine.text.reasoning import is_open_after, marks_in
 from engine.text.tokenizer import Tokenizer
-from engine.types import ChatMessage, Prompt
+from engine.types import ChatMessage, Prompt, Reasoning
 
 
 class ChatFormat(Protocol):
@@ -27,6 +28,10 @@ class ChatFormat(Protocol):
 
     stop_ids: frozenset[int]
     """Ids that end the model's turn."""
+    ends_turns: bool
+    """Whether it writes one of them after each answer."""
+    answer_head: str
+    """What it writes before an answer, as text."""
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         """Return the ids of an alternating dialog that ends with the user, ready for the answer."""
@@ -44,6 +49,9 @@ class ChatFormat(Protocol):
 
 class ChatMLFormat:
     """`<|im_start|>role\\n…<|im_end|>\\n` for each message, as SmolLM2, Qwen and others are trained on."""
+
+    ends_turns = True
+    answer_head = ""
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
@@ -80,6 +88,8 @@ class Llama2Format:
     own tags are refused.
     """
 
+    ends_turns = True
+    answer_head = ""
     _TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
     def __init__(
@@ -241,7 +251,17 @@ def detect_chat(template: str) -> ChatSpec:
         return ChatSpec("chatml", _chatml_system_prompt(template))
     if "[INST]" in template and "<<SYS>>" in template:
         return llama2_chat()
-    return ChatSpec("jinja", template=template) if template.strip() else ChatSpec(None)
+    return ChatSpec("jinja", "", template, marks_in(template)) if template.strip() else ChatSpec(None)
+
+
+def reasoning_of(chat: ChatSpec, chat_format: ChatFormat | None) -> Reasoning | None:
+    """Return how a model marks what it thinks: as its folder says, or else its template."""
+    marks = chat.reasoning or marks_in(chat.template)
+    if not marks:
+        return None
+    opening, closing = marks
+    is_open = chat_format is not None and is_open_after(chat_format.answer_head, marks)
+    return Reasoning(opening, closing, is_open)
 
 
 def llama2_chat() -> ChatSpec:

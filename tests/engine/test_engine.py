@@ -65,7 +65,7 @@ async def test_stop_strings_end_the_answer_and_are_not_shown(stage: Stage) -> No
     engine = await stage.open()
     stage.says("one\nUser: two")
     completion = await read(engine.generate(PROMPT, SamplingParams(0, stop=("\nUser:", "three"))))
-    assert (completion.text, completion.finish_reason) == ("one", FinishReason.STOP)
+    assert (completion.text, completion.finish_reason) == ("one", FinishReason.STOP_TEXT)
 
 
 async def test_what_only_began_like_a_stop_string_is_shown_in_the_end(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from discord import app_commands
 from bot.conversation.mentions import label
 from bot.conversation.service import ChatService
 from bot.conversation.transcript import export, pages
-from bot.delivery.render import defuse
+from bot.delivery.effects import defuse
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import reporting, say, show_instead, text_file

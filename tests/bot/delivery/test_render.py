@@ -10,8 +10,9 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bot.delivery.effects import AT, defuse
 from bot.delivery.markup import scan
-from bot.delivery.render import MAX_LENGTH, defuse, is_boundary, render, split, stretches, with_note
+from bot.delivery.render import MAX_LENGTH, is_boundary, render, split, stretches, with_note
 
 CONSTRUCTS = [
     "[the whole text](https://example.org/a_(b)?q=1)",
@@ -111,15 +112,17 @@ def test_the_pieces_together_are_the_text(text: str) -> None:
     at = 0
     for index, piece in enumerate(pieces):
         gap = text[at : piece.start]
-        closed_by = pieces[index - 1].tail.strip()[:1] if index else ""
-        assert re.fullmatch(rf"\s*{closed_by or 'x'}{{0,8}}\s*", gap)
-        assert not gap.strip() or closed_by, "only the marker that closes an already closed block is left out"
+        closed_by = pieces[index - 1].tail if index else ""
+        fence = closed_by.strip()[:1] if closed_by.startswith("\n") else ""
+        marks = "" if fence else closed_by
+        assert re.fullmatch(rf"\s*{fence or 'x'}{{0,8}}\s*(?:{re.escape(marks)})?", gap) or not gap.strip(
+            marks
+        )
+        assert not gap.strip() or closed_by, "only what closes something that is closed already is left out"
         at = piece.end
-        if piece.head:
-            assert index
-            assert pieces[index - 1].tail
+        if piece.head.startswith(("`", "~~~")) and fence:
             assert not gap.strip()
-        elif index and pieces[index - 1].tail and not gap.strip():
+        elif index and fence and not gap.strip():
             before = text[pieces[index - 1].start : pieces[index - 1].end]
             assert before.rstrip().endswith("`"), "only the cut made this look like a block of code"
         assert piece.show(text) == defuse(piece.head + text[piece.start : piece.end] + piece.tail)
@@ -275,3 +278,63 @@ def test_lists_tables_and_headings_survive_a_cut(shift: int) -> None:
         assert line.rstrip() in lines, "a line of its own, whole and at the beginning of one"
     for part in render(text, final=True):
         assert not part.splitlines()[-1].startswith("##"), "a heading stays with its text"
+
+
+@pytest.mark.parametrize("mark", ["**", "*", "***", "~~", "__", "_"])
+@pytest.mark.parametrize("shift", range(0, 40, 7))
+def test_marked_words_are_closed_and_opened_anew_over_a_cut(mark: str, shift: int) -> None:
+    text = "x " * shift + f"Look: {mark}{'marked words ' * 420}end{mark} and plain."
+    parts = render(text, final=True)
+    assert len(parts) > 2
+    assert parts[0].endswith(mark)
+    assert all(part.startswith(mark) and part.endswith(mark) for part in parts[1:-1])
+    assert parts[-1].startswith(mark)
+    assert f"end{mark} and plain." in parts[-1]
+    assert all(part.count(mark) == 2 for part in parts)
+    assert "".join(parts).replace(mark, "").replace(" ", "") == text.replace(mark, "").replace(" ", "")
+
+
+def test_a_quote_and_the_place_in_a_list_go_on_after_a_cut() -> None:
+    parts = render("> " + "quoted words " * 300, final=True)
+    assert all(part.startswith(("> quoted", "> words")) for part in parts)
+    nested = "- top\n" + "".join(f"  - sub {n} {'word ' * 20}\n" for n in range(60)) + "- last"
+    first, *others = render(nested, final=True)
+    assert others
+    assert all(part.startswith("- \u200b\n  - sub") for part in others)
+    assert first.startswith("- top\n  - sub 0")
+
+
+@pytest.mark.parametrize(
+    "text", ["2 * 3 * 4 " * 400, "snake_case_name " * 300, "a ** b " * 500, "\\*no " * 600]
+)
+def test_what_marks_nothing_is_not_closed(text: str) -> None:
+    assert "".join(render(text, final=True)).replace(" ", "") == text.replace(" ", "")
+
+
+def test_marks_end_with_their_paragraph() -> None:
+    parts = render("never **closed\n\n" + "plain words " * 400, final=True)
+    assert "".join(parts).count("**") == 1
+
+
+def visible(parts: list[str]) -> str:
+    """Return what is read of parts: no marks, and no matter which at sign."""
+    return re.sub(r"[\s*_~`>\u200b|\u01c0-]", "", "".join(parts).replace(AT, "@"))
+
+
+@many
+@given(
+    st.lists(
+        fragments
+        | st.sampled_from(["**", "*", "_", "~~", "**bold** ", "*it* ", "> ", "- ", "  - ", "||", "w " * 300]),
+        max_size=40,
+    ).map("".join),
+    st.lists(st.floats(0, 1), min_size=1, max_size=6),
+)
+def test_what_is_shown_never_jumps_back(text: str, shares: list[float]) -> None:
+    before: list[str] = []
+    for length in [*sorted(int(share * len(text)) for share in shares), len(text)]:
+        parts = render(text[:length], final=False)
+        assert visible(parts).startswith(visible(before))
+        assert parts[: len(before) - 1] == before[:-1]
+        before = parts
+    assert visible(render(text, final=True)).startswith(visible(before))

@@ -1,8 +1,14 @@
-"""The filter over answers: whole, in pieces, across borders, and in disguise."""
+"""The filter over answers: whole, in pieces, across borders, in disguise, and what it must leave alone."""
 
 from __future__ import annotations
 
+import base64
+import random
+import string
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -48,6 +54,132 @@ TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=6)), max_size=12).map("".
 
 def is_clean(text: str) -> bool:
     return FILTER.filtered(text) == text
+
+
+ROOT = Path(__file__).parents[3]
+CASED, MIXED = string.ascii_letters + string.digits, string.ascii_letters + string.digits + "_-"
+UPPER, HEX = string.ascii_uppercase + "234567", "0123456789abcdef"
+
+
+def made_up_keys(chance: random.Random) -> Iterator[str]:
+    """Give a key of every kind, made as whoever gives out such keys makes them."""
+
+    def some(alphabet: str, length: int) -> str:
+        always = "aZ7" if set("aZ7") <= set(alphabet) else ""
+        return "".join(chance.choices(alphabet, k=length - len(always))) + always
+
+    user = base64.urlsafe_b64encode(str(chance.randrange(10**17, 10**19)).encode()).decode().rstrip("=")
+    yield f"{user}.{some(MIXED, 6)}.{some(MIXED, chance.choice([27, 38]))}"
+    yield f"mfa.{some(MIXED, 84)}"
+    yield f"https://discord.com/api/webhooks/{some(string.digits, 19)}/{some(MIXED, 68)}"
+    for kind in "pousr":
+        yield f"gh{kind}_{some(CASED, 36)}"
+    yield f"github_pat_{some(CASED, 22)}_{some(CASED, 59)}"
+    yield f"glpat-{some(MIXED, 20)}"
+    yield f"sk-{some(CASED, 20)}T3BlbkFJ{some(CASED, 20)}"
+    yield f"sk-proj-{some(MIXED, 74)}T3BlbkFJ{some(MIXED, 74)}"
+    yield f"sk-ant-api03-{some(MIXED, 93)}AA"
+    yield f"sk-or-v1-{some(HEX, 64)}"
+    yield f"sk-{some(HEX, 30)}a1"
+    yield f"sk_live_{some(CASED, 24)}"
+    yield f"AIza{some(MIXED, 35)}"
+    yield f"hf_{some(CASED, 34)}"
+    yield f"npm_{some(CASED, 36)}"
+    yield f"pypi-AgEIcHlwaS5vcmc{some(MIXED, 120)}"
+    yield f"AKIA{some(UPPER, 16)}"
+    yield f"ASIA{some(UPPER, 16)}"
+    yield f"xoxb-{some(string.digits, 12)}-{some(string.digits, 13)}-{some(CASED, 24)}"
+    yield f"xapp-1-A{some(UPPER, 10)}-{some(string.digits, 13)}-{some(HEX, 64)}"
+    lines = "\n".join(some(CASED + "+/", 64) for _ in range(6))
+    for label in ("", "RSA ", "OPENSSH "):
+        yield f"-----BEGIN {label}PRIVATE KEY-----\n{lines}"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_keys_of_every_kind_are_gone_also_where_they_come_in_pieces(seed: int) -> None:
+    chance = random.Random(seed)
+    for key in made_up_keys(chance):
+        for around in ("{}", "key={}", "'{}'", "Use `{}`, please.", '{{"token": "{}"}}'):
+            text = around.format(key)
+            assert FILTER.filtered(text) == around.format("[secret removed]"), key
+            stream, at, shown = FilterStream(FILTER), 0, ""
+            while at < len(text):
+                at += chance.randint(1, 12)
+                now = stream.feed(text[:at], final=at >= len(text))
+                assert now.startswith(shown), "what was shown stays"
+                assert key[:12] not in now
+                shown = now
+            assert shown == FILTER.filtered(text)
+
+
+WORDS = (
+    "risk",
+    "disk",
+    "task",
+    "flask",
+    "ask-me",
+    "gh",
+    "hf",
+    "npm",
+    "xox",
+    "akia",
+    "mfa",
+    "sk",
+    "pypi",
+    "key",
+)
+SAMPLES = (
+    "https://example.com/blog/task-management-software-for-teams",
+    "pip install flask-marshmallow-sqlalchemy",
+    "risk-adjusted-return-on-capital",
+    "sk-learn-style-estimators-and-their-pipelines",
+    "the sk-internationalization package of Slovakia",
+    "mypackage_with_a_long_name_x.config.some_very_long_function_name_here",
+    "org.springframework.boot.autoconfigure.web.servlet.error.BasicErrorController",
+    "npm_config_registry_and_another_long_variable_name",
+    "hf_transfer and hf_hub_download_with_all_its_parameters",
+    "xoxo-and-love-from-all-of-us-here",
+    "A PEM file begins with -----BEGIN PRIVATE KEY----- and then comes base64 text, line by line.",
+    "AKIABARA and akihabaraisagreatplace",
+)
+
+
+def harmless() -> Iterator[str]:
+    """Give what people write with hyphens, dots and underscores: names, addresses, documentation."""
+    yield from SAMPLES
+    names = sorted(sys.stdlib_module_names)
+    for name in names:
+        yield f"https://docs.python.org/3/library/{name}.html#module-{name}"
+        yield f"pip install {name}-task-flask-{name}"
+    yield " ".join(names)
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "pyproject.toml"]):
+        yield path.read_text(encoding="utf-8")
+    prose = " ".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("bot/**/*.py"))).replace(
+        "@", " "
+    )
+    words = sorted({*WORDS, *(word.strip("`.,:;()'\"*") for word in prose.split())})
+    chance = random.Random(7)
+    for separator in "-_./":
+        for _ in range(500):
+            yield separator.join(chance.choices(words, k=chance.randint(2, 7)))
+
+
+def test_words_addresses_package_names_and_documentation_stay_as_they_are() -> None:
+    texts = list(harmless())
+    assert sum(text.startswith("https://") for text in texts) > 200
+    for text in texts:
+        if "discord.gg" not in text and "@everyone" not in text and "invite/" not in text:
+            assert FILTER.filtered(text) == text
+
+
+def test_what_was_shown_of_a_text_stays_however_it_goes_on() -> None:
+    for text in (*SAMPLES, "Tokens: " + TOKEN + " is one"):
+        stream, shown = FilterStream(FILTER), ""
+        for at in range(1, len(text) + 1):
+            now = stream.feed(text[:at], final=at == len(text))
+            assert now.startswith(shown)
+            shown = now
+        assert shown == FILTER.filtered(text)
 
 
 @pytest.mark.parametrize("text", [*FORBIDDEN, *DISGUISED])
