@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bot.conversation.jobs import Ending, Question
+from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import ChatError, is_expected, sentence_for
 from storage.conversations import ConversationKind, ConversationRef
 
@@ -150,7 +151,7 @@ class TerminalChat:
 
 
 class TerminalView:
-    """Shows one answer as it grows. Satisfies `bot.conversation.jobs.AnswerView`."""
+    """Shows one answer as it grows. Satisfies `bot.conversation.views.AnswerView`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,

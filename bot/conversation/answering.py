@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
-from bot.conversation.jobs import Ending, Job, StopReason
+from bot.conversation.jobs import Job, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
+from bot.conversation.views import Ending
 from bot.errors import RefusalError, is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
@@ -98,9 +99,10 @@ class Answering:
         `tell` learns its place among those who wait for the engine, and 0 when it begins.
         """
         outcome = await self._make(job, tell)
+        ending = await self._store(job, outcome)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
-        return await self._store(job, outcome)
+        return ending
 
     async def show(self, job: Job, ending: Ending) -> None:
         """Show how an answer ended. Raises only `CancelledError`."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 
 from bot.conversation.dialog import with_quote
-from bot.conversation.jobs import AnswerView, HeldView, Job, Question
+from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
+from bot.conversation.views import AnswerView, HeldView
 from bot.errors import EmptyQuestionError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine

@@ -9,7 +9,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from bot.conversation.jobs import Ending, Job
+from bot.conversation.jobs import Job
+from bot.conversation.views import Ending
 
 NUM_TOLD = 3
 """How many of those who wait are told their new place when it changes."""

@@ -14,12 +14,13 @@ from bot.conversation.answering import Answered, Answering, can_go_on
 from bot.conversation.arrivals import Arrival, Arrivals
 from bot.conversation.dialog import with_quote
 from bot.conversation.intake import Intake
-from bot.conversation.jobs import AnswerView, HeldView, Job, Question, StopReason
+from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
+from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
 from bot.delivery.delivery import UNSHOWN, Delivery, Outcome
 from bot.delivery.outbox import Buttons
