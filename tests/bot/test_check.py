@@ -6,7 +6,9 @@ import dataclasses
 import re
 import sqlite3
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import discord
 import pytest
@@ -217,13 +219,24 @@ def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:
     assert needed_bytes(MODERATION_MODEL=str(guard)) >= with_kv + 2**29
 
 
-def test_a_busy_database_is_found(place: Place) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for another program's locks only for a moment."""
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def connect_at_once(path: Path, *, timeout: float, **options: Any) -> sqlite3.Connection:
+        return connect(path, timeout=timeout / 20, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_at_once)
+
+
+def test_a_busy_database_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(place.environment["DATABASE"])
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")
+        impatient(monkeypatch)
         (problem,) = place.problems()
         assert problem.startswith("Database")
         assert "Another program" in problem

@@ -20,7 +20,7 @@ from bot.on_discord import connection
 from bot.on_discord.connection import StartError
 from engine.convert.default_model import DEFAULT_PRECISION, default_model_folder
 from storage.opening import locked
-from tests.bot.test_check import TOKEN, write_model
+from tests.bot.test_check import TOKEN, impatient, write_model
 from tests.engine.tiny_model import make_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,7 @@ def test_a_busy_database_is_one_sentence(
     try:
         other.execute("CREATE TABLE t (x)")
         other.execute("BEGIN EXCLUSIVE")
+        impatient(monkeypatch)
         assert "Another program is using the database." in failure(capsys, "chat")
     finally:
         other.close()

@@ -18,7 +18,7 @@ from tests.engine.tiny_model import VOCAB_SIZE, tiny_tokenizer
 
 END = 2
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1, max_new_tokens=32_768)
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Stage:

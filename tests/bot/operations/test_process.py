@@ -24,6 +24,8 @@ from tests.bot.test_check import TOKEN
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60.0
+SPEED = 5
+"""How many times faster than here time passes in the bot's process."""
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither SIGTERM nor SIGHUP")
 
 
@@ -88,7 +90,7 @@ async def started(
     """Start the bot on a Discord of its own; kill what is left of it at the end."""
     async with (
         local_discord() as discord,
-        on_discord(discord, folder, changes, gateway=gateway, loading_s=loading_s) as bot,
+        on_discord(discord, folder, changes, gateway=gateway, loading_s=loading_s, speed=SPEED) as bot,
     ):
         yield bot
 
@@ -197,7 +199,7 @@ async def test_settings_are_read_anew_at_the_signal(tmp_path: Path) -> None:
 
 
 async def test_a_signal_to_reload_while_the_model_is_loaded_does_not_end_the_program(tmp_path: Path) -> None:
-    async with started(tmp_path, {}, loading_s=1) as bot:
+    async with started(tmp_path, {}, loading_s=5) as bot:
         await bot.until_logged("Loading")
         bot.process.send_signal(signal.SIGHUP)
         await bot.until_logged("Ready: connected to Discord as Llamacord")

@@ -1,4 +1,4 @@
-"""A tiny streaming bot to try the playground with: ten edits in about three seconds, Stop, commands."""
+"""A tiny streaming bot to try the playground with: ten edits, Stop, commands."""
 
 import asyncio
 import re
@@ -8,6 +8,7 @@ from typing import Self
 import discord
 from discord import app_commands
 
+PAUSE_S = 0.1
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -100,9 +101,9 @@ class DemoClient(discord.Client):
     async def _count(self, message: discord.Message) -> None:
         self.stopped.discard(message.id)
         for number in range(1, len(WORDS) + 1):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(PAUSE_S)
             while number > self.may_count_to and message.id not in self.stopped:  # noqa: ASYNC110 - polled
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.01)
             self.times.append((time.monotonic(), await asyncio.to_thread(time.monotonic)))
             text = " ".join(WORDS[:number])
             if message.id in self.stopped:

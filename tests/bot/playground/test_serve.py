@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from bot.playground import live_page, live_simcord
 from bot.playground import serve as playground
 from bot.playground.serve import PlaygroundError, make_pictures, serve
-from tests.bot.playground.demo_client import WORDS, DemoClient
+from tests.bot.playground.demo_client import PAUSE_S, WORDS, DemoClient
 
 
 class Visitor:
@@ -113,7 +114,7 @@ class Visitor:
     async def until(self, true: Callable[[], object], *, timeout_s: float = 8.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not true():
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
                 await self.look()
 
 
@@ -127,6 +128,11 @@ class Running:
         self.served = asyncio.create_task(
             serve(lambda: self.client, port=0, on_ready=self.url.set_result, stop=self.stop)
         )
+
+
+@pytest.fixture(autouse=True)
+def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_page, "_PUBLISH_INTERVAL_S", 0.02)
 
 
 @pytest.fixture
@@ -152,7 +158,7 @@ async def test_typed_name_is_a_mention_and_the_answer_streams(running: Running, 
         while " ".join(WORDS) not in shown:
             await visitor.look()
             shown += [text for text in visitor.texts()[1:] if text not in shown]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
     assert len(shown) >= 5
     assert shown == sorted(shown, key=len)
     assert running.client.user is not None
@@ -167,13 +173,14 @@ async def test_time_and_threads_are_real(running: Running, visitor: Visitor) -> 
     await visitor.until(lambda: len(running.client.times) >= 4)
     assert all(before < mine <= thread <= time.monotonic() for mine, thread in running.client.times)
     for (earlier, _), (later, _) in itertools.pairwise(running.client.times[:4]):
-        assert 0.3 <= later - earlier < 1.0
+        assert PAUSE_S <= later - earlier < 1.0
     assert getattr(loop.call_later, "__func__", None) is asyncio.BaseEventLoop.call_later
     sent_at = datetime.fromisoformat(visitor.seen["messages"][visitor.seen["timeline"][0]]["timestamp"])
     assert abs(datetime.now(UTC) - sent_at) < timedelta(seconds=10)
 
 
 async def test_stop_in_the_middle_and_regenerate(running: Running, visitor: Visitor) -> None:
+    running.client.may_count_to = 9
     await visitor.say("@Llamacord go")
     await visitor.until(lambda: "one two" in visitor.texts())
     await asyncio.sleep(0.5)  # the page that is clicked on is older than the newest one
@@ -181,6 +188,7 @@ async def test_stop_in_the_middle_and_regenerate(running: Running, visitor: Visi
     assert receipt["acknowledgement"] == "deferred"
     await visitor.until(lambda: "(stopped)" in visitor.texts()[-1])
     assert " ".join(WORDS) not in visitor.texts()[-1]
+    running.client.may_count_to = len(WORDS)
     assert (await visitor.click("Regenerate"))["settlement"] == "settled"
     await visitor.until(lambda: visitor.texts()[-1] == " ".join(WORDS))
 
@@ -201,7 +209,7 @@ async def test_many_sends_while_the_bot_edits(running: Running, visitor: Visitor
     receipts = []
     for number in range(24):
         receipts.append(await visitor.say(f"message {number}"))
-        await asyncio.sleep(0.1)  # never looks, so that each is made on an ever older page
+        await asyncio.sleep(0.03)  # never looks, so that each is made on an ever older page
     assert [receipt["settlement"] for receipt in receipts] == ["settled"] * 24
     await visitor.until(lambda: visitor.texts()[1] == " ".join(WORDS))
     assert visitor.texts()[2:] == [f"message {number}" for number in range(24)]
@@ -237,7 +245,10 @@ async def test_channels_and_direct_messages_are_apart(running: Running, visitor:
     assert running.client.heard == ["no mention needed here"]
 
 
-async def test_two_pages_and_an_unanswered_command(running: Running, visitor: Visitor) -> None:
+async def test_two_pages_and_an_unanswered_command(
+    running: Running, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_simcord, "_RESPONSE_TIMEOUT_S", 1.0)
     async with Visitor(await running.url) as other:
         await other.sit("Max (moderator) in #general")
         silent = asyncio.create_task(visitor.run("silent"))

@@ -26,7 +26,7 @@ from engine.gpu.step import PagedRow
 from engine.machine.cuda_device import free_bytes
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.sampling import FloatArray
-from engine.types import Prompt, SamplingParams
+from engine.types import Generation, Prompt, SamplingParams
 from tests.engine.engine_stage import read, wait_until
 from tests.engine.paged_cpu import GPU_SIZED, row, said
 from tests.engine.reference_llama import reference_logits
@@ -165,6 +165,8 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
     )
     runners: list[PagedRunner] = []
     steps: list[int] = []
+    leaving: list[tuple[int, Generation]] = []
+    loop = asyncio.get_running_loop()
 
     def load_runner() -> PagedRunner:
         runners.append(
@@ -174,6 +176,8 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
 
         def counted(plan):  # type: ignore[no-untyped-def]
             steps.append(len(plan.decode))
+            for _, generation in [one for one in leaving if one[0] == len(steps)]:
+                loop.call_soon_threadsafe(generation.cancel)
             return step(plan)
 
         runners[-1].step = counted  # type: ignore[method-assign]
@@ -192,7 +196,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
         await wait_until(lambda: engine.load.has_room(engine.tokens_needed(prompt, params)))
         generation = engine.generate(prompt, params)
         if chooser.random() < 0.3:
-            asyncio.get_running_loop().call_later(chooser.random() * 0.05, generation.cancel)
+            leaving.append((len(steps) + chooser.randrange(1, 30), generation))
         await read(generation)
 
     async with engine:
