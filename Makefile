@@ -29,7 +29,7 @@ check: $(VENV)/runtime-$(TAG) ## look at settings, model, memory and database, a
 	@$(BIN)/python -m bot check $(ARGS)
 
 test: $(VENV)/dev-$(TAG) ## run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/dev-$(TAG) ## run ruff and mypy
 	$(BIN)/ruff check .

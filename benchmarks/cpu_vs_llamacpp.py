@@ -3,7 +3,7 @@
     python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 9
 
 The engine is driven through its public API as the bot drives it, sampling and detokenizing included; where a
-single answer is running it guesses tokens, which `--speculation off` switches off. llama.cpp is driven
+single answer is running it drafts tokens, which `--speculation off` switches off. llama.cpp is driven
 through its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens
 into text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile. A
 single conversation answers questions; several have random prompts, since all of those go on for as long.

@@ -49,12 +49,12 @@ _NUM_CALIBRATING = 200
 class WaitingModel:
     """A `BlockModel` whose runs are waits."""
 
-    def __init__(self, num_seats: int, run_s: float) -> None:
-        self.num_seats, self.block_size = num_seats, BLOCK_SIZE
-        self.num_blocks = 1 + num_seats * CONTEXT // BLOCK_SIZE
+    def __init__(self, num_slots: int, run_s: float) -> None:
+        self.num_slots, self.block_size = num_slots, BLOCK_SIZE
+        self.num_blocks = 1 + num_slots * CONTEXT // BLOCK_SIZE
         self._run_s = run_s
-        self._limits = Limits(VOCAB_SIZE, CONTEXT, num_seats)
-        self._buckets = buckets(max(16, num_seats))
+        self._limits = Limits(VOCAB_SIZE, CONTEXT, num_slots)
+        self._buckets = buckets(max(16, num_slots))
         self._widths = widths(CONTEXT // BLOCK_SIZE)
         self._random = np.random.default_rng(0)
         self._thread = ThreadPoolExecutor(1)
@@ -70,15 +70,15 @@ class WaitingModel:
             num_rows=self.bucket(len(rows)),
             width=next(width for width in self._widths if width >= widest),
             block_size=BLOCK_SIZE,
-            scratch_seat=self.num_seats,
+            scratch_slot=self.num_slots,
         )
         return self._thread.submit(self._run, len(rows))
 
     def follow(self, rows: Sequence[PagedRow | None]) -> Future[list[SampledRow]]:
-        filler = PagedRow((0,), 0, (SCRATCH_BLOCK,), self.num_seats)
+        filler = PagedRow((0,), 0, (SCRATCH_BLOCK,), self.num_slots)
         return self.start([row or filler for row in rows])
 
-    def saw(self, seat: int, ids: Iterable[int]) -> None:
+    def saw(self, slot: int, ids: Iterable[int]) -> None:
         """The words that follow do not depend on those that were."""
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""What guessing tokens brings: decode speed with and without it, of answers that quote and of others.
+"""What drafting tokens brings: decode speed with and without it, of answers that quote and of others.
 
     python -m benchmarks.speculation --threads 2 --rounds 5
 
 Default model, one conversation at a time, through the public API, with the bot's usual sampling but for the
 repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns; the ratio is
-the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no guesses.
+the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no drafts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ async def speed(engine: Engine, question: str) -> float:
 
 async def compare(threads: int, rounds: int) -> None:
     """Measure both engines by turns and print the table."""
-    plain, guessing = [
+    plain, drafting = [
         await Engine.open(
             default_model(), EngineOptions(num_threads=threads, max_concurrent=1, speculation=speculation)
         )
@@ -78,7 +78,7 @@ async def compare(threads: int, rounds: int) -> None:
         ratios, speeds = [], []
         for _ in range(rounds):
             pairs = [
-                (await speed(plain, question), await speed(guessing, question)) for question in questions
+                (await speed(plain, question), await speed(drafting, question)) for question in questions
             ]
             ratios.append(statistics.mean(fast / slow for slow, fast in pairs))
             speeds += pairs
@@ -86,8 +86,8 @@ async def compare(threads: int, rounds: int) -> None:
         spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
         rows.append([name, *medians, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])
     await plain.close()
-    await guessing.close()
-    columns = ["tokens/s", "one by one", "guessing", "ratio", "over the rounds", "goal"]
+    await drafting.close()
+    columns = ["tokens/s", "one by one", "drafting", "ratio", "over the rounds", "goal"]
     print_table(f"{threads} threads, {rounds} rounds", columns, rows)
 
 

@@ -9,16 +9,16 @@ import asyncio
 import dataclasses
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from bot.config import Reloader, Settings
-from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
+from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
-from bot.models import ModelShelf, engine_options, moderation_options
+from bot.models import ModelShelf, beside, engine_options, moderation_model, moderation_options
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
@@ -27,7 +27,8 @@ from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
-from engine.engine import Engine
+from engine.engine import Engine, EngineOptions
+from engine.machine.spare import spare_time
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
@@ -40,7 +41,9 @@ _log = logging.getLogger(__name__)
 @asynccontextmanager
 async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
     """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
-    async with _open_parts(settings, model) as (database, engine), AsyncExitStack() as stack:
+    options, guard = engine_options(settings), moderation_model(settings)
+    parts = _open_parts(settings, model, beside(options, guard, is_loaded=False))
+    async with parts as (database, engine), AsyncExitStack() as stack:
         conversations = Conversations(database)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
@@ -63,17 +66,13 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             screening=moderation.screening,
             on_answered=metrics.answered,
             on_removed=privacy.purging.note,
+            may_work_ahead=spare_time(settings.works_ahead),
             shutdown_grace_s=settings.shutdown_grace_s,
             room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
+        database.on_written = privacy.purging.on_dropped = chat.note_change
         async with chat:
-            shelf = ModelShelf(
-                settings.models,
-                model,
-                engine_options(settings),
-                _opener(settings),
-                moderation=settings.moderation_model,
-            )
+            shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
             client = LlamacordClient(
                 chat,
                 moderation,
@@ -86,18 +85,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             yield client
 
 
-def _opener(settings: Settings) -> Callable[[Path], Awaitable[ClosableEngine]]:
-    async def open_engine(folder: Path) -> ClosableEngine:
-        return await Engine.open(folder, engine_options(settings))
-
-    return open_engine
-
-
 @asynccontextmanager
 async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatService]:
     """Open storage, engine and service without a front end. Raises `StorageError` or `ModelError`."""
     async with (
-        _open_parts(settings, model) as (database, engine),
+        _open_parts(settings, model, engine_options(settings)) as (database, engine),
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
@@ -122,11 +114,13 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
 
 
 @asynccontextmanager
-async def _open_parts(settings: Settings, model: Path) -> AsyncIterator[tuple[Database, Engine]]:
+async def _open_parts(
+    settings: Settings, model: Path, options: EngineOptions
+) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
         _only_us(settings.database),
         await Database.open(settings.database) as database,
-        await Engine.open(model, engine_options(settings)) as engine,
+        await Engine.open(model, options) as engine,
     ):
         info = engine.info
         _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)

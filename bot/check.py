@@ -21,7 +21,7 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.models import default_precision
+from bot.models import default_precision, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
 from engine.convert.default_model import default_model_folder
 from engine.errors import ModelError
@@ -57,7 +57,7 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield Finding(True, "Model", model.notice)
     yield check_provider(settings, model)
     if model is not None:
-        yield check_memory(settings, model, _moderation_model(settings))
+        yield check_memory(settings, model, moderation_model(settings))
         yield check_system_prompt(settings, model)
         yield check_precision(settings, model)
     if measure and model is not None and finding.is_good:
@@ -100,16 +100,6 @@ def _check_moderation_model(folder: Path) -> Finding:
     except ModelError as error:
         return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
     return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
-
-
-def _moderation_model(settings: Settings) -> ModelFolder | None:
-    """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
-    if settings.moderation_model is None:
-        return None
-    try:
-        return open_folder(settings.moderation_model)
-    except ModelError:
-        return None
 
 
 def _check_database(path: Path) -> Finding:

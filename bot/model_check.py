@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.config import Settings
-from bot.models import engine_options, gpu_bytes, gpu_for, memory_needed, runs_on_gpu
+from bot.models import beside, engine_options, gpu_bytes, gpu_for, model_bytes, runs_on_gpu
 from engine.advising.advice import Blocks, Load, advise
 from engine.advising.gpu_advice import advise_gpu
 from engine.advising.measuring import measure_model
 from engine.describing.architecture import Precision
-from engine.describing.footprint import size
-from engine.engine import context_tokens
-from engine.errors import EngineError, ModelError
+from engine.describing.footprint import PROCESS_BYTES, room_sentence, size
+from engine.engine import EngineOptions, context_tokens, kv_room, num_answers
+from engine.errors import EngineError, ModelError, ModelResourceError
+from engine.gpu.loading import block_size, num_blocks
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import read_processor
 from engine.opening import ConvertedFolder, open_folder
-from engine.runtime.model_folder import ModelFolder
+from engine.runtime.model_folder import ModelFolder, RunnerSize
 from engine.text.guidance import preset_name
 from engine.types import ModelInfo
 
@@ -86,37 +87,47 @@ def check_provider(settings: Settings, model: ModelFolder | None) -> Finding:
 
 def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder | None = None) -> Finding:
     """Compare what the models need with what is free; `moderation` is the moderation model."""
-    if gpu_for(settings.provider, model) is not None:
+    if isinstance(model, ConvertedFolder) and gpu_for(settings.provider, model) is not None:
         return _check_gpu_memory(settings, model)
-    needed = memory_needed(engine_options(settings), model, moderation)
-    free = machine.free_memory_bytes()
+    options, free = beside(engine_options(settings), moderation, is_loaded=False), machine.free_memory_bytes()
+    needed = model_bytes(options, model) + options.reserved_bytes + PROCESS_BYTES
     models = "the model" if moderation is None else "the model, the moderation model"
-    sentence = f"{models} and {settings.max_concurrent} answers at once need up to {size(needed)}"
-    if free is None:
-        return Finding(True, "Memory", f"{sentence}; how much is free cannot be told here.")
-    if free < needed:
+    sentence = f"{models} and what is kept of conversations need up to {size(needed)}"
+    if free is not None and free < needed:
         return Finding(
             False,
             "Memory",
-            f"{sentence}, and {size(free)} are free. Close other programs, lower MAX_CONCURRENT or "
-            "CONTEXT_TOKENS, or choose a smaller model.",
+            f"{sentence}, and {size(free)} are free. Close other programs, lower CONTEXT_TOKENS or "
+            "KV_CACHE_MB, or choose a smaller model.",
         )
-    return Finding(True, "Memory", f"{sentence}; {size(free)} are free.")
+    there = "how much is free cannot be told here" if free is None else f"{size(free)} are free"
+    return Finding(
+        True, "Memory", f"{sentence}; {there}. {_room(kv_room(model, options).num_tokens, model, options)}"
+    )
 
 
-def _check_gpu_memory(settings: Settings, model: ModelFolder) -> Finding:
+def _room(num_kv_tokens: int, model: ModelFolder, options: EngineOptions) -> str:
+    """Say for how many answers there is room."""
+    return room_sentence(num_kv_tokens, context_tokens(model, options), num_answers(model, options))
+
+
+def _check_gpu_memory(settings: Settings, model: ConvertedFolder) -> Finding:
     """Compare what the model needs beside its other answers with what is free on the GPU."""
-    context = context_tokens(model, engine_options(settings))
+    options, config = engine_options(settings), model.manifest.decoder
+    context = context_tokens(model, options)
     needed, free = gpu_bytes(model, context), free_bytes()
     sentence = f"the model and one answer of {context} tokens need {size(needed)} of the GPU's memory"
-    if free < needed:
+    limits = RunnerSize(0, options.max_concurrent, context, 0, kv_cache_mb=options.kv_cache_mb)
+    try:
+        num_tokens = (num_blocks(config, limits, free - gpu_bytes(model, 0)) - 1) * block_size(config)
+    except ModelResourceError:
         return Finding(
             False,
             "Memory",
             f"{sentence}, and {size(free)} are free: it would run on the CPU. Close other programs, lower "
             "CONTEXT_TOKENS, or convert it to fewer bits.",
         )
-    return Finding(True, "Memory", f"{sentence}; {size(free)} are free for it and for more answers.")
+    return Finding(True, "Memory", f"{sentence}; {size(free)} are free. {_room(num_tokens, model, options)}")
 
 
 def check_precision(settings: Settings, model: ModelFolder) -> Finding:
@@ -156,7 +167,7 @@ def check_speed(settings: Settings, folder: Path) -> Finding:
     num_threads = settings.threads or machine.num_physical_cores()
     try:
         model = open_folder(folder)
-        load = Load(model.max_answers or options.max_concurrent, context_tokens(model, options))
+        load = Load(num_answers(model, options), context_tokens(model, options))
         speed = asyncio.run(measure_model(folder, num_threads=num_threads, load=load))
     except EngineError as error:
         return Finding(False, "Speed", str(error))

@@ -12,8 +12,8 @@ from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
 from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
 from engine.describing.architecture import Precision
-from engine.describing.footprint import GPU_LIBRARIES_BYTES, PROCESS_BYTES, running_bytes
-from engine.engine import EngineOptions, context_tokens, max_kv_tokens
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, running_bytes
+from engine.engine import EngineOptions, context_tokens, kv_room
 from engine.errors import ModelError
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
@@ -52,9 +52,33 @@ def find_model(settings: Settings, on_progress: Progress) -> Path:
     return ensure_default_model(settings.cache, default_precision(settings), on_progress)
 
 
+def moderation_model(settings: Settings) -> ModelFolder | None:
+    """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
+    if settings.moderation_model is None:
+        return None
+    try:
+        return open_folder(settings.moderation_model)
+    except ModelError:
+        return None
+
+
 def moderation_options(options: EngineOptions) -> EngineOptions:
-    """Return how a moderation model runs beside a model that runs with `options`."""
-    return dataclasses.replace(options, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+    """Return how a moderation model runs beside a model that runs with `options`: with little KV."""
+    least = least_options(options)
+    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+
+
+def least_options(options: EngineOptions) -> EngineOptions:
+    """Return `options` with the KV that is set, or else that of one whole context."""
+    return dataclasses.replace(options, kv_cache_mb=options.kv_cache_mb or 1)
+
+
+def beside(options: EngineOptions, moderation: ModelFolder | None, *, is_loaded: bool) -> EngineOptions:
+    """Return `options` for a model that leaves the moderation model what that still comes to take."""
+    if moderation is None or gpu_for(options.device, moderation) is not None:
+        return options
+    still_needed = kv_bytes if is_loaded else model_bytes
+    return dataclasses.replace(options, reserved_bytes=still_needed(moderation_options(options), moderation))
 
 
 def runs_on_gpu(model: ModelFolder) -> bool:
@@ -77,43 +101,30 @@ def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
     return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
 
 
-def memory_needed(options: EngineOptions, model: ModelFolder, moderation: ModelFolder | None = None) -> int:
-    """Estimate the bytes of weights, KV and process, with a moderation model beside the model."""
-    beside = 0 if moderation is None else model_bytes(moderation_options(options), moderation)
-    return model_bytes(options, model) + beside + PROCESS_BYTES
-
-
 def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
     """Estimate the bytes of a model's weights and of the KV that its answers take at most."""
     return running_bytes(model.num_bytes, model.precision) + kv_bytes(options, model)
 
 
 def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
-    """Estimate the bytes of KV that a model's answers take at most."""
-    in_use = (model.max_answers or options.max_concurrent) * context_tokens(model, options)
-    return min(in_use, max_kv_tokens(model, options)) * model.kv_bytes_per_token
+    """Return the bytes of KV that a model comes to hold at most, of those that are free now."""
+    return kv_room(model, options).num_bytes
 
 
 class ModelShelf:
-    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`.
-
-    `moderation` is the folder of the moderation model that stays loaded beside whichever is in use.
-    """
+    """A `Shelf` of folders: the one of the start, and those that lie directly in `folder`."""
 
     def __init__(
         self,
         folder: Path | None,
         first: Path,
         options: EngineOptions,
-        open_engine: Callable[[Path], Awaitable[ClosableEngine]],
-        *,
-        moderation: Path | None = None,
+        open_engine: Callable[[Path, EngineOptions], Awaitable[ClosableEngine]],
     ) -> None:
         self._folder = folder
         self._first = first
         self._options = options
         self._open_engine = open_engine
-        self._moderation = moderation
 
     def names(self) -> list[str]:
         """Return the names of the folders that hold a model."""
@@ -122,8 +133,7 @@ class ModelShelf:
     def missing_bytes(self, name: str, current: str) -> int:
         """Return how much memory is missing, negative where some is left over.
 
-        The model in use gives its weights back first; how much KV it holds besides is not known. The
-        moderation model's weights are loaded, and its KV may still grow.
+        The model in use gives its weights back first; how much KV it holds besides is not known.
         """
         models = self._models()
         if name not in models:
@@ -135,14 +145,12 @@ class ModelShelf:
         free = machine.free_memory_bytes()
         if free is None:
             return 0
-        needed = model_bytes(self._options, wanted)
-        if self._moderation is not None:
-            needed += kv_bytes(moderation_options(self._options), open_folder(self._moderation))
+        needed = model_bytes(least_options(self._options), wanted) + self._options.reserved_bytes
         return needed - free - (_weight_bytes(models[current]) if current in models else 0)
 
     async def open(self, name: str) -> ClosableEngine:
         """Load a model. Raises `EngineError`."""
-        return await self._open_engine(self._models()[name])
+        return await self._open_engine(self._models()[name], self._options)
 
     def _models(self) -> dict[str, Path]:
         found = {self._first.name: self._first}

@@ -8,17 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine.describing.footprint import kv_token_bound
+from engine.describing.footprint import (
+    PROCESS_BYTES,
+    USEFUL_CONTEXTS,
+    kv_token_bound,
+    room_sentence,
+    running_bytes,
+)
 from engine.errors import EngineError, EngineUnavailableError, NoRoomError, PromptTooLongError
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
-from engine.runtime.request import Delta, Request
+from engine.runtime.request import Delta, Request, tokens_needed
 from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
@@ -37,6 +44,8 @@ from engine.types import (
     SamplingParams,
 )
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CONTEXT_TOKENS = 4096
 
 
@@ -46,9 +55,10 @@ class EngineOptions:
 
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once.
     context_tokens: longest prompt and answer together; the model's, at most 4096. kv_cache_mb: memory for KV
-    in MiB; a quarter of the machine's, at most 2048. chat_format: used in the place of the model's own, as
-    for Llama Guard, whose template writes a task around each dialog.
-    speculation: guess tokens where an answer repeats what was said, unless it must be reproducible. device:
+    in MiB; what the answers can use, as far as it is free. reserved_bytes: free memory that others are going
+    to need. chat_format: used in the place of the model's own, as for Llama Guard, whose template writes a
+    task around each dialog.
+    speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free.
     """
@@ -57,6 +67,7 @@ class EngineOptions:
     max_concurrent: int = 8
     context_tokens: int = 0
     kv_cache_mb: int = 0
+    reserved_bytes: int = 0
     chat_format: str = ""
     speculation: bool = True
     device: str = "auto"
@@ -74,7 +85,7 @@ class Engine:
         """
         self._model = open_folder(folder)
         self._options = options
-        self._num_answers = min(options.max_concurrent, self._model.max_answers or options.max_concurrent)
+        self._num_answers = num_answers(self._model, options)
         self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
         # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
         known = self._tokenizer.token_bytes
@@ -114,6 +125,7 @@ class Engine:
 
         self._worker.start(on_started)
         await started
+        logger.info("%s", room_sentence(self._worker.max_kv_tokens, self._context, self._num_answers))
 
     async def close(self) -> None:
         """End running requests with an error and free the model. Closing twice is fine."""
@@ -161,10 +173,10 @@ class Engine:
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        begun = self._begun(answer_so_far) if answer_so_far else ()
-        return fit_prompt(self._format, dialog, max_prompt_tokens, begun)
+        answer_ids = self._answer_ids(answer_so_far) if answer_so_far else ()
+        return fit_prompt(self._format, dialog, max_prompt_tokens, answer_ids)
 
-    def _begun(self, answer: str) -> Sequence[int]:
+    def _answer_ids(self, answer: str) -> Sequence[int]:
         """Return the ids of an answer to go on with, behind the thinking that the prompt begins."""
         if self._reasoning is None or not self._reasoning.is_open:
             return self._tokenizer.encode(answer)
@@ -191,7 +203,7 @@ class Engine:
 
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
-        num_tokens = min(len(prompt.ids) + params.max_new_tokens, self._context)
+        num_tokens = tokens_needed(len(prompt.ids), params, self._context)
         return -(-num_tokens // self._worker.block_size) * self._worker.block_size
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
@@ -227,7 +239,7 @@ class Engine:
             ),
             stop_ids=self._stop_ids,
             max_tokens=self._context,
-            # A run over several tokens rounds differently from single steps, so that a guess might show.
+            # A run over several tokens rounds differently from single steps, so that a draft might show.
             speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
         )
 
@@ -238,7 +250,7 @@ class Engine:
                 num_threads=options.num_threads or machine.num_physical_cores(),
                 num_answers=self._num_answers,
                 max_tokens=self._context,
-                max_kv_tokens=max_kv_tokens(self._model, options),
+                max_kv_tokens=kv_room(self._model, options).num_tokens,
                 device=options.device,
                 kv_cache_mb=options.kv_cache_mb,
                 unpenalised=self._control_ids,
@@ -301,14 +313,35 @@ def context_tokens(model: ModelFolder, options: EngineOptions) -> int:
     return min(model.context_length, options.context_tokens or DEFAULT_CONTEXT_TOKENS)
 
 
-def max_kv_tokens(model: ModelFolder, options: EngineOptions) -> int:
-    """Return how many tokens' KV may be held; one whole context always fits."""
-    return kv_token_bound(
+def num_answers(model: ModelFolder, options: EngineOptions) -> int:
+    """Return how many answers are made at once at most."""
+    return min(options.max_concurrent, model.max_answers or options.max_concurrent)
+
+
+@dataclass(frozen=True, slots=True)
+class KVRoom:
+    """How many tokens' KV is held at most, and the memory that it takes then."""
+
+    num_tokens: int
+    num_bytes: int
+
+
+def kv_room(model: ModelFolder, options: EngineOptions) -> KVRoom:
+    """Return how much KV a model may hold on the CPU, of the memory that is free before it is loaded."""
+    free, weights = machine.free_memory_bytes(), running_bytes(model.num_bytes, model.precision)
+    if free is None:
+        free = machine.memory_bytes() // 2
+    num_slots = model.max_answers or USEFUL_CONTEXTS * options.max_concurrent
+    # Rows that only fill a step up may write a page behind what a slot holds.
+    beside = num_slots * model.page_tokens * model.kv_bytes_per_token
+    num_tokens = kv_token_bound(
         model.kv_bytes_per_token,
-        context=context_tokens(model, options),
-        memory_bytes=machine.memory_bytes(),
+        context=-(-context_tokens(model, options) // model.page_tokens) * model.page_tokens,
+        num_contexts=num_slots,
+        spare_bytes=free - options.reserved_bytes - weights - PROCESS_BYTES - beside,
         kv_cache_mb=options.kv_cache_mb,
     )
+    return KVRoom(num_tokens, num_tokens * model.kv_bytes_per_token + beside)
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

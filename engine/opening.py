@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
@@ -67,6 +68,10 @@ class ConvertedFolder:
         return self.manifest.decoder.kv_bytes_per_token()
 
     @property
+    def page_tokens(self) -> int:
+        return page_tokens(self.manifest.decoder)
+
+    @property
     def num_bytes(self) -> int:
         return sum(entry.size for entry in self.manifest.files.values())
 
@@ -78,7 +83,7 @@ class ConvertedFolder:
 
     def load_model(self, size: RunnerSize) -> SlotModel:
         verify_files(self.folder, self.manifest)
-        options = ModelOptions(size.num_threads, 2 * size.num_answers, size.max_tokens)
+        options = ModelOptions(size.num_threads, size.num_slots, size.max_tokens)
         return CpuModel(self.folder, self.manifest, options)
 
     def load_runner(self, size: RunnerSize) -> Runner:
@@ -108,10 +113,9 @@ class ConvertedFolder:
         return load_paged_runner(self.folder, self.manifest, size, device)
 
     def _load_on_cpu(self, size: RunnerSize) -> Runner:
-        num_slots = 2 * size.num_answers
         return SlotRunner(
             lambda: self.load_model(size),
-            num_slots,
+            size.num_slots,
             size.max_kv_tokens,
             num_warm_rows=size.num_answers,
             min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,

@@ -108,6 +108,8 @@ class Usage:
     num_prompt_tokens: int
     num_cached_tokens: int
     """Prompt tokens whose KV was still there from an earlier request."""
+    num_computed_tokens: int
+    """Prompt tokens whose KV was computed; with the cached ones all, unless it was cancelled before."""
     num_new_tokens: int
     time_to_first_token_s: float
     duration_s: float

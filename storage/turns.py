@@ -96,15 +96,15 @@ class Turns:
         return None if row is None else to_message(row)
 
     async def begin_continuation(self, answer_id: int) -> Message:
-        """Store a pending answer that begins with the text of this one and takes its place.
+        """Store a pending answer that begins as this one does, text and view, and takes its place.
 
         Raises what `Conversations.begin_regeneration` raises.
         """
         async with self._database.transaction() as transaction:
             new = await answers.supersede(transaction, answer_id, at=to_milliseconds(self._now()))
             (row,) = await transaction.fetch_all(
-                "UPDATE messages SET content = (SELECT content FROM messages WHERE id = ?) WHERE id = ? "
-                "RETURNING *",
+                "UPDATE messages SET (content, view_from) = "
+                "(SELECT content, view_from FROM messages WHERE id = ?) WHERE id = ? RETURNING *",
                 (answer_id, new.id),
             )
             return to_message(row)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bot.conversation.views import Ending
 from engine.errors import (
@@ -28,8 +29,6 @@ from engine.types import (
 )
 
 CONTROL_TAG = "<|im_start|>"
-TOKENS_PER_MESSAGE = 4
-"""What the fake chat format adds around each message."""
 
 
 @dataclass
@@ -117,10 +116,35 @@ class ScriptedGeneration:
             self._end(FinishReason.STOP)
 
     def _end(self, reason: FinishReason) -> None:
-        usage = Usage(len(self._prompt.ids), 0, self._num_given, 0.0, 0.0)
+        usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
         self._completion = Completion(self._text, reason, usage)
         self.ended_at_s = asyncio.get_running_loop().time()
         raise StopAsyncIteration
+
+
+class ScriptedWarming:
+    """A prompt that takes a while to be computed ahead."""
+
+    def __init__(self, engine: ScriptedEngine, prompt: Prompt) -> None:
+        self._engine = engine
+        self._prompt = prompt
+        self._sleep = asyncio.ensure_future(asyncio.sleep(engine.warm_s))
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self._sleep.cancel()
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self._end().__await__()
+
+    async def _end(self) -> bool:
+        await asyncio.wait({self._sleep})
+        self._engine.warmings.remove(self)
+        is_kept = not self._sleep.cancelled() and self._engine.has_idle_room
+        self._engine.num_refused += not self._engine.has_idle_room
+        if is_kept:
+            self._engine.warmed.append(self._prompt.ids)
+        return is_kept
 
 
 @dataclass
@@ -144,6 +168,14 @@ class ScriptedEngine:
     generations: list[ScriptedGeneration] = field(default_factory=list)
     num_drops: int = 0
     """How often the cache was dropped."""
+    warm_s: float = 0.0
+    """How long it takes to compute a prompt ahead."""
+    has_idle_room: bool = True
+    num_refused: int = 0
+    """How often there was no room to compute ahead."""
+    warmed: list[tuple[int, ...]] = field(default_factory=list)
+    """The prompts that were computed ahead."""
+    warmings: list[ScriptedWarming] = field(default_factory=list)
     _running: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
@@ -168,15 +200,11 @@ class ScriptedEngine:
         system = [m for m in dialog if m.role == "system"]
         turns = [m for m in dialog if m.role != "system"]
         num_dropped = 0
-        max_prompt_tokens -= self.count_tokens(answer_so_far)
-        while self._num_tokens([*system, *turns]) > max_prompt_tokens:
+        begun = (ChatMessage("assistant", answer_so_far),) if answer_so_far else ()
+        while len(ids := _encoded(kept := (*system, *turns, *begun))) > max_prompt_tokens:
             if len(turns) < 3:
-                raise PromptTooLongError(self._num_tokens([*system, *turns]), max_prompt_tokens)
+                raise PromptTooLongError(len(ids), max_prompt_tokens)
             turns, num_dropped = turns[2:], num_dropped + 2
-        kept = (*system, *turns)
-        if answer_so_far:
-            kept = (*kept, ChatMessage("assistant", answer_so_far))
-        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode("utf-8", "replace"))
         self._fitted[ids] = kept
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
@@ -202,10 +230,17 @@ class ScriptedEngine:
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
         self.params.append(params)
+        for warming in self.warmings:
+            warming.cancel()
         generation = ScriptedGeneration(self._next_script(dialog), prompt, params, num_tokens)
         self.generations.append(generation)
         self._running.append(generation)
         return generation
+
+    def warm(self, prompt: Prompt) -> ScriptedWarming:
+        """Compute a prompt ahead."""
+        self.warmings.append(warming := ScriptedWarming(self, prompt))
+        return warming
 
     @property
     def num_running(self) -> int:
@@ -221,8 +256,9 @@ class ScriptedEngine:
             return self.respond(dialog)
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
 
-    def _num_tokens(self, dialog: Sequence[ChatMessage]) -> int:
-        return sum(self.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in dialog)
+
+def _encoded(dialog: Sequence[ChatMessage]) -> tuple[int, ...]:
+    return tuple("\n".join(f"{m.role}\n{m.content}" for m in dialog).encode("utf-8", "replace"))
 
 
 class RecordingView:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bot.conversation.dialog import spoken
-from storage.conversations import Message, MessageState, Role
+from bot.conversation.prompting import last_view, place_of
+from storage.conversations import Message, Role
 
 MAX_PAGE_CHARS = 900
 """Escaping may double it."""
 MAX_ENTRY_CHARS = 350
-_MADE = (MessageState.COMPLETE, MessageState.STOPPED)
-"""Of answers whose prompt is known."""
 
 
 def pages(messages: Sequence[Message], bot_name: str, view_line: str) -> list[str]:
@@ -41,13 +40,8 @@ def export(messages: Sequence[Message], bot_name: str, view_line: str) -> str:
 
 def _with_view(entries: list[str], messages: Sequence[Message], view_line: str) -> list[str]:
     """Put a line above the first message that the model saw for the newest answer, if it did not see all."""
-    views = (
-        message.view_from
-        for message in reversed(messages)
-        if message.role is Role.ASSISTANT and message.state in _MADE and message.content
-    )
-    view_from = next(views, None) or 0
-    num_unseen = sum((message.reply_to or message.id) < view_from for message in messages)
+    view_from = last_view(messages)
+    num_unseen = sum(place_of(message) < view_from for message in messages)
     if num_unseen:
         entries[num_unseen] = f"{view_line}{entries[num_unseen]}"
     return entries

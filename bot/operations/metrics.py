@@ -69,7 +69,7 @@ class Metrics:
         if completion is None:
             return
         usage = completion.usage
-        self._tokens.labels("prompt").inc(usage.num_prompt_tokens - usage.num_cached_tokens)
+        self._tokens.labels("prompt").inc(usage.num_computed_tokens)
         self._tokens.labels("cached").inc(usage.num_cached_tokens)
         self._tokens.labels("answer").inc(usage.num_new_tokens)
         self._duration.observe(usage.duration_s)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import Footprint, footprint, kv_token_bound, size, weight_bytes
+from engine.describing.footprint import (
+    PROCESS_BYTES,
+    Footprint,
+    footprint,
+    kv_token_bound,
+    running_weight_bytes,
+    size,
+    weight_bytes,
+)
 from engine.machine.machine import Resources
 
 _BEARS_4_BITS = 1_000_000_000
@@ -98,11 +106,18 @@ def advise(
     return Advice(load, tuple(candidates), chosen, told)
 
 
-def _kv_tokens(config: DecoderConfig, resources: Resources, load: Load) -> int:
-    """Return how many tokens' KV the engine comes to hold: others wait rather than take more."""
-    per_token = config.kv_bytes_per_token()
-    bound = kv_token_bound(per_token, context=load.num_tokens, memory_bytes=resources.memory_bytes)
-    return min(bound, load.num_conversations * load.num_tokens)
+def _kv_tokens(
+    config: DecoderConfig, precision: Precision, resources: Resources, load: Load, blocks: Blocks
+) -> int:
+    """Return how many tokens' KV the answers come to take: others wait rather than take more."""
+    free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
+    weights = running_weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
+    return kv_token_bound(
+        config.kv_bytes_per_token(),
+        context=load.num_tokens,
+        num_contexts=load.num_conversations,
+        spare_bytes=free - weights - PROCESS_BYTES,
+    )
 
 
 def _options(
@@ -113,9 +128,9 @@ def _options(
     blocks: Blocks,
 ) -> list[Option]:
     """Return an option for each precision."""
-    num_kv_tokens = _kv_tokens(config, resources, load)
     made = []
     for precision in Precision:
+        num_kv_tokens = _kv_tokens(config, precision, resources, load, blocks)
         memory = footprint(
             config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
         )
@@ -164,13 +179,13 @@ def _sentences(
         )
     if resources.processor.flags and resources.processor.int8 is None:
         yield "This processor has no 8-bit dot product: others compute with few bits faster."
-    wanted = load.num_conversations * load.num_tokens
-    held = _kv_tokens(config, resources, load)
-    if held < wanted:
+    wanted = load.num_conversations * load.num_tokens * config.kv_bytes_per_token()
+    if chosen.memory.kv < wanted:
+        held = chosen.memory.kv // config.kv_bytes_per_token()
         yield (
             f"{load.num_conversations} conversations of {load.num_tokens} tokens would take "
-            f"{size(wanted * config.kv_bytes_per_token())} of KV. The engine holds {held} tokens at "
-            "most and lets questions wait instead; a smaller CONTEXT_TOKENS has more answered at once."
+            f"{size(wanted)} of KV, and there is memory for {held} tokens: questions wait for room. "
+            "A smaller CONTEXT_TOKENS has more answered at once."
         )
 
 

@@ -16,8 +16,7 @@ from engine.bench.figures import Figures, Load, Plan, Stream, load_of, median_fi
 from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import GenerationFailedError, ModelFormatError
-from engine.machine import machine
-from engine.machine.cuda_device import NoCudaError, find_device, free_bytes
+from engine.machine.cuda_device import NoCudaError, free_bytes
 from engine.opening import open_folder
 from engine.types import Completion, FinishReason, Prompt, SamplingParams, TextEngine
 
@@ -26,7 +25,6 @@ _LONG_PROMPT, _ANSWER, _NEXT_QUESTION = 1500, 32, 50
 _NUM_REPEATS = 3
 _FIRST_TEXT_ID = 300
 """Ids below are control tokens and single bytes."""
-_SPARE_TOKENS = 256
 
 
 async def measure_engine(plan: Plan) -> Figures:
@@ -40,7 +38,7 @@ async def measure_engine(plan: Plan) -> Figures:
         raise ModelFormatError(
             f"The model's context has {config.context_length} tokens: lower --context or --tokens."
         )
-    options = engine_options(plan, config.context_length, config.kv_bytes_per_token())
+    options = engine_options(plan, config.context_length)
     started = time.perf_counter()
     async with await Engine.open(folder, options) as engine:
         driver = Driver(engine, config.vocab_size, plan)
@@ -48,7 +46,7 @@ async def measure_engine(plan: Plan) -> Figures:
         await driver.ask(driver.prompt(min(64, plan.context)), 8)
         alone = [await driver.ask(driver.prompt(plan.context), 1) for _ in range(_NUM_REPEATS)]
         first_s = median_first(alone)
-        loads = tuple([await driver.together(number) for number in plan.conversations])
+        loads = tuple([await driver.together(num) for num in plan.conversations if driver.has_room(num)])
         second_s = second_tokens = None
         if engine.info.context_length >= _LONG_PROMPT + 2 * _ANSWER + _NEXT_QUESTION:
             second_s, second_tokens = await driver.second_turn(tokenizer.encode)
@@ -67,21 +65,13 @@ async def measure_engine(plan: Plan) -> Figures:
         )
 
 
-def engine_options(plan: Plan, context_length: int, kv_bytes_per_token: int) -> EngineOptions:
-    """Return options with room for all conversations at once, as far as half of the memory goes.
-
-    A GPU takes as much of its own memory as is useful.
-    """
-    most = max(plan.conversations)
+def engine_options(plan: Plan, context_length: int) -> EngineOptions:
+    """Return options with room for all conversations at once, as far as memory goes."""
     long = _LONG_PROMPT + 2 * _ANSWER + _NEXT_QUESTION
-    context = min(context_length, max(plan.context + plan.tokens, long) + 8)
-    tokens = (most + _NUM_REPEATS) * (plan.context + plan.tokens + _SPARE_TOKENS) + _NUM_REPEATS * context
-    free = machine.free_memory_bytes() or machine.memory_bytes()
     return EngineOptions(
         num_threads=plan.threads,
-        max_concurrent=most,
-        context_tokens=context,
-        kv_cache_mb=0 if _may_use_gpu(plan) else max(1, min(tokens * kv_bytes_per_token, free // 2) // 2**20),
+        max_concurrent=max(plan.conversations),
+        context_tokens=min(context_length, max(plan.context + plan.tokens, long) + 8),
         speculation=False,
         device=plan.device,
     )
@@ -105,6 +95,12 @@ class Driver:
     async def ask(self, ids: list[int], num_tokens: int) -> Stream:
         """Generate one answer of so many tokens, at most as many seconds as the plan has."""
         return (await self._answer(ids, num_tokens))[0]
+
+    def has_room(self, number: int) -> bool:
+        """Tell whether there is memory for so many conversations at once."""
+        params = SamplingParams(max_new_tokens=self._plan.tokens)
+        each = self._engine.tokens_needed(Prompt((1,) * self._plan.prompt_tokens), params)
+        return number == 1 or number * each <= self._engine.load.max_kv_tokens
 
     async def together(self, number: int) -> Load:
         """Measure so many conversations at once: their first tokens, then all of them answering.
@@ -136,7 +132,7 @@ class Driver:
             ids = [*ids, *encode(completion.text)[:_ANSWER], *self.prompt(_NEXT_QUESTION)]
             usage = (await self._answer(ids, 1))[1].usage
             seconds.append(usage.time_to_first_token_s)
-            computed.append(usage.num_prompt_tokens - usage.num_cached_tokens)
+            computed.append(usage.num_computed_tokens)
         return median(seconds), int(median(computed))
 
     async def _answer(self, ids: list[int], num_tokens: int) -> tuple[Stream, Completion]:
@@ -153,13 +149,6 @@ class Driver:
         usage = completion.usage
         early = completion.finish_reason is FinishReason.STOP and usage.num_new_tokens < num_tokens // 2
         return Stream(times, usage.num_new_tokens, usage.time_to_first_token_s, early), completion
-
-
-def _may_use_gpu(plan: Plan) -> bool:
-    try:
-        return plan.device != "cpu" and find_device() is not None
-    except NoCudaError:
-        return False
 
 
 def resident_bytes() -> int | None:

@@ -2,7 +2,7 @@
 
 A slot keeps the KV of one sequence. When its request ends the KV stays, so that the conversation's next
 turn computes only what is new; the least recently used idle slot is overwritten first, and idle slots are
-emptied when all slots together hold more than `max_tokens`.
+emptied when all slots together would take the memory of more than `max_tokens`.
 
 A decode step runs over one contiguous window of slots. Idle or prefilling slots inside it ride along as
 fillers, which costs about a row each: `compaction` names two slots to swap once that waste has added up
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from engine.runtime.request import reusable
+
 _TOKENS_MOVED_PER_ROW_STEP = 64
 """How many tokens' KV can be moved in about the time that one filler row adds to a step."""
 
@@ -29,9 +31,9 @@ class Slot:
     busy: bool = False
     last_used: int = 0
     num_touched: int = 0
-    """Tokens whose memory was ever written since the slot was emptied."""
+    """Tokens whose memory it takes, in whole blocks."""
     num_reserved: int = 0
-    """Tokens that the request using it may come to hold; 0 for an idle slot."""
+    """Tokens whose memory the request using it may come to take; 0 for an idle slot."""
     is_kept: bool = True
     """Whether its KV stays after the release of the request that is using it."""
 
@@ -48,18 +50,20 @@ class Placement:
     slot: int
     num_cached: int
     copy_from: int | None = None
-    emptied: tuple[int, ...] = ()
-    """Slots that were emptied to stay within the token bound; their memory may be given back."""
+    given_back: tuple[tuple[int, int], ...] = ()
+    """Slots and how many of their first tokens keep their memory; the rest of it is to be given back."""
 
 
 class KVSlots:
     """Owns the slots' bookkeeping. One thread only."""
 
-    def __init__(self, num_slots: int, max_tokens: int) -> None:
+    def __init__(self, num_slots: int, max_tokens: int, block_size: int = 1) -> None:
         """`max_tokens` bounds the tokens whose memory all slots take together, growth of busy ones included.
 
-        Idle slots are emptied to keep to it; the caller sees to it that `num_reserved` alone keeps to it.
+        Memory is taken in blocks of `block_size` tokens. What filler rows write does not count: one block of
+        each slot at most.
         """
+        self.block_size = block_size
         self._slots = [Slot() for _ in range(num_slots)]
         self._max_tokens = max_tokens
         self._tick = 0
@@ -72,8 +76,9 @@ class KVSlots:
         return len(self._slots)
 
     @property
-    def num_busy(self) -> int:
-        return sum(slot.busy for slot in self._slots)
+    def busy(self) -> list[int]:
+        """Slots that requests are using, in order."""
+        return [index for index, slot in enumerate(self._slots) if slot.busy]
 
     @property
     def num_tokens(self) -> int:
@@ -82,37 +87,36 @@ class KVSlots:
 
     @property
     def num_reserved(self) -> int:
-        """Tokens that the busy slots may come to hold together."""
+        """Tokens whose memory the busy slots may come to take together."""
         return sum(slot.num_reserved for slot in self._slots)
 
-    def can_acquire(self) -> bool:
-        return self.num_busy < len(self._slots)
+    def has_room(self, num_tokens: int) -> bool:
+        """Tell whether a sequence of so many tokens can be acquired. One alone always can."""
+        reserved = self.num_reserved
+        fits = not reserved or reserved + self._whole(num_tokens) <= self._max_tokens
+        return fits and len(self.busy) < len(self._slots)
 
-    def acquire(self, ids: Sequence[int], num_reserved: int) -> Placement:
-        """Take a slot for a sequence that begins with `ids` and may grow to `num_reserved` tokens.
+    def acquire(self, ids: Sequence[int], num_tokens: int) -> Placement:
+        """Take a slot for a sequence that begins with the prompt `ids` and may grow to `num_tokens`.
 
-        The last two ids are left to compute: the last one's logits are needed, and a run over one token
-        rounds differently from a run over several, which would make an answer depend on what was cached.
-        Call only when `can_acquire`.
+        Call only when it `has_room`.
         """
-        wanted = np.asarray(ids[:-2], np.int64)
+        num_reserved = self._whole(num_tokens)
+        wanted = np.asarray(reusable(ids), np.int64)
         shared = [_common_prefix(slot.ids, wanted) for slot in self._slots]
         donor = max(range(len(self._slots)), key=shared.__getitem__)
         chosen = self._choose(shared, num_reserved)
         num_cached = shared[donor]
         copy_from = donor if shared[donor] > shared[chosen] else None
         slot = self._slots[chosen]
-        emptied = []
-        if slot.num_touched > num_reserved and (copy_from is not None or not num_cached):
-            emptied.append(chosen)
-            slot.num_touched = 0
+        given_back = [(chosen, num_reserved)] if slot.num_touched > num_reserved else []
+        slot.num_touched = min(num_reserved, max(slot.num_touched, self._whole(num_cached)))
         slot.ids = list(ids[:num_cached])
         slot.busy = True
         slot.num_reserved = num_reserved
-        slot.num_touched = max(slot.num_touched, num_cached)
         self._use(slot)
-        emptied += self._empty_beyond_bound(keep=copy_from)
-        return Placement(chosen, num_cached, copy_from, tuple(emptied))
+        given_back += [(index, 0) for index in self._empty_beyond_bound(keep=copy_from)]
+        return Placement(chosen, num_cached, copy_from, tuple(given_back))
 
     def extend(self, index: int, ids: Sequence[int]) -> None:
         """Record that the KV of `ids` was written after what slot `index` holds."""
@@ -121,7 +125,7 @@ class KVSlots:
 
     def touch(self, index: int, num_tokens: int) -> None:
         """Record that the memory of a slot's first `num_tokens` tokens was written, valid or not."""
-        self._slots[index].num_touched = max(self._slots[index].num_touched, num_tokens)
+        self._slots[index].num_touched = max(self._slots[index].num_touched, self._whole(num_tokens))
 
     def release(self, index: int, *, keep: bool = True) -> bool:
         """End a request's use of a slot; return whether its memory is to be given back.
@@ -149,9 +153,15 @@ class KVSlots:
                 emptied.append(index)
         return emptied
 
-    def clear(self) -> None:
-        """Forget everything, as after a fault that cost the memory too."""
-        self._slots = [Slot() for _ in self._slots]
+    def check(self) -> None:
+        """Raise `RuntimeError` where the books contradict themselves, or the bound does not hold."""
+        for index, slot in enumerate(self._slots):
+            num_allowed = slot.num_reserved if slot.busy else slot.num_touched
+            is_marked = not slot.busy and (slot.num_reserved > 0 or not slot.is_kept)
+            if is_marked or len(slot.ids) > min(num_allowed, slot.num_touched):
+                raise RuntimeError(f"The books of slot {index} are wrong.")
+        if sum(slot.num_claimed for slot in self._slots) > max(self._max_tokens, self.num_reserved):
+            raise RuntimeError("The slots may come to take more memory than they are allowed.")
 
     def compaction(self, active: Sequence[int]) -> tuple[int, int] | None:
         """Return two slots to swap before a decode step over the slots `active`, or None.
@@ -173,16 +183,15 @@ class KVSlots:
         return outer, hole
 
     def swap(self, first: int, second: int) -> None:
-        """Record that two slots have changed places."""
+        """Record that two slots have changed places, and gave back the memory of more than they hold."""
         slots = self._slots
         slots[first], slots[second] = slots[second], slots[first]
-        # What was touched is a matter of the memory, which stays where it is.
-        one, other = slots[first], slots[second]
-        num_moved = max(len(one.ids), len(other.ids))
-        one.num_touched, other.num_touched = (
-            max(other.num_touched, num_moved),
-            max(one.num_touched, num_moved),
-        )
+        for slot in (slots[first], slots[second]):
+            slot.num_touched = self._whole(len(slot.ids))
+
+    def _whole(self, num_tokens: int) -> int:
+        """Round up to whole blocks."""
+        return -(-num_tokens // self.block_size) * self.block_size
 
     @staticmethod
     def _empty(slot: Slot) -> bool:

@@ -21,10 +21,7 @@ from engine.describing.manifest import Manifest
 from engine.graphs.decoder import slot_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
-from engine.runtime.speculation import MAX_GUESS
-
-_PAGE_TOKENS = 64
-"""max_len is a multiple of this: each slot then has whole pages, as head sizes are multiples of 16."""
+from engine.runtime.speculation import MAX_DRAFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +69,9 @@ class CpuModel:
         graph = slot_graph(manifest, options.max_tokens)
         self._session = open_session(graph, options.num_threads, weights=folder)
         # One position more than a sequence may have: a filler row of a full slot writes there.
-        max_len = -(-(options.max_tokens + 1) // _PAGE_TOKENS) * _PAGE_TOKENS
-        self.kv = KVBuffers(config, options.num_slots, max_len)
+        self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
         # The last row belongs to prefill, so that one step can have both.
-        num_rows = max(options.num_slots, 1 + MAX_GUESS) + 1
+        num_rows = max(options.num_slots, 1 + MAX_DRAFT) + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)
         self._bindings: dict[int, onnxruntime.IOBinding] = {}
         self._decode_steps: dict[tuple[int, int], _DecodeStep] = {}
@@ -93,7 +89,7 @@ class CpuModel:
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
         """Compute several ids of one slot; return the logits [len(ids), vocab] of all of them.
 
-        At most 1 + MAX_GUESS. The returned array is overwritten by the next decode.
+        At most 1 + MAX_DRAFT. The returned array is overwritten by the next decode.
         """
         logits = self._logits[: min(len(ids), len(self._logits) - 1)]
         self._run_chunk(slot, ids, num_past, range(len(ids)), logits)

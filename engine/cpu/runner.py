@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from engine.cpu.kv_slots import KVSlots
 from engine.runtime.request import Request, Rows
-from engine.runtime.runner import SeveralAtOnce, SlotModel, StepResult
+from engine.runtime.runner import CachedRunner, SeveralAtOnce, SlotModel, StepResult
 from engine.runtime.sampling import FloatArray
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
 
 
-class SlotRunner:
+class SlotRunner(CachedRunner[SlotModel]):
     """A `Runner` over a `SlotModel`."""
 
     device = "cpu"
     pace = PrefillPace()
-    block_size = 1
 
     def __init__(
         self,
@@ -32,27 +31,29 @@ class SlotRunner:
 
         From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step.
         """
-        self._load = load
-        self._slots = KVSlots(num_slots, max_kv_tokens)
         self.max_kv_tokens = max_kv_tokens
+        self._num_slots = num_slots
         self._num_warm_rows = num_warm_rows
         self._min_exact_rows = min(min_exact_rows, num_slots)
-        self._placed: list[Request] = []
-        self._model = load()
-        self._warm_up()
+        super().__init__(load)
+
+    @property
+    def block_size(self) -> int:
+        return self._slots.block_size
+
+    @property
+    def num_kv_tokens(self) -> int:
+        return self._slots.num_tokens
 
     def place(self, request: Request) -> bool:
-        needed = len(request.ids) + request.num_left
-        in_use = self._slots.num_reserved
-        if not self._slots.can_acquire() or (in_use and in_use + needed > self.max_kv_tokens):
+        if not self._slots.has_room(request.num_needed):
             return False
-        placement = self._slots.acquire(request.ids, needed)
-        for slot in placement.emptied:
-            self._model.kv.give_back(slot)
+        placement = self._slots.acquire(request.ids, request.num_needed)
+        for slot, num_kept in placement.given_back:
+            self._model.kv.give_back(slot, num_kept)
         if placement.copy_from is not None:
             self._model.kv.copy(placement.copy_from, placement.slot, placement.num_cached)
-        self._placed.append(request)
-        request.slot = placement.slot
+        self._slot_of[request] = placement.slot
         request.num_computed = request.num_cached = placement.num_cached
         return True
 
@@ -66,71 +67,61 @@ class SlotRunner:
                 row = row if chunk is plan.prefill[-1] else row.copy()
                 rows.append((chunk.request, row[None]))
         prefilled = time.perf_counter()
-        if plan.guess and isinstance(self._model, SeveralAtOnce):
-            rows.append(self._decode_several(self._model, plan.decode[0], plan.guess))
+        if plan.draft and isinstance(self._model, SeveralAtOnce):
+            rows.append(self._decode_several(self._model, plan.decode[0], plan.draft))
         elif plan.decode:
             rows += self._decode(plan.decode)
         return StepResult(tuple(rows), prefilled - started, time.perf_counter() - prefilled)
 
-    def confirm(self, request: Request, num_right: int) -> None:
-        start = request.num_computed
-        self._slots.extend(_slot_of(request), request.ids[start : start + num_right])
-        request.num_computed += num_right
-
     def release(self, request: Request, *, keep: bool) -> None:
-        if request.slot is not None:
-            if self._slots.release(request.slot, keep=keep):
-                self._model.kv.give_back(request.slot)
-            self._placed.remove(request)
-            request.slot = None
+        slot = self._slot_of.pop(request, None)
+        if slot is not None and self._slots.release(slot, keep=keep):
+            self._model.kv.give_back(slot)
 
     def forget(self) -> None:
         for slot in self._slots.forget():
             self._model.kv.give_back(slot)
 
-    def reload(self) -> None:
-        for request in self._placed:
-            request.slot = None
-        self._placed.clear()
-        self._slots.clear()
-        del self._model  # first, since there may be no room for two
-        self._model = self._load()
+    def check(self) -> None:
+        self._slots.check()
+        if sorted(self._slot_of.values()) != self._slots.busy:
+            raise RuntimeError("The slots in use are not those of the requests.")
+
+    def _start_empty(self) -> None:
+        self._slots = KVSlots(self._num_slots, self.max_kv_tokens, self._model.kv.page_tokens)
+        self._slot_of: dict[Request, int] = {}
         self._warm_up()
 
-    @property
-    def num_kv_tokens(self) -> int:
-        return self._slots.num_tokens
+    def _extend(self, request: Request, ids: Sequence[int]) -> None:
+        self._slots.extend(self._slot_of[request], ids)
 
     def _prefill(self, chunk: Chunk) -> FloatArray | None:
         """Compute the next chunk of a prompt; return logits when it was the last."""
-        request, slot = chunk.request, _slot_of(chunk.request)
+        request = chunk.request
         ids = request.pending_ids()[: chunk.num_tokens]
-        logits = self._model.prefill(slot, ids, request.num_computed)
-        self._slots.extend(slot, ids)
-        request.num_computed += len(ids)
+        logits = self._model.prefill(self._slot_of[request], ids, request.num_computed)
+        self._computed(request, ids)
         return logits if request.num_computed == len(request.ids) else None
 
     def _decode(self, requests: Sequence[Request]) -> list[tuple[Request, FloatArray]]:
         self._compact(requests)
-        by_slot = {_slot_of(request): request for request in requests}
+        by_slot = {self._slot_of[request]: request for request in requests}
         window = self._window(by_slot)
         # Slots of nobody here ride along: they write behind what they hold, which is never read.
         ids = [by_slot[slot].ids[-1] if slot in by_slot else 0 for slot in window]
         logits = self._model.decode(window[0], ids, [len(self._slots[slot].ids) for slot in window])
-        for slot, request in by_slot.items():
-            self._slots.extend(slot, request.ids[-1:])
-            request.num_computed += 1
+        for request in requests:
+            self._computed(request, request.ids[-1:])
         return [(request, logits[slot - window[0], None]) for slot, request in by_slot.items()]
 
     def _decode_several(
-        self, model: SeveralAtOnce, request: Request, guess: Sequence[int]
+        self, model: SeveralAtOnce, request: Request, draft: Sequence[int]
     ) -> tuple[Request, FloatArray]:
-        """Compute the next token of one request and what was guessed after it."""
-        slot, num_past = _slot_of(request), request.num_computed
-        logits = model.decode_several(slot, [request.ids[-1], *guess], num_past)
-        self._slots.extend(slot, request.ids[-1:])
-        self._slots.touch(slot, num_past + 1 + len(guess))
-        request.num_computed += 1
+        """Compute the next token of one request and what was drafted after it."""
+        slot, num_past = self._slot_of[request], request.num_computed
+        logits = model.decode_several(slot, [request.ids[-1], *draft], num_past)
+        self._slots.touch(slot, num_past + 1 + len(draft))
+        self._computed(request, request.ids[-1:])
         return request, logits
 
     def _window(self, by_slot: Mapping[int, Request]) -> range:
@@ -142,24 +133,19 @@ class SlotRunner:
         return range(first, end)
 
     def _compact(self, requests: Sequence[Request]) -> None:
-        pair = self._slots.compaction([_slot_of(request) for request in requests])
+        pair = self._slots.compaction([self._slot_of[request] for request in requests])
         if pair is None:
             return
-        num_tokens = max(len(self._slots[slot].ids) for slot in pair)
-        self._model.kv.swap(*pair, num_tokens)
-        self._slots.swap(*pair)
-        for request in self._placed:
-            if request.slot in pair:
-                request.slot = pair[1 - pair.index(request.slot)]
+        first, second = pair
+        self._model.kv.swap(first, second, *(len(self._slots[slot].ids) for slot in pair))
+        self._slots.swap(first, second)
+        moved = {first: second, second: first}
+        self._slot_of = {request: moved.get(slot, slot) for request, slot in self._slot_of.items()}
 
     def _warm_up(self) -> None:
         """Run each kind of step once, so that the first user does not pay for lazy set-up."""
         self._model.prefill(0, [0] * 16, 0)
         for num_rows in range(1, self._num_warm_rows + 1):
             self._model.decode(0, [0] * num_rows, [0] * num_rows)
-
-
-def _slot_of(request: Request) -> int:
-    if request.slot is None:
-        raise ValueError(f"Request {request.request_id} has no slot.")
-    return request.slot
+        for slot in range(self._num_warm_rows):
+            self._model.kv.give_back(slot)

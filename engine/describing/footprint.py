@@ -19,6 +19,11 @@ PROCESS_BYTES = 150 * 2**20
 GPU_LIBRARIES_BYTES = 3 * 2**29
 """CUDA's libraries, captured graphs and what the largest step needs beside weights and KV, on a GPU."""
 
+USEFUL_CONTEXTS = 2
+"""KV of so many whole contexts for each answer: of those that run, and of as many that may go on."""
+_KV_SHARE = 0.75
+"""Of the memory that is free beside the weights; the rest is a margin for all that grows besides."""
+
 _CONVERSION_BYTES_PER_WEIGHT = 12
 """As stored, as float32, as the test for numbers sees it, and as written."""
 
@@ -93,13 +98,23 @@ def conversion_bytes(config: DecoderConfig) -> int:
     return PROCESS_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
 
 
-def kv_token_bound(kv_bytes_per_token: int, *, context: int, memory_bytes: int, kv_cache_mb: int = 0) -> int:
-    """Return how many tokens' KV the engine holds at most; one whole context always fits.
+def kv_token_bound(
+    kv_bytes_per_token: int, *, context: int, num_contexts: int, spare_bytes: int, kv_cache_mb: int = 0
+) -> int:
+    """Return how many tokens' KV is held at most on the CPU; one whole context always fits.
 
-    `kv_cache_mb` is the setting, 0 for a quarter of the memory and at most 2 GiB.
+    num_contexts: as many as are of use. spare_bytes: free beside the weights. kv_cache_mb: the setting, 0 for
+    as much as is of use and free.
     """
-    megabytes = kv_cache_mb or min(2048, memory_bytes // 2**22)
-    return max(context, megabytes * 2**20 // kv_bytes_per_token)
+    allowed = kv_cache_mb * 2**20 or int(spare_bytes * _KV_SHARE)
+    return max(context, min(num_contexts * context, allowed // kv_bytes_per_token))
+
+
+def room_sentence(max_kv_tokens: int, context: int, max_answers: int) -> str:
+    """Say how many answers can be made at once."""
+    num_whole = max(1, min(max_answers, max_kv_tokens // context))
+    room = f"Room for {num_whole} answer{'s' if num_whole > 1 else ''} of {context:,} tokens at once"
+    return f"{room}." if num_whole == max_answers else f"{room}, or for up to {max_answers} shorter ones."
 
 
 def step_bytes(

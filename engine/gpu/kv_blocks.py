@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from engine.runtime.request import reusable
+
 SCRATCH_BLOCK = 0
 """Filler rows of a step write and read here; no sequence gets it."""
 _ROOT = 0
-_NUM_COMPUTED_ANEW = 2
-"""Of a prompt's last tokens: what follows needs one computed at least, and one alone rounds differently."""
 
 _Key = tuple[int, tuple[int, ...]]
 
@@ -36,7 +36,7 @@ class BlockTable:
     """Tokens that the blocks are for."""
     identity: int = _ROOT
     """Of its last full block."""
-    stand_ins: dict[int, int] = field(default_factory=dict)
+    duplicates: dict[int, int] = field(default_factory=dict)
     """Published blocks with the content of its own, which is private; known once it is released."""
     is_kept: bool = True
     """Whether anything of it may be shared."""
@@ -76,11 +76,6 @@ class KVBlocks:
     def num_free(self) -> int:
         """Blocks that a new sequence can have, those that are merely kept included."""
         return len(self._free) + len(self._idle)
-
-    @property
-    def num_cached_blocks(self) -> int:
-        """Blocks that are kept and that nobody uses."""
-        return len(self._idle)
 
     @property
     def num_running(self) -> int:
@@ -138,8 +133,8 @@ class KVBlocks:
         # The last block first: it is to go before those that it builds on.
         for number in reversed(table.blocks):
             block = self._blocks[number]
-            if number in table.stand_ins and table.stand_ins[number] in self._idle:
-                self._idle.move_to_end(table.stand_ins[number])
+            if number in table.duplicates and table.duplicates[number] in self._idle:
+                self._idle.move_to_end(table.duplicates[number])
             block.num_users -= 1
             if block.num_users:
                 continue
@@ -195,7 +190,7 @@ class KVBlocks:
         """Return the published blocks that hold the beginning of a prompt."""
         found: list[int] = []
         identity = _ROOT
-        for index in range(max(0, len(ids) - _NUM_COMPUTED_ANEW) // self.block_size):
+        for index in range(len(reusable(ids)) // self.block_size):
             number = self._published.get((identity, self._tokens(ids, index)))
             if number is None:
                 break
@@ -229,7 +224,7 @@ class KVBlocks:
             if number == own:
                 block.key, block.identity = key, block.identity or next(self._identities)
             else:
-                table.stand_ins[own] = number
+                table.duplicates[own] = number
             identity = self._blocks[number].identity
 
     def _take(self) -> int:

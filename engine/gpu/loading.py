@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig
+from engine.describing.footprint import USEFUL_CONTEXTS
 from engine.describing.manifest import Manifest, verify_files
 from engine.errors import ModelError, ModelResourceError
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SHARE_OF_FREE = 0.92
 """Of the memory that is free once the largest step has run; the rest is for captured graphs."""
-_USEFUL_CONTEXTS = 2
-"""KV of so many whole contexts for each answer: of those that run, and of as many that may go on."""
 _HALF_BYTES = 2
 
 
@@ -83,7 +82,7 @@ def load_paged_model(
     config = manifest.decoder
     options = PagedOptions(
         device=device,
-        num_seats=size.num_answers,
+        num_slots=size.num_answers,
         max_tokens=size.max_tokens,
         block_size=block_size(config),
         unpenalised=size.unpenalised,
@@ -115,7 +114,7 @@ def num_blocks(config: DecoderConfig, size: RunnerSize, num_free_bytes: int) -> 
     tokens = block_size(config)
     block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * tokens
     one_answer = -(-size.max_tokens // tokens)
-    useful = _USEFUL_CONTEXTS * size.num_answers * one_answer
+    useful = USEFUL_CONTEXTS * size.num_answers * one_answer
     fitting = int(num_free_bytes * _SHARE_OF_FREE) // block_bytes - 1
     if fitting < one_answer:
         raise ModelResourceError(

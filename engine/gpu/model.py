@@ -27,7 +27,7 @@ from engine.graphs.decoder import paged_graph
 from engine.graphs.sampler_graph import seen_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import DEVICE_ROW, SampledRow
-from engine.runtime.speculation import MAX_GUESS
+from engine.runtime.speculation import MAX_DRAFT
 
 Array = npt.NDArray[np.generic]
 T = TypeVar("T")
@@ -40,13 +40,13 @@ _RESULTS = ("next_ids", "chosen", "logits")
 class PagedOptions:
     """How to run.
 
-    device: "cuda"; "cpu" runs a graph with plain attention, as tests do. num_seats: sequences at once.
+    device: "cuda"; "cpu" runs a graph with plain attention, as tests do. num_slots: sequences at once.
     max_tokens: longest sequence. block_size: tokens of a block. unpenalised: ids that repetition penalty
     leaves alone. is_captured: whether decode steps become graphs of the device.
     """
 
     device: str
-    num_seats: int
+    num_slots: int
     max_tokens: int
     block_size: int
     unpenalised: Collection[int] = ()
@@ -78,9 +78,9 @@ class PagedModel:
         """Load the converted model in `folder`. Raises `ModelFormatError` or `ModelResourceError`."""
         self._config = config = manifest.decoder
         self._options = options
-        self._limits = Limits(config.vocab_size, options.max_tokens, options.num_seats)
+        self._limits = Limits(config.vocab_size, options.max_tokens, options.num_slots)
         self._widths = widths(options.table_width)
-        self._buckets = buckets(max(options.num_seats, 1 + MAX_GUESS))
+        self._buckets = buckets(max(options.num_slots, 1 + MAX_DRAFT))
         # Paged attention is told of whole blocks.
         whole = options.table_width * options.block_size
         graph = paged_graph(manifest, whole, is_plain=not options.is_paged)
@@ -98,10 +98,11 @@ class PagedModel:
         counts = np.ones(config.vocab_size, bool)
         counts[list(options.unpenalised)] = False
         self._penalised = self._tensor(counts)
-        self._seen = self._tensor(np.zeros((options.num_seats + 1, config.vocab_size), bool))
+        self._seen = self._tensor(np.zeros((options.num_slots + 1, config.vocab_size), bool))
         self._caches: dict[str, onnxruntime.OrtValue] = {}
         self._made: dict[int, _Bucket] = {}
         self._eager: onnxruntime.IOBinding | None = None
+        self._unseen: dict[int, Array] = {}
         self.num_blocks = 0
 
     @property
@@ -110,9 +111,9 @@ class PagedModel:
         return self._options.block_size
 
     @property
-    def num_seats(self) -> int:
+    def num_slots(self) -> int:
         """Sequences at once."""
-        return self._options.num_seats
+        return self._options.num_slots
 
     def bucket(self, num_rows: int) -> int:
         """Return the rows that a decode step of `num_rows` is padded to."""
@@ -130,7 +131,7 @@ class PagedModel:
         kinds = [(rows, width) for rows in reversed(self._buckets) for width in self._widths]
         for done, (num_rows, width) in enumerate(kinds):
             on_progress(done, len(kinds))
-            filler = [PagedRow((0,), 0, (0,), self._options.num_seats)] * num_rows
+            filler = [PagedRow((0,), 0, (0,), self._options.num_slots)] * num_rows
             step = self._pack(filler, num_rows, width)
             self._do(partial(self._prepare, step))
         on_progress(len(kinds), len(kinds))
@@ -145,9 +146,9 @@ class PagedModel:
         width = next(width for width in self._widths if width >= widest)
         if any(len(row.ids) > 1 for row in rows) or len(rows) > self._buckets[-1]:
             step = self._pack(rows, len(rows), width)
-            return self._thread.submit(lambda: self._run_eagerly(step))
+            return self._submit(lambda: self._run_eagerly(step))
         step = self._pack(rows, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=False))
+        return self._submit(lambda: self._decode(step, len(rows), follow=False))
 
     def run(self, rows: Sequence[PagedRow]) -> list[SampledRow]:
         """Compute as `start` does, and wait for it."""
@@ -159,19 +160,19 @@ class PagedModel:
         That was a decode step of as many rows in the same order; their ids are not read. None is a row that
         has ended meanwhile.
         """
-        filler = PagedRow((0,), 0, (0,), self._options.num_seats)
+        filler = PagedRow((0,), 0, (0,), self._options.num_slots)
         present = [row or filler for row in rows]
         self._limits.check(present, self.num_blocks)
         widest = max(-(-(row.past + 1) // self.block_size) for row in present)
         width = next(width for width in self._widths if width >= widest)
         step = self._pack(present, self.bucket(len(rows)), width)
-        return self._thread.submit(lambda: self._decode(step, len(rows), follow=True))
+        return self._submit(lambda: self._decode(step, len(rows), follow=True))
 
-    def saw(self, seat: int, ids: Iterable[int]) -> None:
-        """Let the tokens that the sequence at `seat` has had be `ids`, for the runs that come after."""
+    def saw(self, slot: int, ids: Iterable[int]) -> None:
+        """Let the tokens that the sequence at `slot` has had be `ids`, for the runs that come after."""
         row = np.zeros((1, self._config.vocab_size), bool)
         row[0, np.fromiter(ids, np.int64)] = True
-        self._thread.submit(lambda: self._see(seat, row))
+        self._unseen[slot] = row
 
     def close(self) -> None:
         """Wait for what was started and let everything go."""
@@ -186,8 +187,19 @@ class PagedModel:
             num_rows=num_rows,
             width=width,
             block_size=self.block_size,
-            scratch_seat=self._options.num_seats,
+            scratch_slot=self._options.num_slots,
         )
+
+    def _submit(self, run: Callable[[], T]) -> Future[T]:
+        """Have the device's thread mark what was seen meanwhile, then run. A fault of either is the run's."""
+        unseen, self._unseen = self._unseen, {}
+
+        def act() -> T:
+            for slot, row in unseen.items():
+                self._see(slot, row)
+            return run()
+
+        return self._thread.submit(act)
 
     def _do(self, act: Callable[[], T]) -> T:
         """Have the device's thread do something, and wait for it."""
@@ -264,7 +276,7 @@ class PagedModel:
             bucket.values["input_ids"].update_inplace(step.ids)
         for name in ("past", "sampling"):
             bucket.values[name].update_inplace(step.arrays[name])
-        self._upload(bucket, "seats", bucket.values["seats"], step.seats)
+        self._upload(bucket, "slots", bucket.values["slots"], step.slots)
         self._upload(bucket, f"table.{width}", bucket.tables[width], step.table)
         self._run(bucket.bindings[width], self._graph_id(bucket.num_rows, width))
         return _sampled(bucket.values["chosen"], bucket.values["logits"], num_rows)
@@ -281,7 +293,7 @@ class PagedModel:
                 "input_ids": np.zeros(num_rows, np.int64),
                 "cumulative": np.arange(num_rows + 1, dtype=np.int32),
                 "past": np.zeros(num_rows, np.int32),
-                "seats": np.zeros(num_rows, np.int64),
+                "slots": np.zeros(num_rows, np.int64),
                 "sampling": np.zeros((num_rows, len(DEVICE_ROW)), np.float32),
                 "chosen": np.zeros((num_rows, 3), np.float32),
                 "logits": np.zeros((num_rows, self._config.vocab_size), np.float32),
@@ -294,7 +306,7 @@ class PagedModel:
         width = step.table.shape[1]
         table = self._tensor(np.zeros_like(step.table))
         binding = self._bind_fixed()
-        for name in ("input_ids", "cumulative", "past", "seats", "sampling"):
+        for name in ("input_ids", "cumulative", "past", "slots", "sampling"):
             binding.bind_ortvalue_input(name, bucket.values[name])
         binding.bind_ortvalue_input("block_table", table)
         binding.bind_cpu_input("attention_metadata", step.bounds)
@@ -309,10 +321,10 @@ class PagedModel:
             return _EAGER
         return str(self._buckets.index(num_rows) * len(self._widths) + self._widths.index(width))
 
-    def _see(self, seat: int, row: Array) -> None:
+    def _see(self, slot: int, row: Array) -> None:
         binding = self._seeing.io_binding()
         binding.bind_ortvalue_input("seen", self._seen)
-        binding.bind_ortvalue_input("seat", self._tensor(np.array([[seat]], np.int64)))
+        binding.bind_ortvalue_input("slot", self._tensor(np.array([[slot]], np.int64)))
         binding.bind_ortvalue_input("row", self._tensor(row))
         binding.bind_ortvalue_output("seen_out", self._seen)
         self._seeing.run_with_iobinding(binding)

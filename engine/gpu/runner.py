@@ -16,7 +16,7 @@ from typing import Protocol
 from engine.gpu.kv_blocks import BlockTable, KVBlocks
 from engine.gpu.step import GREEDY, PagedRow
 from engine.runtime.request import Request, Rows
-from engine.runtime.runner import StepResult
+from engine.runtime.runner import CachedRunner, StepResult
 from engine.runtime.sampling import CHOSEN_BY_HOST, SampledRow
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
 
@@ -30,7 +30,7 @@ class BlockModel(Protocol):
     def block_size(self) -> int: ...
 
     @property
-    def num_seats(self) -> int: ...
+    def num_slots(self) -> int: ...
 
     def bucket(self, num_rows: int) -> int: ...
 
@@ -38,7 +38,7 @@ class BlockModel(Protocol):
 
     def follow(self, rows: Sequence[PagedRow | None]) -> Future[list[SampledRow]]: ...
 
-    def saw(self, seat: int, ids: Iterable[int]) -> None: ...
+    def saw(self, slot: int, ids: Iterable[int]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -51,7 +51,7 @@ class _Sequence:
     """
 
     table: BlockTable
-    seat: int
+    slot: int
     is_marked: bool = False
     chosen: int | None = None
 
@@ -65,18 +65,16 @@ class _Run:
     chunks: dict[Request, Sequence[int]] = field(default_factory=dict)
 
 
-class PagedRunner:
+class PagedRunner(CachedRunner[BlockModel]):
     """A `Runner` over a `BlockModel`."""
 
     def __init__(self, load: Callable[[], BlockModel], device: str, pace: PrefillPace) -> None:
         """`load` returns a model that is warm and has its blocks; `device` is what it runs on."""
         self.device = device
         self.pace = pace
-        self._load = load
         self._decode_s = 0.0
-        self._model = load()
         self._ahead: _Run | None = None
-        self._start_empty()
+        super().__init__(load)
 
     @property
     def block_size(self) -> int:
@@ -95,25 +93,24 @@ class PagedRunner:
 
     def place(self, request: Request) -> bool:
         """See `Runner.place`. Raises `ValueError` for a request that could never fit."""
-        if not self._free_seats:
+        if not self._free_slots:
             return False
-        table = self._blocks.acquire(request.ids, len(request.ids) + request.num_left)
+        table = self._blocks.acquire(request.ids, request.num_needed)
         if table is None:
             return False
-        self._sequences[request] = _Sequence(table, self._free_seats.pop())
-        request.slot = self._sequences[request].seat
+        self._sequences[request] = _Sequence(table, self._free_slots.pop())
         request.num_computed = request.num_cached = len(table.ids)
         return True
 
     def step(self, plan: StepPlan) -> StepResult:
         """See `Runner.step`."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         ahead, self._ahead = self._ahead, None
         served = {request for request in plan.decode if ahead is not None and self._serves(ahead, request)}
         rest = [request for request in plan.decode if request not in served]
         results: list[tuple[Request, Rows]] = []
-        if plan.guess and rest:
-            results.append(self._try_guess(rest[0], plan.guess))
+        if plan.draft and rest:
+            results.append(self._verify(rest[0], plan.draft))
         elif rest or plan.prefill:
             started = self._start(rest, plan.prefill)
             if ahead is None and not plan.prefill:
@@ -123,52 +120,45 @@ class PagedRunner:
             self._run_ahead(ahead, plan.decode)
         if ahead is not None:
             results += self._finish(ahead, served)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         if plan.prefill:
             beside_s = min(self._decode_s, 0.9 * seconds) if plan.decode else 0.0
             return StepResult(tuple(results), seconds - beside_s, beside_s)
-        if not plan.guess:
+        if not plan.draft:
             self._decode_s = 0.8 * self._decode_s + 0.2 * seconds if self._decode_s else seconds
         return StepResult(tuple(results), 0.0, seconds)
-
-    def confirm(self, request: Request, num_right: int) -> None:
-        """See `Runner.confirm`."""
-        start = request.num_computed
-        self._blocks.extend(self._sequences[request].table, request.ids[start : start + num_right])
-        request.num_computed += num_right
 
     def release(self, request: Request, *, keep: bool) -> None:
         """See `Runner.release`. A run under way may still write where the sequence would have gone on."""
         sequence = self._sequences.pop(request, None)
         if sequence is not None:
             self._blocks.release(sequence.table, keep=keep)
-            self._free_seats.append(sequence.seat)
-            request.slot = None
+            self._free_slots.append(sequence.slot)
 
     def forget(self) -> None:
         """See `Runner.forget`."""
         self._blocks.forget()
 
     def check(self) -> None:
-        """Raise `RuntimeError` where the books of the cache do not agree."""
+        """See `Runner.check`."""
         self._blocks.check()
+        if self._blocks.num_running != len(self._sequences):
+            raise RuntimeError("The sequences that have blocks are not the requests.")
 
     def reload(self) -> None:
         """See `Runner.reload`."""
-        for request in self._sequences:
-            request.slot = None
-        self._ahead = None
         self._model.close()
-        del self._model  # first, since there may be no room for two
-        self._model = self._load()
-        self._start_empty()
+        super().reload()
 
     def _start_empty(self) -> None:
         self._blocks = KVBlocks(self._model.num_blocks, self._model.block_size)
         self._sequences: dict[Request, _Sequence] = {}
-        self._free_seats = list(reversed(range(self._model.num_seats)))
+        self._free_slots = list(reversed(range(self._model.num_slots)))
         self._ahead = None
         self._host_chose = False
+
+    def _extend(self, request: Request, ids: Sequence[int]) -> None:
+        self._blocks.extend(self._sequences[request].table, ids)
 
     def _start(self, decode: Sequence[Request], chunks: Sequence[Chunk]) -> _Run:
         """Start a run of the requests' next tokens and of chunks of prompts."""
@@ -182,11 +172,11 @@ class PagedRunner:
         sequence = self._sequences[request]
         past = len(sequence.table.ids)
         if past + len(ids) < len(request.ids):
-            return PagedRow(ids, past, sequence.table.blocks, sequence.seat, GREEDY)
+            return PagedRow(ids, past, sequence.table.blocks, sequence.slot, GREEDY)
         if request.sampler.penalises and not sequence.is_marked:
-            self._model.saw(sequence.seat, request.sampler.seen_ids)
+            self._model.saw(sequence.slot, request.sampler.seen_ids)
             sequence.is_marked = True
-        return PagedRow(ids, past, sequence.table.blocks, sequence.seat, request.sampler.device_row())
+        return PagedRow(ids, past, sequence.table.blocks, sequence.slot, request.sampler.device_row())
 
     def _serves(self, run: _Run, request: Request) -> bool:
         """Return whether a run that was started ahead is the next step of `request`."""
@@ -210,7 +200,7 @@ class PagedRunner:
         """Return the row of the token that the run under way chooses."""
         sequence = self._sequences[request]
         past, sampling = len(sequence.table.ids) + 1, request.sampler.device_row(1)
-        return PagedRow((0,), past, sequence.table.blocks, sequence.seat, sampling)
+        return PagedRow((0,), past, sequence.table.blocks, sequence.slot, sampling)
 
     def _finish(self, run: _Run, wanted: set[Request] | None = None) -> list[tuple[Request, Rows]]:
         """Wait for a run and take note of what it computed, of all its requests or of those `wanted`."""
@@ -221,8 +211,7 @@ class PagedRunner:
                 continue
             sequence = self._sequences[request]
             ids = run.chunks.get(request, request.ids[-1:])
-            self._blocks.extend(sequence.table, ids)
-            request.num_computed += len(ids)
+            self._computed(request, ids)
             if request.num_computed == len(request.ids):
                 sequence.chosen = row.token
                 if row.logits is not None:
@@ -231,20 +220,19 @@ class PagedRunner:
                 finished.append((request, [row]))
         return finished
 
-    def _try_guess(self, request: Request, guess: Sequence[int]) -> tuple[Request, Rows]:
-        """Compute a request's next token and what was guessed after it, each token as a row of its own."""
+    def _verify(self, request: Request, draft: Sequence[int]) -> tuple[Request, Rows]:
+        """Compute a request's next token and what was drafted after it, each token as a row of its own."""
         sequence, sampler = self._sequences[request], request.sampler
-        past, blocks, nobody = len(sequence.table.ids), sequence.table.blocks, self._model.num_seats
-        # The device would hold a repetition penalty against guesses that have not come true.
+        past, blocks, nobody = len(sequence.table.ids), sequence.table.blocks, self._model.num_slots
+        # The device would hold a repetition penalty against tokens that are only drafted.
         is_chosen = sampler.fits_device and not sampler.penalises
         rows = [
             PagedRow(
                 (token,), past + i, blocks, nobody, sampler.device_row(i) if is_chosen else CHOSEN_BY_HOST
             )
-            for i, token in enumerate((request.ids[-1], *guess))
+            for i, token in enumerate((request.ids[-1], *draft))
         ]
         chosen = self._model.start(rows).result()
-        self._blocks.extend(sequence.table, request.ids[-1:])
-        request.num_computed += 1
+        self._computed(request, request.ids[-1:])
         sequence.is_marked, sequence.chosen = False, None
         return request, chosen

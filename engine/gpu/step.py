@@ -26,13 +26,13 @@ GREEDY = device_row_of(SamplingParams(0.0, 1.0, 0, 0.0, 1.0), 0.0)
 class PagedRow:
     """What a step computes of one sequence: `ids` after `past` tokens, and which token follows.
 
-    blocks: the sequence's block table. seat: its row in the table of seen tokens. sampling: a `DEVICE_ROW`.
+    blocks: the sequence's block table. slot: its row in the table of seen tokens. sampling: a `DEVICE_ROW`.
     """
 
     ids: Sequence[int]
     past: int
     blocks: Sequence[int]
-    seat: int
+    slot: int
     sampling: tuple[float, ...] = GREEDY
 
 
@@ -42,7 +42,7 @@ class Limits:
 
     vocab_size: int
     max_tokens: int
-    num_seats: int
+    num_slots: int
 
     def check(self, rows: Sequence[PagedRow], num_blocks: int) -> None:
         """Raise `ValueError` for a row that does not fit a model with so many blocks."""
@@ -51,8 +51,8 @@ class Limits:
                 raise ValueError("A token id is outside the vocabulary.")
             if row.past + len(row.ids) > self.max_tokens:
                 raise ValueError(f"{len(row.ids)} tokens after {row.past} exceed {self.max_tokens}.")
-            if not 0 <= row.seat <= self.num_seats:
-                raise ValueError(f"There is no seat {row.seat}.")
+            if not 0 <= row.slot <= self.num_slots:
+                raise ValueError(f"There is no slot {row.slot}.")
             if min(row.blocks) < 0 or max(row.blocks) >= num_blocks:
                 raise ValueError(f"There are no such blocks: {row.blocks}.")
 
@@ -61,7 +61,7 @@ class Limits:
 class PackedStep:
     """The inputs of one run: T tokens of B sequences with tables of W blocks.
 
-    ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. seats: int64 [B].
+    ids: int64 [T]. cumulative: int32 [B + 1]. past: int32 [B]. table: int32 [B, W]. slots: int64 [B].
     sampling: float32 [B, columns], a `DEVICE_ROW` each. bounds: int32 [3], most new tokens of a sequence, its
     longest whole, and 0.
     """
@@ -70,7 +70,7 @@ class PackedStep:
     cumulative: npt.NDArray[np.int32]
     past: npt.NDArray[np.int32]
     table: npt.NDArray[np.int32]
-    seats: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
     sampling: npt.NDArray[np.float32]
     bounds: npt.NDArray[np.int32]
 
@@ -82,13 +82,13 @@ class PackedStep:
             "cumulative": self.cumulative,
             "past": self.past,
             "block_table": self.table,
-            "seats": self.seats,
+            "slots": self.slots,
             "sampling": self.sampling,
         }
 
 
 def pack(
-    rows: Sequence[PagedRow], *, num_rows: int, width: int, block_size: int, scratch_seat: int
+    rows: Sequence[PagedRow], *, num_rows: int, width: int, block_size: int, scratch_slot: int
 ) -> PackedStep:
     """Pack rows, and filler rows up to `num_rows`, with tables of `width` blocks.
 
@@ -99,7 +99,7 @@ def pack(
     counts = np.ones(num_rows, np.int32)
     past = np.zeros(num_rows, np.int32)
     table = np.full((num_rows, width), SCRATCH_BLOCK, np.int32)
-    seats = np.full(num_rows, scratch_seat, np.int64)
+    slots = np.full(num_rows, scratch_slot, np.int64)
     sampling = np.empty((num_rows, len(DEVICE_ROW)), np.float32)
     sampling[len(rows) :] = GREEDY
     ids: list[int] = []
@@ -112,13 +112,13 @@ def pack(
         counts[index] = len(row.ids)
         past[index] = row.past
         table[index, :num_blocks] = row.blocks[:num_blocks]
-        seats[index] = row.seat
+        slots[index] = row.slot
         sampling[index] = row.sampling
     ids += [0] * (num_rows - len(rows))
     cumulative = np.zeros(num_rows + 1, np.int32)
     np.cumsum(counts, out=cumulative[1:])
     bounds = np.array([counts.max(), width * block_size, 0], np.int32)
-    return PackedStep(np.array(ids, np.int64), cumulative, past, table, seats, sampling, bounds)
+    return PackedStep(np.array(ids, np.int64), cumulative, past, table, slots, sampling, bounds)
 
 
 def sampled_rows(

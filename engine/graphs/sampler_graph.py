@@ -4,8 +4,8 @@ The same order: repetition penalty, temperature, top-k, top-p, min-p, over the D
 tokens; and the same one uniform number for each token, drawn by the host, so that a seed chooses the same
 token.
 
-Inputs: `sampling` float32 [B, columns], the `DEVICE_ROW` of each sequence; `seats` int64 [B], its row in
-`seen` bool [seats, vocab], the tokens that it has had, which gains its newest one and is bound to the same
+Inputs: `sampling` float32 [B, columns], the `DEVICE_ROW` of each sequence; `slots` int64 [B], its row in
+`seen` bool [slots, vocab], the tokens that it has had, which gains its newest one and is bound to the same
 memory as `seen_out`; `penalised` bool [vocab], tokens that count as had. Outputs: `next_ids` int64 [B];
 `chosen` float32 [B, 3], for each sequence the same id, whether the candidates suffice to choose as the whole
 row would, and the sum of all weights, which is no finite number where the logits are none; and `logits`
@@ -36,8 +36,8 @@ class SamplerGraph:
     def inputs(self) -> Iterator[ValueInfoProto]:
         """Return what it takes beside the decoder's outputs."""
         yield helper.make_tensor_value_info("sampling", TensorProto.FLOAT, ["sequences", len(DEVICE_ROW)])
-        yield helper.make_tensor_value_info("seats", TensorProto.INT64, ["sequences"])
-        yield helper.make_tensor_value_info("seen", TensorProto.BOOL, ["num_seats", self._vocab_size])
+        yield helper.make_tensor_value_info("slots", TensorProto.INT64, ["sequences"])
+        yield helper.make_tensor_value_info("seen", TensorProto.BOOL, ["num_slots", self._vocab_size])
         yield helper.make_tensor_value_info("penalised", TensorProto.BOOL, [self._vocab_size])
 
     def outputs(self) -> Iterator[ValueInfoProto]:
@@ -45,7 +45,7 @@ class SamplerGraph:
         yield helper.make_tensor_value_info("next_ids", TensorProto.INT64, ["sequences"])
         yield helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["sequences", 3])
         yield helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["sequences", self._vocab_size])
-        yield helper.make_tensor_value_info("seen_out", TensorProto.BOOL, ["num_seats", self._vocab_size])
+        yield helper.make_tensor_value_info("seen_out", TensorProto.BOOL, ["num_slots", self._vocab_size])
 
     def add(self, logits: str, newest_ids: str) -> None:
         """Choose from `logits` [B, vocab] after the sequences' newest tokens, int64 [B]."""
@@ -74,11 +74,11 @@ class SamplerGraph:
         """Mark the newest tokens as had; return the logits after the repetition penalty."""
         graph = self._graph
         last = graph.constant("last", np.array([-1]))
-        columns = [graph.op("Unsqueeze", [ids, last]) for ids in ("seats", newest_ids)]
+        columns = [graph.op("Unsqueeze", [ids, last]) for ids in ("slots", newest_ids)]
         places = graph.op("Concat", columns, axis=1)
         counts = graph.op("Gather", ["penalised", newest_ids], axis=0)
         graph.node("ScatterND", ["seen", places, counts], ["seen_out"])
-        had = graph.op("Gather", ["seen_out", "seats"], axis=0)
+        had = graph.op("Gather", ["seen_out", "slots"], axis=0)
         positive = graph.op("Greater", [logits, self._zero()])
         divided, multiplied = (graph.op(act, [logits, "repetition_penalty"]) for act in ("Div", "Mul"))
         smaller = self._where(positive, divided, multiplied)
@@ -154,17 +154,17 @@ class SamplerGraph:
 
 
 def seen_graph() -> bytes:
-    """Return the graph: `row` bool [1, vocab] takes row `seat` int64 [1, 1] of `seen` bool [seats, vocab].
+    """Return the graph: `row` bool [1, vocab] takes row `slot` int64 [1, 1] of `seen` bool [slots, vocab].
 
     `seen_out` is bound to the memory of `seen`.
     """
     values = [
-        helper.make_tensor_value_info("seen", TensorProto.BOOL, ["num_seats", "vocab"]),
-        helper.make_tensor_value_info("seat", TensorProto.INT64, [1, 1]),
+        helper.make_tensor_value_info("seen", TensorProto.BOOL, ["num_slots", "vocab"]),
+        helper.make_tensor_value_info("slot", TensorProto.INT64, [1, 1]),
         helper.make_tensor_value_info("row", TensorProto.BOOL, [1, "vocab"]),
     ]
-    output = helper.make_tensor_value_info("seen_out", TensorProto.BOOL, ["num_seats", "vocab"])
-    node = helper.make_node("ScatterND", ["seen", "seat", "row"], ["seen_out"])
+    output = helper.make_tensor_value_info("seen_out", TensorProto.BOOL, ["num_slots", "vocab"])
+    node = helper.make_node("ScatterND", ["seen", "slot", "row"], ["seen_out"])
     graph = helper.make_graph([node], "seen", values, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return bytes(model.SerializeToString())

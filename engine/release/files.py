@@ -82,7 +82,7 @@ def require_file(path: Path) -> None:
 
 
 def _graphs(folder: Path) -> list[Path]:
-    """Return the graphs of a folder; a converted model's `decoder.onnx` is none."""
+    """Return the graphs of a folder; the `decoder.onnx` that older versions converted to is none."""
     return sorted(folder.glob("ONNX/*.onnx")) or (sorted(folder.glob("*.onnx")) * (folder.name == "ONNX"))
 
 

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class ReleasedFolder:
     """A `ModelFolder` whose graph takes one sequence at a time."""
 
-    max_answers = 1
+    max_answers = page_tokens = 1
     stop_ids: tuple[int, ...] = ()
 
     def __init__(self, files: ReleaseFiles, device: str = "cpu") -> None:

@@ -65,7 +65,7 @@ class ReleaseModel:
             raise ValueError(f"{num_past + len(ids)} tokens are more than {self.contract.context_length}.")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise ValueError("A token id is outside the vocabulary.")
-        self._rewind(num_past)
+        self.rewind(num_past)
         rows = self._embeddings[np.asarray(ids)][None].astype(self.contract.dtype)
         binding = self._session.io_binding()
         binding.bind_cpu_input("x", rows)
@@ -87,10 +87,6 @@ class ReleaseModel:
             raise ValueError(f"Cannot decode {len(ids)} sequences at once.")
         return self.prefill(first_slot, ids, lengths[0])[None]
 
-    def forget(self) -> None:
-        """Let the cache go."""
-        self._rewind(0)
-
     def _append(self, new: list[onnxruntime.OrtValue], num_new: int) -> None:
         """Join the new positions to the cache, on the device."""
         if self.num_held:
@@ -105,7 +101,7 @@ class ReleaseModel:
         self._cache = dict(zip(_CACHES, new, strict=True))
         self.num_held += num_new
 
-    def _rewind(self, num_tokens: int) -> None:
+    def rewind(self, num_tokens: int) -> None:
         """Keep the first tokens' KV only. Copies through the host, once a turn of a conversation."""
         if num_tokens == self.num_held and self._cache:
             return
@@ -124,18 +120,22 @@ class ReleaseModel:
 class _OneSlot:
     """The memory of a cache with one slot, between whose slots nothing can move."""
 
+    page_tokens = 1
+
     def __init__(self, model: ReleaseModel) -> None:
         self._model = model
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         raise ValueError(f"Cannot copy {num_tokens} tokens from slot {source} to {target}: there is one.")
 
-    def swap(self, first: int, second: int, num_tokens: int) -> None:
-        raise ValueError(f"Cannot swap {num_tokens} tokens of the slots {first} and {second}: there is one.")
+    def swap(self, first: int, second: int, num_first: int, num_second: int) -> None:
+        raise ValueError(
+            f"Cannot swap {num_first} and {num_second} tokens of {first} and {second}: one slot."
+        )
 
-    def give_back(self, slot: int) -> None:
-        if slot == 0:
-            self._model.forget()
+    def give_back(self, slot: int, num_kept: int = 0) -> None:
+        if not slot and not num_kept:  # else the next run leaves no more than it needs
+            self._model.rewind(0)
 
 
 def describe_release(files: ReleaseFiles) -> Contract:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.describing.footprint import USEFUL_CONTEXTS
 from engine.describing.manifest import ChatSpec
 from engine.runtime.runner import Runner, SlotModel
 from engine.text.tokenizer import Tokenizer
@@ -14,8 +15,8 @@ from engine.text.tokenizer import Tokenizer
 class RunnerSize:
     """How much is run at once: threads of an operator, answers, tokens of one answer and of all of them.
 
-    device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on a GPU, in MiB; 0 is what is useful and
-    free. unpenalised: ids that a repetition penalty leaves alone.
+    max_kv_tokens: of all of them on the CPU. device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on
+    a GPU, in MiB; 0 is what is useful and free. unpenalised: ids that a repetition penalty leaves alone.
     """
 
     num_threads: int
@@ -25,6 +26,11 @@ class RunnerSize:
     device: str = "auto"
     kv_cache_mb: int = 0
     unpenalised: frozenset[int] = frozenset()
+
+    @property
+    def num_slots(self) -> int:
+        """Return of how many sequences the CPU keeps the KV."""
+        return USEFUL_CONTEXTS * self.num_answers
 
 
 class ModelFolder(Protocol):
@@ -56,6 +62,10 @@ class ModelFolder(Protocol):
 
     @property
     def kv_bytes_per_token(self) -> int: ...
+
+    @property
+    def page_tokens(self) -> int:
+        """Return of how many tokens' KV the CPU's memory is taken at once."""
 
     @property
     def max_answers(self) -> int | None:

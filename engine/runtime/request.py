@@ -31,11 +31,25 @@ class Delta:
         return self.completion is not None or self.error is not None
 
 
+def tokens_needed(num_prompt: int, params: SamplingParams, max_tokens: int) -> int:
+    """Return how many tokens a prompt and its answer may come to be, where `max_tokens` is the context."""
+    return min(num_prompt + params.max_new_tokens, max_tokens)
+
+
+def reusable(ids: Sequence[int]) -> Sequence[int]:
+    """Return that part of a prompt whose KV may be taken from a cache.
+
+    The last two ids are computed in any case: the last one's logits are needed, and a run over one token
+    rounds differently from a run over several, which would make an answer depend on what was cached.
+    """
+    return ids[:-2]
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A prompt on its way to an answer.
 
-    `ids` is the prompt and what was sampled so far; `num_computed` of them have their KV in `slot`. Decode
+    `ids` is the prompt and what was sampled so far; `num_computed` of them have their KV in the cache. Decode
     feeds the one id that is missing; prefill feeds the prompt's rest, chunk by chunk.
     """
 
@@ -49,9 +63,8 @@ class Request:
     """Most ids that `ids` may hold: prompt and answer together."""
     clock: Clock = time.monotonic
     ids: list[int] = field(init=False)
-    slot: int | None = None
     speculation: Speculation | None = None
-    """Guesses the next tokens; None for an answer that is decoded one by one."""
+    """Drafts the next tokens; None for an answer that is decoded one by one."""
     num_computed: int = 0
     num_cached: int = 0
     cancelled: bool = False
@@ -77,31 +90,36 @@ class Request:
         return self.num_new == 0
 
     @property
+    def num_needed(self) -> int:
+        """Tokens that it may come to hold."""
+        return tokens_needed(self.num_prompt, self.params, self.max_tokens)
+
+    @property
     def num_left(self) -> int:
         """Tokens that it may still get."""
-        return min(self.params.max_new_tokens - self.num_new, self.max_tokens - len(self.ids))
+        return self.num_needed - len(self.ids)
 
     def pending_ids(self) -> Sequence[int]:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
-    def guess(self) -> tuple[int, ...]:
+    def draft(self) -> tuple[int, ...]:
         """Return what the next tokens may be, for `accept` to confirm."""
         room = self.num_left - 1
-        return self.speculation.guess(self.ids, room) if self.speculation is not None and room > 0 else ()
+        return self.speculation.draft(self.ids, room) if self.speculation is not None and room > 0 else ()
 
-    def accept(self, rows: Rows, guess: Sequence[int] = ()) -> Delta:
+    def accept(self, rows: Rows, draft: Sequence[int] = ()) -> Delta:
         """Take the next token from the first of `rows` and return what it means to the listener.
 
-        Row i follows the first i tokens of `guess`: as long as what comes out is what was guessed, the next
+        Row i follows the first i tokens of `draft`: as long as what comes out is what was drafted, the next
         row is valid too and gives a further token.
         Raises `GenerationFailedError` when the logits are unusable.
         """
         text = ""
-        for row, guessed in zip(rows, (*guess, None), strict=False):
+        for row, drafted in zip(rows, (*draft, None), strict=False):
             delta = self._accept(row)
             text += delta.text
-            if delta.is_final or self.ids[-1] != guessed:
+            if delta.is_final or self.ids[-1] != drafted:
                 break
         return replace(delta, text=text)
 
@@ -135,5 +153,10 @@ class Request:
         now = self.clock()
         first = self.first_token_at if self.first_token_at is not None else now
         return Usage(
-            self.num_prompt, self.num_cached, self.num_new, first - self.submitted_at, now - self.submitted_at
+            num_prompt_tokens=self.num_prompt,
+            num_cached_tokens=self.num_cached,
+            num_computed_tokens=min(self.num_computed, self.num_prompt) - self.num_cached,
+            num_new_tokens=self.num_new,
+            time_to_first_token_s=first - self.submitted_at,
+            duration_s=now - self.submitted_at,
         )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from engine.runtime.request import Request, Rows
 from engine.runtime.sampling import FloatArray
 from engine.runtime.scheduler import PrefillPace, StepPlan
 
+M = TypeVar("M")
+
 
 class KVMemory(Protocol):
-    """The tensors behind the slots."""
+    """The tensors behind the slots. page_tokens: tokens whose KV fills whole pages of memory."""
+
+    @property
+    def page_tokens(self) -> int: ...
 
     def copy(self, source: int, target: int, num_tokens: int) -> None: ...
 
-    def swap(self, first: int, second: int, num_tokens: int) -> None: ...
+    def swap(self, first: int, second: int, num_first: int, num_second: int) -> None: ...
 
-    def give_back(self, slot: int) -> None: ...
+    def give_back(self, slot: int, num_kept: int = 0) -> None: ...
 
 
 class SlotModel(Protocol):
@@ -34,7 +40,7 @@ class SlotModel(Protocol):
 
 @runtime_checkable
 class SeveralAtOnce(Protocol):
-    """A `SlotModel` that can say what follows each of several tokens in one run, so that guesses pay."""
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that a draft pays."""
 
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
 
@@ -43,7 +49,7 @@ class SeveralAtOnce(Protocol):
 class StepResult:
     """The rows of each request whose next token can be told now; valid until the next step.
 
-    rows: one each. Of a request with guessed tokens up to 1 + guessed: a runner need not compute them.
+    rows: one each. Of a request with a draft up to 1 + its tokens: a runner need not compute them.
     """
 
     rows: tuple[tuple[Request, Rows], ...]
@@ -70,8 +76,8 @@ class Runner(Protocol):
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""
 
-    def confirm(self, request: Request, num_right: int) -> None:
-        """Keep the KV of the last step's first `num_right` guessed tokens, which came out as guessed."""
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        """Keep the KV of the last draft's first `num_accepted` tokens, which came out as drafted."""
 
     def release(self, request: Request, *, keep: bool) -> None:
         """Take back a request's place; `keep` its KV for the conversation's next turn."""
@@ -82,6 +88,9 @@ class Runner(Protocol):
     def reload(self) -> None:
         """Start over with a fresh model and an empty cache after a fault."""
 
+    def check(self) -> None:
+        """Raise `RuntimeError` where the books of the cache do not agree."""
+
     @property
     def num_kv_tokens(self) -> int:
         """Tokens whose KV is held."""
@@ -89,3 +98,34 @@ class Runner(Protocol):
     @property
     def max_kv_tokens(self) -> int:
         """Tokens whose KV may be held."""
+
+
+class CachedRunner(ABC, Generic[M]):
+    """The rules of a `Runner` that hold for every kind of cache."""
+
+    def __init__(self, load: Callable[[], M]) -> None:
+        self._load = load
+        self._model = load()
+        self._start_empty()
+
+    @abstractmethod
+    def _start_empty(self) -> None:
+        """Begin with an empty cache over `_model`."""
+
+    @abstractmethod
+    def _extend(self, request: Request, ids: Sequence[int]) -> None:
+        """Take note in the cache's books that the KV of `ids` lies behind what `request` had."""
+
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        """See `Runner.confirm`."""
+        self._computed(request, request.pending_ids()[:num_accepted])
+
+    def reload(self) -> None:
+        """See `Runner.reload`."""
+        del self._model  # first, since there may be no room for two
+        self._model = self._load()
+        self._start_empty()
+
+    def _computed(self, request: Request, ids: Sequence[int]) -> None:
+        self._extend(request, ids)
+        request.num_computed += len(ids)

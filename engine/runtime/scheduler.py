@@ -47,12 +47,12 @@ class Chunk:
 class StepPlan:
     """One step: chunks of prompts, and one token for each of `decode`.
 
-    guess: with only one request to decode, what its next tokens may be.
+    draft: with only one request to decode, what its next tokens may be.
     """
 
     prefill: tuple[Chunk, ...]
     decode: tuple[Request, ...]
-    guess: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
 
     @property
     def num_prefill(self) -> int:
@@ -110,10 +110,6 @@ class Scheduler:
         """Requests that have not ended."""
         return [*self._decoding, *self._prefilling]
 
-    @property
-    def is_idle(self) -> bool:
-        return not (self._prefilling or self._decoding)
-
     def add(self, request: Request) -> None:
         """Begin with a request that has its place in the cache."""
         self._prefilling.append(request)
@@ -123,7 +119,7 @@ class Scheduler:
         decode = tuple(self._decoding)
         if not self._prefilling:
             # Several rows fill a step already: there, more of them cost more than they bring.
-            return StepPlan((), decode, decode[0].guess() if len(decode) == 1 else ())
+            return StepPlan((), decode, decode[0].draft() if len(decode) == 1 else ())
         return StepPlan(self._chunks(self.sizer.size(is_beside=bool(decode))), decode)
 
     def prefilled(self, request: Request) -> None:

@@ -1,9 +1,9 @@
-"""Guesses an answer's next tokens from what the conversation says already, and learns if that pays. Pure.
+"""Drafts an answer's next tokens from what the conversation says already, and learns if that pays. Pure.
 
 Prompt lookup: where the last few tokens stood before, what followed them then may follow again, as when an
-answer quotes, sums up or repairs something. A guess changes no answer: each token is sampled from its own
-logits, and the guess only tells for which tokens in a row logits are computed at once. What it can cost is
-time, so that guesses that do not pay become rarer and rarer.
+answer quotes, sums up or repairs something. A draft changes no answer: each token is sampled from its own
+logits, and the draft only tells for which tokens in a row logits are computed at once. What it can cost is
+time, so that drafts that do not pay become rarer and rarer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 _GRAM = 3
 """Tokens that must have stood before in the same order."""
-MAX_GUESS = 15
+MAX_DRAFT = 15
 _MAX_PAUSE = 127
 
 
@@ -23,7 +23,7 @@ class PromptLookup:
         self._followers: dict[tuple[int, ...], int] = {}
         self._num_indexed = _GRAM
 
-    def guess(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+    def draft(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
         """Return what may follow `ids`, at most `max_tokens`; `ids` begins with those of the last call."""
         for position in range(self._num_indexed, len(ids)):
             self._followers[tuple(ids[position - _GRAM : position])] = position
@@ -37,9 +37,9 @@ class PromptLookup:
 
 
 class Speculation:
-    """One answer's guesses: how long the next one is, after how those before have paid.
+    """One answer's drafts: how long the next one is, after how those before have paid.
 
-    The first guess is a single token. One that is right throughout is followed by one twice as long; one that
+    The first draft is a single token. One that is accepted whole is followed by one twice as long; one that
     took longer than its tokens would have taken one by one, by a pause that doubles each time.
     """
 
@@ -51,25 +51,26 @@ class Speculation:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the next tokens are not guessed, since guesses did not pay."""
+        """Whether the next tokens are not drafted, since drafts did not pay."""
         return self._num_to_wait > 0
 
-    def guess(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+    def draft(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
         """Return what the tokens after `ids` may be, possibly nothing."""
         if self._num_to_wait:
             self._num_to_wait -= 1
             return ()
-        return self._lookup.guess(ids, min(self._length, max_tokens))
+        return self._lookup.draft(ids, min(self._length, max_tokens))
 
-    def record(self, num_guessed: int, num_right: int, *, paid: bool) -> None:
-        """Learn how the last guess turned out; `paid` if its step took no longer than single ones."""
+    def record(self, num_drafted: int, num_accepted: int, *, paid: bool) -> None:
+        """Learn how the last draft turned out; `paid` if its step took no longer than single ones."""
         if not paid:
             self._pause = min(2 * self._pause + 1, _MAX_PAUSE)
             self._num_to_wait = self._pause
             self._length = 1
         else:
             self._pause = 0
-            self._length = min(2 * num_guessed + 1, MAX_GUESS) if num_right == num_guessed else num_right + 1
+            is_whole = num_accepted == num_drafted
+            self._length = min(2 * num_drafted + 1, MAX_DRAFT) if is_whole else num_accepted + 1
 
 
 class StepTimer:

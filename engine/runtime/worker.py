@@ -27,6 +27,7 @@ Command = Callable[[], None]
 
 _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
+_CHECK_INTERVAL_S = 60.0
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _NO_ROOM = "There is no room for another answer. Try again in a minute."
@@ -47,7 +48,7 @@ class Worker:
         self._requests: dict[int, Request] = {}
         self._arrivals: deque[Request] = deque()
         self._deltas: list[Delta] = []
-        self._delivered_at = 0.0
+        self._delivered_at = self._checked_at = 0.0
         self._num_faults = 0
         self._closing = False
         self._forgetting = False
@@ -126,6 +127,8 @@ class Worker:
 
     def _turn(self, runner: Runner) -> None:
         """Take what was asked for, then run one step."""
+        if not self._requests:
+            self._check(runner)
         self._take_commands(wait=not self._requests)
         self._drop_cancelled(runner)
         if self._forgetting:
@@ -144,6 +147,12 @@ class Worker:
         self._num_faults = 0
         self._commit(runner, plan, result)
 
+    def _check(self, runner: Runner) -> None:
+        """Look through the books now and then while nobody waits. Wrong ones are a fault like the model's."""
+        if self.health is Health.READY and time.monotonic() - self._checked_at >= _CHECK_INTERVAL_S:
+            self._checked_at = time.monotonic()
+            runner.check()
+
     def _place_arrivals(self, runner: Runner) -> None:
         """Give every request that came its place."""
         while self._arrivals:
@@ -154,8 +163,7 @@ class Worker:
                 self._scheduler.add(request)
             else:
                 logger.error("There is no room for request %d: the accounts are wrong.", request.request_id)
-                del self._requests[request.request_id]
-                self._deltas.append(request.fail(NoRoomError(_NO_ROOM)))
+                self._fail([request], NoRoomError(_NO_ROOM))
 
     def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
         """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
@@ -172,8 +180,8 @@ class Worker:
             self._scheduler.sizer.record_step(result.decode_s)
         for request, rows in result.rows:
             try:
-                delta = request.accept(rows, plan.guess)
-                if plan.guess:
+                delta = request.accept(rows, plan.draft)
+                if plan.draft:
                     self._learn(runner, request, len(rows) - 1, result.decode_s)
             except EngineError as error:
                 delta = request.fail(error)
@@ -183,21 +191,21 @@ class Worker:
             if delta.is_final:
                 self._forget(runner, request, keep=delta.error is None)
             self._deltas.append(delta)
-        if len(plan.decode) == 1 and not plan.guess:
+        if len(plan.decode) == 1 and not plan.draft:
             self._scheduler.timer.record(result.decode_s)
         for chunk in plan.prefill:
             if chunk.request.request_id in self._requests:
                 self._scheduler.prefilled(chunk.request)
 
-    def _learn(self, runner: Runner, request: Request, num_guessed: int, seconds: float) -> None:
-        """Keep what was guessed right, and whether it was worth its time."""
-        if not num_guessed:
+    def _learn(self, runner: Runner, request: Request, num_drafted: int, seconds: float) -> None:
+        """Keep what was accepted of a draft, and whether it was worth its time."""
+        if not num_drafted:
             return
-        num_right = len(request.ids) - request.num_computed - 1
-        runner.confirm(request, num_right)
+        num_accepted = len(request.ids) - request.num_computed - 1
+        runner.confirm(request, num_accepted)
         if request.speculation is not None:
-            paid = self._scheduler.timer.pays(seconds, num_right + 1)
-            request.speculation.record(num_guessed, num_right, paid=paid)
+            paid = self._scheduler.timer.pays(seconds, num_accepted + 1)
+            request.speculation.record(num_drafted, num_accepted, paid=paid)
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:
@@ -240,10 +248,8 @@ class Worker:
         """Fail what was running, then try to go on with a fresh model."""
         self._num_faults += 1
         self.health = Health.RECOVERING
-        for request in [request for request in self._requests.values() if request not in self._arrivals]:
-            self._deltas.append(request.fail(GenerationFailedError(_FAULT)))
-            self._scheduler.remove(request)
-            del self._requests[request.request_id]
+        placed = [request for request in self._requests.values() if request not in self._arrivals]
+        self._fail(placed, GenerationFailedError(_FAULT))
         self._flush()
         try:
             if self._num_faults >= _MAX_FAULTS_IN_A_ROW:
@@ -259,11 +265,14 @@ class Worker:
 
     def _fail_all(self, error: EngineError) -> None:
         self._take_commands(wait=False)
-        for request in list(self._requests.values()):
+        self._arrivals.clear()
+        self._fail(list(self._requests.values()), error)
+
+    def _fail(self, requests: list[Request], error: EngineError) -> None:
+        for request in requests:
             self._deltas.append(request.fail(error))
             self._scheduler.remove(request)
-        self._requests.clear()
-        self._arrivals.clear()
+            del self._requests[request.request_id]
 
     def _is_delivery_due(self) -> bool:
         """Endings go out at once, mere text a few steps at a time: waking the loop costs the next step."""

@@ -174,11 +174,14 @@ def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer, chosen: str = ""
 
 
 def fit_prompt(
-    chat_format: ChatFormat | None, dialog: Sequence[ChatMessage], max_tokens: int, begun: Sequence[int] = ()
+    chat_format: ChatFormat | None,
+    dialog: Sequence[ChatMessage],
+    max_tokens: int,
+    answer_ids: Sequence[int] = (),
 ) -> Prompt:
     """Encode `dialog` in at most `max_tokens` ids; the oldest whole turns go first, the system message never.
 
-    `begun` are the ids of an answer that was begun, to go on with.
+    `answer_ids` are the beginning of an answer, to go on with.
 
     Raises `NoChatFormatError`, `UnsafePromptError`, `PromptTooLongError` when even the last turn does not
     fit, and `PromptError` for a dialog that does not alternate or does not end with the user.
@@ -188,10 +191,10 @@ def fit_prompt(
             "The loaded model is a base model: it completes text and cannot chat. Choose a fine-tuned one."
         )
     _check_alternates(dialog)
-    ids, num_turns = chat_format.fit(dialog, max_tokens - len(begun))
-    if len(ids) + len(begun) > max_tokens:
-        raise PromptTooLongError(len(ids) + len(begun), max_tokens)
-    return Prompt((*ids, *begun), 2 * num_turns, is_continued=bool(begun))
+    ids, num_turns = chat_format.fit(dialog, max_tokens - len(answer_ids))
+    if len(ids) + len(answer_ids) > max_tokens:
+        raise PromptTooLongError(len(ids) + len(answer_ids), max_tokens)
+    return Prompt((*ids, *answer_ids), 2 * num_turns, is_continued=bool(answer_ids))
 
 
 def _fit(

@@ -16,6 +16,7 @@ import pytest
 from bot.check import run_checks
 from bot.model_check import Finding
 from engine.describing.architecture import DecoderConfig, Precision
+from engine.describing.footprint import PROCESS_BYTES
 from engine.describing.manifest import (
     WEIGHTS_FILE,
     ChatSpec,
@@ -25,6 +26,8 @@ from engine.describing.manifest import (
     describe_files,
     load_manifest,
 )
+from engine.machine import machine
+from engine.opening import open_folder
 from engine.text.guidance import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
@@ -199,7 +202,26 @@ def test_too_little_memory_is_found(place: Place) -> None:
     say_size(place.model, 10**15)
     memory = place.check()["Memory"]
     assert not memory.is_good
-    assert "lower MAX_CONCURRENT" in memory.sentence
+    assert "lower CONTEXT_TOKENS" in memory.sentence
+
+
+@pytest.mark.parametrize(
+    ("num_contexts", "said"),
+    [
+        (50, "Room for 8 answers of 2,048 tokens at once."),
+        (3.5, "Room for 3 answers of 2,048 tokens at once, or for up to 8 shorter ones."),
+        (1, "Room for 1 answer of 2,048 tokens at once, or for up to 8 shorter ones."),
+    ],
+)
+def test_for_how_many_answers_there_is_memory_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch, num_contexts: float, said: str
+) -> None:
+    model = open_folder(place.model)
+    pages = 16 * model.page_tokens
+    num_tokens = int(num_contexts * 2048 / 0.75) + pages
+    free = PROCESS_BYTES + model.num_bytes + num_tokens * model.kv_bytes_per_token
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: free)
+    assert said in place.check()["Memory"].sentence
 
 
 def test_the_moderation_models_weights_and_kv_count(place: Place) -> None:

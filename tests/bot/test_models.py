@@ -8,7 +8,8 @@ import pytest
 
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
-from bot.models import ModelShelf, kv_bytes, model_bytes, moderation_options
+from bot.models import ModelShelf, beside, kv_bytes, least_options, model_bytes, moderation_options
+from engine.describing.footprint import PROCESS_BYTES
 from engine.engine import EngineOptions
 from engine.machine import machine
 from engine.opening import open_folder
@@ -18,7 +19,7 @@ from tests.fakes import ScriptedEngine
 OPTIONS = EngineOptions(max_concurrent=4)
 
 
-async def open_engine(_folder: Path) -> ClosableEngine:
+async def open_engine(_folder: Path, _options: EngineOptions) -> ClosableEngine:
     return ScriptedEngine()
 
 
@@ -32,7 +33,9 @@ def models(tmp_path: Path) -> Path:
 
 
 def shelf(models: Path, moderation: Path | None = None) -> ModelShelf:
-    return ModelShelf(models, models / "small", OPTIONS, open_engine, moderation=moderation)
+    guard = None if moderation is None else open_folder(moderation)
+    options = beside(OPTIONS, guard, is_loaded=True)
+    return ModelShelf(models, models / "small", options, open_engine)
 
 
 def test_only_what_can_chat_is_offered(models: Path) -> None:
@@ -49,9 +52,9 @@ def test_the_weights_in_use_are_given_back_and_the_new_model_counts_whole(
 ) -> None:
     monkeypatch.setattr(machine, "free_memory_bytes", lambda: 0)
     other = open_folder(models / "other")
-    assert shelf(models).missing_bytes("other", "gone") == model_bytes(OPTIONS, other)
+    assert shelf(models).missing_bytes("other", "gone") == model_bytes(least_options(OPTIONS), other)
     # Both have the same weights, so that what is left is the KV of the new one.
-    assert shelf(models).missing_bytes("other", "small") == kv_bytes(OPTIONS, other)
+    assert shelf(models).missing_bytes("other", "small") == kv_bytes(least_options(OPTIONS), other)
     monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10**12)
     assert shelf(models).missing_bytes("other", "small") < 0
 
@@ -61,6 +64,21 @@ def test_the_moderation_models_kv_may_still_grow(models: Path, monkeypatch: pyte
     guarded, alone = shelf(models, models / "base"), shelf(models)
     more = guarded.missing_bytes("other", "small") - alone.missing_bytes("other", "small")
     assert more == kv_bytes(moderation_options(OPTIONS), open_folder(models / "base")) > 0
+
+
+def test_what_is_kept_of_conversations_leaves_the_moderation_model_its_memory(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: PROCESS_BYTES + 3 * 2**20)
+    model, guard = open_folder(models / "small"), open_folder(models / "base")
+    options = beside(OPTIONS, guard, is_loaded=False)
+    assert options.reserved_bytes == model_bytes(moderation_options(OPTIONS), guard)
+    assert kv_bytes(options, model) < kv_bytes(OPTIONS, model)
+    assert beside(OPTIONS, None, is_loaded=False) == OPTIONS
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10**12)
+    assert kv_bytes(moderation_options(OPTIONS), guard) < 1.1 * 2**20, "as little as can be"
+    set_by_hand = EngineOptions(kv_cache_mb=64)
+    assert moderation_options(set_by_hand).kv_cache_mb == 64
 
 
 def test_where_free_memory_cannot_be_told_nothing_is_missing(

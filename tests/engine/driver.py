@@ -52,11 +52,11 @@ class RunnerDriver(Generic[R]):
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, rows in result.rows:
-            delta = request.accept(rows, plan.guess)
-            if plan.guess and request.speculation is not None:
-                num_right = len(request.ids) - request.num_computed - 1
-                self.runner.confirm(request, num_right)
-                request.speculation.record(len(plan.guess), num_right, paid=num_right > 0)
+            delta = request.accept(rows, plan.draft)
+            if plan.draft and request.speculation is not None:
+                num_accepted = len(request.ids) - request.num_computed - 1
+                self.runner.confirm(request, num_accepted)
+                request.speculation.record(len(plan.draft), num_accepted, paid=num_accepted > 0)
             if delta.is_final:
                 self._end(request, delta)
         for chunk in plan.prefill:
@@ -97,11 +97,12 @@ class Driver(RunnerDriver[SlotRunner]):
         max_tokens: int = 256,
         *,
         min_exact_rows: int = 1,
+        page_tokens: int = 1,
     ) -> None:
         self.models: list[HistoryModel] = []
         self.max_kv_tokens = max_kv_tokens
         runner = SlotRunner(
-            lambda: self._load(num_slots, max_tokens),
+            lambda: self._load(num_slots, max_tokens, page_tokens),
             num_slots,
             max_kv_tokens,
             min_exact_rows=min_exact_rows,
@@ -112,6 +113,6 @@ class Driver(RunnerDriver[SlotRunner]):
     def model(self) -> HistoryModel:
         return self.models[-1]
 
-    def _load(self, num_slots: int, max_tokens: int) -> HistoryModel:
-        self.models.append(HistoryModel(num_slots, max_tokens))
+    def _load(self, num_slots: int, max_tokens: int, page_tokens: int) -> HistoryModel:
+        self.models.append(HistoryModel(num_slots, max_tokens, page_tokens))
         return self.models[-1]

@@ -45,37 +45,46 @@ def history_logits(history: Sequence[int] | npt.NDArray[np.int64]) -> FloatArray
 class HistoryMemory:
     """A cache whose KV is the token ids themselves: `ids` [slots, positions]."""
 
-    def __init__(self, num_slots: int, max_len: int) -> None:
+    def __init__(self, num_slots: int, max_len: int, page_tokens: int = 1) -> None:
+        self.page_tokens = page_tokens
         self.ids = np.full((num_slots, max_len), NEVER_WRITTEN, np.int64)
         self.num_copies = self.num_swaps = self.num_given_back = 0
 
     @property
     def num_touched(self) -> int:
-        """Positions whose memory was written since it was last given back."""
-        return int((self.ids != NEVER_WRITTEN).sum())
+        """Positions whose memory is taken, in whole pages: one was written since it was last given back."""
+        starts = np.arange(0, self.ids.shape[1], self.page_tokens)
+        return int(np.logical_or.reduceat(self.ids != NEVER_WRITTEN, starts, axis=1).sum()) * self.page_tokens
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         self.ids[target, :num_tokens] = self.ids[source, :num_tokens]
         self.num_copies += 1
 
-    def swap(self, first: int, second: int, num_tokens: int) -> None:
-        self.ids[[first, second], :num_tokens] = self.ids[[second, first], :num_tokens]
+    def swap(self, first: int, second: int, num_first: int, num_second: int) -> None:
+        moved = self.ids[first, :num_first].copy()
+        self.ids[first, :num_second] = self.ids[second, :num_second]
+        self.ids[second, :num_first] = moved
+        self._give_back(first, num_second)
+        self._give_back(second, num_first)
         self.num_swaps += 1
 
-    def give_back(self, slot: int) -> None:
-        self.ids[slot] = NEVER_WRITTEN
+    def give_back(self, slot: int, num_kept: int = 0) -> None:
+        self._give_back(slot, num_kept)
         self.num_given_back += 1
+
+    def _give_back(self, slot: int, num_kept: int) -> None:
+        self.ids[slot, -(-num_kept // self.page_tokens) * self.page_tokens :] = NEVER_WRITTEN
 
 
 class HistoryModel:
     """A `SlotModel` whose logits come from the history that lies in its memory, and from nothing else."""
 
-    def __init__(self, num_slots: int, max_tokens: int) -> None:
-        self.kv = HistoryMemory(num_slots, max_tokens + 1)
+    def __init__(self, num_slots: int, max_tokens: int, page_tokens: int = 1) -> None:
+        self.kv = HistoryMemory(num_slots, max_tokens + 1, page_tokens)
         self._max_tokens = max_tokens
         self.chunks: list[int] = []
         self.windows: list[int] = []
-        self.guesses: list[int] = []
+        self.drafts: list[int] = []
         self.fault: Exception | None = None
         """Raised by every run while it is set."""
 
@@ -95,7 +104,7 @@ class HistoryModel:
 
     def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
         self._check(ids, [num_past + len(ids)])
-        self.guesses.append(len(ids) - 1)
+        self.drafts.append(len(ids) - 1)
         self.kv.ids[slot, num_past : num_past + len(ids)] = ids
         ends = range(num_past + 1, num_past + len(ids) + 1)
         return np.stack([history_logits(self.kv.ids[slot, :end]) for end in ends])
@@ -149,6 +158,8 @@ class ScriptedRunner:
         self.answer = answer
         self.num_reloads = self.num_forgotten = 0
         self.reload_error: Exception | None = None
+        self.num_checks = 0
+        self.check_error: Exception | None = None
         self.num_refusals_due = 0
         self.placed: set[int] = set()
         self.ever_placed: set[int] = set()
@@ -172,8 +183,8 @@ class ScriptedRunner:
                 rows.append(chunk.request)
         return StepResult(tuple((request, self._logits(request)[None]) for request in rows), 0.001, 0.001)
 
-    def confirm(self, request: Request, num_right: int) -> None:
-        raise AssertionError("Nothing was computed for a guess.")
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        raise AssertionError("Nothing was computed for a draft.")
 
     def forget(self) -> None:
         self.num_forgotten += 1
@@ -184,6 +195,11 @@ class ScriptedRunner:
     @property
     def num_kv_tokens(self) -> int:
         return len(self.placed)
+
+    def check(self) -> None:
+        self.num_checks += 1
+        if self.check_error is not None:
+            raise self.check_error
 
     def reload(self) -> None:
         self.num_reloads += 1

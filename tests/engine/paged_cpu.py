@@ -34,14 +34,14 @@ GPU_SIZED = DecoderConfig(
 def open_paged(
     folder: Path,
     *,
-    num_seats: int = 8,
+    num_slots: int = 8,
     num_blocks: int = 64,
     max_tokens: int = 256,
     block_size: int = BLOCK_SIZE,
 ) -> PagedModel:
     """Return the converted model in `folder` with blocks of 16 tokens."""
     options = PagedOptions(
-        device="cpu", num_seats=num_seats, max_tokens=max_tokens, block_size=block_size, is_paged=False
+        device="cpu", num_slots=num_slots, max_tokens=max_tokens, block_size=block_size, is_paged=False
     )
     model = PagedModel(folder, load_manifest(folder), options)
     model.allocate(num_blocks)
@@ -49,9 +49,9 @@ def open_paged(
     return model
 
 
-def row(ids: Sequence[int], past: int, blocks: Sequence[int], seat: int = 0) -> PagedRow:
+def row(ids: Sequence[int], past: int, blocks: Sequence[int], slot: int = 0) -> PagedRow:
     """Return a row whose logits come back whole."""
-    return PagedRow(tuple(ids), past, blocks, seat, CHOSEN_BY_HOST)
+    return PagedRow(tuple(ids), past, blocks, slot, CHOSEN_BY_HOST)
 
 
 def said(model: PagedModel, *rows: PagedRow) -> FloatArray:

@@ -21,11 +21,11 @@ class HistoryBlocks:
     """Runs are made when they are started, and their results are there at once: order is all that matters."""
 
     def __init__(
-        self, num_blocks: int, block_size: int, num_seats: int, unpenalised: Iterable[int] = ()
+        self, num_blocks: int, block_size: int, num_slots: int, unpenalised: Iterable[int] = ()
     ) -> None:
-        self.num_blocks, self.block_size, self.num_seats = num_blocks, block_size, num_seats
+        self.num_blocks, self.block_size, self.num_slots = num_blocks, block_size, num_slots
         self.ids = np.full((num_blocks, block_size), NEVER_WRITTEN, np.int64)
-        self.seen = np.zeros((num_seats + 1, VOCAB_SIZE), bool)
+        self.seen = np.zeros((num_slots + 1, VOCAB_SIZE), bool)
         self.counts = np.ones(VOCAB_SIZE, bool)
         self.counts[list(unpenalised)] = False
         self.num_started = self.num_followed = self.num_sightings = 0
@@ -35,7 +35,7 @@ class HistoryBlocks:
         self._newest: list[int] = []
 
     def bucket(self, num_rows: int) -> int:
-        return next(size for size in buckets(max(16, self.num_seats)) if size >= num_rows)
+        return next(size for size in buckets(max(16, self.num_slots)) if size >= num_rows)
 
     def start(self, rows: Sequence[PagedRow]) -> Future[list[SampledRow]]:
         self.num_started += 1
@@ -45,18 +45,18 @@ class HistoryBlocks:
         self.num_followed += 1
         if len(rows) != len(self._newest):
             raise AssertionError("These are not the rows of the run before.")
-        filler = PagedRow((0,), 0, (SCRATCH_BLOCK,), self.num_seats)
+        filler = PagedRow((0,), 0, (SCRATCH_BLOCK,), self.num_slots)
         return self._run(
             [
-                filler if row is None else PagedRow((token,), row.past, row.blocks, row.seat, row.sampling)
+                filler if row is None else PagedRow((token,), row.past, row.blocks, row.slot, row.sampling)
                 for row, token in zip(rows, self._newest, strict=True)
             ]
         )
 
-    def saw(self, seat: int, ids: Iterable[int]) -> None:
+    def saw(self, slot: int, ids: Iterable[int]) -> None:
         self.num_sightings += 1
-        self.seen[seat] = False
-        self.seen[seat, list(ids)] = True
+        self.seen[slot] = False
+        self.seen[slot, list(ids)] = True
 
     def close(self) -> None:
         self.is_closed = True
@@ -69,12 +69,12 @@ class HistoryBlocks:
             future.set_exception(self.fault)
             return future
         width = max(len(row.blocks) for row in rows)
-        pack(rows, num_rows=len(rows), width=width, block_size=self.block_size, scratch_seat=self.num_seats)
+        pack(rows, num_rows=len(rows), width=width, block_size=self.block_size, scratch_slot=self.num_slots)
         self.row_counts.append(len(rows))
         flat = self.ids.reshape(-1)
         for row in rows:  # all of a run's KV is written before any of it is read
             flat[self._places(row, row.past, row.past + len(row.ids))] = row.ids
-            self.seen[row.seat, row.ids[-1]] = self.counts[row.ids[-1]]
+            self.seen[row.slot, row.ids[-1]] = self.counts[row.ids[-1]]
         sampled = [self._sampled(row, flat[self._places(row, 0, row.past + len(row.ids))]) for row in rows]
         self._newest = [row.token for row in sampled]
         future.set_result(sampled)
@@ -90,7 +90,7 @@ class HistoryBlocks:
         logits = history_logits(history)
         if row.blocks[0] == SCRATCH_BLOCK:
             return SampledRow(0)
-        token, suffices = choose(logits.copy(), row.sampling, self.seen[row.seat])
+        token, suffices = choose(logits.copy(), row.sampling, self.seen[row.slot])
         return SampledRow(token, None if suffices else logits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -136,6 +137,15 @@ async def test_a_full_engine_refuses_and_has_room_again_later(stage: Stage) -> N
     assert (engine.load.num_requests, engine.load.num_reserved_tokens) == (0, 0)
     stage.says("fine")
     assert (await read(engine.generate(PROMPT, GREEDY))).text == "fine"
+
+
+async def test_the_log_says_at_the_start_for_how_many_there_is_room(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stage.runner.max_kv_tokens = 3 * 512 + 511
+    await stage.open()
+    assert "Room for 3 answers of 512 tokens at once, or for up to 8 shorter ones." in caplog.text
 
 
 async def test_an_answer_reserves_its_prompt_and_what_may_come(stage: Stage) -> None:

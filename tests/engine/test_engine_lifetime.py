@@ -18,6 +18,7 @@ from engine.errors import (
 )
 from engine.runtime.runner import Runner
 from engine.types import (
+    FinishReason,
     Generation,
     Health,
     Prompt,
@@ -55,6 +56,30 @@ async def test_an_unhealthy_engine_refuses_with_a_sentence(stage: Stage) -> None
     await wait_until(lambda: engine.health is Health.UNHEALTHY)
     with pytest.raises(EngineUnavailableError, match="unhealthy"):
         engine.generate(PROMPT, GREEDY)
+
+
+async def test_what_begins_while_a_fault_is_mended_is_answered_after_that(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reload, may_reload = stage.runner.reload, threading.Event()
+
+    def slow_reload() -> None:
+        assert may_reload.wait(20)
+        reload()
+        stage.fault = None
+
+    monkeypatch.setattr(stage.runner, "reload", slow_reload)
+    engine = await stage.open()
+    stage.fault = RuntimeError("device lost")
+    with pytest.raises(GenerationFailedError):
+        await read(engine.generate(PROMPT, GREEDY))
+    assert engine.health is Health.RECOVERING
+    stage.says("fine")
+    meanwhile, stopped = engine.generate(PROMPT, GREEDY), engine.generate(PROMPT, GREEDY)
+    stopped.cancel()
+    may_reload.set()
+    assert (await read(meanwhile)).text == "fine"
+    assert (await read(stopped)).finish_reason is FinishReason.CANCELLED
 
 
 async def test_two_engines_at_once_do_not_mix(stage: Stage, make_stage: Callable[[], Stage]) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import mmap
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from engine.cpu.kv_buffers import KVBuffers
+from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
-from engine.engine import Engine, EngineOptions
+from engine.engine import Engine, EngineOptions, kv_room
+from engine.opening import open_folder
+from engine.runtime.runner import Runner
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
 from tests.engine.engine_stage import ask, read, wait_until
 from tests.engine.tiny_model import make_tiny_model
@@ -81,3 +89,46 @@ async def test_a_dropped_cache_holds_nothing_and_changes_no_answer(folder: Path)
         await wait_until(lambda: engine.load.num_kv_tokens == 0)
     assert (again.usage.num_cached_tokens, again.text) == (0, first.text)
     engine.drop_idle_cache()
+
+
+def resident_bytes(array: np.ndarray) -> int:
+    """Return how much of an array is in memory, by `mincore(2)`."""
+    pages = (ctypes.c_ubyte * (array.nbytes // mmap.PAGESIZE))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(array.ctypes.data), array.nbytes, pages) == 0
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="memory cannot be given back here")
+async def test_kv_takes_the_memory_that_was_promised_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners, load = list[Runner](), Engine._load_runner
+
+    def load_runner(engine: Engine) -> Runner:
+        runners.append(load(engine))
+        return runners[-1]
+
+    monkeypatch.setattr(Engine, "_load_runner", load_runner)
+    folder, rng = make_tiny_model(tmp_path / "model"), random.Random(1)
+    options = EngineOptions(num_threads=1, max_concurrent=4, context_tokens=512, kv_cache_mb=2)
+    promised = kv_room(open_folder(folder), options).num_bytes
+    most = 0
+    async with await Engine.open(folder, options) as engine:
+        (runner,) = runners
+        assert isinstance(runner, SlotRunner)
+        kv = runner._model.kv
+        assert isinstance(kv, KVBuffers)
+        assert promised < sum(array.nbytes for array in kv.arrays), "less than all slots could take"
+
+        async def converse() -> None:
+            nonlocal most
+            ids = [5, 6, 7]
+            for _ in range(8):
+                fresh = [rng.randrange(3, 380) for _ in range(rng.randrange(150))]
+                ids = [*ids[: rng.randrange(3, 300)], *fresh]
+                params = SamplingParams(temperature=1.0, max_new_tokens=rng.randrange(1, 60))
+                await ask(engine, Prompt(tuple(ids)), params)
+                most = max(most, sum(resident_bytes(array) for array in kv.arrays))
+
+        await asyncio.gather(*(converse() for _ in range(6)))
+    assert 0.5 * promised < most <= promised

@@ -187,7 +187,8 @@ def sentences(tree: ast.AST) -> Iterator[str]:
         isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "start"
     )
     for child in ast.iter_child_nodes(tree):
-        if not (is_start and isinstance(child, ast.Constant)):  # what a task is called in the log
+        is_name = is_start and isinstance(child, ast.Constant | ast.JoinedStr)
+        if not is_name:  # what a task is called in the log
             yield from sentences(child)
 
 
@@ -213,6 +214,7 @@ def _is_sentence(text: str) -> bool:
         ('say(f"Forgotten: {n} messages here.")', ["Forgotten: ", " messages here."][1:]),
         ('_log.info("This is for the operator.")', []),
         ('tasks.start(say("Hello to you all."), "greeting people here")', ["Hello to you all."]),
+        ('tasks.start(say("Hello to you all."), f"greeting people here in {x}")', ["Hello to you all."]),
         ('"""This is a docstring of this."""', []),
         ('command(name="x", description="What it does here")', []),
         ('raise NotAllowedError("You may not.")', ["You may not."]),

@@ -35,11 +35,12 @@ def figures(exposition: bytes) -> dict[str, float]:
 
 def test_an_answer_counts_with_its_tokens_and_times() -> None:
     metrics = Metrics()
-    metrics.answered(MessageState.COMPLETE, Completion("text", FinishReason.STOP, Usage(30, 10, 7, 0.3, 2.5)))
+    usage = Usage(30, 10, 12, 7, time_to_first_token_s=0.3, duration_s=2.5)
+    metrics.answered(MessageState.COMPLETE, Completion("text", FinishReason.STOP, usage))
     metrics.answered(MessageState.FAILED, None)
     found = figures(metrics.exposition())
     assert found["llamacord_answers_total/complete"] == found["llamacord_answers_total/failed"] == 1
-    assert found["llamacord_tokens_total/prompt"] == 20
+    assert found["llamacord_tokens_total/prompt"] == 12, "what was computed of it until it was stopped"
     assert found["llamacord_tokens_total/cached"] == 10
     assert found["llamacord_tokens_total/answer"] == 7
     assert found["llamacord_time_to_first_token_seconds_sum"] == 0.3

@@ -91,11 +91,16 @@ def test_a_processor_without_8_bit_products_is_told(processor: Processor, expect
     assert any("no 8-bit dot product" in sentence for sentence in found.sentences) is expected
 
 
-def test_more_kv_than_the_engine_holds_is_told_and_not_counted() -> None:
-    few, many = advice(BIG, 64, load=Load(1, 512)), advice(BIG, 64, load=Load(8, 4096))
+def test_more_kv_than_there_is_memory_for_is_told_and_not_counted() -> None:
+    few, many = advice(BIG, 64, load=Load(1, 512)), advice(BIG, 32, load=Load(8, 4096))
     assert not any("KV" in sentence for sentence in few.sentences)
-    assert any("32.0 GiB of KV. The engine holds 4096 tokens" in sentence for sentence in many.sentences)
-    assert many.candidates[0].memory.kv == 4096 * 2**20
+    assert many.chosen is not None
+    held = many.chosen.memory.kv // 2**20
+    assert 4096 < held < 8 * 4096
+    expected = f"32.0 GiB of KV, and there is memory for {held} tokens: questions wait for room."
+    assert any(expected in sentence for sentence in many.sentences)
+    assert many.chosen.memory.total < 0.9 * 32 * GIB
+    assert many.candidates[0].memory.kv < held * 2**20, "fp32 leaves less room beside it"
 
 
 def test_no_conversation_is_longer_than_the_models_context() -> None:

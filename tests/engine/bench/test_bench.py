@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.bench.driving import Driver, engine_options, measure_engine
+from engine.bench.driving import Driver, measure_engine
 from engine.bench.figures import (
     SHAPES,
     Figures,
@@ -32,7 +32,6 @@ from engine.cli import main
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError
-from engine.machine.cuda_device import CudaDevice, NoCudaError
 
 SEVEN_B = LLAMA_2_SIZES["Llama 2 7B"]
 SMALL = DecoderConfig(2, 128, 256, 4, 2, 32, 384, 1024, 1e4, 1e-5, tied_embeddings=False)
@@ -203,21 +202,13 @@ def test_without_pillow_nothing_is_measured_for_a_plot(
     assert "pip install pillow" in capsys.readouterr().err
 
 
-def test_a_gpu_takes_what_kv_is_useful_whatever_memory_the_machine_has(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_more_conversations_than_there_is_memory_for_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.machine.machine.free_memory_bytes", lambda: 2**30)
-    device = CudaDevice("GPU", (9, 0), 80 * 2**30, 13000, 3.03e12)
-    for found, where, expected in ((device, "auto", 0), (device, "cpu", 512), (None, "auto", 512)):
-
-        def find(found: CudaDevice | None = found) -> CudaDevice:
-            if found is None:
-                raise NoCudaError("there is none")
-            return found
-
-        monkeypatch.setattr("engine.bench.driving.find_device", find)
-        options = engine_options(Plan("model", (1, 128), device=where), 4096, 2**20)
-        assert (options.max_concurrent, options.kv_cache_mb) == (128, expected)
+    monkeypatch.setattr("engine.machine.machine.free_memory_bytes", lambda: 2**20)
+    folder = write_random_model(tmp_path / "model", SMALL, Precision.INT8)
+    made = await measure_engine(Plan(str(folder), (1, 64), context=40, tokens=8, device="cpu", threads=1))
+    assert [load.conversations for load in made.loads] == [1]
 
 
 async def test_an_answer_ends_after_the_seconds_of_the_plan(tmp_path: Path) -> None:

@@ -119,3 +119,26 @@ def test_eight_bits_need_whole_blocks(tmp_path: Path) -> None:
     model = CpuModel(tmp_path / "model", load_manifest(tmp_path / "model"), ModelOptions(1, 1, 64))
     exact = reference_logits(odd.config, odd.tensor, [5, 9, 200])[-1]
     assert np.abs(model.prefill(0, [5, 9, 200], 0) - exact).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("precision", "part", "named"),
+    [
+        (Precision.FP16, "layers.0.k", "layers.0.k"),
+        (Precision.FP16, "embed", "embed"),
+        *((precision, "layers.1.mlp_norm", "layers.1.mlp_norm") for precision in Precision),
+        *((precision, "layers.2.up", "layers.2.gate_up") for precision in (Precision.INT8, Precision.INT4)),
+    ],
+)
+def test_what_half_precision_cannot_hold_is_for_fp32_alone(
+    tmp_path: Path, precision: Precision, part: str, named: str
+) -> None:
+    factor = 1e9 if named.endswith("gate_up") else 1e6
+    source = ChangedSource(lambda name, values: values * np.float32(factor) if name == part else values)
+    if precision is Precision.FP32:
+        convert(source, tmp_path / "model", precision)
+        return
+    message = f"{named} is too large for half precision. Convert to fp32, for the CPU"
+    with pytest.raises(ModelFormatError, match=message):
+        convert(source, tmp_path / "model", precision)
+    assert names(tmp_path) == []

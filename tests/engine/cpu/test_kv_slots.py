@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -12,10 +13,16 @@ from tests.engine.fakes import HistoryMemory
 NUM_SLOTS = 5
 MAX_TOKENS = 60
 MAX_LEN = 30
+PAGE_TOKENS = 4
 SEQUENCES = st.one_of(
     st.lists(st.integers(0, 2), min_size=1, max_size=20),
     st.builds(lambda tail: [7, 7, 7, 7, 7, 7, *tail], st.lists(st.integers(0, 1), max_size=12)),
 )
+
+
+def whole(num_tokens: int) -> int:
+    """Round up to whole pages."""
+    return -(-num_tokens // PAGE_TOKENS) * PAGE_TOKENS
 
 
 class Conversations(RuleBasedStateMachine):
@@ -23,27 +30,27 @@ class Conversations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = KVSlots(NUM_SLOTS, MAX_TOKENS)
-        self.memory = HistoryMemory(NUM_SLOTS, MAX_LEN + 1)
+        self.slots = KVSlots(NUM_SLOTS, MAX_TOKENS, PAGE_TOKENS)
+        self.memory = HistoryMemory(NUM_SLOTS, MAX_LEN + 1, PAGE_TOKENS)
         self.running: dict[int, tuple[list[int], int]] = {}
         self.forgotten: set[int] = set()
         self.ended: list[list[int]] = []
 
-    @precondition(lambda self: self.slots.can_acquire())
     @rule(data=st.data(), growth=st.integers(1, 10))
     def begin(self, data: st.DataObject, growth: int) -> None:
         continued = st.sampled_from(self.ended or [[]]).map(lambda ids: [*ids, 1])
         ids = data.draw(st.one_of(SEQUENCES, continued))
         reserved = min(MAX_LEN, len(ids) + growth)
-        if len(ids) >= MAX_LEN or self.slots.num_reserved + reserved > MAX_TOKENS:
+        if len(ids) >= MAX_LEN or not self.slots.has_room(reserved):
             return
         placement = self.slots.acquire(ids, reserved)
         assert placement.slot not in self.running, "a busy slot was given away"
         assert placement.num_cached <= max(0, len(ids) - 2)
-        assert not set(placement.emptied) & self.running.keys(), "a busy slot was emptied"
-        assert placement.copy_from not in placement.emptied
-        for slot in placement.emptied:
-            self.memory.give_back(slot)
+        given_back = {slot for slot, _ in placement.given_back}
+        assert not given_back & self.running.keys(), "a busy slot was emptied"
+        assert placement.copy_from not in given_back
+        for slot, num_kept in placement.given_back:
+            self.memory.give_back(slot, num_kept)
         if placement.copy_from is not None:
             self.memory.copy(placement.copy_from, placement.slot, placement.num_cached)
         self.running[placement.slot] = (list(ids[: placement.num_cached]), reserved)
@@ -89,7 +96,7 @@ class Conversations(RuleBasedStateMachine):
         assert first in self.running
         assert second not in self.running
         assert min(active) < second < max(active), "the window must shrink"
-        self.memory.swap(first, second, max(len(self.slots[slot].ids) for slot in pair))
+        self.memory.swap(first, second, *(len(self.slots[slot].ids) for slot in pair))
         self.slots.swap(first, second)
         self.running[second] = self.running.pop(first)
         if first in self.forgotten:
@@ -97,11 +104,10 @@ class Conversations(RuleBasedStateMachine):
 
     @rule()
     def lose_everything(self) -> None:
-        self.slots.clear()
+        self.slots = KVSlots(NUM_SLOTS, MAX_TOKENS, PAGE_TOKENS)
         self.memory.ids[:] = -1
         self.running.clear()
         self.forgotten.clear()
-        assert self.slots.num_tokens == self.slots.num_busy == 0
 
     @invariant()
     def what_a_slot_is_said_to_hold_is_there(self) -> None:
@@ -113,22 +119,24 @@ class Conversations(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_is_leaked(self) -> None:
-        assert {index for index in range(NUM_SLOTS) if self.slots[index].busy} == self.running.keys()
-        assert self.slots.num_busy == len(self.running)
-        assert self.slots.can_acquire() == (len(self.running) < NUM_SLOTS)
+        assert self.slots.busy == sorted(self.running)
+        assert self.slots.has_room(1) <= (len(self.running) < NUM_SLOTS)
+        self.slots.check()
 
     @invariant()
     def the_bound_is_held_even_if_all_grow_as_far_as_they_may(self) -> None:
-        idle = sum(len(self.slots[i].ids) for i in range(NUM_SLOTS) if i not in self.running)
-        grown = sum(reserved for _, reserved in self.running.values())
+        idle = [slot for slot in range(NUM_SLOTS) if slot not in self.running]
+        kept = sum(whole(len(self.slots[slot].ids)) for slot in idle)
+        grown = sum(whole(reserved) for _, reserved in self.running.values())
         assert self.slots.num_reserved == grown
-        assert self.slots.num_tokens <= idle + grown <= MAX_TOKENS
+        assert self.slots.num_tokens <= kept + grown <= MAX_TOKENS
+        assert self.memory.num_touched <= MAX_TOKENS
 
     @invariant()
     def all_touched_memory_is_known(self) -> None:
         for index in range(NUM_SLOTS):
             touched = (self.memory.ids[index] != -1).nonzero()[0]
-            assert self.slots[index].num_touched >= (touched[-1] + 1 if len(touched) else 0)
+            assert self.slots[index].num_touched >= (whole(touched[-1] + 1) if len(touched) else 0)
 
     def _write(self, slot: int, ids: list[int]) -> None:
         held, _ = self.running[slot]
@@ -203,7 +211,7 @@ def test_idle_conversations_give_their_memory_back_in_order_of_age() -> None:
     slots = KVSlots(5, 100)
     held = [fill(slots, [base, *range(29)]) for base in (100, 200, 300)]
     placement = slots.acquire([400, 1, 2], 60)
-    assert placement.emptied == tuple(held[:2])
+    assert placement.given_back == tuple((slot, 0) for slot in held[:2])
     assert slots[held[2]].ids
 
 
@@ -212,14 +220,39 @@ def test_running_requests_count_with_all_they_may_come_to_hold() -> None:
     idle = fill(slots, list(range(45)))
     slots.acquire([100, 1, 2], 50)
     assert slots[idle].ids
-    assert slots.acquire([200, 1, 2], 50).emptied == (idle,)
+    assert slots.acquire([200, 1, 2], 50).given_back == ((idle, 0),)
 
 
 def test_a_slot_that_held_a_long_conversation_gives_back_what_a_short_one_does_not_need() -> None:
     slots = KVSlots(1, 100)
     fill(slots, list(range(90)))
-    assert slots.acquire([500, 1, 2], 10).emptied == (0,)
-    assert slots[0].num_touched == 0
+    assert slots.acquire([500, 1, 2], 10).given_back == ((0, 10),)
+    assert slots[0].num_touched == 10
+
+
+def test_a_sequence_takes_whole_blocks() -> None:
+    slots = KVSlots(3, 100, block_size=16)
+    assert slots.has_room(120), "one alone always fits"
+    slots.acquire([1, 2, 3], 17)
+    assert slots.num_reserved == 32
+    assert slots.has_room(64)
+    assert not slots.has_room(65), "80 tokens in whole blocks"
+
+
+@pytest.mark.parametrize("wrong", ["ids", "kept", "bound"])
+def test_wrong_books_are_found(wrong: str) -> None:
+    slots = KVSlots(3, 100)
+    fill(slots, list(range(50)))
+    slots.acquire([900, 1, 2], 40)
+    slots.check()
+    if wrong == "ids":
+        slots[0].ids.append(7)
+    elif wrong == "kept":
+        slots[0].is_kept = False
+    else:
+        slots[0].num_touched = 61
+    with pytest.raises(RuntimeError, match="slot"):
+        slots.check()
 
 
 def test_compaction_waits_until_the_waste_has_paid_for_it() -> None:

@@ -137,7 +137,7 @@ def test_copied_and_swapped_slots_continue_alike(model: CpuModel, expected: Floa
     model.prefill(5, IDS[:9], 0)
     model.kv.copy(0, 3, 25)
     assert near(model.decode(3, [IDS[25]], [25])[0], expected[25])
-    model.kv.swap(0, 5, 40)
+    model.kv.swap(0, 5, 40, 9)
     assert near(model.decode(0, [IDS[9]], [9])[0], expected[9])
     assert near(model.decode(5, [IDS[40]], [40])[0], expected[40])
 

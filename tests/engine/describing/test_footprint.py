@@ -12,6 +12,7 @@ from engine.describing.footprint import (
     PROCESS_BYTES,
     footprint,
     kv_token_bound,
+    room_sentence,
     running_weight_bytes,
     size,
     step_bytes,
@@ -53,12 +54,40 @@ def test_a_step_reads_each_weight_once_but_of_a_separate_embedding_next_to_nothi
 
 
 @pytest.mark.parametrize(
-    ("memory", "megabytes", "expected"),
-    [(64 * 2**30, 0, 2048), (4 * 2**30, 0, 1024), (2**30, 0, 512), (64 * 2**30, 3000, 3000)],
+    ("spare_gib", "megabytes", "expected"),
+    [
+        (64, 0, 8192),
+        (8, 0, 6144),
+        (4, 0, 3072),
+        (0.1, 0, 512),
+        (-3, 0, 512),
+        (64, 3000, 3000),
+        (1, 9000, 8192),
+    ],
 )
-def test_kv_is_bounded_and_one_context_always_fits(memory: int, megabytes: int, expected: int) -> None:
-    per_token = LLAMA_2_7B.kv_bytes_per_token()
-    assert kv_token_bound(per_token, context=512, memory_bytes=memory, kv_cache_mb=megabytes) == expected
+def test_kv_takes_what_is_of_use_and_free_and_one_context_always_fits(
+    spare_gib: float, megabytes: int, expected: int
+) -> None:
+    bound = kv_token_bound(
+        LLAMA_2_7B.kv_bytes_per_token(),
+        context=512,
+        num_contexts=16,
+        spare_bytes=int(spare_gib * 2**30),
+        kv_cache_mb=megabytes,
+    )
+    assert bound == expected
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "said"),
+    [
+        (4096, "Room for 1 answer of 4,096 tokens at once, or for up to 8 shorter ones."),
+        (3 * 4096 + 5, "Room for 3 answers of 4,096 tokens at once, or for up to 8 shorter ones."),
+        (16 * 4096, "Room for 8 answers of 4,096 tokens at once."),
+    ],
+)
+def test_room_is_said_in_answers(num_tokens: int, said: str) -> None:
+    assert room_sentence(num_tokens, 4096, 8) == said
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_room_is_taken_for_the_whole_answer_and_made_from_the_least_recently_use
         books.release(admit(books, range(start, start + 12)), keep=True)
     running = books.acquire(range(8), 16)  # 4 of 8 blocks, of which 2 are free
     assert running is not None
-    assert (books.num_cached_blocks, books.num_free) == (4, 4)
+    assert (len(books._idle), books.num_free) == (4, 4)
     old = books.acquire(range(100, 114), 14)
     assert old is not None
     assert old.ids == [100, 101, 102, 103], "its last blocks went first"
@@ -91,7 +91,7 @@ def test_a_failed_admission_changes_nothing() -> None:
     running = admit(books, range(50, 58))
     assert books.acquire([*range(12), 77, 78], 20) is None
     books.check()
-    assert (books.num_cached_blocks, books.num_free, books.num_running) == (3, 3, 1)
+    assert (len(books._idle), books.num_free, books.num_running) == (3, 3, 1)
     books.release(running, keep=False)
     assert books.num_free == 5
 
@@ -101,7 +101,7 @@ def test_what_was_forgotten_is_never_found_again() -> None:
     books.release(admit(books, range(12)), keep=True)
     running = admit(books, range(50, 60), 20)
     books.forget()
-    assert (books.num_cached_blocks, books.num_tokens) == (0, 10)
+    assert (len(books._idle), books.num_tokens) == (0, 10)
     books.extend(running, range(60, 68))
     books.release(running, keep=True)
     assert books.num_tokens == 0
@@ -183,10 +183,10 @@ def test_a_block_stays_as_long_as_what_another_conversation_builds_on_it() -> No
     first, second = side_by_side(books)
     books.release(first, keep=True)
     books.release(second, keep=True)
-    assert books.num_cached_blocks == 5
+    assert len(books._idle) == 5
     other = books.acquire(range(500, 528), 32)
     assert other is not None
-    assert books.num_cached_blocks == 3, "it has 8 of 11 blocks: two that were kept went"
+    assert len(books._idle) == 3, "it has 8 of 11 blocks: two that were kept went"
     books.release(other, keep=False)
     table = books.acquire(range(22), 22)
     assert table is not None
@@ -205,13 +205,13 @@ def test_ten_thousand_joins_leaves_and_evictions_lose_nothing() -> None:
         if action < 0.35 or not running:
             ids = [chooser.randrange(4)] * 9 + [chooser.randrange(2) for _ in range(chooser.randrange(1, 30))]
             num_tokens = len(ids) + chooser.randrange(12)
-            num_cached = books.num_cached_blocks
+            num_cached = len(books._idle)
             table = books.acquire(ids, num_tokens)
             if table is None:
                 num_refused += 1
                 continue
             num_shared += len(table.ids) // SIZE
-            num_evicting += num_cached - books.num_cached_blocks > len(table.ids) // SIZE
+            num_evicting += num_cached - len(books._idle) > len(table.ids) // SIZE
             held = [token for number in table.blocks for token in memory[number]]
             assert held[: len(table.ids)] == table.ids == ids[: len(table.ids)]
             assert len(table.ids) <= max(0, len(ids) - 2)
@@ -239,7 +239,7 @@ def test_ten_thousand_joins_leaves_and_evictions_lose_nothing() -> None:
     books.check()
     assert (books.num_free, books.num_running) == (39, 0)
     books.forget()
-    assert (books.num_tokens, books.num_cached_blocks) == (0, 0)
+    assert (books.num_tokens, len(books._idle)) == (0, 0)
 
 
 class Books(RuleBasedStateMachine):

@@ -106,7 +106,7 @@ def test_a_shared_block_is_read_by_both_and_written_by_none(model: PagedModel) -
     np.testing.assert_allclose(again[0], expected(PROMPT), atol=TOLERANCE)
 
 
-def test_guessed_tokens_as_rows_of_one_sequence_say_what_single_ones_say(model: PagedModel) -> None:
+def test_drafted_tokens_as_rows_of_one_sequence_say_what_single_ones_say(model: PagedModel) -> None:
     said(model, row(PROMPT[:40], 0, [1, 2, 3, 4]))
     rows = [row(PROMPT[past : past + 1], past, [1, 2, 3, 4], 8) for past in range(40, 50)]
     for past, logits in zip(range(40, 50), said(model, *rows), strict=True):
@@ -121,15 +121,15 @@ def test_a_step_started_ahead_computes_what_the_last_one_chose(model: PagedModel
     started = [
         model.start(
             [
-                PagedRow(tuple(ids[-1:]), len(ids) - 1, table.blocks, seat)
-                for seat, (ids, table) in enumerate(zip(history, greedy, strict=True))
+                PagedRow(tuple(ids[-1:]), len(ids) - 1, table.blocks, slot)
+                for slot, (ids, table) in enumerate(zip(history, greedy, strict=True))
             ]
         )
     ]
     for ahead in range(1, 5):
         rows = [
-            PagedRow((0,), len(ids) - 1 + ahead, table.blocks, seat)
-            for seat, (ids, table) in enumerate(zip(history, greedy, strict=True))
+            PagedRow((0,), len(ids) - 1 + ahead, table.blocks, slot)
+            for slot, (ids, table) in enumerate(zip(history, greedy, strict=True))
         ]
         started.append(model.follow([None, rows[1]] if ahead > 2 else rows))
     for step, future in enumerate(started):
@@ -153,10 +153,18 @@ def test_a_step_started_ahead_computes_what_the_last_one_chose(model: PagedModel
         (row([1], 256, list(range(1, 18))), "exceed 256"),
         (row([1], 0, [64]), "no such blocks"),
         (row([1], 0, [-1]), "no such blocks"),
-        (row([1], 0, [1], 9), "no seat 9"),
+        (row([1], 0, [1], 9), "no slot 9"),
     ],
 )
 def test_what_would_read_or_write_elsewhere_is_refused(model: PagedModel, bad: PagedRow, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         model.start([bad])
     assert said(model, row(PROMPT, 0, [1, 2, 3, 4])).shape == (1, 384), "and it goes on"
+
+
+def test_what_cannot_be_marked_as_had_is_a_fault_of_the_next_run(model: PagedModel) -> None:
+    model.saw(99, [5])  # there is no such sequence
+    run = model.start([row(PROMPT, 0, [1, 2, 3, 4])])
+    with pytest.raises(Exception, match="indice = 99"):
+        run.result()
+    assert said(model, row(PROMPT, 0, [1, 2, 3, 4]))[0].any()

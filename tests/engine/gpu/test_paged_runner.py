@@ -25,7 +25,7 @@ GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=
 
 
 class Oracle(Speculation):
-    """Guesses what an answer will be: often right, sometimes wrong from some token on, or not at all."""
+    """Drafts what an answer will be: often right, sometimes wrong from some token on, or not at all."""
 
     def __init__(self, request: Request) -> None:
         super().__init__()
@@ -36,25 +36,25 @@ class Oracle(Speculation):
     def is_paused(self) -> bool:
         return self._chooser.random() < 0.3
 
-    def guess(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
-        guess = self._answer[len(ids) :][: min(max_tokens, self._chooser.randrange(6))]
-        if guess and self._chooser.random() < 0.4:
-            guess[self._chooser.randrange(len(guess))] = 3
-        return tuple(guess)
+    def draft(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+        draft = self._answer[len(ids) :][: min(max_tokens, self._chooser.randrange(6))]
+        if draft and self._chooser.random() < 0.4:
+            draft[self._chooser.randrange(len(draft))] = 3
+        return tuple(draft)
 
 
 class Stage:
     """A driver over a paged runner, and the models that it loaded."""
 
-    def __init__(self, num_blocks: int = 64, num_seats: int = 4) -> None:
+    def __init__(self, num_blocks: int = 64, num_slots: int = 4) -> None:
         self.models: list[HistoryBlocks] = []
 
         def load() -> HistoryBlocks:
-            self.models.append(HistoryBlocks(num_blocks, BLOCK_SIZE, num_seats, [STOP_ID]))
+            self.models.append(HistoryBlocks(num_blocks, BLOCK_SIZE, num_slots, [STOP_ID]))
             return self.models[-1]
 
         self.runner = PagedRunner(load, "fake", PACE)
-        self.driver = RunnerDriver(self.runner, num_seats)
+        self.driver = RunnerDriver(self.runner, num_slots)
         self.requests: list[Request] = []
         self.numbers = itertools.count()
 
@@ -62,9 +62,9 @@ class Stage:
     def model(self) -> HistoryBlocks:
         return self.models[-1]
 
-    def add(self, ids: Sequence[int], params: SamplingParams, *, guesses: bool = False) -> Request:
+    def add(self, ids: Sequence[int], params: SamplingParams, *, drafts: bool = False) -> Request:
         request = make_request(next(self.numbers), ids, params, max_tokens=200)
-        if guesses:
+        if drafts:
             request.speculation = Oracle(request)
         self.requests.append(request)
         self.driver.add(request)
@@ -136,7 +136,7 @@ def test_the_repetition_penalty_holds_for_prompt_and_answer(penalty: float) -> N
 def test_where_words_are_counted_the_host_chooses_and_others_stay_as_they_are(guesses: bool) -> None:
     stage = Stage()
     if guesses:
-        stage.add(prompt(4, 30), long_answer(frequency_penalty=0.8, repetition_penalty=1.1), guesses=True)
+        stage.add(prompt(4, 30), long_answer(frequency_penalty=0.8, repetition_penalty=1.1), drafts=True)
     for seed in range(3):
         stage.add(prompt(seed, 30), long_answer(frequency_penalty=0.4 * seed, seed=seed))
     stage.add(prompt(5, 11), long_answer(temperature=0.0, presence_penalty=-0.9))
@@ -152,11 +152,11 @@ def test_what_the_candidates_cannot_tell_the_host_chooses() -> None:
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
-def test_right_guesses_are_taken_and_wrong_ones_change_nothing(penalty: float) -> None:
+def test_right_drafts_are_taken_and_wrong_ones_change_nothing(penalty: float) -> None:
     num_steps = num_tokens = 0
     for seed in range(6):
         stage = Stage()
-        stage.add(prompt(seed, 10), long_answer(seed=seed, repetition_penalty=penalty), guesses=True)
+        stage.add(prompt(seed, 10), long_answer(seed=seed, repetition_penalty=penalty), drafts=True)
         stage.run()
         num_steps += len(stage.driver.plans)
         num_tokens += stage.requests[0].num_new
@@ -179,7 +179,7 @@ def test_a_cancelled_answer_leaves_its_place_and_its_kv() -> None:
 
 
 def test_who_finds_no_room_waits_and_is_answered() -> None:
-    stage = Stage(num_blocks=14, num_seats=4)
+    stage = Stage(num_blocks=14, num_slots=4)
     for seed in range(6):
         stage.add(prompt(seed, 20), long_answer(seed=seed, max_new_tokens=20))
     stage.driver.step()
@@ -237,21 +237,21 @@ PARAMS = st.builds(
         max_size=12,
     ),
     num_blocks=st.integers(25, 70),
-    num_seats=st.integers(1, 6),
+    num_slots=st.integers(1, 6),
 )
 def test_whatever_runs_together_each_answer_is_what_it_is_alone(
-    arrivals: list[tuple[int, int, int, SamplingParams, bool]], num_blocks: int, num_seats: int
+    arrivals: list[tuple[int, int, int, SamplingParams, bool]], num_blocks: int, num_slots: int
 ) -> None:
-    stage = Stage(num_blocks, num_seats)
-    for wait, seed, length, params, guesses in arrivals:
-        stage.add(prompt(seed, length), params, guesses=guesses)
+    stage = Stage(num_blocks, num_slots)
+    for wait, seed, length, params, drafts in arrivals:
+        stage.add(prompt(seed, length), params, drafts=drafts)
         for _ in range(wait):
             stage.driver.step()
     stage.run()
 
 
 def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_nothing() -> None:
-    stage, chooser = Stage(num_blocks=60, num_seats=6), random.Random(0)
+    stage, chooser = Stage(num_blocks=60, num_slots=6), random.Random(0)
     done = 0
     while len(stage.driver.plans) < 10_000:
         if stage.driver.num_requests < 9 and chooser.random() < 0.3:
@@ -262,7 +262,7 @@ def test_ten_thousand_steps_of_joining_leaving_cancelling_and_forgetting_leak_no
                 repetition_penalty=chooser.choice([1.0, 1.1]),
             )
             ids = prompt(chooser.randrange(6), chooser.randrange(1, 90))
-            stage.add(ids, params, guesses=chooser.random() < 0.3)
+            stage.add(ids, params, drafts=chooser.random() < 0.3)
         stage.driver.step()
         if stage.driver.running and chooser.random() < 0.02:
             request = chooser.choice(stage.driver.running)

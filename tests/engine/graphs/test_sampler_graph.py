@@ -18,7 +18,7 @@ from engine.runtime.sampling import CHOSEN_BY_HOST, FloatArray, SampledRow, Samp
 from engine.types import SamplingParams
 
 VOCAB_SIZE = 500
-NUM_SEATS = 5
+NUM_SLOTS = 5
 
 
 @functools.cache
@@ -37,14 +37,14 @@ def session() -> onnxruntime.InferenceSession:
 def choose(
     logits: FloatArray, rows: Sequence[tuple[float, ...]], seen: np.ndarray, newest: list[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return next ids, what the host is told, and the tokens seen then, at seats 0, 1, …"""
+    """Return next ids, what the host is told, and the tokens seen then, at slots 0, 1, …"""
     next_ids, chosen, seen_out = session().run(
         ["next_ids", "chosen", "seen_out"],
         {
             "logits": logits,
             "newest_ids": np.array(newest, np.int64),
             "sampling": np.array(rows, np.float32),
-            "seats": np.arange(len(rows)),
+            "slots": np.arange(len(rows)),
             "seen": seen,
             "penalised": np.arange(VOCAB_SIZE) > 2,
         },
@@ -53,7 +53,7 @@ def choose(
 
 
 def nothing_seen() -> np.ndarray:
-    return np.zeros((NUM_SEATS, VOCAB_SIZE), bool)
+    return np.zeros((NUM_SLOTS, VOCAB_SIZE), bool)
 
 
 PARAMS = st.builds(
@@ -70,7 +70,7 @@ PARAMS = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    params=st.lists(PARAMS, min_size=1, max_size=NUM_SEATS),
+    params=st.lists(PARAMS, min_size=1, max_size=NUM_SLOTS),
     spread=st.sampled_from([0.1, 1.0, 4.0, 12.0]),
     number=st.integers(0, 2**32),
 )

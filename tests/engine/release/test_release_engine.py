@@ -59,6 +59,7 @@ async def test_a_conversation_goes_on_where_it_was() -> None:
 async def test_it_holds_one_answer_and_a_cancelled_one_frees_the_place() -> None:
     async with await Engine.open(release(), OPTIONS) as engine:
         endless = engine.generate(Prompt((1, 50)), SamplingParams(max_new_tokens=100, seed=1))
+        assert (engine.load.num_requests, engine.load.max_requests) == (1, 1)
         with pytest.raises(NoRoomError):
             engine.generate(Prompt((1, 51)), GREEDY)
         endless.cancel()

@@ -94,14 +94,12 @@ def check(request: Request, driver: Driver) -> None:
 
 def check_memory(driver: Driver) -> None:
     """No slot is leaked, and the bound holds for what is held and for what is touched."""
-    slots = driver.runner._slots
-    in_slots = sorted(request.slot for request in driver.running if request.slot is not None)
-    assert [index for index in range(len(slots)) if slots[index].busy] == in_slots
-    assert len(set(in_slots)) == len(driver.running)
+    slots, slot_of = driver.runner._slots, driver.runner._slot_of
+    driver.runner.check()
+    assert slot_of.keys() == set(driver.running)
     assert slots.num_tokens <= driver.max_kv_tokens
     for request in driver.running:
-        assert request.slot is not None
-        assert slots[request.slot].ids == request.ids[: request.num_computed]
+        assert slots[slot_of[request]].ids == request.ids[: request.num_computed]
 
 
 def drive(seed: int, num_steps: int, driver: Driver, rate: float) -> Traffic:
@@ -120,7 +118,7 @@ def drive(seed: int, num_steps: int, driver: Driver, rate: float) -> Traffic:
     for request in traffic.forget_ended():
         check(request, driver)
     assert len(driver.finals) == len(traffic.requests), "every request ends exactly once"
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
     return traffic
 
 
@@ -144,16 +142,21 @@ def test_random_traffic_in_caches_of_all_sizes(seed: int) -> None:
     drive(seed, 150, driver, rate=rng.choice((0.05, 0.3, 0.9)))
 
 
-def test_touched_memory_stays_within_the_bound() -> None:
-    """Each filler may touch one position behind what its slot holds."""
-    driver = Driver(num_slots=6, max_kv_tokens=320, max_running=2, max_tokens=MAX_TOKENS)
-    traffic = Traffic(3, driver)
+@pytest.mark.parametrize("page_tokens", [1, 16])
+def test_touched_memory_stays_within_the_bound(page_tokens: int) -> None:
+    """Each filler may touch one page behind what its slot holds, and nothing else is beyond the bound."""
+    driver = Driver(6, 320, 3, MAX_TOKENS, min_exact_rows=2, page_tokens=page_tokens)
+    traffic, most = Traffic(3, driver), 0
     for _ in range(3000):
         if traffic.random.random() < 0.2 and len(traffic.running) < 4:
             traffic.submit()
         driver.step()
         traffic.forget_ended()
-        assert driver.model.kv.num_touched <= 320 + 2 * 6 + MAX_TOKENS // 2
+        check_memory(driver)
+        most = max(most, driver.model.kv.num_touched)
+        assert most <= 320 + 6 * page_tokens
+    assert most > 280, "and it is used"
+    assert driver.model.kv.num_swaps > 3
 
 
 def test_the_next_turn_computes_only_what_is_new() -> None:
@@ -169,6 +172,21 @@ def test_the_next_turn_computes_only_what_is_new() -> None:
     assert second.num_cached == len(first.ids) - 1
     assert driver.model.chunks == [4]
     assert second.ids == run_alone(second.prompt.ids, params)
+
+
+def test_of_a_stopped_prompt_only_what_was_computed_counts() -> None:
+    driver = Driver(4, 2000, 2, MAX_TOKENS)
+    params = SamplingParams(temperature=1.0, max_new_tokens=50, seed=1)
+    driver.add(make_request(1, [5] * 20, params, MAX_TOKENS))
+    driver.step()
+    request = make_request(2, [*[5] * 20, *[9] * 120], params, MAX_TOKENS)
+    driver.add(request)
+    driver.step()
+    completion = request.finish(FinishReason.CANCELLED).completion
+    assert completion is not None
+    assert completion.usage.num_prompt_tokens == 140
+    assert completion.usage.num_cached_tokens == 20
+    assert completion.usage.num_computed_tokens == driver.model.chunks[-1] < 100
 
 
 @pytest.mark.parametrize("num_prompt", [1, 2, 15, 16, 17, 33, 64, 65, 159])
@@ -230,13 +248,12 @@ def test_reloading_starts_with_an_empty_cache_and_frees_the_old_model_first() ->
     driver.scheduler.remove(first)
     driver.runner.reload()
     assert len(driver.models) == 2
-    assert first.slot is None
     second = make_request(2, [5] * 50, params, MAX_TOKENS)
     driver.add(second)
     driver.run_until_idle()
     assert second.num_cached == 0
     assert second.ids == run_alone(second.prompt.ids, params, MAX_TOKENS)
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
 
 
 def test_a_failed_reload_leaves_no_model_behind() -> None:
@@ -261,5 +278,5 @@ def test_release_is_idempotent_and_warm_up_leaves_no_trace() -> None:
     assert driver.runner.place(request)
     driver.runner.release(request, keep=True)
     driver.runner.release(request, keep=True)
-    assert driver.runner._slots.num_busy == 0
+    assert driver.runner._slots.busy == []
     assert (driver.model.kv.ids[1:] == NEVER_WRITTEN).all()

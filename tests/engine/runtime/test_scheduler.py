@@ -115,7 +115,7 @@ def test_every_prompt_is_computed_once_in_order_and_never_one_token_alone(
     for _ in range(10_000):
         while waiting and len(scheduler.running) < 4:
             start(scheduler, waiting.pop(0))
-        if scheduler.is_idle:
+        if not scheduler.running:
             break
         plan = compute(scheduler, tokens_per_s)
         for chunk in plan.prefill:
@@ -137,7 +137,7 @@ def test_a_request_is_forgotten_wherever_it_is(stage: str) -> None:
         compute(scheduler)
     assert scheduler.running == [request]
     scheduler.remove(request)
-    assert scheduler.is_idle
+    assert not scheduler.running
     assert scheduler.plan().is_empty
     scheduler.remove(request)
 

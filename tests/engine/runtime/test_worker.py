@@ -25,7 +25,8 @@ def test_text_streams_in_order_and_ends_with_the_reason(started: Bench) -> None:
     completion = started.listener.completion(stopped)
     assert completion.text == b"".join(TOKEN_BYTES[token] for token in (40, 41, 42)).decode()
     assert completion.finish_reason is FinishReason.STOP
-    assert (completion.usage.num_prompt_tokens, completion.usage.num_new_tokens) == (3, 4)
+    usage = completion.usage
+    assert (usage.num_prompt_tokens, usage.num_computed_tokens, usage.num_new_tokens) == (3, 3, 4)
     completion = started.listener.completion(limited)
     assert completion.finish_reason is FinishReason.LENGTH
     assert completion.usage.num_new_tokens == 3
@@ -53,7 +54,9 @@ def test_cancelled_before_its_first_step_it_never_gets_a_place(started: Bench) -
     early = started.submit(41)
     started.worker.cancel(early.request_id)
     started.let_go()
-    assert started.listener.completion(early).finish_reason is FinishReason.CANCELLED
+    completion = started.listener.completion(early)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert (completion.usage.num_prompt_tokens, completion.usage.num_computed_tokens) == (3, 0)
     assert early.request_id not in started.runner.ever_placed
     started.worker.cancel(running.request_id)
     assert started.listener.completion(running).finish_reason is FinishReason.CANCELLED
@@ -216,4 +219,4 @@ def test_random_traffic_from_several_threads_is_answered_as_alone(seed: int) -> 
         assert completion.text == b"".join(TOKEN_BYTES[token] for token in new).decode()
     worker.close()
     worker.join()
-    assert runners[0]._slots.num_busy == 0
+    assert runners[0]._slots.busy == []

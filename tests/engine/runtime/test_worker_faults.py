@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import pytest
 
 from engine.errors import EngineUnavailableError, GenerationFailedError
+from engine.runtime import worker as worker_module
 from engine.runtime.runner import Runner
 from engine.runtime.worker import Worker
 from engine.types import FinishReason, Health, SamplingParams
 from tests.engine.fakes import STOP_ID, make_request
-from tests.engine.worker_bench import NAN, OUTSIDE, Bench, Listener
+from tests.engine.worker_bench import NAN, OUTSIDE, TIMEOUT_S, Bench, Listener
 
 
 @pytest.mark.parametrize("bad", [NAN, OUTSIDE])
@@ -109,6 +111,33 @@ def test_the_exception_of_a_fault_is_let_go_before_the_reload(
     started.listener.error_of(started.submit(40))
     started.listener.completion(started.submit(40, STOP_ID))
     assert handled == [None]
+
+
+def test_the_books_are_checked_when_idle_and_wrong_ones_are_a_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "_CHECK_INTERVAL_S", 0.0)
+    reloaded = threading.Event()
+
+    def reload() -> None:
+        bench.runner.check_error = None
+        reloaded.set()
+
+    monkeypatch.setattr(bench.runner, "reload", reload)
+    bench.start()
+    running = bench.submit(40)
+    bench.hold()
+    num_checks = bench.runner.num_checks
+    bench.runner.check_error = RuntimeError("The books of block 3 are wrong: users.")
+    bench.let_go()
+    bench.listener.wait(lambda: len(bench.listener.deltas[running.request_id]) > 3)
+    assert bench.runner.num_checks == num_checks, "nobody waits for it"
+    bench.worker.cancel(running.request_id)
+    bench.listener.completion(running)
+    assert reloaded.wait(TIMEOUT_S)
+    assert bench.listener.completion(bench.submit(41, STOP_ID))
+    assert "block 3" in caplog.text
+    assert bench.worker.health is Health.READY
 
 
 @pytest.mark.parametrize("broken", ["place", "release"])

@@ -1,0 +1,66 @@
+"""The graphs that are made when a model is loaded use all that is stored, and hold no more than runs need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engine.convert.converter import convert
+from engine.cpu.model import CpuModel, ModelOptions
+from engine.describing.architecture import Precision
+from engine.describing.manifest import WEIGHTS_FILE, load_manifest
+from engine.describing.stored import BlockTensor, StoredTensor
+from engine.graphs.decoder import paged_graph, slot_graph
+from tests.engine.reference_llama import reference_logits
+from tests.engine.tiny_model import TinySource, make_tiny_model, tiny_config
+
+A_MILLION = 2**20
+
+
+def places(tensor: StoredTensor) -> set[int]:
+    """Return where the arrays of a tensor begin."""
+    if not isinstance(tensor, BlockTensor):
+        return {tensor.offset}
+    return {tensor.values, tensor.scales, *([] if tensor.zero_points is None else [tensor.zero_points])}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", Precision)
+def test_every_graph_takes_all_that_is_stored(tmp_path: Path, precision: Precision, tied: bool) -> None:
+    manifest = load_manifest(make_tiny_model(tmp_path / "model", precision, tied=tied))
+    stored = set().union(*map(places, manifest.tensors.values()))
+    for graph in (
+        slot_graph(manifest, 64),
+        paged_graph(manifest, 64),
+        paged_graph(manifest, 64, is_plain=True),
+    ):
+        taken = {
+            int(entry.value)
+            for tensor in onnx.load_from_string(graph).graph.initializer
+            for entry in tensor.external_data
+            if entry.key == "offset"
+        }
+        assert taken == stored
+
+
+def test_rotary_tables_are_as_long_as_what_runs_needs_whatever_the_context(tmp_path: Path) -> None:
+    source = TinySource(tiny_config(context_length=A_MILLION))
+    convert(source, tmp_path / "long", Precision.FP32)
+    short = make_tiny_model(tmp_path / "short")
+    sizes = {(folder / WEIGHTS_FILE).stat().st_size for folder in (tmp_path / "long", short)}
+    assert len(sizes) == 1
+    manifest = load_manifest(tmp_path / "long")
+    assert len(slot_graph(manifest, 64)) == len(slot_graph(load_manifest(short), 64)) < 50_000
+    assert len(paged_graph(manifest, 64)) < 50_000
+    ids = [5 + position % 300 for position in range(64)]
+    model = CpuModel(tmp_path / "long", manifest, ModelOptions(1, 2, 64))
+    exact = reference_logits(source.config, source.tensor, ids)
+    assert np.abs(model.score(0, ids, 0) - exact).max() < 1e-4
+    model.prefill(1, ids[:3], 0)
+    beside = model.decode(0, [0, ids[3]], [64, 3])[
+        1
+    ]  # the filler of a full slot stands behind the last position
+    assert np.abs(beside - exact[3]).max() < 1e-4
