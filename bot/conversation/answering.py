@@ -13,17 +13,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
+from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
-from bot.errors import RefusalError, is_expected, sentence_for
+from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.servers.gate import Gate
+from bot.servers.screening import Screen, Screening
 from engine.types import Completion, FinishReason, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
 from storage.conversations import Conversations, Message, MessageState, Role
@@ -90,7 +90,7 @@ class Answering:
         self._conversations = conversations
         self._preferences = preferences
         self._gate = gate
-        self._screening = screening or NoScreening()
+        self._screening = screening
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -118,7 +118,7 @@ class Answering:
     async def _make(self, job: Job, tell: Callable[[int], None]) -> _Outcome:
         screen: Screen | None = None
         try:
-            screen = await self._screening.open(job.conversation_id, job.asker_id, job.origin)
+            screen = await self._open_screen(job)
             await self._generate(job, screen, tell)
             return await _screened(_outcome_of(job), screen)
         except RefusalError as refusal:
@@ -130,6 +130,11 @@ class Answering:
                 _log.exception("Answer %d failed", job.answer_id)
             text = "" if screen is None or isinstance(error, WithheldError) else job.whole_text.strip()
             return await _failed(text, sentence_for(error), screen)
+
+    async def _open_screen(self, job: Job) -> Screen:
+        if self._screening is None:
+            return Screen()
+        return await self._screening.open(job.conversation_id, job.asker_id, job.origin)
 
     async def _generate(self, job: Job, screen: Screen, tell: Callable[[int], None]) -> None:
         """Make the text; anew if the question changes before anything of it is there."""
@@ -262,7 +267,7 @@ async def _screened(outcome: _Outcome, screen: Screen) -> _Outcome:
 async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
     """Return the outcome of a fault, with what was there before it if that may be shown."""
     try:
-        return await _screened(_Outcome(MessageState.FAILED, text, sentence), screen or OpenScreen())
+        return await _screened(_Outcome(MessageState.FAILED, text, sentence), screen or Screen())
     except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
         _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
         return _Outcome(MessageState.FAILED, "", sentence)

@@ -21,7 +21,7 @@ from bot.conversation.prompting import MAX_MESSAGES, next_prefixes
 from engine.types import Health, Prompt, TextEngine
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
-from storage.rows import utc_now
+from storage.types import utc_now
 
 _log = logging.getLogger(__name__)
 

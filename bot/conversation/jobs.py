@@ -1,27 +1,29 @@
-"""One answer in the making: what is asked, and all that belongs to its answer.
+"""Questions and answers in the making: what belongs to each, how it may end, and the line they stand in.
 
-Knows nothing of how an answer is made, stored or queued.
+Knows nothing of other conversations and of how an answer is made, stored or shown.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from bot.conversation.views import HeldView
+from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
 from engine.types import Generation
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, Quote
 
 Result = TypeVar("Result")
-
 MAX_BURST = 8
 """Messages in a row that are answered as one question."""
+NUM_TOLD = 3
+"""How many of those who wait are told their new place when it changes."""
 
 
 class StopReason(Enum):
@@ -40,6 +42,36 @@ class StopReason(Enum):
     NOT_SHOWABLE = auto()
     """Its message was deleted, or we may not write there any more."""
     SHUTDOWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody asked, and where."""
+
+    conversation: ConversationRef
+    discord_id: int
+    author_id: int
+    author_name: str
+    content: str
+    created_at: datetime
+    quote: Quote | None = None
+    """The message that the question replies to or is about."""
+    starter_id: int | None = None
+    """The Discord message that the thread was started from, for a question in a thread."""
+    settings_of: ConversationRef | None = None
+    """The conversation whose settings hold, if not this one's."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    """Phrases that are said below the answer."""
+    origin: Origin | None = None
+    """What a server's rules look at; None is a person without roles, directly in this conversation."""
+
+    @property
+    def asked_from(self) -> Origin:
+        """Who asks, and where."""
+        ref = self.conversation
+        return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -132,31 +164,47 @@ class Job:
             self.work.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What somebody asked, and where."""
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One conversation's jobs. `admission` makes the order of arrival the order in storage."""
 
-    conversation: ConversationRef
-    discord_id: int
-    author_id: int
-    author_name: str
-    content: str
-    created_at: datetime
-    quote: Quote | None = None
-    """The message that the question replies to or is about."""
-    starter_id: int | None = None
-    """The Discord message that the thread was started from, for a question in a thread."""
-    settings_of: ConversationRef | None = None
-    """The conversation whose settings hold, if not this one's."""
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Parameters for this answer alone."""
-    notes: tuple[str, ...] = ()
-    """Phrases that are said below the answer."""
-    origin: Origin | None = None
-    """What a server's rules look at; None is a person without roles, directly in this conversation."""
+    channel_id: int
+    admission: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_visitors: int = 0
+    front: Job | None = None
+    """The one that is answered, from its preparation until its answer is stored."""
+    waiting: deque[Job] = field(default_factory=deque)
+    unshown: dict[Job, Ending] = field(default_factory=dict)
+    """Answers that are stored and not yet shown, in order, and how they ended."""
+
+    def jobs(self) -> list[Job]:
+        """Return those that have not ended, in order."""
+        return ([] if self.front is None else [self.front]) + list(self.waiting)
 
     @property
-    def asked_from(self) -> Origin:
-        """Who asks, and where."""
-        ref = self.conversation
-        return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
+    def num_taken(self) -> int:
+        """Jobs, answers still to be shown, and visitors who may bring a job."""
+        return self.num_visitors + len(self.jobs()) + len(self.unshown)
+
+    def append(self, job: Job) -> None:
+        """Let a job wait as the last one."""
+        self.waiting.append(job)
+        self.hold()
+
+    def hold(self) -> None:
+        """Show nothing of what comes after answers that are still to be shown: it would stand above them."""
+        for job in self.jobs() if self.unshown else ():
+            job.view.hold()
+
+    def shown(self, job: Job) -> None:
+        """Note that an answer is shown; after the last one it is the others' turn to be shown."""
+        del self.unshown[job]
+        for other in () if self.unshown else self.jobs():
+            other.view.release()
+
+    def tell_places(self) -> None:
+        """Tell those behind the front their places, the next one to be answered has place 1."""
+        is_front_waiting = self.front is not None and self.front.ticket.is_in_line
+        for place, job in enumerate(self.waiting, start=2 if is_front_waiting else 1):
+            if place <= NUM_TOLD or not job.view.is_told:
+                job.view.waiting(place, for_others=False)

@@ -11,10 +11,9 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering, can_go_on
-from bot.conversation.arrivals import Arrival, Arrivals
 from bot.conversation.dialog import with_quote
 from bot.conversation.idle import IdleWork
-from bot.conversation.intake import Intake
+from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
@@ -26,8 +25,8 @@ from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.safety.screening import Screening
 from bot.servers.gate import Gate
+from bot.servers.screening import Screening
 from bot.servers.servers import Servers
 from bot.tasks import Tasks
 from engine.types import TextEngine

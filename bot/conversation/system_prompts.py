@@ -16,8 +16,7 @@ from bot.errors import SystemPromptError
 from bot.language.phrases import Phrase, phrase
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, ChatParameters
 from bot.servers.servers import Servers
-from engine.text.guidance import PRESETS, preset_name
-from engine.types import TextEngine
+from engine.types import PRESETS, TextEngine, preset_name
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
 

@@ -1,6 +1,6 @@
-"""What shows an answer to people: its view, and how it is held until it is its turn to be shown.
+"""What shows an answer to people, as the making of it sees that, and how an answer ends.
 
-Knows nothing of how an answer is made, and of where it is shown.
+Knows nothing of how an answer is made, stored or queued.
 """
 
 from __future__ import annotations

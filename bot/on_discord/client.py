@@ -21,7 +21,6 @@ from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.asking.steering import steering_commands
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
@@ -121,7 +120,7 @@ class LlamacordClient(discord.Client):
                 SystemCommands(chat.system_prompts, editor),
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
-                *steering_commands(chat, self._answer_in),
+                *answers.commands(),
                 *ask_commands(Asking(chat, self._answer_in, self._locales)),
                 *privacy_commands(chat, privacy),
                 resets.command(),

@@ -9,9 +9,8 @@ from typing import cast
 import discord
 
 from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
-from bot.conversation.permissions import Actor
-from bot.language.catalog import ENGLISH
-from bot.origin import Origin
+from bot.language.phrases import ENGLISH
+from bot.origin import Actor, Origin
 from bot.servers.servers import Servers
 from storage.conversations import ConversationKind, ConversationRef
 from storage.errors import StorageError

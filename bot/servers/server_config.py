@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from bot.errors import ChatError, ParameterError
-from bot.language.catalog import LANGUAGES
-from bot.language.phrases import phrase
+from bot.language.phrases import LANGUAGES, phrase
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
 from bot.safety.lists import MAX_PATTERNS, PatternError, check_pattern
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import discord
 
-from bot.language.catalog import LANGUAGE_NAMES
-from bot.language.phrases import phrase, render
+from bot.language.phrases import LANGUAGE_NAMES, phrase, render
 from bot.on_discord.buttons import Lasting, Press, button, id_of, view_of
 from bot.parameters import written_parameters
 from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, ServerConfig
