@@ -196,7 +196,7 @@ class AnswerQueues:
         job.stop(reason)
         if job in lane.waiting:
             lane.waiting.remove(job)
-            self._tasks.start(self._end_waiting(lane, job), f"end of answer {job.answer_id}")
+            self._tasks.start(self._end_waiting(lane, job), f"ending {job.answer_id}")
             lane.tell_places()
         return job not in lane.unshown
 
@@ -228,7 +228,7 @@ class AnswerQueues:
         lane.unshown[job] = ending
         lane.hold()
         if is_first:
-            self._tasks.start(self._show(lane), f"showing answers in {lane.channel_id}")
+            self._tasks.start(self._show(lane), f"showing {lane.channel_id}")
 
     async def _show(self, lane: Lane) -> None:
         """Show how answers ended, each below the end of the one before it."""
