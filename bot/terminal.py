@@ -159,6 +159,8 @@ class TerminalView:
         self.answer_id: int | None = None
         self.ended = asyncio.Event()
 
+    shows_thoughts = False
+
     @property
     def part_ids(self) -> Sequence[int]:
         return ()
@@ -174,6 +176,9 @@ class TerminalView:
 
     def followed(self) -> None:
         """Nobody else asks here."""
+
+    def thinking(self, seconds: int) -> None:
+        """What a model thinks is not written."""
 
     def update(self, text: str) -> None:
         """Write what is new; white space at the end waits until something follows it."""

@@ -148,7 +148,7 @@ class IdleWork:
             next_prefixes,
             self._engine,
             history,
-            self._preferences.system_prompt_of(parameters),
+            await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
         )
 

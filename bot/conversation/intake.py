@@ -47,7 +47,7 @@ class Intake:
             check_question,
             self._engine,
             content,
-            self._preferences.system_prompt_of(parameters),
+            await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
         )
 

@@ -6,6 +6,7 @@ Knows nothing of other conversations and of how an answer is made, stored or sho
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any, TypeVar
 
+from bot.conversation.said import Said, take_apart, without_name
 from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
-from engine.types import Generation
+from engine.types import Generation, Reasoning
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, Quote
 
@@ -94,6 +96,10 @@ class Job:
     notes: tuple[str, ...] = ()
     begun: str = ""
     """The text of an answer that is gone on with."""
+    reasoning: Reasoning | None = None
+    """How the model marks what it thinks."""
+    names: tuple[str, ...] = ()
+    """The bot's own, and those of who asked: an answer does not begin with them."""
     is_again: bool = False
     num_questions: int = 1
     text: str = ""
@@ -115,10 +121,12 @@ class Job:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed; never for longer than the store takes."""
 
-    @property
-    def whole_text(self) -> str:
-        """The answer so far, with what was there of it before."""
-        return self.begun + self.text
+    def said(self, output: str, *, final: bool) -> Said:
+        """Take the model's output apart, and put what it goes on with before its answer."""
+        said = take_apart(output, self.reasoning, final=final)
+        if self.begun:
+            return dataclasses.replace(said, answer=self.begun + said.answer)
+        return dataclasses.replace(said, answer=without_name(said.answer, self.names, final=final))
 
     def takes(self, author_id: int) -> bool:
         """Tell whether one more message of `author_id` may join the question: nothing was said yet."""

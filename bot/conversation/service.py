@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
-from bot.conversation.answering import Answered, Answering, can_go_on
+from bot.conversation.answering import Answered, Answering
 from bot.conversation.dialog import with_quote
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
+from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering

@@ -29,6 +29,8 @@ class Ending:
     can_continue: bool = False
     is_outdated: bool = False
     """The question was edited while it was being answered."""
+    thought: str = ""
+    """What the model thought first, for views that show it; it is stored nowhere."""
 
 
 class AnswerView(Protocol):
@@ -49,6 +51,9 @@ class AnswerView(Protocol):
     def followed(self) -> None:
         """Learn that another answer waits behind this one, which is to be shown below it."""
 
+    def thinking(self, seconds: int) -> None:
+        """Show that the model has been thinking for so long, and says nothing yet."""
+
     def update(self, text: str) -> None:
         """Show the whole text so far."""
 
@@ -62,6 +67,10 @@ class AnswerView(Protocol):
     @property
     def part_ids(self) -> Sequence[int]:
         """The Discord messages that show the answer."""
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether what the model thought is shown at the end."""
 
 
 class HeldView:
@@ -87,6 +96,11 @@ class HeldView:
     def part_ids(self) -> Sequence[int]:
         """The Discord messages that show the answer."""
         return self._view.part_ids
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether what the model thought is shown at the end."""
+        return self._view.shows_thoughts
 
     @property
     def is_told(self) -> bool:
@@ -122,6 +136,10 @@ class HeldView:
     def followed(self) -> None:
         """See `AnswerView.followed`."""
         self._do("followed", self._view.followed)
+
+    def thinking(self, seconds: int) -> None:
+        """See `AnswerView.thinking`."""
+        self._do("text", functools.partial(self._view.thinking, seconds))
 
     def update(self, text: str) -> None:
         """See `AnswerView.update`."""

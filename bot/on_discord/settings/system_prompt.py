@@ -36,6 +36,8 @@ from engine.types import PRESETS
 _PRESETS = [app_commands.Choice(name=name, value=name) for name in PRESETS]
 _MAX_SHOWN = 1850
 """Characters of a system prompt, so that they fit in one message."""
+_MAX_FILLED = 1200
+"""Characters of one in a preview, beside what it costs."""
 FIELD = "text"
 """The id of the form's field."""
 
@@ -148,15 +150,17 @@ class PromptEditor:
         """Show a draft with what it costs, or why it cannot be saved."""
         can_save = True
         try:
-            line: str = _costs(text, await self._prompts.check(place, text))
+            lines: list[str] = [_costs(text, await self._prompts.check(place, text))]
         except Exception as error:
             if not is_expected(error):
                 raise
-            line, can_save = sentence_for(error), False
+            lines, can_save = [sentence_for(error)], False
+        if (filled := self._prompts.filled(place, text)) != text:
+            lines += [phrase("system.preview_filled"), _quoted(filled, _MAX_FILLED)]
         embed = draft_embed(text) if text else None
         view = draft_view(scope, interaction.locale, can_save=can_save)
         show = say if interaction.message is None else show_instead
-        await show(interaction, line, view=view, embed=embed)
+        await show(interaction, *lines, view=view, embed=embed)
 
     async def _save(self, interaction: Interaction, scope: Scope, place: Place, text: str) -> None:
         """Set what a preview shows; where that is not possible any more, show why."""
@@ -178,11 +182,16 @@ class PromptEditor:
 def _shown(prompt: SystemPrompt) -> tuple[str, str]:
     """Return what `/system show` says: where the prompt comes from, and the text that can be changed here."""
     text = prompt.text if prompt.own is None else prompt.own
-    quoted = discord.utils.escape_markdown(text) if text.strip() else phrase("system.none")
-    cut = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
+    cut = _quoted(text, _MAX_SHOWN) if text.strip() else phrase("system.none")
     if prompt.is_guided:
         return phrase("system.shown_guided", origin=prompt.origin), cut
     return phrase("system.shown", origin=prompt.origin), cut
+
+
+def _quoted(text: str, max_chars: int) -> str:
+    """Return `text` as it was written, cut."""
+    quoted = discord.utils.escape_markdown(text)
+    return quoted if len(quoted) <= max_chars else f"{quoted[:max_chars]}…"
 
 
 def _place(interaction: Interaction, scope: Scope) -> Place:
