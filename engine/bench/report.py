@@ -1,8 +1,8 @@
 """What was measured, beside the floor of memory, others and the goals: as a table, as JSON, as a picture.
 
 The goals are for one H100 of 80 GB with Llama 2 7B's shapes, whose memory moves 3.03 TB/s; those of other
-GPUs are in proportion to theirs. Pure, but for the picture of how tokens a second grow with the conversations at
-once, which needs Pillow.
+GPUs are in proportion to theirs. Pure, but for the picture of how tokens a second grow with the conversations
+at once, which needs Pillow.
 """
 
 from __future__ import annotations
