@@ -80,9 +80,10 @@ class Answering:
         `tell` learns its place among those who wait for the engine, and 0 when it begins.
         """
         outcome = await self._make(job, tell)
+        ending = await self._store(job, outcome)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
-        return await self._store(job, outcome)
+        return ending
 
     async def show(self, job: Job, ending: Ending) -> None:
         """Show how an answer ended. Raises only `CancelledError`."""
