@@ -21,7 +21,7 @@ from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.errors import RefusalError, is_expected, sentence_for
 from bot.language.phrases import Phrase, packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
+from bot.safety.screening import OpenScreen, Screen, Screening, WithheldError
 from bot.servers.gate import Gate
 from engine.types import Completion, FinishReason, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
@@ -81,7 +81,8 @@ class Answering:
         preferences: Preferences,
         *,
         gate: Gate | None = None,
-        screening: Screening | None = None,
+        screening: Screening,
+        sums_up: Callable[[], bool] = lambda: False,
         on_answered: Answered | None = None,
     ) -> None:
         self._engine = engine
@@ -89,7 +90,8 @@ class Answering:
         self._conversations = conversations
         self._preferences = preferences
         self._gate = gate
-        self._screening = screening or NoScreening()
+        self._screening = screening
+        self._sums_up = sums_up
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -178,6 +180,7 @@ class Answering:
     async def _prompt(self, job: Job, history: Sequence[Message]) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
+        told = await self._conversations.summaries.of(job.conversation_id) if self._sums_up() else ()
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
@@ -185,6 +188,7 @@ class Answering:
             self._preferences.system_prompt_of(parameters),
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
+            told,
         )
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)

@@ -32,11 +32,12 @@ class Dialog:
     first_ids: tuple[int, ...] = ()
 
 
-def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
+def build_dialog(history: Sequence[Message], system_prompt: str, summed_up: str = "") -> Dialog:
     """Return the dialog for `history`, oldest first.
 
     Messages in a row of the same side become one turn; answers before the first question are left out. As
-    soon as two people speak, each of their messages begins with its author's name.
+    soon as two people speak, each of their messages begins with its author's name. `summed_up`: what was said
+    before, which stands before the first question and has no more weight than people's own words.
     """
     spoken = _from_first_question(history)
     names = _names(spoken)
@@ -48,6 +49,8 @@ def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
         )
         for messages in sides
     ]
+    if summed_up and turns:
+        turns[0] = ChatMessage("user", f"{summed_up}\n\n{turns[0].content}")
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
     first_ids = tuple(messages[0].id for messages in sides)
     return Dialog((*system, *turns), _stops(spoken, names), first_ids)
@@ -80,6 +83,12 @@ def with_quote(content: str, quote: Quote | None) -> str:
         return content
     quoted = "\n".join(f"> {line}" for line in quote.content.splitlines())
     return f"About what {quote.author_name or YOU} wrote:\n{quoted}\n\n{content}"
+
+
+def with_frame(summaries: Sequence[str]) -> str:
+    """Return what the model is told of what was said before, quoted as questions quote."""
+    lines = [f"> {line}" for summary in summaries for line in summary.splitlines() if line.strip()]
+    return "\n".join(("What was said before, in short:", *lines)) if lines else ""
 
 
 def spoken(message: Message) -> str:

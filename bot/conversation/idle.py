@@ -9,19 +9,23 @@ Discord.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import MAX_MESSAGES, next_prefixes
+from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
+from bot.conversation.summing import Draft, Summing, unsummed
 from engine.types import Health, Prompt, TextEngine
 from engine.waiting.room import WaitingRoom
-from storage.conversations import Conversations
+from storage.conversations import Conversations, Message
 from storage.rows import utc_now
+from storage.summaries import Summary
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +69,15 @@ def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]
     return sorted(chances, key=chances.__getitem__, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """A conversation as its next prompt is made of it."""
+
+    conversation_id: int
+    history: list[Message]
+    summaries: list[Summary]
+
+
 class IdleWork:
     """Works ahead while the room is idle. may_work: whether the machine has nothing better to do."""
 
@@ -75,7 +88,9 @@ class IdleWork:
         conversations: Conversations,
         preferences: Preferences,
         *,
+        summing: Summing,
         may_work: Callable[[], bool] = lambda: True,
+        sums_up: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
@@ -83,6 +98,10 @@ class IdleWork:
         self._conversations = conversations
         self._preferences = preferences
         self._may_work = may_work
+        self._summing = summing
+        self._sums_up = sums_up
+        self._draft: Draft | None = None
+        """A summary that is made, and was to stand in prompts as soon as their KV is there."""
         self._now = now
         self._has_changed = asyncio.Event()
         self._has_changed.set()  # after a start nothing is there
@@ -97,6 +116,11 @@ class IdleWork:
     def note_change(self) -> None:
         """Learn that the prompts of next questions, or what the engine keeps, may have changed."""
         self._has_changed.set()
+
+    def forget(self) -> None:
+        """Let go of texts, some of which were deleted; the engine has forgotten them too."""
+        self._draft = None
+        self.note_change()
 
     async def run(self) -> None:
         """Go on for ever."""
@@ -115,7 +139,7 @@ class IdleWork:
         self._is_working, self._is_given_up = True, False
         ticket = self._room.enter(give_way=self._give_up)
         try:
-            await self._warm_all()
+            await self._work_through()
         except Exception:  # noqa: BLE001 - the edge of a task: the next change brings the next try
             _log.exception("What is done while nobody asks has failed")
         finally:
@@ -131,26 +155,67 @@ class IdleWork:
         if self._warming is not None:
             self._warming.cancel()
 
-    async def _warm_all(self) -> None:
-        """Compute what the likeliest conversations need, as long as the engine has room."""
+    async def _work_through(self) -> None:
+        """Compute what the likeliest conversations need, as long as the engine has room; then sum up."""
         asked = await self._conversations.recent_questions(MAX_QUESTIONS)
+        conversations = likeliest(asked, self._now())[:MAX_CONVERSATIONS]
+        await self._warm_all(conversations)
+        for conversation_id in conversations if self._sums_up() else ():
+            if not self._is_given_up:
+                await self._sum_up(conversation_id)
+
+    async def _warm_all(self, conversations: Sequence[int]) -> None:
         num_left = self._engine.load.max_kv_tokens
-        for conversation_id in likeliest(asked, self._now())[:MAX_CONVERSATIONS]:
-            for prompt in await self._next_prefixes(conversation_id):
+        for conversation_id in conversations:
+            for prompt in await self._next_prefixes(await self._past_of(conversation_id)):
                 num_left -= len(prompt.ids)
                 if self._is_given_up or num_left < 0 or not await self._warm(prompt):
                     return
 
-    async def _next_prefixes(self, conversation_id: int) -> list[Prompt]:
+    async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)
-        parameters = await self._preferences.parameters(conversation_id)
+        summaries = await self._conversations.summaries.of(conversation_id) if self._sums_up() else []
+        return _Past(conversation_id, history, summaries)
+
+    async def _next_prefixes(self, past: _Past) -> list[Prompt]:
+        parameters = await self._preferences.parameters(past.conversation_id)
         return await asyncio.to_thread(
             next_prefixes,
             self._engine,
-            history,
+            past.history,
             self._preferences.system_prompt_of(parameters),
             parameters.prompt_budget(self._engine.info.context_length),
+            past.summaries,
         )
+
+    async def _sum_up(self, conversation_id: int) -> None:
+        """Sum up what was let go, and have that stand in prompts as soon as their KV is there."""
+        past = await self._past_of(conversation_id)
+        draft = await self._drafted(past)
+        if draft is None:
+            return
+        told = Summary(draft.until_id, draft.content, self._now())
+        prefixes = await self._next_prefixes(dataclasses.replace(past, summaries=[*past.summaries, told]))
+        for prompt in prefixes if draft.content else ():
+            if not self._is_given_up:
+                await self._warm(prompt)
+        if self._is_given_up:
+            self._draft = draft
+        else:
+            await self._conversations.summaries.add(conversation_id, draft.of, draft.until_id, draft.content)
+
+    async def _drafted(self, past: _Past) -> Draft | None:
+        """Return a summary of what is not summed up yet, the one that was made before if it still holds."""
+        let_go = unsummed(past.history, past.summaries)
+        if not let_go:
+            return None
+        known = self._draft
+        if known is not None and known.conversation_id == past.conversation_id:
+            self._draft = None
+            if known.until_id == last_view(past.history) and set(known.of) <= set(let_go):
+                return known
+        ref = await self._conversations.ref_of(past.conversation_id)
+        return await self._summing.draft(past.conversation_id, ref, let_go, last_view(past.history))
 
     async def _warm(self, prompt: Prompt) -> bool:
         """Return whether the engine has the KV of a prompt now."""

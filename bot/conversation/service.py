@@ -19,13 +19,14 @@ from bot.conversation.jobs import AnswerView, HeldView, Job, Question, StopReaso
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
+from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.safety.screening import Screening
+from bot.safety.screening import NoScreening, Screening
 from bot.servers.gate import Gate
 from bot.servers.servers import Servers
 from bot.tasks import Tasks
@@ -69,13 +70,15 @@ class ChatService:
         on_removed: Callable[[], None] = lambda: None,
         room: WaitingRoom | None = None,
         may_work_ahead: Callable[[], bool] | None = None,
+        sums_up: Callable[[], bool] = lambda: False,
         shutdown_grace_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`on_removed`: called where texts were removed because somebody asked for it, so that nothing keeps
         them. `room`: the engine's, where others use the engine too. `may_work_ahead`: whether the machine is
-        free for what next questions may need; without it nothing is done ahead. `shutdown_grace_s`: how long
-        `close` lets answers in the making come to their end.
+        free for what next questions may need; without it nothing is done ahead. `sums_up`: whether what is
+        let go of a history is summed up meanwhile. `shutdown_grace_s`: how long `close` lets answers in the
+        making come to their end.
         """
         self.engine = engine
         self.conversations = conversations
@@ -86,6 +89,7 @@ class ChatService:
         self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
+        screening = screening or NoScreening()
         answering = Answering(
             engine,
             room,
@@ -93,10 +97,17 @@ class ChatService:
             self.preferences,
             gate=gate,
             screening=screening,
+            sums_up=sums_up,
             on_answered=on_answered,
         )
         self.idle = IdleWork(
-            engine, room, conversations, self.preferences, may_work=may_work_ahead or (lambda: False)
+            engine,
+            room,
+            conversations,
+            self.preferences,
+            summing=Summing(engine, room, screening),
+            may_work=may_work_ahead or (lambda: False),
+            sums_up=sums_up,
         )
         self._works_ahead = may_work_ahead is not None
         self._tasks = Tasks()
