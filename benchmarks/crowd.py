@@ -18,8 +18,7 @@ from pathlib import Path
 import discord
 import simcord
 
-from bot.conversation.jobs import Job
-from bot.conversation.lane import Lane
+from bot.conversation.jobs import Job, Lane
 from bot.conversation.service import UNDO_TIME, ChatService
 from bot.delivery.column import EDIT_INTERVAL_S, ChannelPace
 from bot.delivery.delivery import Delivery

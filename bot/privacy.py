@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.errors import StorageError
 from storage.people import KeptChange, KeptData, KeptQuestion, People
 from storage.retention import Retention
-from storage.rows import utc_now
+from storage.types import utc_now
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.resets import Reset
-from storage.rows import from_milliseconds, storable, to_message, to_milliseconds, utc_now
 from storage.summaries import Summaries
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
@@ -27,6 +26,11 @@ from storage.types import (
     Quote,
     Role,
     Turn,
+    from_milliseconds,
+    storable,
+    to_message,
+    to_milliseconds,
+    utc_now,
 )
 
 __all__ = [

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from storage.database import Database, Row
 from storage.errors import NotFoundError
-from storage.rows import to_quoting_message
-from storage.types import Message
+from storage.types import Message, to_quoting_message
 
 _NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
 _SEEN = "SELECT seen.*, quotes.author_name AS quoted_name, quotes.content AS quoted"

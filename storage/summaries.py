@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.database import Database
-from storage.rows import from_milliseconds, storable, to_milliseconds, to_quoting_message, utc_now
-from storage.types import Message
+from storage.types import (
+    Message,
+    from_milliseconds,
+    storable,
+    to_milliseconds,
+    to_quoting_message,
+    utc_now,
+)
 
 MAX_KEPT = 16
 """Of one conversation, the newest ones."""

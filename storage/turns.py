@@ -13,8 +13,7 @@ from datetime import datetime
 from storage import answers, parts
 from storage.database import Database, Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError
-from storage.rows import storable, to_message, to_milliseconds, utc_now
-from storage.types import Message, MessageState, Quote
+from storage.types import Message, MessageState, Quote, storable, to_message, to_milliseconds, utc_now
 
 _INSERT_QUESTION = """
 INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
@@ -111,7 +111,7 @@ class ScriptedGeneration:
         found = [self._text.index(stop) for stop in self.params.stop if stop in self._text]
         if found:
             self._text = self._text[: min(found)]
-            self._end(FinishReason.STOP)
+            self._end(FinishReason.STOP_TEXT)
 
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
@@ -266,6 +266,8 @@ class RecordingView:
         self.places: list[int] = []
         self.waits_for_others = False
         self.updates: list[str] = []
+        self.seconds: list[int] = []
+        self.shows_thoughts = False
         self.endings: list[Ending] = []
         self.is_working = False
         self.is_followed = False
@@ -292,6 +294,9 @@ class RecordingView:
     def followed(self) -> None:
         self.is_followed = True
         self.states.append("followed")
+
+    def thinking(self, seconds: int) -> None:
+        self.seconds.append(seconds)
 
     def update(self, text: str) -> None:
         self.updates.append(text)

@@ -9,6 +9,7 @@ Discord.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import math
@@ -18,14 +19,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
+from bot.conversation.placeholders import MINUTES
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
 from bot.conversation.summing import Draft, Summing, unsummed
 from engine.types import Health, Prompt, TextEngine
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations, Message
-from storage.rows import utc_now
 from storage.summaries import Summary
+from storage.types import utc_now
 
 _log = logging.getLogger(__name__)
 
@@ -125,13 +127,19 @@ class IdleWork:
     async def run(self) -> None:
         """Go on for ever."""
         while True:
-            await self._has_changed.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_changed.wait(), self._until_told_another_time())
+            self._has_changed.set()
             await self._room.idle()
             await asyncio.sleep(QUIET_S)
             if self._engine.health is Health.READY and await asyncio.to_thread(self._may_work):
                 await self._work()
             else:
                 await asyncio.sleep(RETRY_S)
+
+    def _until_told_another_time(self) -> float:
+        """Return how many seconds later prompts that tell the time will tell another one."""
+        return MINUTES * 60 - self._now().timestamp() % (MINUTES * 60) + 1
 
     async def _work(self) -> None:
         """Do all there is to do, or note that there is more."""
@@ -183,7 +191,7 @@ class IdleWork:
             next_prefixes,
             self._engine,
             past.history,
-            self._preferences.system_prompt_of(parameters),
+            await self._preferences.told_in(past.conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
             past.summaries,
         )

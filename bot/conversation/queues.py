@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from bot.conversation.jobs import Ending, Job, StopReason
-from bot.conversation.lane import Lane
+from bot.conversation.jobs import Job, Lane, StopReason
+from bot.conversation.views import Ending
 from bot.errors import ConversationBusyError, ShuttingDownError, sentence_for
 from bot.origin import Keys
 from bot.tasks import Tasks

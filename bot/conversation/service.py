@@ -10,24 +10,25 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
-from bot.conversation.answering import Answered, Answering, can_go_on
-from bot.conversation.arrivals import Arrival, Arrivals
+from bot.conversation.answering import Answered, Answering
 from bot.conversation.dialog import with_quote
 from bot.conversation.idle import IdleWork
-from bot.conversation.intake import Intake
-from bot.conversation.jobs import AnswerView, HeldView, Job, Question, StopReason
+from bot.conversation.intake import Arrival, Arrivals, Intake
+from bot.conversation.jobs import Job, Question, StopReason
+from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
 from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
+from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.safety.screening import NoScreening, Screening
 from bot.servers.gate import Gate
+from bot.servers.screening import Screening
 from bot.servers.servers import Servers
 from bot.tasks import Tasks
 from engine.types import TextEngine
@@ -89,7 +90,6 @@ class ChatService:
         self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
-        screening = screening or NoScreening()
         answering = Answering(
             engine,
             room,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from bot.conversation.dialog import spoken
 from bot.conversation.mentions import label
 from bot.conversation.prompting import last_view, place_of
+from bot.errors import WithheldError
 from bot.origin import Origin
-from bot.safety.screening import Screening, WithheldError
+from bot.servers.screening import Screening
 from bot.tasks import Tasks
 from engine.errors import PromptError, PromptTooLongError
 from engine.types import ChatMessage, FinishReason, Generation, Prompt, SamplingParams, TextEngine
@@ -57,7 +58,7 @@ def unsummed(history: Sequence[Message], summaries: Sequence[Summary]) -> list[M
 class Summing:
     """Makes summaries with one engine."""
 
-    def __init__(self, engine: TextEngine, room: WaitingRoom, screening: Screening) -> None:
+    def __init__(self, engine: TextEngine, room: WaitingRoom, screening: Screening | None) -> None:
         self._engine = engine
         self._room = room
         self._screening = screening
@@ -107,6 +108,8 @@ class Summing:
 
     async def _screened(self, conversation_id: int, ref: ConversationRef, text: str) -> str:
         """Return what may be kept of a summary: nothing where an answer like that would not be shown."""
+        if self._screening is None:
+            return text
         origin = Origin(0, ref.channel_id, ref.guild_id)
         screen = await self._screening.open(conversation_id, None, origin)
         try:

@@ -23,8 +23,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bot.conversation.jobs import Ending, Question, StopReason
+from bot.conversation.jobs import Question, StopReason
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import ChatError
 from bot.origin import Origin
 from bot.parameters import ChatParameters

@@ -22,10 +22,11 @@ from bot.conversation.jobs import Question
 from bot.conversation.prompting import fit_history
 from bot.conversation.service import ChatService
 from bot.conversation.summing import MAX_TOKENS, unsummed
+from bot.errors import WithheldError
 from bot.language.phrases import phrase
 from bot.origin import Origin
 from bot.parameters import ChatParameters
-from bot.safety.screening import OpenScreen, Screen, WithheldError
+from bot.servers.screening import Screen, Screening
 from engine.types import ChatMessage
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
@@ -60,17 +61,17 @@ class Echo:
         return Script((self.summary if self.summary is not None else marks or "Nothing.",), self.delay_s)
 
 
-class Screens:
+class Screens(Screening):
     """Withholds what says so."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # none of the rules of a server are needed here
         self.withheld = "\0"
 
     async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:
         return Withholding(self)
 
 
-class Withholding(OpenScreen):
+class Withholding(Screen):
     def __init__(self, screens: Screens) -> None:
         self._screens = screens
 
@@ -164,7 +165,9 @@ async def test_what_is_let_go_is_summed_up_and_stands_before_the_rest(here: Stag
     assert here.echo.num_summed == 1, "once"
 
 
-async def test_the_prompt_with_it_is_there_before_it_is_in_force(here: Stage) -> None:
+async def test_the_prompt_with_it_is_there_before_it_is_in_force(
+    here: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     warmed_before: list[int] = []
     add = here.conversations.summaries.add
 
@@ -172,7 +175,7 @@ async def test_the_prompt_with_it_is_there_before_it_is_in_force(here: Stage) ->
         warmed_before.append(sum(b"in short:" in bytes(ids) for ids in here.engine.warmed))
         return await add(*args)
 
-    here.conversations.summaries.add = added  # type: ignore[method-assign]
+    monkeypatch.setattr(here.conversations.summaries, "add", added)
     await here.fill()
     assert warmed_before
     assert min(warmed_before) > 0

@@ -14,8 +14,8 @@ import pytest
 
 from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
-from bot.conversation.transcript import export, pages
 from bot.language.phrases import phrase
+from bot.on_discord.asking.history import export, pages
 from bot.parameters import ChatParameters
 from engine.types import FinishReason
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message, MessageState

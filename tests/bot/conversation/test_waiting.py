@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.conversation.jobs import Ending, Question, StopReason
+from bot.conversation.jobs import Question, StopReason
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import BlockedError, ForbiddenTextError, OptedOutError, QuestionGoneError, sentence_for
 from bot.language.phrases import phrase
 from bot.origin import Origin
