@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from engine.text.guidance import SAID_BEFORE
+
 from bot.conversation.mentions import label
 from engine.types import ChatMessage
 from storage.conversations import Message, Quote, Role
@@ -88,7 +90,7 @@ def with_quote(content: str, quote: Quote | None) -> str:
 def with_frame(summaries: Sequence[str]) -> str:
     """Return what the model is told of what was said before, quoted as questions quote."""
     lines = [f"> {line}" for summary in summaries for line in summary.splitlines() if line.strip()]
-    return "\n".join(("What was said before, in short:", *lines)) if lines else ""
+    return "\n".join((SAID_BEFORE, *lines)) if lines else ""
 
 
 def spoken(message: Message) -> str:

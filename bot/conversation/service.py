@@ -43,6 +43,7 @@ from storage.conversations import (
 from storage.errors import AnswerPendingError
 from storage.resets import Reset
 from storage.settings import SettingsStore
+from storage.summaries import Summary
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
@@ -223,6 +224,17 @@ class ChatService:
     async def transcript(self, ref: ConversationRef, limit: int) -> list[Message]:
         """Return the newest messages of a conversation, oldest first."""
         return await self.conversations.recent(await self.conversations.open(ref), limit)
+
+    async def summaries(self, ref: ConversationRef) -> list[Summary]:
+        """Return what was summed up of a conversation, oldest first."""
+        found = await self.conversations.summaries.of(await self.conversations.open(ref))
+        return [summary for summary in found if summary.content]
+
+    async def forget_summaries(self, ref: ConversationRef) -> None:
+        """Delete what was summed up in a conversation, not to be made again."""
+        await self.conversations.summaries.delete(await self.conversations.open(ref))
+        self._queues.reread(ref.channel_id)
+        self._on_removed()
 
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more begin, and wait until nothing runs; return whether that came about in time."""

@@ -14,12 +14,22 @@ from dataclasses import dataclass
 from bot.conversation.dialog import spoken
 from bot.conversation.mentions import label
 from bot.conversation.prompting import last_view, place_of
+from bot.conversation.said import take_apart
 from bot.errors import WithheldError
 from bot.origin import Origin
 from bot.servers.screening import Screening
 from bot.tasks import Tasks
 from engine.errors import PromptError, PromptTooLongError
-from engine.types import ChatMessage, FinishReason, Generation, Prompt, SamplingParams, TextEngine
+from engine.types import (
+    SUM_UP,
+    SUM_UP_REQUEST,
+    ChatMessage,
+    FinishReason,
+    Generation,
+    Prompt,
+    SamplingParams,
+    TextEngine,
+)
 from engine.waiting.room import WaitingRoom
 from storage.conversations import ConversationRef, Message, Role
 from storage.summaries import Summary
@@ -28,14 +38,10 @@ _log = logging.getLogger(__name__)
 
 MAX_TOKENS = 192
 """Of a summary."""
+MAX_THOUGHT = 768
+"""Tokens that a model may think before."""
 MAX_MESSAGE_CHARS = 1500
 """What is read of one message."""
-_TASK = (
-    "You sum up conversations. Write down briefly what is needed to go on with this one: who said what, "
-    "names, facts, wishes, decisions, and what is still open. Use at most five sentences, in the language of "
-    "the conversation. Write nothing else."
-)
-_REQUEST = "Sum up this conversation:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class Summing:
         self._room = room
         self._screening = screening
 
+    @property
+    def _max_new_tokens(self) -> int:
+        info = self._engine.info
+        return min(MAX_TOKENS + (MAX_THOUGHT if info.reasoning else 0), info.context_length // 2)
+
     async def draft(
         self, conversation_id: int, ref: ConversationRef, let_go: Sequence[Message], until_id: int
     ) -> Draft | None:
@@ -74,12 +85,13 @@ class Summing:
         made = None if fitted is None else await self._made(fitted[1])
         if fitted is None or made is None:
             return None
-        content = await self._screened(conversation_id, ref, made.strip())
+        said = take_apart(made, self._engine.info.reasoning, final=True).answer
+        content = await self._screened(conversation_id, ref, said.strip())
         return Draft(conversation_id, tuple(fitted[0]), until_id, content)
 
     async def _made(self, prompt: Prompt) -> str | None:
         """Return what the model says, None as soon as somebody asks."""
-        params = SamplingParams(temperature=0.0, max_new_tokens=MAX_TOKENS)
+        params = SamplingParams(temperature=0.0, max_new_tokens=self._max_new_tokens)
         wanted = asyncio.Event()
         generating = self._room.generating(self._engine, prompt, params, give_way=wanted.set)
         async with generating as generation, Tasks() as tasks:
@@ -94,11 +106,11 @@ class Summing:
     def _fit(self, let_go: Sequence[Message]) -> tuple[list[Message], Prompt] | None:
         """Return the newest messages that can be summed up at once, and the prompt for that."""
         messages = [message for message in let_go if self._engine.is_safe(_line(message))]
-        max_tokens = self._engine.info.context_length - MAX_TOKENS
+        max_tokens = self._engine.info.context_length - self._max_new_tokens
         while messages:
-            request = "\n\n".join((_REQUEST, *map(_line, messages)))
+            request = "\n\n".join((SUM_UP_REQUEST, *map(_line, messages)))
             try:
-                dialog = (ChatMessage("system", _TASK), ChatMessage("user", request))
+                dialog = (ChatMessage("system", SUM_UP), ChatMessage("user", request))
                 return messages, self._engine.fit_prompt(dialog, max_tokens)
             except PromptTooLongError:
                 messages = messages[len(messages) // 4 + 1 :]
@@ -113,7 +125,7 @@ class Summing:
         origin = Origin(0, ref.channel_id, ref.guild_id)
         screen = await self._screening.open(conversation_id, None, origin)
         try:
-            await screen.check_question(_REQUEST)
+            await screen.check_question(SUM_UP_REQUEST)
             return (await screen.finished(text)).strip()
         except WithheldError:
             return ""
