@@ -17,8 +17,7 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
-from bot.conversation.placeholders import Surroundings
-from bot.conversation.preferences import Preferences
+from bot.conversation.preferences import Preferences, Surroundings
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
