@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bot.conversation.jobs import Ending
 from engine.errors import (
@@ -120,6 +121,31 @@ class ScriptedGeneration:
         raise StopAsyncIteration
 
 
+class ScriptedWarming:
+    """A prompt that takes a while to be computed ahead."""
+
+    def __init__(self, engine: ScriptedEngine, prompt: Prompt) -> None:
+        self._engine = engine
+        self._prompt = prompt
+        self._sleep = asyncio.ensure_future(asyncio.sleep(engine.warm_s))
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self._sleep.cancel()
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return self._end().__await__()
+
+    async def _end(self) -> bool:
+        await asyncio.wait({self._sleep})
+        self._engine.warmings.remove(self)
+        is_kept = not self._sleep.cancelled() and self._engine.has_idle_room
+        self._engine.num_refused += not self._engine.has_idle_room
+        if is_kept:
+            self._engine.warmed.append(self._prompt.ids)
+        return is_kept
+
+
 @dataclass
 class ScriptedEngine:
     """A `TextEngine` whose tokens are bytes, whose answers are scripted, and which holds so many and no more.
@@ -141,6 +167,14 @@ class ScriptedEngine:
     generations: list[ScriptedGeneration] = field(default_factory=list)
     num_drops: int = 0
     """How often the cache was dropped."""
+    warm_s: float = 0.0
+    """How long it takes to compute a prompt ahead."""
+    has_idle_room: bool = True
+    num_refused: int = 0
+    """How often there was no room to compute ahead."""
+    warmed: list[tuple[int, ...]] = field(default_factory=list)
+    """The prompts that were computed ahead."""
+    warmings: list[ScriptedWarming] = field(default_factory=list)
     _running: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
@@ -199,10 +233,17 @@ class ScriptedEngine:
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
         self.params.append(params)
+        for warming in self.warmings:
+            warming.cancel()
         generation = ScriptedGeneration(self._next_script(dialog), prompt, params, num_tokens)
         self.generations.append(generation)
         self._running.append(generation)
         return generation
+
+    def warm(self, prompt: Prompt) -> ScriptedWarming:
+        """Compute a prompt ahead."""
+        self.warmings.append(warming := ScriptedWarming(self, prompt))
+        return warming
 
     @property
     def num_running(self) -> int:
