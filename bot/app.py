@@ -28,6 +28,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.engine import Engine, EngineOptions
+from engine.machine.spare import spare_time
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
@@ -65,9 +66,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             screening=moderation.screening,
             on_answered=metrics.answered,
             on_removed=privacy.purging.note,
+            may_work_ahead=spare_time(settings.works_ahead),
             shutdown_grace_s=settings.shutdown_grace_s,
             room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
+        database.on_written = privacy.purging.on_dropped = chat.note_change
         async with chat:
             shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
             client = LlamacordClient(

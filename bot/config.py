@@ -58,6 +58,7 @@ class Settings:
     context_tokens: int
     kv_cache_mb: int
     max_queue: int
+    works_ahead: str
     sees_all_messages: bool
     models: Path | None
     operator_ids: frozenset[int]
@@ -154,6 +155,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         context_tokens=values["CONTEXT_TOKENS"],
         kv_cache_mb=values["KV_CACHE_MB"],
         max_queue=values["MAX_QUEUE"],
+        works_ahead=values["WORK_AHEAD"],
         models=values["MODELS"],
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",

@@ -14,6 +14,7 @@
     ├── CannotWriteError            we may not write in this place
     ├── NotOfThisMessageError       a button that does not belong to its message
     ├── ShuttingDownError           the bot is about to stop
+    ├── WithheldError               nothing of an answer may be shown
     └── RefusalError                the gate does not let a question in
         ├── OptedOutError               this person wants no answers
         ├── BlockedError                moderators blocked this person here
@@ -114,6 +115,10 @@ class ShuttingDownError(ChatError):
 
     def __init__(self) -> None:
         super().__init__(phrase("errors.shutting_down"))
+
+
+class WithheldError(ChatError):
+    """Nothing of an answer may be shown. The text is the sentence that is shown in its place."""
 
 
 class RefusalError(ChatError):

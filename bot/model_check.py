@@ -21,8 +21,7 @@ from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device, fre
 from engine.machine.machine import read_processor
 from engine.opening import ConvertedFolder, open_folder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
-from engine.text.guidance import preset_name
-from engine.types import ModelInfo
+from engine.types import ModelInfo, preset_name
 
 
 @dataclass(frozen=True, slots=True)

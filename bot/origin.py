@@ -1,4 +1,4 @@
-"""Where a question comes from. A value that conversations, servers and safety share."""
+"""Who asks or acts, where, and what they may do there. Values that conversations and servers share. Pure."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ class Origin:
             user,
             ("channel", self.channel_id),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The person behind an event, and what Discord grants them in the place where it happened."""
+
+    user_id: int
+    is_direct: bool
+    """In a direct message there are no moderators: it belongs to the person in it."""
+    can_manage_messages: bool
+
+
+def may_moderate(actor: Actor) -> bool:
+    """Tell whether `actor` may reset the conversation or change its settings."""
+    return actor.is_direct or actor.can_manage_messages
+
+
+def may_steer(actor: Actor, asker_id: int | None) -> bool:
+    """Tell whether `actor` may stop or regenerate the answer to a question of `asker_id`."""
+    return may_moderate(actor) or (asker_id is not None and actor.user_id == asker_id)

@@ -1,6 +1,7 @@
-"""The parameters a conversation may set: names, ranges, defaults, how they are read and shown. Pure.
+"""How answers are made: the parameters a conversation may set, and the guidance of the operator. Pure.
 
-Knows nothing of where overrides are stored: they come as a mapping of name to value.
+Names, ranges and defaults, how they are read and shown. Knows nothing of where overrides are stored: they
+come as a mapping of name to value.
 """
 
 from __future__ import annotations
@@ -14,59 +15,21 @@ from typing import Any
 
 from bot.errors import ParameterError
 from bot.language.phrases import Phrase, phrase
-from engine.text.guidance import META_SYSTEM_PROMPT, PRESETS, join
-from engine.types import RANGES, ModelInfo, Range, SamplingParams
+from engine.types import META_SYSTEM_PROMPT, PRESETS, RANGES, ModelInfo, Range, SamplingParams
 
 Value = int | float
 HISTORY_RANGE = Range(128, 131_072)
 """Tokens of system prompt and history that an answer may take into account."""
-
+SEED_RANGE = Range(0, 999_999_999_999)
+"""0 draws another one for each answer."""
+MAX_SYSTEM_PROMPT_CHARS = 1500
+"""So that it can be shown in one Discord message."""
 _LIMIT = re.compile(
     r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>-?[0-9.]+?)\s*\.\.\s*(?P<high>-?[0-9]+(?:\.[0-9]+)?)"
 )
-MAX_SYSTEM_PROMPT_CHARS = 1500
-"""So that it can be shown in one Discord message."""
-SEED_RANGE = Range(0, 999_999_999_999)
-"""0 draws another one for each answer."""
-
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(?:[.,][0-9]{1,12})?")
-
-
 _GUIDED_FORMAT = "llama-2"
 """Models of this chat format were trained with Meta's guidance; others mostly pay for it in context."""
-
-
-class GuidanceChoice(StrEnum):
-    """AUTO is SAFE for Llama 2 and NONE for other models."""
-
-    AUTO = "auto"
-    SAFE = "safe"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """The operator's choice. With `is_kept` no other text takes the guidance's place: it only follows it."""
-
-    choice: GuidanceChoice = GuidanceChoice.AUTO
-    is_kept: bool = True
-
-    def text_for(self, chat_format: str | None) -> str:
-        """Return the guidance for a model of this chat format, or nothing."""
-        if self.choice is not GuidanceChoice.AUTO:
-            return PRESETS[self.choice]
-        return META_SYSTEM_PROMPT if chat_format == _GUIDED_FORMAT else ""
-
-    def system_prompt(self, own: str | None, info: ModelInfo) -> str:
-        """Return what the model is told, where `own` is the text in force; None has the model's own stand in.
-
-        The text that a Llama 2 model brings is the guidance itself, which is the operator's to choose.
-        """
-        guidance = self.text_for(info.chat_format)
-        if own is None:
-            brought = info.default_system_prompt
-            return join(guidance, "" if brought == META_SYSTEM_PROMPT else brought)
-        return join(guidance, own) if self.is_kept else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +89,52 @@ def _declared() -> Iterator[Parameter]:
 
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _declared()}
 """What `/settings` offers, in the order shown: the engine's, and two that are the bot's own matter."""
-
 ANSWER_PRESETS: dict[str, dict[str, Value]] = {
     "precise": {"temperature": 0.2, "top_p": 0.8, "top_k": 20, "min_p": 0.05},
     "balanced": {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.0},
     "creative": {"temperature": 1.1, "top_p": 0.97, "top_k": 100, "min_p": 0.03},
 }
 """Several parameters under one name."""
+
+
+class GuidanceChoice(StrEnum):
+    """AUTO is SAFE for Llama 2 and NONE for other models."""
+
+    AUTO = "auto"
+    SAFE = "safe"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """The operator's choice. With `is_kept` no other text takes the guidance's place: it only follows it."""
+
+    choice: GuidanceChoice = GuidanceChoice.AUTO
+    is_kept: bool = True
+
+    def text_for(self, chat_format: str | None) -> str:
+        """Return the guidance for a model of this chat format, or nothing."""
+        if self.choice is not GuidanceChoice.AUTO:
+            return PRESETS[self.choice]
+        return META_SYSTEM_PROMPT if chat_format == _GUIDED_FORMAT else ""
+
+    def system_prompt(self, own: str | None, info: ModelInfo) -> str:
+        """Return what the model is told, where `own` is the text in force; None has the model's own stand in.
+
+        The text that a Llama 2 model brings is the guidance itself, which is the operator's to choose.
+        """
+        guidance = self.text_for(info.chat_format)
+        if own is None:
+            brought = info.default_system_prompt
+            return join(guidance, "" if brought == META_SYSTEM_PROMPT else brought)
+        return join(guidance, own) if self.is_kept else own
+
+
+def join(guidance: str, text: str) -> str:
+    """Return `guidance` followed by `text`; what is empty or stands at the beginning already is left out."""
+    if not guidance or text.startswith(guidance):
+        return text
+    return f"{guidance}\n\n{text}" if text.strip() else guidance
 
 
 @dataclass(frozen=True, slots=True)

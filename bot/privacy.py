@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.errors import StorageError
 from storage.people import KeptChange, KeptData, KeptQuestion, People
 from storage.retention import Retention
-from storage.rows import utc_now
+from storage.types import utc_now
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +120,8 @@ class Purging:
         self._conversations = conversations
         self._engines = tuple(engines)
         self._has_deleted = False
+        self.on_dropped: Callable[[], None] = lambda: None
+        """Called when the engines have forgotten."""
 
     def note(self) -> None:
         """Something was deleted."""
@@ -130,6 +132,7 @@ class Purging:
         self._has_deleted = False
         for engine in self._engines:
             engine.drop_idle_cache()
+        self.on_dropped()
 
     async def run(self) -> None:
         """Go on for ever."""

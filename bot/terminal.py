@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from bot.conversation.jobs import Ending, Question
+from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import ChatError, is_expected, sentence_for
 from storage.conversations import ConversationKind, ConversationRef
 
@@ -150,13 +151,15 @@ class TerminalChat:
 
 
 class TerminalView:
-    """Shows one answer as it grows. Satisfies `bot.conversation.jobs.AnswerView`."""
+    """Shows one answer as it grows. Satisfies `bot.conversation.views.AnswerView`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._shown = ""
         self.answer_id: int | None = None
         self.ended = asyncio.Event()
+
+    shows_thoughts = False
 
     @property
     def part_ids(self) -> Sequence[int]:
@@ -173,6 +176,9 @@ class TerminalView:
 
     def followed(self) -> None:
         """Nobody else asks here."""
+
+    def thinking(self, seconds: int) -> None:
+        """What a model thinks is not written."""
 
     def update(self, text: str) -> None:
         """Write what is new; white space at the end waits until something follows it."""

@@ -12,8 +12,7 @@ from storage import parts
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED
-from storage.rows import storable, to_message
-from storage.types import InterruptedAnswer, Message, MessageState
+from storage.types import InterruptedAnswer, Message, MessageState, storable, to_message
 
 _INSERT = """
 INSERT INTO messages (conversation_id, role, state, author_name, content, created_at, reply_to)

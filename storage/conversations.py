@@ -14,7 +14,6 @@ from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.resets import Reset
-from storage.rows import storable, to_message, to_milliseconds, utc_now
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
     ConversationKind,
@@ -26,6 +25,11 @@ from storage.types import (
     Quote,
     Role,
     Turn,
+    from_milliseconds,
+    storable,
+    to_message,
+    to_milliseconds,
+    utc_now,
 )
 
 __all__ = [
@@ -213,6 +217,15 @@ class Conversations:
         replaced; at most the newest `limit`. Raises `NotFoundError` if the answer is gone.
         """
         return await history.history_before(self._database, answer_id, limit)
+
+    async def history_next(self, conversation_id: int, *, limit: int) -> list[Message]:
+        """Return the newest `limit` messages that the model may see before the next question, in order."""
+        return await history.history_next(self._database, conversation_id, limit)
+
+    async def recent_questions(self, limit: int) -> list[tuple[int, datetime]]:
+        """Return where and when the newest `limit` questions were asked, of those that may be followed up."""
+        rows = await self._database.fetch_all(history.RECENT_QUESTIONS, (limit,))
+        return [(row["conversation_id"], from_milliseconds(row["created_at"])) for row in rows]
 
     async def recent(self, conversation_id: int, limit: int) -> list[Message]:
         """Return the newest `limit` messages in any state, oldest first."""

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -67,6 +67,8 @@ class Database:
         self._lock = asyncio.Lock()
         self._holder: asyncio.Task[object] | None = None
         self._is_closed = False
+        self.on_written: Callable[[], None] = lambda: None
+        """Called after every transaction that came to its end."""
 
     @classmethod
     async def open(
@@ -125,6 +127,7 @@ class Database:
                 raise
             finally:
                 transaction._end()
+        self.on_written()
 
     async def scrub(self) -> None:
         """Make deleted text unreadable in the files too, by emptying the write-ahead log.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from storage.database import Database, Row
 from storage.errors import NotFoundError
-from storage.rows import to_quoting_message
-from storage.types import Message
+from storage.types import Message, to_quoting_message
 
 _NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
 _SEEN = "SELECT seen.*, quotes.author_name AS quoted_name, quotes.content AS quoted"
@@ -35,10 +34,23 @@ JOIN messages AS seen
 WHERE answer.id = ? AND {_COUNTS}
 AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
 {_NEWEST_FIRST}"""  # noqa: S608 - made of constants
+VISIBLE_NEXT = f"""
+{_SEEN} FROM messages AS seen {_WITH_QUOTES}
+WHERE seen.conversation_id = ? AND {_COUNTS}
+{_NEWEST_FIRST}"""
 NEWEST = f"""
 {_SEEN} FROM messages AS seen {_WITH_QUOTES}
 WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
 {_NEWEST_FIRST}"""
+
+_AN_ANSWER = "SELECT id FROM messages WHERE conversation_id = ? AND role = 'assistant' LIMIT 1"
+# Private questions stand alone, and what is on a shelf is not gone on with.
+RECENT_QUESTIONS = """
+SELECT conversation_id, messages.created_at FROM messages
+JOIN conversations ON conversations.id = conversation_id
+WHERE role = 'user' AND channel_id > 0 AND NOT (kind = 'direct' AND (
+    guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id)))
+ORDER BY messages.id DESC LIMIT ?"""
 
 
 async def history_before(database: Database, answer_id: int, limit: int) -> list[Message]:
@@ -49,6 +61,19 @@ async def history_before(database: Database, answer_id: int, limit: int) -> list
         raise NotFoundError("This message was deleted, so there is nothing to answer.")
     if len(rows) < limit:
         rows += await database.fetch_all(VISIBLE_BEFORE_THREAD, (answer_id, limit - len(rows)))
+    return _oldest_first(rows)
+
+
+async def history_next(database: Database, conversation_id: int, limit: int) -> list[Message]:
+    """Return the newest `limit` messages that the next answer's prompt is made of, oldest first.
+
+    Before the first question of a thread it is nothing, and after that also what the thread goes on from.
+    """
+    rows = await database.fetch_all(VISIBLE_NEXT, (conversation_id, limit))
+    if rows and len(rows) < limit:
+        newest = await database.fetch_one(_AN_ANSWER, (conversation_id,))
+        if newest is not None:
+            rows += await database.fetch_all(VISIBLE_BEFORE_THREAD, (newest["id"], limit - len(rows)))
     return _oldest_first(rows)
 
 

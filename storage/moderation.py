@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.database import Database
-from storage.rows import from_milliseconds, to_milliseconds
+from storage.types import from_milliseconds, to_milliseconds
 
 _INSERT_BLOCK = """
 INSERT INTO blocks (guild_id, user_id, by_user_id, blocked_at) VALUES (?, ?, ?, ?)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from storage.database import Transaction
 from storage.errors import DuplicateMessageError
 from storage.resets import SHELVES_BELOW
-from storage.rows import to_message
-from storage.types import InterruptedAnswer, Message
+from storage.types import InterruptedAnswer, Message, to_message
 
 OF_MESSAGE = "SELECT discord_id FROM discord_messages WHERE message_id = ? ORDER BY position"
 SHOWN_MESSAGE = """

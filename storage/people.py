@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.database import Database, Row, Transaction
-from storage.rows import from_milliseconds, to_milliseconds, utc_now
+from storage.types import from_milliseconds, to_milliseconds, utc_now
 
 BATCH_SIZE = 200
 """Questions deleted in one transaction."""

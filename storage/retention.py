@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from storage.database import Database
-from storage.rows import to_milliseconds, utc_now
+from storage.types import to_milliseconds, utc_now
 
 BATCH_SIZE = 200
 """Questions, or conversations, deleted in one transaction."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from storage.database import Database
-from storage.rows import storable, to_milliseconds
+from storage.types import storable, to_milliseconds
 
 Setting = str | int | float | bool | Sequence[str | int]
 

@@ -13,8 +13,7 @@ from datetime import datetime
 from storage import answers, parts
 from storage.database import Database, Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError
-from storage.rows import storable, to_message, to_milliseconds, utc_now
-from storage.types import Message, MessageState, Quote
+from storage.types import Message, MessageState, Quote, storable, to_message, to_milliseconds, utc_now
 
 _INSERT_QUESTION = """
 INSERT INTO messages (conversation_id, role, state, author_id, author_name, content, created_at, ended_at)
@@ -96,15 +95,15 @@ class Turns:
         return None if row is None else to_message(row)
 
     async def begin_continuation(self, answer_id: int) -> Message:
-        """Store a pending answer that begins with the text of this one and takes its place.
+        """Store a pending answer that begins as this one does, text and view, and takes its place.
 
         Raises what `Conversations.begin_regeneration` raises.
         """
         async with self._database.transaction() as transaction:
             new = await answers.supersede(transaction, answer_id, at=to_milliseconds(self._now()))
             (row,) = await transaction.fetch_all(
-                "UPDATE messages SET content = (SELECT content FROM messages WHERE id = ?) WHERE id = ? "
-                "RETURNING *",
+                "UPDATE messages SET (content, view_from) = "
+                "(SELECT content, view_from FROM messages WHERE id = ?) WHERE id = ? RETURNING *",
                 (answer_id, new.id),
             )
             return to_message(row)
@@ -124,10 +123,11 @@ class Turns:
                 )
         await self._database.scrub()
 
-    async def forget_quotes(self, discord_id: int) -> None:
-        """Forget what questions quote of a Discord message that was deleted."""
+    async def forget_quotes(self, discord_id: int) -> bool:
+        """Forget what questions quote of a Discord message that was deleted; return whether any did."""
         async with self._database.transaction() as transaction:
-            await transaction.fetch_all("DELETE FROM quotes WHERE discord_id = ?", (discord_id,))
+            gone = "DELETE FROM quotes WHERE discord_id = ? RETURNING message_id"
+            return bool(await transaction.fetch_all(gone, (discord_id,)))
 
     async def newest(self, conversation_id: int) -> NewestTurn | None:
         """Return the newest turn, None in a conversation without any."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from engine.errors import (
     EngineUnavailableError,
     GenerationFailedError,
@@ -29,8 +29,6 @@ from engine.types import (
 )
 
 CONTROL_TAG = "<|im_start|>"
-TOKENS_PER_MESSAGE = 4
-"""What the fake chat format adds around each message."""
 
 
 @dataclass
@@ -62,6 +60,8 @@ class ScriptedGeneration:
         self._text = ""
         self._completion: Completion | None = None
         self.has_failed = False
+        self.begun_at_s = asyncio.get_running_loop().time()
+        self.ended_at_s: float | None = None
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -113,11 +113,12 @@ class ScriptedGeneration:
         found = [self._text.index(stop) for stop in self.params.stop if stop in self._text]
         if found:
             self._text = self._text[: min(found)]
-            self._end(FinishReason.STOP)
+            self._end(FinishReason.STOP_TEXT)
 
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
         self._completion = Completion(self._text, reason, usage)
+        self.ended_at_s = asyncio.get_running_loop().time()
         raise StopAsyncIteration
 
 
@@ -199,15 +200,11 @@ class ScriptedEngine:
         system = [m for m in dialog if m.role == "system"]
         turns = [m for m in dialog if m.role != "system"]
         num_dropped = 0
-        max_prompt_tokens -= self.count_tokens(answer_so_far)
-        while self._num_tokens([*system, *turns]) > max_prompt_tokens:
+        begun = (ChatMessage("assistant", answer_so_far),) if answer_so_far else ()
+        while len(ids := _encoded(kept := (*system, *turns, *begun))) > max_prompt_tokens:
             if len(turns) < 3:
-                raise PromptTooLongError(self._num_tokens([*system, *turns]), max_prompt_tokens)
+                raise PromptTooLongError(len(ids), max_prompt_tokens)
             turns, num_dropped = turns[2:], num_dropped + 2
-        kept = (*system, *turns)
-        if answer_so_far:
-            kept = (*kept, ChatMessage("assistant", answer_so_far))
-        ids = tuple("\n".join(f"{m.role}\n{m.content}" for m in kept).encode("utf-8", "replace"))
         self._fitted[ids] = kept
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
@@ -259,8 +256,9 @@ class ScriptedEngine:
             return self.respond(dialog)
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
 
-    def _num_tokens(self, dialog: Sequence[ChatMessage]) -> int:
-        return sum(self.count_tokens(m.content) + TOKENS_PER_MESSAGE for m in dialog)
+
+def _encoded(dialog: Sequence[ChatMessage]) -> tuple[int, ...]:
+    return tuple("\n".join(f"{m.role}\n{m.content}" for m in dialog).encode("utf-8", "replace"))
 
 
 class RecordingView:
@@ -271,6 +269,8 @@ class RecordingView:
         self.places: list[int] = []
         self.waits_for_others = False
         self.updates: list[str] = []
+        self.seconds: list[int] = []
+        self.shows_thoughts = False
         self.endings: list[Ending] = []
         self.is_working = False
         self.is_followed = False
@@ -297,6 +297,9 @@ class RecordingView:
     def followed(self) -> None:
         self.is_followed = True
         self.states.append("followed")
+
+    def thinking(self, seconds: int) -> None:
+        self.seconds.append(seconds)
 
     def update(self, text: str) -> None:
         self.updates.append(text)

@@ -31,10 +31,7 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
         *(f"engine/release/{name}.py" for name in ("contract", "model")),
-        *(
-            f"engine/graphs/{name}.py"
-            for name in ("attention", "decoder", "graph_builder", "sampler_graph", "weights")
-        ),
+        *(f"engine/graphs/{name}.py" for name in ("attention", "decoder", "graph_builder", "sampler_graph")),
     },
     "onnxruntime": {
         "engine/bench/stages.py",
@@ -53,7 +50,7 @@ OWNERS: dict[str, set[str]] = {
         "engine/text/tokenizer.py",
         "engine/convert/gguf_tokenizer.py",
         "engine/convert/tokenizer_files.py",
-        "engine/bench/release_parts.py",
+        "engine/bench/release_author.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
     "simcord": {

@@ -11,7 +11,7 @@ import pytest
 from bot import cli as bot_cli
 from bot.config_keys import KEYS
 from engine import cli as engine_cli
-from engine.text.guidance import PRESETS
+from engine.types import PRESETS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

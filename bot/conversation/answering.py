@@ -13,52 +13,34 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bot.conversation.checkpointer import Checkpointer
 from bot.conversation.dialog import spoken
-from bot.conversation.jobs import Ending, Job, StopReason
+from bot.conversation.jobs import Job, StopReason
+from bot.conversation.mentions import label
+from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
+from bot.conversation.placeholders import Surroundings
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
-from bot.errors import RefusalError, is_expected, sentence_for
-from bot.language.phrases import Phrase, packed, phrase, together
+from bot.conversation.upkeep import Checkpointer
+from bot.conversation.views import Ending
+from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
+from bot.language.phrases import packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.safety.screening import NoScreening, OpenScreen, Screen, Screening, WithheldError
 from bot.servers.gate import Gate
-from engine.types import Completion, FinishReason, Generation, Prompt, SamplingParams, TextEngine
+from bot.servers.screening import Screen, Screening
+from engine.types import Completion, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
 from storage.conversations import Conversations, Message, MessageState, Role
 
 _log = logging.getLogger(__name__)
 
-_STOP_NOTES = {
-    StopReason.USER: "answer.stopped",
-    StopReason.QUESTION_DELETED: "answer.stopped_question_deleted",
-    StopReason.OUT_OF_TIME: "answer.stopped_out_of_time",
-    StopReason.RESET: "answer.stopped_reset",
-    StopReason.FORGOTTEN: "answer.stopped_forgotten",
-    StopReason.BLOCKED: "answer.stopped_blocked",
-    StopReason.NOT_SHOWABLE: "answer.stopped_not_showable",
-    StopReason.SHUTDOWN: "answer.interrupted",
-}
-"""Why an answer was stopped, said below it; not where nobody can see it."""
 _FORGOTTEN = {StopReason.QUESTION_DELETED, StopReason.RESET}
 """The answer is deleted, or about to be."""
 _UNSEEN = {*_FORGOTTEN, StopReason.FORGOTTEN, StopReason.BLOCKED}
 """Nothing is shown that was not shown before."""
-
+THINKING_INTERVAL_S = 3.0
+"""How often the seconds of thinking are told."""
 
 Answered = Callable[[MessageState, Completion | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What came out, before it is stored."""
-
-    state: MessageState
-    text: str
-    note: str | None = None
-    completion: Completion | None = None
-    is_refused: bool = False
-    """The question may not be asked any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +71,7 @@ class Answering:
         self._conversations = conversations
         self._preferences = preferences
         self._gate = gate
-        self._screening = screening or NoScreening()
+        self._screening = screening
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -98,36 +80,46 @@ class Answering:
         `tell` learns its place among those who wait for the engine, and 0 when it begins.
         """
         outcome = await self._make(job, tell)
+        ending = await self._store(job, outcome)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
-        return await self._store(job, outcome)
+        return ending
 
     async def show(self, job: Job, ending: Ending) -> None:
         """Show how an answer ended. Raises only `CancelledError`."""
         reason = job.stop_reason
         if reason in _UNSEEN and not job.view.has_text and ending.answer_id == job.answer_id:
-            note = phrase(_STOP_NOTES[reason])
+            note = phrase(STOP_NOTES[reason])
             ending = Ending(ending.answer_id, MessageState.STOPPED, "", note, can_regenerate=False)
         try:
             await job.view.finish(ending)
         except Exception:  # noqa: BLE001 - an answer ends, whatever happens to its view
             _log.exception("Answer %d: its ending could not be shown", job.answer_id)
 
-    async def _make(self, job: Job, tell: Callable[[int], None]) -> _Outcome:
+    async def _make(self, job: Job, tell: Callable[[int], None]) -> Outcome:
         screen: Screen | None = None
         try:
-            screen = await self._screening.open(job.conversation_id, job.asker_id, job.origin)
+            screen = await self._open_screen(job)
             await self._generate(job, screen, tell)
-            return await _screened(_outcome_of(job), screen)
+            return await _screened(outcome_of(job), screen, with_thought=job.view.shows_thoughts)
         except RefusalError as refusal:
-            return _Outcome(MessageState.STOPPED, "", refusal.sentence, is_refused=True)
+            return Outcome(MessageState.STOPPED, "", refusal.sentence, is_refused=True)
         except Exception as error:  # noqa: BLE001 - any fault ends this answer and no other
             if is_expected(error):
                 _log.warning("Answer %d failed: %s", job.answer_id, error)
             else:
                 _log.exception("Answer %d failed", job.answer_id)
-            text = "" if screen is None or isinstance(error, WithheldError) else job.whole_text.strip()
+            text = (
+                ""
+                if screen is None or isinstance(error, WithheldError)
+                else job.said(job.text, final=True).answer
+            )
             return await _failed(text, sentence_for(error), screen)
+
+    async def _open_screen(self, job: Job) -> Screen:
+        if self._screening is None:
+            return Screen()
+        return await self._screening.open(job.conversation_id, job.asker_id, job.origin)
 
     async def _generate(self, job: Job, screen: Screen, tell: Callable[[int], None]) -> None:
         """Make the text; anew if the question changes before anything of it is there."""
@@ -151,9 +143,17 @@ class Answering:
             history = await self._conversations.history_before(job.answer_id, limit=MAX_MESSAGES + 1)
         asked = list(itertools.takewhile(lambda message: message.role is Role.USER, reversed(history)))[::-1]
         await screen.check_question("\n".join(spoken(message) for message in asked))
-        parameters, fitted = await self._prompt(job, history)
+        ref = await self._conversations.ref_of(job.settings_id or job.conversation_id)
+        surroundings = self._preferences.surroundings(ref.guild_id, ref.channel_id)
+        parameters, fitted = await self._prompt(job, history, surroundings)
         text = "\n".join(spoken(message) for message in asked if message.author_id == job.asker_id)
-        sampling = dataclasses.replace(parameters.sampling, stop=fitted.stop)
+        # Where answers have an end of their own, a line that begins with a name is part of what is said.
+        info = self._engine.info
+        stop = () if info.ends_turns or job.begun else fitted.stop
+        sampling = dataclasses.replace(parameters.sampling, stop=stop)
+        job.reasoning = info.reasoning
+        names = (surroundings.bot, *(message.author_name for message in asked))
+        job.names = tuple(dict.fromkeys(label(name) for name in names if name))
         return _Prepared(fitted.prompt, sampling, "" if job.is_again else text)
 
     async def _begin(self, job: Job, prepared: _Prepared, tell: Callable[[int], None]) -> Generation:
@@ -175,14 +175,16 @@ class Answering:
             tell,
         )
 
-    async def _prompt(self, job: Job, history: Sequence[Message]) -> tuple[ChatParameters, FittedPrompt]:
+    async def _prompt(
+        self, job: Job, history: Sequence[Message], surroundings: Surroundings
+    ) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
             history,
-            self._preferences.system_prompt_of(parameters),
+            self._preferences.system_prompt_of(parameters, surroundings),
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
         )
@@ -193,6 +195,7 @@ class Answering:
     async def _follow(self, job: Job, generation: Generation, screen: Screen) -> None:
         """Take the text as it comes, and show and save what of it may be shown."""
         checkpointer = Checkpointer(self._conversations, job.answer_id)
+        began_s = told_s = asyncio.get_running_loop().time()
         try:
             async for piece in generation:
                 if job.is_stale:
@@ -201,7 +204,11 @@ class Answering:
                 if job.view.is_lost:
                     job.stop(StopReason.NOT_SHOWABLE)
                 if job.stop_reason is None:
-                    text = await screen.shown(job.whole_text.lstrip())
+                    said, now_s = job.said(job.text, final=False), asyncio.get_running_loop().time()
+                    if said.is_thinking and not said.answer and now_s >= told_s:
+                        told_s = now_s + THINKING_INTERVAL_S
+                        job.view.thinking(int(now_s - began_s))
+                    text = await screen.shown(said.answer.lstrip())
                     if text and job.stop_reason is None:
                         job.view.update(text)
                         checkpointer.offer(text)
@@ -213,7 +220,7 @@ class Answering:
                 self._room.leave(job.ticket)
             await checkpointer.wait()
 
-    async def _store(self, job: Job, outcome: _Outcome) -> Ending:
+    async def _store(self, job: Job, outcome: Outcome) -> Ending:
         """Store `outcome` and say what is to be shown."""
         is_seen = bool(outcome.text) and outcome.state is not MessageState.FAILED
         view = phrase("answer.view_begins") if is_seen and job.loses_sight else None
@@ -237,7 +244,14 @@ class Answering:
         except Exception as error:  # noqa: BLE001 - what was shown stays, whatever the store says
             _log.warning("Answer %d could not be saved: %s", job.answer_id, error)
             note = together(*filter(None, (outcome.note, phrase("answer.not_saved"))))
-            return Ending(job.answer_id, outcome.state, outcome.text, note, can_regenerate=False)
+            return Ending(
+                job.answer_id,
+                outcome.state,
+                outcome.text,
+                note,
+                can_regenerate=False,
+                thought=outcome.thought,
+            )
         if standing is None or job.is_withdrawn or job.stop_reason in _FORGOTTEN:
             return Ending(job.answer_id, outcome.state, outcome.text, outcome.note, can_regenerate=False)
         return Ending(
@@ -247,55 +261,27 @@ class Answering:
             outcome.note,
             can_continue=can_go_on(standing),
             is_outdated=job.is_outdated,
+            thought=outcome.thought if standing.id == job.answer_id else "",
         )
 
 
-async def _screened(outcome: _Outcome, screen: Screen) -> _Outcome:
+async def _screened(outcome: Outcome, screen: Screen, *, with_thought: bool = False) -> Outcome:
     """Return `outcome` with the text that may be shown. Raises `WithheldError`."""
     text = (await screen.finished(outcome.text)).strip() if outcome.text else ""
+    thought = (await screen.finished(outcome.thought)).strip() if outcome.thought and with_thought else ""
     notes = [note for note in (outcome.note, screen.label if text else None) if note]
-    return dataclasses.replace(outcome, text=text, note=together(*notes) or None)
+    return dataclasses.replace(outcome, text=text, thought=thought, note=together(*notes) or None)
 
 
-async def _failed(text: str, sentence: str, screen: Screen | None) -> _Outcome:
+async def _failed(text: str, sentence: str, screen: Screen | None) -> Outcome:
     """Return the outcome of a fault, with what was there before it if that may be shown."""
     try:
-        return await _screened(_Outcome(MessageState.FAILED, text, sentence), screen or OpenScreen())
+        return await _screened(Outcome(MessageState.FAILED, text, sentence), screen or Screen())
     except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
         _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
-        return _Outcome(MessageState.FAILED, "", sentence)
+        return Outcome(MessageState.FAILED, "", sentence)
 
 
 def _was_out_of_sight(history: Sequence[Message], job: Job) -> bool:
     """Tell whether the beginning of the conversation was left out before, and that was said."""
     return any(m.view_from is not None for m in history if m.conversation_id == job.conversation_id)
-
-
-def can_go_on(answer: Message) -> bool:
-    """Tell whether there is more to come of an answer: it was cut short."""
-    is_cut = answer.state is not MessageState.COMPLETE or answer.finish_reason == FinishReason.LENGTH
-    return is_cut and answer.state is not MessageState.PENDING and bool(answer.content.strip())
-
-
-def _outcome_of(job: Job) -> _Outcome:
-    completion = None if job.generation is None else job.generation.completion
-    text = (job.begun + (job.text if completion is None else completion.text)).strip()
-    finish = None if completion is None else completion.finish_reason
-    if job.stop_reason is StopReason.ANSWER_DELETED:
-        return _Outcome(MessageState.STOPPED, "")
-    if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
-        interrupted = job.stop_reason is StopReason.SHUTDOWN
-        state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED
-        key = _STOP_NOTES.get(job.stop_reason)
-        return _Outcome(state, text, None if key is None else phrase(key), completion)
-    if completion is None or finish is FinishReason.CANCELLED or not text:
-        return _Outcome(MessageState.FAILED, text, phrase("answer.empty"), completion)
-    return _Outcome(MessageState.COMPLETE, text, _length_note(job, completion), completion)
-
-
-def _length_note(job: Job, completion: Completion) -> Phrase | None:
-    """Say that an answer was cut short, and what to do; one that stands alone cannot be gone on with."""
-    if completion.finish_reason is not FinishReason.LENGTH:
-        return None
-    key = "answer.length_alone" if job.stands_alone else "answer.length"
-    return phrase(key, num=completion.usage.num_new_tokens)

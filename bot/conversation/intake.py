@@ -1,17 +1,24 @@
-"""Takes questions in: what can be answered at all, stored as a turn of its own or as more of the last one.
+"""Takes questions in: each in the order in which it came, checked, and stored alone or with the last one.
 
-Call it inside the conversation's entrance. Knows nothing of queues and of how an answer is made.
+What takes its time, as a file does, is fetched while others come. Nothing is kept of a conversation where
+nobody stands in line. Knows nothing of Discord, of queues and of how an answer is made.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from bot.conversation.dialog import with_quote
-from bot.conversation.jobs import AnswerView, HeldView, Job, Question
+from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
-from bot.errors import EmptyQuestionError
+from bot.conversation.views import AnswerView, HeldView
+from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from engine.waiting.room import Ticket
@@ -40,7 +47,7 @@ class Intake:
             check_question,
             self._engine,
             content,
-            self._preferences.system_prompt_of(parameters),
+            await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
         )
 
@@ -111,3 +118,71 @@ def _stored(question: Question, content: str) -> NewQuestion:
         question.created_at,
         question.quote,
     )
+
+
+class Arrivals:
+    """The lines of all conversations."""
+
+    def __init__(self) -> None:
+        self._lines: dict[int, deque[Arrival]] = {}
+
+    @contextmanager
+    def enter(self, channel_id: int, discord_id: int, author_id: int) -> Iterator[Arrival]:
+        """Stand in line until the end of the `with`."""
+        arrival = Arrival(discord_id, author_id)
+        self._lines.setdefault(channel_id, deque()).append(arrival)
+        self._move_up(channel_id)
+        try:
+            yield arrival
+        finally:
+            arrival.has_left.set()
+            self._lines[channel_id].remove(arrival)
+            self._move_up(channel_id)
+
+    def find(self, channel_id: int, discord_id: int) -> Arrival | None:
+        """Return the message with this id, if it is on its way."""
+        return next((one for one in self._lines.get(channel_id, ()) if one.discord_id == discord_id), None)
+
+    def withdraw(self, *, discord_id: int | None = None, author_id: int | None = None) -> None:
+        """Let a message that was deleted, or all of a person, not be taken; nobody waits for it any more."""
+        for channel_id, line in list(self._lines.items()):
+            for arrival in line:
+                if discord_id == arrival.discord_id or author_id == arrival.author_id:
+                    arrival.is_withdrawn = True
+                    arrival.is_first.set()
+            self._move_up(channel_id)
+
+    def _move_up(self, channel_id: int) -> None:
+        line = self._lines[channel_id]
+        first = next((arrival for arrival in line if not arrival.is_withdrawn), None)
+        if first is not None:
+            first.is_first.set()
+        if not line:
+            del self._lines[channel_id]
+
+
+@dataclass(eq=False, slots=True)
+class Arrival:
+    """One message on its way."""
+
+    discord_id: int
+    author_id: int
+    is_first: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once all that came before have left."""
+    has_left: asyncio.Event = field(default_factory=asyncio.Event)
+    is_withdrawn: bool = False
+    _edit: Any = None
+
+    def edit(self, message: Any) -> None:
+        """Let the newest version of the message be taken, if it is not taken yet."""
+        self._edit = message
+
+    def take_edit(self) -> Any:
+        """Return the newest version of the message, None if there is none that was not returned before."""
+        edit, self._edit = self._edit, None
+        return edit
+
+    def check(self) -> None:
+        """Raise `QuestionGoneError` if the message is not to be taken any more."""
+        if self.is_withdrawn:
+            raise QuestionGoneError

@@ -1,27 +1,31 @@
-"""One answer in the making: what belongs to it, how it may end, and what shows it.
+"""Questions and answers in the making: what belongs to each, how it may end, and the line they stand in.
 
-Knows nothing of how an answer is made, stored or queued.
+Knows nothing of other conversations and of how an answer is made, stored or shown.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import dataclasses
+from collections import deque
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from bot.conversation.said import Said, take_apart, without_name
+from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
-from engine.types import Generation
+from engine.types import FinishReason, Generation, Reasoning
 from engine.waiting.room import Ticket
-from storage.conversations import ConversationRef, MessageState, Quote
+from storage.conversations import ConversationRef, Quote
 
 Result = TypeVar("Result")
-
 MAX_BURST = 8
 """Messages in a row that are answered as one question."""
+NUM_TOLD = 3
+"""How many of those who wait are told their new place when it changes."""
 
 
 class StopReason(Enum):
@@ -43,134 +47,33 @@ class StopReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an answer ended: what is shown below it, and whether it can be asked for again.
+class Question:
+    """What somebody asked, and where."""
 
-    `answer_id` and `text` are of the answer that stands now: after a regeneration that broke off with nothing
-    to show, that is the one it was to replace. `note` is a phrase, to be rendered where it is shown.
-    """
-
-    answer_id: int
-    state: MessageState
-    text: str
-    note: str | None = None
-    can_regenerate: bool = True
-    can_continue: bool = False
-    is_outdated: bool = False
-    """The question was edited while it was being answered."""
-
-
-class AnswerView(Protocol):
-    """Shows one answer to people. No method raises; only `finish` takes time."""
-
-    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
-        """Learn which answer is shown, and the Discord messages that show it already."""
-
-    def waiting(self, place: int, *, for_others: bool) -> None:
-        """Show that the question waits; the next one to be answered has place 1.
-
-        The place is in the queue of the conversation, or `for_others` among the conversations that wait.
-        """
-
-    def working(self) -> None:
-        """Show that the answer is being made."""
-
-    def followed(self) -> None:
-        """Learn that another answer waits behind this one, which is to be shown below it."""
-
-    def update(self, text: str) -> None:
-        """Show the whole text so far."""
-
-    async def finish(self, ending: Ending) -> None:
-        """Show the ending. Called exactly once."""
+    conversation: ConversationRef
+    discord_id: int
+    author_id: int
+    author_name: str
+    content: str
+    created_at: datetime
+    quote: Quote | None = None
+    """The message that the question replies to or is about."""
+    starter_id: int | None = None
+    """The Discord message that the thread was started from, for a question in a thread."""
+    settings_of: ConversationRef | None = None
+    """The conversation whose settings hold, if not this one's."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Parameters for this answer alone."""
+    notes: tuple[str, ...] = ()
+    """Phrases that are said below the answer."""
+    origin: Origin | None = None
+    """What a server's rules look at; None is a person without roles, directly in this conversation."""
 
     @property
-    def is_lost(self) -> bool:
-        """Whether the answer can no longer be shown."""
-
-    @property
-    def part_ids(self) -> Sequence[int]:
-        """The Discord messages that show the answer."""
-
-
-class HeldView:
-    """A view that can be held: then it shows nothing, and on release the newest of what it was told.
-
-    It is held while answers before it are still to be shown, so that none is shown above another's end.
-    """
-
-    def __init__(self, view: AnswerView) -> None:
-        self.has_text = False
-        """Whether text of the answer was shown."""
-        self._view = view
-        self._held: dict[str, Callable[[], None]] | None = None
-        self._state: tuple[int, bool] | None = None
-        """The place that was told, with whom it is among; place 0 while the answer is being made."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the answer can no longer be shown."""
-        return self._view.is_lost
-
-    @property
-    def part_ids(self) -> Sequence[int]:
-        """The Discord messages that show the answer."""
-        return self._view.part_ids
-
-    @property
-    def is_told(self) -> bool:
-        """Whether it was said that the question waits, or is being answered."""
-        return self._state is not None
-
-    def opened(self, answer_id: int, parts: Sequence[int]) -> None:
-        """See `AnswerView.opened`."""
-        self._view.opened(answer_id, parts)
-
-    def hold(self) -> None:
-        """Show nothing from now on."""
-        self._held = {} if self._held is None else self._held
-
-    def release(self) -> None:
-        """Show what was held."""
-        held, self._held = self._held or {}, None
-        for show in held.values():
-            show()
-
-    def waiting(self, place: int, *, for_others: bool) -> None:
-        """See `AnswerView.waiting`. The same place is told once."""
-        if self._state != (place, for_others):
-            self._state = (place, for_others)
-            self._do("state", functools.partial(self._view.waiting, place, for_others=for_others))
-
-    def working(self) -> None:
-        """See `AnswerView.working`. Told once, until the answer waits again."""
-        if self._state != (0, False):
-            self._state = (0, False)
-            self._do("state", self._view.working)
-
-    def followed(self) -> None:
-        """See `AnswerView.followed`."""
-        self._do("followed", self._view.followed)
-
-    def update(self, text: str) -> None:
-        """See `AnswerView.update`."""
-        self._do("text", functools.partial(self._show_text, text))
-
-    async def finish(self, ending: Ending) -> None:
-        """See `AnswerView.finish`. What is held is shown no more: the ending is newer."""
-        self._held = None
-        await self._view.finish(ending)
-
-    def _show_text(self, text: str) -> None:
-        self.has_text = True
-        self._view.update(text)
-
-    def _do(self, kind: str, show: Callable[[], None]) -> None:
-        if self._held is None:
-            show()
-        else:
-            self._held.pop(kind, None)
-            self._held[kind] = show
+    def asked_from(self) -> Origin:
+        """Who asks, and where."""
+        ref = self.conversation
+        return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
 
 
 @dataclass(slots=True, eq=False)
@@ -193,6 +96,10 @@ class Job:
     notes: tuple[str, ...] = ()
     begun: str = ""
     """The text of an answer that is gone on with."""
+    reasoning: Reasoning | None = None
+    """How the model marks what it thinks."""
+    names: tuple[str, ...] = ()
+    """The bot's own, and those of who asked: an answer does not begin with them."""
     is_again: bool = False
     num_questions: int = 1
     text: str = ""
@@ -214,10 +121,12 @@ class Job:
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the history is read, and while it is changed; never for longer than the store takes."""
 
-    @property
-    def whole_text(self) -> str:
-        """The answer so far, with what was there of it before."""
-        return self.begun + self.text
+    def said(self, output: str, *, final: bool) -> Said:
+        """Take the model's output apart, and put what it goes on with before its answer."""
+        said = take_apart(output, self.reasoning, final=final)
+        if self.begun:
+            return dataclasses.replace(said, answer=self.begun + said.answer)
+        return dataclasses.replace(said, answer=without_name(said.answer, self.names, final=final))
 
     def takes(self, author_id: int) -> bool:
         """Tell whether one more message of `author_id` may join the question: nothing was said yet."""
@@ -228,6 +137,13 @@ class Job:
     def has_begun(self) -> bool:
         """Whether something was said, or nothing will be."""
         return self.is_made or bool(self.text.strip())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model has said all there is: nobody can stop it any more."""
+        completion = None if self.generation is None else self.generation.completion
+        has_ended = completion is not None and completion.finish_reason is not FinishReason.CANCELLED
+        return self.is_made or has_ended
 
     def begin_anew(self) -> None:
         """Read the history again, since it changed or is about to while `changing` is held."""
@@ -263,31 +179,47 @@ class Job:
             self.work.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What somebody asked, and where."""
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One conversation's jobs. `admission` makes the order of arrival the order in storage."""
 
-    conversation: ConversationRef
-    discord_id: int
-    author_id: int
-    author_name: str
-    content: str
-    created_at: datetime
-    quote: Quote | None = None
-    """The message that the question replies to or is about."""
-    starter_id: int | None = None
-    """The Discord message that the thread was started from, for a question in a thread."""
-    settings_of: ConversationRef | None = None
-    """The conversation whose settings hold, if not this one's."""
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Parameters for this answer alone."""
-    notes: tuple[str, ...] = ()
-    """Phrases that are said below the answer."""
-    origin: Origin | None = None
-    """What a server's rules look at; None is a person without roles, directly in this conversation."""
+    channel_id: int
+    admission: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_visitors: int = 0
+    front: Job | None = None
+    """The one that is answered, from its preparation until its answer is stored."""
+    waiting: deque[Job] = field(default_factory=deque)
+    unshown: dict[Job, Ending] = field(default_factory=dict)
+    """Answers that are stored and not yet shown, in order, and how they ended."""
+
+    def jobs(self) -> list[Job]:
+        """Return those that have not ended, in order."""
+        return ([] if self.front is None else [self.front]) + list(self.waiting)
 
     @property
-    def asked_from(self) -> Origin:
-        """Who asks, and where."""
-        ref = self.conversation
-        return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
+    def num_taken(self) -> int:
+        """Jobs, answers still to be shown, and visitors who may bring a job."""
+        return self.num_visitors + len(self.jobs()) + len(self.unshown)
+
+    def append(self, job: Job) -> None:
+        """Let a job wait as the last one."""
+        self.waiting.append(job)
+        self.hold()
+
+    def hold(self) -> None:
+        """Show nothing of what comes after answers that are still to be shown: it would stand above them."""
+        for job in self.jobs() if self.unshown else ():
+            job.view.hold()
+
+    def shown(self, job: Job) -> None:
+        """Note that an answer is shown; after the last one it is the others' turn to be shown."""
+        del self.unshown[job]
+        for other in () if self.unshown else self.jobs():
+            other.view.release()
+
+    def tell_places(self) -> None:
+        """Tell those behind the front their places, the next one to be answered has place 1."""
+        is_front_waiting = self.front is not None and self.front.ticket.is_in_line
+        for place, job in enumerate(self.waiting, start=2 if is_front_waiting else 1):
+            if place <= NUM_TOLD or not job.view.is_told:
+                job.view.waiting(place, for_others=False)

@@ -106,13 +106,13 @@ def _name_of(match: re.Match[str], bot: Bot, names: Names) -> str:
     return f"/{match['command']}"
 
 
-def label(name: str) -> str:
-    """Return `name` fit to stand before a message: one line, none of ``<>[]|:``, at most 32 characters.
+def label(name: str, max_chars: int = MAX_LABEL_CHARS) -> str:
+    """Return `name` fit to stand before a message: one line, none of ``<>[]|:``, at most `max_chars`.
 
     Without those characters it can neither open a control tag of a chat format nor end the label early.
     """
     kept = "".join(" " if c.isspace() else c for c in name if _may_stand_in_label(c))
-    short = " ".join(kept.split())[:MAX_LABEL_CHARS].rstrip()
+    short = " ".join(kept.split())[:max_chars].rstrip()
     return short or FALLBACK_LABEL
 
 

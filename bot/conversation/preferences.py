@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from bot.conversation.placeholders import Surround, Surroundings, filled
 from bot.errors import ParameterError
 from bot.language.phrases import Phrase, phrase
 from bot.parameters import (
@@ -46,17 +47,25 @@ class Preferences:
         self._conversations = conversations
         self._settings = settings
         self.defaults = defaults
+        self.surroundings: Surround = lambda _guild_id, _channel_id: Surroundings()
+        """Knows the names of places; whoever shows answers sets it."""
 
     async def parameters(self, conversation_id: int) -> ChatParameters:
         """Return what holds for the conversation."""
         return apply_overrides(self.defaults, *await self._layers(conversation_id))
 
-    def system_prompt_of(self, parameters: ChatParameters) -> str:
-        """Return the whole system prompt in force.
+    def system_prompt_of(self, parameters: ChatParameters, surroundings: Surroundings | None = None) -> str:
+        """Return the whole system prompt in force, filled in where `surroundings` say how.
 
         That is the conversation's, the operator's or the model's own text, after the operator's guidance.
         """
-        return parameters.guidance.system_prompt(parameters.system_prompt, self._engine.info)
+        text = parameters.guidance.system_prompt(parameters.system_prompt, self._engine.info)
+        return text if surroundings is None else filled(text, surroundings, datetime.now().astimezone())
+
+    async def told_in(self, conversation_id: int, parameters: ChatParameters) -> str:
+        """Return the whole system prompt as it is told in a conversation now."""
+        ref = await self._conversations.ref_of(conversation_id)
+        return self.system_prompt_of(parameters, self.surroundings(ref.guild_id, ref.channel_id))
 
     async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""

@@ -10,23 +10,26 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
-from bot.conversation.answering import Answered, Answering, can_go_on
-from bot.conversation.arrivals import Arrival, Arrivals
+from bot.conversation.answering import Answered, Answering
 from bot.conversation.dialog import with_quote
-from bot.conversation.intake import Intake
-from bot.conversation.jobs import AnswerView, HeldView, Job, Question, StopReason
+from bot.conversation.idle import IdleWork
+from bot.conversation.intake import Arrival, Arrivals, Intake
+from bot.conversation.jobs import Job, Question, StopReason
+from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
 from bot.conversation.upkeep import Upkeep
+from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.safety.screening import Screening
 from bot.servers.gate import Gate
+from bot.servers.screening import Screening
 from bot.servers.servers import Servers
+from bot.tasks import Tasks
 from engine.types import TextEngine
 from engine.waiting.room import WaitingRoom
 from storage.conversations import (
@@ -66,12 +69,14 @@ class ChatService:
         on_answered: Answered | None = None,
         on_removed: Callable[[], None] = lambda: None,
         room: WaitingRoom | None = None,
+        may_work_ahead: Callable[[], bool] | None = None,
         shutdown_grace_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`on_removed`: called where texts were removed because somebody asked for it, so that nothing keeps
-        them. `room`: the engine's, where others use the engine too. `shutdown_grace_s`: how long `close` lets
-        answers in the making come to their end.
+        them. `room`: the engine's, where others use the engine too. `may_work_ahead`: whether the machine is
+        free for what next questions may need; without it nothing is done ahead. `shutdown_grace_s`: how long
+        `close` lets answers in the making come to their end.
         """
         self.engine = engine
         self.conversations = conversations
@@ -91,6 +96,11 @@ class ChatService:
             screening=screening,
             on_answered=on_answered,
         )
+        self.idle = IdleWork(
+            engine, room, conversations, self.preferences, may_work=may_work_ahead or (lambda: False)
+        )
+        self._works_ahead = may_work_ahead is not None
+        self._tasks = Tasks()
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
         self.arrivals = Arrivals()
         self.steering = Steering(self._queues, conversations, on_removed)
@@ -99,6 +109,8 @@ class ChatService:
         )
 
     async def __aenter__(self) -> ChatService:
+        if self._works_ahead:
+            self._tasks.start(self.idle.run(), "what is done while nobody asks")
         return self
 
     async def __aexit__(
@@ -165,7 +177,7 @@ class ChatService:
             else:
                 answer = await self.conversations.begin_regeneration(answer_id)
             job = Job(answer.id, answer.conversation_id, asker_id, HeldView(view), ticket, origin)
-            job.begun, job.is_again = answer.content, True
+            job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
             await self._start(channel_id, job, parts)
         return answer.id
 
@@ -209,6 +221,11 @@ class ChatService:
     def resume(self) -> None:
         """Let answers begin again."""
         self._queues.resume()
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Learn that something was written, or that the engine let go of what it kept."""
+        self.idle.note_change()
 
     def out_of_time(self, answer_id: int) -> None:
         """End an answer that can be shown no longer, if it has not ended."""
@@ -267,6 +284,7 @@ class ChatService:
 
     async def close(self) -> None:
         """Refuse further questions, and let every answer end or, after the grace, stop and mark it."""
+        await self._tasks.close()
         await self._queues.close(grace_s=self._shutdown_grace_s)
 
     @property

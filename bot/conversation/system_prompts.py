@@ -10,14 +10,14 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bot.conversation.placeholders import Surroundings, filled
 from bot.conversation.preferences import SYSTEM_PROMPT, Preferences
 from bot.conversation.prompting import check_question
 from bot.errors import SystemPromptError
 from bot.language.phrases import Phrase, phrase
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, ChatParameters
 from bot.servers.servers import Servers
-from engine.text.guidance import PRESETS, preset_name
-from engine.types import TextEngine
+from engine.types import PRESETS, TextEngine, preset_name
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
 
@@ -100,7 +100,11 @@ class SystemPrompts:
         parameters = await self._parameters(place)
         if text is not None:
             parameters = dataclasses.replace(parameters, system_prompt=text)
-        return await self._cost(parameters)
+        return await self._cost(place, parameters)
+
+    def filled(self, place: Place, text: str) -> str:
+        """Return `text` with its placeholders filled in as they would be now."""
+        return filled(text, self._surroundings(place), datetime.now().astimezone())
 
     async def check(self, place: Place, text: str) -> PromptCost:
         """Return what `text` would take. Raises `SystemPromptError` or a `PromptError` for what cannot be."""
@@ -138,11 +142,12 @@ class SystemPrompts:
 
     async def _check(self, place: Place, text: str) -> PromptCost:
         changed = dataclasses.replace(await self._parameters(place), system_prompt=text)
-        whole, cost = self._preferences.system_prompt_of(changed), await self._cost(changed)
+        whole, cost = self._preferences.system_prompt_of(changed), await self._cost(place, changed)
         if cost.num_tokens > cost.allowed:
             key = "system.too_many_tokens" if whole == text else "system.too_many_tokens_guided"
             raise SystemPromptError(phrase(key, num_tokens=cost.num_tokens, allowed=cost.allowed))
-        await asyncio.to_thread(check_question, self._engine, "?", whole, self._engine.info.context_length)
+        told = self.filled(place, whole)
+        await asyncio.to_thread(check_question, self._engine, "?", told, self._engine.info.context_length)
         return cost
 
     async def _set(self, place: Place, text: str | None, by_user_id: int) -> None:
@@ -153,10 +158,15 @@ class SystemPrompts:
         conversation_id, at = await self._conversations.open(place), datetime.now(UTC)
         await self._settings.set(conversation_id, SYSTEM_PROMPT, text or "", by_user_id=by_user_id, at=at)
 
-    async def _cost(self, parameters: ChatParameters) -> PromptCost:
+    def _surroundings(self, place: Place) -> Surroundings:
+        """Return the names of a place; those of a whole server's channels are not known."""
+        channel_id = None if isinstance(place, ServerRef) else place.channel_id
+        return self._preferences.surroundings(place.guild_id, channel_id)
+
+    async def _cost(self, place: Place, parameters: ChatParameters) -> PromptCost:
         context_length = self._engine.info.context_length
         budget = parameters.prompt_budget(context_length)
-        whole = self._preferences.system_prompt_of(parameters)
+        whole = self._preferences.system_prompt_of(parameters, self._surroundings(place))
         num_tokens = await asyncio.to_thread(self._engine.count_tokens, whole)
         num_answer = min(parameters.sampling.max_new_tokens, context_length - budget)
         allowed = self._preferences.max_system_tokens(parameters)

@@ -1,19 +1,25 @@
-"""Keeps what is remembered in step with Discord: messages that people delete or edit after they were taken.
+"""Keeps what is stored in step with messages that are deleted or edited, and with an answer that is written.
 
 Knows nothing of Discord and of how texts are cut into messages.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from bot.conversation.arrivals import Arrivals
+from bot.conversation.intake import Arrivals
 from bot.conversation.jobs import StopReason
 from bot.conversation.queues import AnswerQueues
 from bot.errors import EmptyQuestionError
+from bot.tasks import Tasks
 from storage.conversations import Conversations, Message, Role
+from storage.errors import StorageError
 from storage.turns import NewestTurn
 
+_log = logging.getLogger(__name__)
+CHECKPOINT_INTERVAL_S = 2.0
 Cut = Callable[[str], Sequence[str]]
 """Returns the stretches of an answer's text that its messages show."""
 
@@ -47,14 +53,14 @@ class Upkeep:
         """
         self._arrivals.withdraw(discord_id=discord_id)
         async with self._queues.entrance(channel_id):
-            await self._conversations.turns.forget_quotes(discord_id)
+            was_quoted = await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
             message = await self._conversations.find_by_discord_id(discord_id)
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
-        if deleted is not None or message is not None:
+        if was_quoted or deleted is not None or message is not None:
             self._queues.reread(channel_id)
             self._on_removed()
 
@@ -99,4 +105,32 @@ class Upkeep:
         if len(shown_by) != len(stretches):  # who shows what cannot be told any more: none of it may stay
             kept = []
         await self._conversations.detach_part(discord_id)
-        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(kept))
+        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(one.strip() for one in kept))
+
+
+class Checkpointer:
+    """Saves the text of a running answer from time to time, one write at a time, none of them waited for."""
+
+    def __init__(self, conversations: Conversations, answer_id: int) -> None:
+        self._conversations = conversations
+        self._answer_id = answer_id
+        self._due_s = 0.0
+        self._tasks = Tasks()
+
+    def offer(self, text: str) -> None:
+        """Save `text` if the last save is long enough ago and done."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._due_s or self._tasks:
+            return
+        self._due_s = now_s + CHECKPOINT_INTERVAL_S
+        self._tasks.start(self._save(text), f"saving answer {self._answer_id}")
+
+    async def wait(self) -> None:
+        """Wait until nothing is being written."""
+        await self._tasks.wait()
+
+    async def _save(self, text: str) -> None:
+        try:
+            await self._conversations.checkpoint(self._answer_id, text)
+        except StorageError as error:
+            _log.warning("Answer %d: the partial text was not saved: %s", self._answer_id, error)

@@ -24,7 +24,7 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
-from bot.delivery.render import render, with_note
+from bot.delivery.render import render, with_note, with_thought
 from bot.tasks import Tasks
 
 _log = logging.getLogger(__name__)
@@ -150,9 +150,11 @@ class Delivery:
         note: str | None = None,
         buttons: Buttons = Buttons.REGENERATE,
         file_note: str = "The whole answer is in the file.",
+        thought: str = "",
     ) -> DeliveryResult:
         """Show the complete text, `note` in small below it, and `buttons`; return how that went.
 
+        `thought` comes below the text, behind a spoiler, as much of it as one message takes.
         Of a text longer than `max_parts` messages the beginning is shown, with `file_note` and the whole of
         it as a file.
 
@@ -164,6 +166,7 @@ class Delivery:
             is_long = len(parts) > self._max_parts
             if is_long:
                 parts, note = parts[: self._max_parts], f"{note} {file_note}".strip()
+            parts = with_thought(parts, thought)
             self._newest = self._untold = None
             self._board.want(
                 with_note(parts, note) if note else parts,

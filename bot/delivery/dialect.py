@@ -27,7 +27,7 @@ _NOTE = regex.compile(r"[ \t]{0,3}+\[\^(?P<name>[0-9]{1,3}+)\]:[ \t]*+")
 _ROW = regex.compile(r"[ \t]*+\|")
 _DELIMITER = regex.compile(r"[ \t]*+\|(?:[ \t]*+:?+-++:?+[ \t]*+\|)*+(?:[ \t]*+:?+-++:?+[ \t]*+)?+\r?\n")
 _TOKEN = regex.compile(r"\n|(?<!\\)(?:\\[(\[]|\$\$?)|\[\^(?=[0-9])")
-_BEGUN = regex.compile(r"(?:\\\[?|\[\^?)\Z")
+_BEGUN = regex.compile(r"(?:\\\[?|\[\^?|\$+)\Z")
 """What may be the beginning of a token."""
 _INSIDE = (
     rf"(?P<formula>(?:[^\\$]|\\(?![\[\]()$])|\\\$|(?<=\\left|\\right|\\[bB]ig[lr]?)\\?[\[\]()])"
@@ -149,13 +149,15 @@ class _Translator:
             return True
         if delimiter.partial:
             return self._is_long(begin)
+        headers, delimiters = text[begin:first_end], text[first_end : delimiter.end()]
+        if len(cells_of(headers)) != len(cells_of(delimiters)):
+            return True
         rows, has_ended = self._rows(delimiter.end())
         num_known = self._settled if not self._final else self._end
         if not has_ended and num_known < begin + MAX_UNDECIDED:
             return False
-        headers = self._cells(text[begin:first_end])
         deciding = [self._cells(text[a:b]) for a, b in rows if b < begin + MAX_UNDECIDED]
-        layout = layout_of(headers, text[first_end : delimiter.end()], deciding)
+        layout = layout_of(self._cells(headers), delimiters, deciding)
         self._put(layout.opening, first_end)
         self._put(layout.rule, delimiter.end())
         for row_start, row_end in rows:

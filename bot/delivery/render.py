@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import regex
 
 from bot.delivery.dialect import translate
-from bot.delivery.effects import defuse
+from bot.delivery.effects import defuse, hidden
 from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, scan
 
@@ -74,10 +75,8 @@ def stretches(text: str, max_parts: int) -> list[str]:
     """Return what of a complete `text` each part shows, where the last of `max_parts` shows all the rest."""
     translation = translate(text, final=True)
     pieces = split(translation.text, final=True)[:max_parts]
-    cuts = [translation.origin(piece.start) for piece in pieces[1:]]
-    return (
-        [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if pieces else []
-    )
+    cuts = [0, *(translation.origin(piece.start) for piece in pieces[1:]), len(text)]
+    return [text[start:end].rstrip().lstrip("\n") for start, end in pairwise(cuts)] if pieces else []
 
 
 def with_note(parts: list[str], note: str) -> list[str]:
@@ -86,6 +85,12 @@ def with_note(parts: list[str], note: str) -> list[str]:
     if parts and _num_units(parts[-1]) + 1 + _num_units(line) <= MAX_LENGTH:
         return [*parts[:-1], f"{parts[-1]}\n{line}"]
     return [*parts, line]
+
+
+def with_thought(parts: list[str], thought: str) -> list[str]:
+    """Return `parts` with `thought` behind a spoiler, in a part of its own: there no other bars are."""
+    spoiler = hidden(thought, MAX_LENGTH - _MAX_NOTE)
+    return [*parts, spoiler] if spoiler else parts
 
 
 def split(text: str, *, final: bool) -> list[Piece]:

@@ -6,6 +6,7 @@ is `mentions`, what happens with it `chat`. One event's fault never reaches anot
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -21,7 +22,6 @@ from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.asking.steering import steering_commands
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
@@ -30,7 +30,7 @@ from bot.on_discord.interactions import SILENT, answer_old_form
 from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
 from bot.on_discord.moderation.reset import Resets
-from bot.on_discord.origins import Channel, Interaction, Locales, bot_of
+from bot.on_discord.origins import Channel, Interaction, Locales, bot_of, surroundings_of
 from bot.on_discord.privacy import PersonForgetting, privacy_commands
 from bot.on_discord.settings.command import ModelCommands, SettingsCommands
 from bot.on_discord.settings.server import ConfigPanel, free_commands
@@ -72,6 +72,7 @@ class LlamacordClient(discord.Client):
         self._gateway = Gateway(self)
         self.http.ws_connect = self._gateway.connect  # type: ignore[method-assign]
         self.chat = chat
+        chat.preferences.surroundings = functools.partial(surroundings_of, self)
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
@@ -121,7 +122,7 @@ class LlamacordClient(discord.Client):
                 SystemCommands(chat.system_prompts, editor),
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
-                *steering_commands(chat, self._answer_in),
+                *answers.commands(),
                 *ask_commands(Asking(chat, self._answer_in, self._locales)),
                 *privacy_commands(chat, privacy),
                 resets.command(),
@@ -276,6 +277,8 @@ class LlamacordClient(discord.Client):
             self.chat.conversations,
             locale=await self._locales.of(guild),
             as_embeds=config.uses_embeds,
+            hides_previews=config.hides_previews,
+            shows_thoughts=config.shows_thoughts,
             edit_interval_s=self._edit_interval_s,
             columns=self._columns,
             on_owed=self._endings.owe,

@@ -18,8 +18,7 @@ from discord.http import Route
 
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
-from bot.language.catalog import ENGLISH, catalog, language_of
-from bot.language.phrases import phrase, together
+from bot.language.phrases import ENGLISH, catalog, language_of, phrase, together
 from bot.on_discord.interactions import DISCORD_FAILURES, say
 from bot.on_discord.origins import Interaction
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import aiohttp
 import discord
 
-from bot.conversation.permissions import may_moderate
 from bot.errors import ChatError, NotAllowedError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.origins import Interaction, actor_of, conversation_of
+from bot.origin import may_moderate
 from bot.tasks import Tasks
 from storage.conversations import ConversationRef
 

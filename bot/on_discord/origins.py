@@ -9,9 +9,9 @@ from typing import cast
 import discord
 
 from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
-from bot.conversation.permissions import Actor
-from bot.language.catalog import ENGLISH
-from bot.origin import Origin
+from bot.conversation.placeholders import Surroundings
+from bot.language.phrases import ENGLISH
+from bot.origin import Actor, Origin
 from bot.servers.servers import Servers
 from storage.conversations import ConversationKind, ConversationRef
 from storage.errors import StorageError
@@ -62,6 +62,22 @@ def bot_of(user: discord.ClientUser, guild: discord.Guild | None) -> Bot:
     # Of a server that we are no member of, and where a command was used all the same, little is known.
     name = user.display_name if guild is None or guild.me is None else guild.me.display_name
     return Bot(user.id, name, None if role is None else role.id)
+
+
+def surroundings_of(client: discord.Client, guild_id: int | None, channel_id: int | None) -> Surroundings:
+    """Return the names that a system prompt may speak of."""
+    guild = None if guild_id is None else client.get_guild(guild_id)
+    us = client.user if guild is None else guild.me
+    if channel_id is None:
+        channel_name: str | None = None
+    else:
+        channel = client.get_channel(channel_id)
+        channel_name = str(getattr(channel, "name", ""))
+    return Surroundings(
+        bot=None if us is None else us.display_name,
+        server="" if guild is None else guild.name,
+        channel=channel_name,
+    )
 
 
 def incoming_of(message: discord.Message) -> Incoming:

@@ -11,10 +11,9 @@ from bot.errors import BlockedError, ForbiddenTextError, NotHereError, OptedOutE
 from bot.language.phrases import phrase
 from bot.origin import Origin
 from bot.safety.lists import Finding, TextLists
-from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.rates import RateLimits, Repetitions
 from bot.servers.server_config import AgeRestricted, ServerConfig
-from bot.servers.servers import Servers
+from bot.servers.servers import Notice, NoticeKind, Notices, Servers
 from storage.moderation import Blocks
 from storage.people import People
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.language.phrases import phrase
 from bot.safety.safety_model import SafetyModel
-from bot.servers.answer_screen import ServerScreening
 from bot.servers.gate import Gate
-from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.rates import Allowance, RateLimits, Repetitions, loop_seconds
-from bot.servers.servers import Servers
+from bot.servers.screening import Screening
+from bot.servers.servers import Notices, Servers
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.moderation import Blocks, Reports
@@ -28,7 +26,7 @@ class Moderation:
     reports: Reports
     notices: Notices
     gate: Gate
-    screening: ServerScreening
+    screening: Screening
     safety_model: SafetyModel | None
 
     @classmethod
@@ -43,15 +41,9 @@ class Moderation:
     ) -> Moderation:
         """Return the parts over one database. `clock` counts seconds."""
         blocks, notices = Blocks(database), Notices()
-        servers = Servers(ServerSettingsStore(database), lambda *change: notices.post(_notice_of(*change)))
+        servers = Servers(ServerSettingsStore(database), notices)
         gate = Gate(
             servers, blocks, RateLimits(allowance, clock), Repetitions(clock), notices, People(database)
         )
-        screening = ServerScreening(servers, conversations, notices, clock, safety_model)
+        screening = Screening(servers, conversations, notices, clock, safety_model)
         return cls(servers, blocks, Reports(database), notices, gate, screening, safety_model)
-
-
-def _notice_of(guild_id: int, name: str, by_user_id: int) -> Notice:
-    """Return the notice of a setting that was changed, with the name that people know it by."""
-    called = phrase(f"setting_names.{name}")
-    return Notice(guild_id, NoticeKind.CONFIG_CHANGED, by_user_id=by_user_id, detail=called)

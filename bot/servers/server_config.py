@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from bot.errors import ChatError, ParameterError
-from bot.language.catalog import LANGUAGES
-from bot.language.phrases import phrase
+from bot.language.phrases import LANGUAGES, phrase
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS, find_parameter, written_parameters
 from bot.safety.lists import MAX_PATTERNS, PatternError, check_pattern
 
@@ -48,9 +47,10 @@ class ServerConfig:
     user_per_minute, server_per_minute: None leaves the operator's limit. lists_everywhere: whether the lists
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
     checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
-    answers are shown as embeds. answer_defaults: parameters of answers, over the operator's. system_prompt:
-    what the model is told first where a conversation sets nothing. language: a code of `bot.language`; None
-    leaves what Discord says of the server.
+    answers are shown as embeds. hides_previews: whether links in answers are shown without a preview.
+    shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. answer_defaults:
+    parameters of answers, over the operator's. system_prompt: what the model is told first where a
+    conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says of it.
     """
 
     allowed_channels: frozenset[int] = frozenset()
@@ -69,6 +69,8 @@ class ServerConfig:
     refuses_unchecked: bool = True
     free_channels: frozenset[int] = frozenset()
     uses_embeds: bool = False
+    hides_previews: bool = True
+    shows_thoughts: bool = False
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
     system_prompt: str | None = None
     language: str | None = None
@@ -210,6 +212,8 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "refuses_unchecked": _flag,
     "free_channels": _ids,
     "uses_embeds": _flag,
+    "hides_previews": _flag,
+    "shows_thoughts": _flag,
     "answer_defaults": _parameters,
     "system_prompt": _system_prompt,
     "language": _language,

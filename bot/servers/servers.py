@@ -1,6 +1,6 @@
-"""The settings of all servers: read once, kept, and in force as soon as they are changed.
+"""The settings of all servers: read once, kept, in force once they are changed; and notices to moderators.
 
-Owns the cache over the store and tells whoever asked for it what changed. Knows nothing of Discord.
+A notice holds ids and numbers, never what anybody wrote. Knows nothing of Discord.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 
+from bot.language.phrases import phrase
 from bot.servers.server_config import ServerConfig, read_config
 from storage.settings import ServerSettingsStore
 
@@ -19,22 +22,13 @@ _log = logging.getLogger(__name__)
 MAX_KEPT = 10_000
 """Servers whose settings are kept in memory."""
 
-OnChange = Callable[[int, str, int], None]
-"""Told the server, the name of a setting that changed, and who changed it."""
-
 
 class Servers:
-    """Reads and changes what servers set. `on_change` is told of every change."""
+    """Reads and changes what servers set; moderators have a notice of every change."""
 
-    def __init__(
-        self,
-        store: ServerSettingsStore,
-        on_change: OnChange = lambda *_: None,
-        *,
-        max_kept: int = MAX_KEPT,
-    ) -> None:
+    def __init__(self, store: ServerSettingsStore, notices: Notices, *, max_kept: int = MAX_KEPT) -> None:
         self._store = store
-        self._on_change = on_change
+        self._notices = notices
         self._max_kept = max_kept
         self._kept: OrderedDict[int, ServerConfig] = OrderedDict()
         # So that what is read before a change is never kept after it.
@@ -72,7 +66,10 @@ class Servers:
             self._kept[guild_id] = config
         _log.info("Server %d: %s changed by %d", guild_id, ", ".join(changed), by_user_id)
         for name in changed:
-            self._tell(guild_id, name, by_user_id)
+            called = phrase(f"setting_names.{name}")
+            self._notices.post(
+                Notice(guild_id, NoticeKind.CONFIG_CHANGED, by_user_id=by_user_id, detail=called)
+            )
         return config
 
     def known(self, guild_id: int) -> ServerConfig:
@@ -90,14 +87,63 @@ class Servers:
                 self._kept.popitem(last=False)
         return self._kept[guild_id]
 
-    def _tell(self, guild_id: int, name: str, by_user_id: int) -> None:
-        try:
-            self._on_change(guild_id, name, by_user_id)
-        except Exception:  # noqa: BLE001 - the setting is changed, whatever is made of it
-            _log.exception("A change of %s was not taken up", name)
-
 
 def _changed(config: ServerConfig, changes: Mapping[str, object]) -> ServerConfig:
     for name, value in changes.items():
         config = config.with_value(name, value)
     return config
+
+
+class Notices:
+    """Passes notices on to the one who listens, if anybody does."""
+
+    def __init__(self) -> None:
+        self._listener: Callable[[Notice], None] | None = None
+
+    def listen(self, listener: Callable[[Notice], None]) -> None:
+        """Send every notice from now on to `listener`, which must not block."""
+        self._listener = listener
+
+    def post(self, notice: Notice) -> None:
+        """Pass a notice on."""
+        try:
+            if self._listener is not None:
+                self._listener(notice)
+        except Exception:  # noqa: BLE001 - what happened has happened, whatever is made of it
+            _log.exception("A notice of %s was not taken up", notice.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing that happened in a server.
+
+    by_user_id: who did it. about_user_id: to whom, or who had asked. num: how many messages. detail: the name
+    of a setting or the link to a message, as `kind` needs it.
+    """
+
+    guild_id: int
+    kind: NoticeKind
+    by_user_id: int | None = None
+    about_user_id: int | None = None
+    channel_id: int | None = None
+    num: int = 0
+    detail: str = ""
+    reset_id: int | None = None
+
+
+class NoticeKind(Enum):
+    """What happened."""
+
+    RESET = auto()
+    RESET_UNDONE = auto()
+    BLOCKED = auto()
+    UNBLOCKED = auto()
+    CONFIG_CHANGED = auto()
+    QUESTION_REFUSED = auto()
+    """By the server's lists."""
+    QUESTION_UNCHECKED = auto()
+    """The lists took too long."""
+    QUESTION_UNSAFE = auto()
+    """By the moderation model."""
+    ANSWER_WITHHELD = auto()
+    REPORTED = auto()

@@ -15,9 +15,8 @@ from onnx import TensorProto, helper
 from engine.describing.architecture import DecoderConfig
 from engine.describing.manifest import Manifest
 from engine.graphs.attention import Attention, PagedAttention, PlainAttention, SlotAttention
-from engine.graphs.graph_builder import CONTRIB, GraphBuilder
+from engine.graphs.graph_builder import CONTRIB, FLOAT, HALF, GraphBuilder, StoredWeights
 from engine.graphs.sampler_graph import SamplerGraph
-from engine.graphs.weights import FLOAT, HALF, StoredWeights
 
 
 def slot_graph(manifest: Manifest, max_tokens: int) -> bytes:

@@ -16,11 +16,10 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
-from engine.text.guidance import META_SYSTEM_PROMPT
 from engine.text.jinja_format import JinjaFormat
 from engine.text.reasoning import is_open_after, marks_in
 from engine.text.tokenizer import Tokenizer
-from engine.types import ChatMessage, Prompt, Reasoning
+from engine.types import META_SYSTEM_PROMPT, ChatMessage, Prompt, Reasoning
 
 
 class ChatFormat(Protocol):

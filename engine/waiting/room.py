@@ -58,6 +58,8 @@ class Ticket:
     place: int = 0
     """The last one that was told; 0 for none."""
     hold: asyncio.TimerHandle | None = None
+    give_way: Callable[[], object] | None = None
+    """What its owner does as soon as somebody else wants an answer; None for somebody like that."""
 
     @property
     def is_in_line(self) -> bool:
@@ -76,6 +78,8 @@ class WaitingRoom:
         self._arrivals = itertools.count(1)
         self._tickets: dict[Claim, Ticket] = {}
         self._vacant: asyncio.Future[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._recheck: asyncio.TimerHandle | None = None
 
     @property
@@ -88,18 +92,26 @@ class WaitingRoom:
         """Whether somebody who is ready now would be called at once, if the answer is short."""
         return not self.is_paused and not self.num_in_line and self._expected().has_room(1)
 
-    def enter(self, keys: tuple[Hashable, ...]) -> Ticket:
+    async def idle(self) -> None:
+        """Wait until nobody wants an answer, but for those who give way."""
+        await self._idle.wait()
+
+    def enter(
+        self, keys: tuple[Hashable, ...] = (), *, give_way: Callable[[], object] | None = None
+    ) -> Ticket:
         """Return a ticket. keys: who wants an answer, from the widest group to the narrowest.
 
-        Raises `TooManyWaitingError`.
+        give_way: for work that is to be done while nobody wants an answer; called when that is over. Raises
+        `TooManyWaitingError`.
         """
         load = self._expected()
         num_free = max(0, load.max_requests - load.num_requests) if load.has_room(1) else 0
-        num_waiting = len(self._in(_State.APART, _State.IN_LINE))
-        if num_waiting - num_free >= self._max_waiting:
+        num_waiting = sum(ticket.give_way is None for ticket in self._in(_State.APART, _State.IN_LINE))
+        if give_way is None and num_waiting - num_free >= self._max_waiting:
             raise TooManyWaitingError("Too many questions are waiting already. Try again in a minute.")
-        ticket = Ticket(Claim(keys, next(self._arrivals)))
+        ticket = Ticket(Claim(keys, next(self._arrivals)), give_way=give_way)
         self._tickets[ticket.claim] = ticket
+        self._watch_idle()
         return ticket
 
     async def begin(
@@ -141,21 +153,29 @@ class WaitingRoom:
         """Give a ticket back, with the room that was taken. Leaving twice is fine."""
         self._put_back(ticket)
         self._tickets.pop(ticket.claim, None)
+        self._watch_idle()
         self._look()
 
     @contextlib.asynccontextmanager
     async def generating(
-        self, engine: TextEngine, prompt: Prompt, params: SamplingParams, keys: tuple[Hashable, ...] = ()
+        self,
+        engine: TextEngine,
+        prompt: Prompt,
+        params: SamplingParams,
+        keys: tuple[Hashable, ...] = (),
+        *,
+        give_way: Callable[[], object] | None = None,
     ) -> AsyncIterator[Generation]:
         """Give an answer of `engine` once there is room for it; what is left of it at the end is cancelled.
 
-        Raises `TooManyWaitingError` and what `TextEngine.generate` raises.
+        `keys` and `give_way` are as for `enter`. Raises `TooManyWaitingError` and what
+        `TextEngine.generate` raises.
         """
 
         async def generate() -> Generation:
             return engine.generate(prompt, params)
 
-        ticket = self.enter(keys)
+        ticket = self.enter(keys, give_way=give_way)
         try:
             generation = await self.begin(ticket, engine.tokens_needed(prompt, params), generate)
             try:
@@ -168,6 +188,7 @@ class WaitingRoom:
     async def drain(self, timeout_s: float) -> bool:
         """Call nobody any more, and wait until nothing is being made; return whether that came in time."""
         self.is_paused = True
+        self._watch_idle()
         try:
             async with asyncio.timeout(timeout_s):
                 while self._in(*_MADE):
@@ -180,7 +201,18 @@ class WaitingRoom:
     def resume(self) -> None:
         """Call again."""
         self.is_paused = False
+        self._watch_idle()
         self._look()
+
+    def _watch_idle(self) -> None:
+        """Tell those who give way when somebody wants an answer, or nobody any more."""
+        if not self.is_paused and all(ticket.give_way is not None for ticket in self._tickets.values()):
+            self._idle.set()
+            return
+        self._idle.clear()
+        for ticket in list(self._tickets.values()):
+            if ticket.give_way is not None:
+                ticket.give_way()
 
     async def _turn(self, ticket: Ticket, num_tokens: int, tell: Callable[[int], object] | None) -> None:
         """Wait until the ticket is called."""

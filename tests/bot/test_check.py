@@ -28,7 +28,7 @@ from engine.describing.manifest import (
 )
 from engine.machine import machine
 from engine.opening import open_folder
-from engine.text.guidance import META_SYSTEM_PROMPT
+from engine.types import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
 

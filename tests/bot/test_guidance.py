@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.parameters import Guidance, GuidanceChoice
-from engine.text.guidance import META_SYSTEM_PROMPT, PRESETS, join, preset_name
-from engine.types import ModelInfo
+from bot.parameters import Guidance, GuidanceChoice, join
+from engine.types import META_SYSTEM_PROMPT, PRESETS, ModelInfo, preset_name
 
 AUTO, SAFE, NONE = GuidanceChoice.AUTO, GuidanceChoice.SAFE, GuidanceChoice.NONE
 LLAMA_2 = ModelInfo("Llama 2", "int8", "cpu", "llama-2", 4096, META_SYSTEM_PROMPT)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest_asyncio
 from rich.console import Console
 
-from bot.conversation.jobs import Ending
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.parameters import ChatParameters
 from bot.terminal import HELP, HERE, TerminalChat, TerminalView, without_controls
-from engine.text.guidance import META_SYSTEM_PROMPT
+from engine.types import META_SYSTEM_PROMPT
 from storage.conversations import Conversations, MessageState, Role
 from storage.database import Database
 from storage.settings import SettingsStore

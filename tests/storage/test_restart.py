@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.conversations import Conversations, MessageState
 from storage.database import Database
-from storage.rows import utc_now
+from storage.types import utc_now
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, ask, asked_and_answered, contents, finish
 
 
@@ -97,7 +97,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
-from storage.rows import utc_now
+from storage.types import utc_now
 
 async def main():
     database = await Database.open(Path(sys.argv[1]))

@@ -1,25 +1,36 @@
-"""What the buttons below an answer do: who may press them, and on which answer.
+"""What one does with an answer, by command or by a button below it: stop, undo, regenerate, continue, report.
 
-The id in a button is not trusted: it counts only if the message with the button shows that answer.
+The id in a button is not trusted: it counts only if the message with the button shows that answer. Knows
+nothing of how answers are made or forgotten.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import discord
+from discord import app_commands
 
-from bot.conversation.permissions import may_steer
 from bot.conversation.service import ChatService
-from bot.errors import NotAllowedError, NotOfThisMessageError
+from bot.conversation.steering import MaySteer
+from bot.errors import CannotWriteError, NotAllowedError, NotOfThisMessageError
 from bot.language.phrases import phrase
 from bot.on_discord.answers.discord_answer import MakeAnswer
-from bot.on_discord.interactions import answering, say
-from bot.on_discord.origins import Interaction, actor_of, origin_of
+from bot.on_discord.interactions import DISCORD_FAILURES, answering, say
+from bot.on_discord.origins import (
+    Channel,
+    Interaction,
+    actor_of,
+    conversation_of,
+    origin_of,
+    writable_channel,
+)
+from bot.origin import may_steer
 from bot.servers.moderation import Moderation
-from bot.servers.notices import Notice, NoticeKind
 from bot.servers.rates import Buckets, Rate, loop_seconds
+from bot.servers.servers import Notice, NoticeKind
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +39,49 @@ REPORTS_PER_MINUTE = 5
 
 
 class AnswerControls:
-    """Carries out the presses of Stop, Regenerate, Continue and Report."""
+    """Carries out the commands, and the presses of Stop, Regenerate, Continue and Report."""
 
     def __init__(self, chat: ChatService, moderation: Moderation, make_answer: MakeAnswer) -> None:
         self._chat = chat
         self._moderation = moderation
         self._make_answer = make_answer
         self._reports = Buckets(loop_seconds)
+
+    def commands(self) -> list[app_commands.Command[Any, ..., None]]:
+        """Return `/stop`, `/undo`, `/regenerate` and `/continue`, which act on the last turn."""
+        steering = self._chat.steering
+
+        @app_commands.command(name="stop", description="Stop the answer that is being written")
+        async def stop(interaction: Interaction) -> None:
+            async with answering(interaction):
+                steering.stop(interaction.channel_id or 0, _may(interaction))
+                await say(interaction, phrase("answer.stopped"))
+
+        @app_commands.command(name="undo", description="Take the last question and its answer back")
+        async def undo(interaction: Interaction) -> None:
+            async with answering(interaction):
+                turn = await steering.undo(conversation_of(interaction), _may(interaction))
+                await _delete(writable_channel(interaction), turn.part_ids)
+                await say(interaction, phrase("turns.undone"))
+
+        @app_commands.command(name="regenerate", description="Answer the last question again")
+        async def regenerate(interaction: Interaction) -> None:
+            await again(interaction, go_on=False)
+
+        @app_commands.command(name="continue", description="Go on with the last answer where it ended")
+        async def continue_(interaction: Interaction) -> None:
+            await again(interaction, go_on=True)
+
+        async def again(interaction: Interaction, *, go_on: bool) -> None:
+            async with answering(interaction):
+                channel = writable_channel(interaction)
+                if channel is None:
+                    raise CannotWriteError
+                turn = await steering.newest(conversation_of(interaction), _may(interaction))
+                await self._make_again(interaction, channel, None, turn.answer.id, go_on=go_on)
+                await say(interaction, phrase("turns.going_on" if go_on else "turns.again"))
+
+        return [stop, undo, regenerate, continue_]
 
     async def stop(self, interaction: Interaction, answer_id: int) -> None:
         """End a running or waiting answer."""
@@ -71,9 +118,19 @@ class AnswerControls:
         async with answering(interaction):
             message = await self._check(interaction, answer_id)
             trigger_id = None if message.reference is None else message.reference.message_id
-            view = await self._make_answer(message.channel, trigger_id)
-            origin = origin_of(interaction)
-            await self._chat.regenerate(message.channel.id, answer_id, view, origin, go_on=go_on)
+            await self._make_again(interaction, message.channel, trigger_id, answer_id, go_on=go_on)
+
+    async def _make_again(
+        self,
+        interaction: Interaction,
+        channel: Channel,
+        trigger_id: int | None,
+        answer_id: int,
+        *,
+        go_on: bool,
+    ) -> None:
+        view = await self._make_answer(channel, trigger_id)
+        await self._chat.regenerate(channel.id, answer_id, view, origin_of(interaction), go_on=go_on)
 
     async def _check(self, interaction: Interaction, answer_id: int) -> discord.Message:
         """Return the message with the button. Raises where the person who acts may not steer the answer."""
@@ -106,3 +163,17 @@ class AnswerControls:
             )
         )
         return "report.done"
+
+
+def _may(interaction: Interaction) -> MaySteer:
+    actor = actor_of(interaction)
+    return lambda asker_id: may_steer(actor, asker_id)
+
+
+async def _delete(channel: discord.abc.Messageable | None, part_ids: tuple[int, ...]) -> None:
+    """Delete our messages of an answer that is forgotten; what cannot be deleted stays as it is."""
+    for part_id in part_ids if channel is not None else ():
+        try:
+            await discord.PartialMessage(channel=channel, id=part_id).delete()  # type: ignore[arg-type]
+        except DISCORD_FAILURES as error:
+            _log.info("A message of an undone answer could not be deleted: %s", type(error).__name__)

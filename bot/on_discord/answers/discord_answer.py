@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from bot.conversation.jobs import Ending
+from bot.conversation.views import Ending
 from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
 from bot.delivery.delivery import UNSHOWN, Delivery, Outcome
 from bot.delivery.outbox import Buttons
@@ -30,6 +30,12 @@ GIVE_UP_AFTER_S = 90.0
 """From then on the ending is owed: it is shown when Discord or a permission is back."""
 
 
+class _Notice(str):
+    """What is shown and is no part of the answer."""
+
+    __slots__ = ()
+
+
 class DiscordAnswer:
     """One answer on its way into a channel."""
 
@@ -41,6 +47,8 @@ class DiscordAnswer:
         *,
         locale: str,
         as_embeds: bool = False,
+        hides_previews: bool = True,
+        shows_thoughts: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
         columns: Columns | None = None,
@@ -60,11 +68,12 @@ class DiscordAnswer:
         self._conversations = conversations
         self._locale = locale
         self._as_embeds = as_embeds
+        self._hides_previews = hides_previews
+        self.shows_thoughts = shows_thoughts
         self._edit_interval_s = edit_interval_s
         self._columns = Columns() if columns is None else columns
         self._column = Column() if channel is None else self._columns.of(channel.id)
         self._answer_id = 0
-        self._notice = ""
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
@@ -107,8 +116,7 @@ class DiscordAnswer:
         self._typing.cancel()
         if not self._part_ids or self._column.pace.has_room(loop_seconds()):
             key = "answer.waiting_for_others" if for_others else "answer.waiting"
-            self._notice = f"-# {render(phrase(key, place=place), self._locale)}"
-            self.update(self._notice)
+            self._say(phrase(key, place=place))
 
     def working(self) -> None:
         """Show typing until the end."""
@@ -122,6 +130,10 @@ class DiscordAnswer:
         """Take a message now: it would come below the next answer's if it waited for the first word."""
         if not self._has_message and self._given_outbox is None:
             self.update("")
+
+    def thinking(self, seconds: int) -> None:
+        """Show for how long the model has been thinking."""
+        self._say(phrase("answer.thinking", seconds=seconds))
 
     def update(self, text: str) -> None:
         """Show the text so far."""
@@ -142,6 +154,7 @@ class DiscordAnswer:
             note=self._note_of(ending),
             buttons=buttons_of(ending) if self._given_outbox is None else Buttons.NONE,
             file_note=render(phrase("answer.in_file"), self._locale),
+            thought=ending.thought if self.shows_thoughts else "",
         )
         if result.outcome not in UNSHOWN or self._channel is None:
             await self._note_shown(ending.answer_id)
@@ -162,8 +175,13 @@ class DiscordAnswer:
             trigger_id=self._trigger_id,
             locale=self._locale,
             as_embeds=self._as_embeds,
+            hides_previews=self._hides_previews,
             on_delete=self._columns.delete,
         )
+
+    def _say(self, sentence: str) -> None:
+        """Show a sentence where there is no text yet."""
+        self.update(_Notice(f"-# {render(sentence, self._locale)}"))
 
     def _note_of(self, ending: Ending) -> str | None:
         nothing = "" if ending.text.strip() else phrase("answer.nothing")
@@ -182,7 +200,7 @@ class DiscordAnswer:
 
     async def _keep(self, text: str) -> None:
         """Save a text before it is shown: what is shown is never more than what is stored."""
-        if text == self._notice or not text.strip():
+        if isinstance(text, _Notice) or not text.strip():
             return
         try:
             await self._conversations.checkpoint(self._answer_id, text)

@@ -18,7 +18,7 @@ from typing import cast
 
 import discord
 
-from bot.conversation.answering import can_go_on
+from bot.conversation.outcome import can_go_on
 from bot.delivery.board import Look
 from bot.delivery.column import Columns
 from bot.delivery.delivery import MAX_PARTS, UNSHOWN, Delivery, Outcome
@@ -244,6 +244,7 @@ class Endings:
                 trigger_id=one.question_discord_id,
                 locale=room.locale,
                 as_embeds=room.config.uses_embeds,
+                hides_previews=room.config.hides_previews,
                 on_delete=self._columns.delete,
             ),
             answer_id=answer_id,

@@ -68,10 +68,12 @@ class DiscordOutbox:
         trigger_id: int | None,
         locale: str,
         as_embeds: bool = False,
+        hides_previews: bool = True,
         on_delete: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.answer_id = answer_id
         self._as_embeds = as_embeds
+        self._hides_previews = hides_previews and not as_embeds  # our own embeds would be hidden, too
         self._on_delete = on_delete
         self._locale = locale
         self._channel = channel
@@ -154,6 +156,7 @@ class DiscordOutbox:
             nonce=self._nonce,
             reference=reference,  # type: ignore[arg-type]  # None is what leaves it out
             allowed_mentions=SILENT,
+            suppress_embeds=self._hides_previews,
         )
 
 
@@ -186,6 +189,7 @@ class InteractionOutbox:
                 files=text_files(attachment),
                 ephemeral=self._is_private,
                 allowed_mentions=SILENT,
+                suppress_embeds=True,
                 wait=True,
             )
             return message.id

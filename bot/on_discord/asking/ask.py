@@ -23,11 +23,10 @@ from discord import app_commands
 from bot.conversation.jobs import Question
 from bot.conversation.mentions import Bot, label
 from bot.conversation.service import ChatService
-from bot.conversation.text_files import joined
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
-from bot.on_discord.asking.questions import quoted, read_texts
+from bot.on_discord.asking.questions import joined, quoted, read_texts
 from bot.on_discord.interactions import (
     DISCORD_FAILURES,
     SILENT,

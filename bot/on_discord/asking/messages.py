@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import discord
 
-from bot.conversation.arrivals import Arrival
+from bot.conversation.intake import Arrival
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
 from bot.errors import BlockedError, NotHereError, RefusalError, is_expected, sentence_for

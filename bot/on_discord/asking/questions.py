@@ -1,4 +1,4 @@
-"""From a Discord message to a question: its text, what it replies to, and the files it brings.
+"""From a Discord message to a question: its text, what it replies to, and the text files it brings.
 
 Knows nothing of when a message is for us.
 """
@@ -6,13 +6,13 @@ Knows nothing of when a message is for us.
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from collections.abc import Sequence
 
 import discord
 
 from bot.conversation.jobs import Question
 from bot.conversation.mentions import Bot, label, readable
-from bot.conversation.text_files import MAX_BYTES, MAX_FILES, decode, joined
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase
 from bot.on_discord.interactions import DISCORD_FAILURES
@@ -20,8 +20,11 @@ from bot.on_discord.origins import names_of, origin_of_message, ref_of
 from storage.conversations import Quote
 
 MAX_QUOTE_CHARS = 1500
+MAX_FILES = 3
+MAX_BYTES = 64 * 1024
 FETCH_TIMEOUT_S = 20.0
 _SEEN = ("image/", "video/", "audio/")
+_MAX_SHARE_OF_CONTROLS = 0.05
 
 
 async def question_of(message: discord.Message, bot: Bot, newest_part_id: int | None = None) -> Question:
@@ -79,6 +82,12 @@ async def read_texts(attachments: Sequence[discord.Attachment]) -> list[tuple[st
     return [(one.filename, await _read_text(one)) for one in attachments]
 
 
+def joined(content: str, files: list[tuple[str, str]]) -> str:
+    """Return a question with the files, each a name and a text, below it."""
+    blocks = [f"File {label(name)}:\n{text.strip()}" for name, text in files if text.strip()]
+    return "\n\n".join([*([content] if content.strip() else []), *blocks])
+
+
 def is_seen_or_heard(attachment: discord.Attachment) -> bool:
     """Tell whether an attachment is a picture, a film or a sound."""
     return (attachment.content_type or "").startswith(_SEEN)
@@ -95,6 +104,26 @@ async def _read_text(attachment: discord.Attachment) -> str:
     if text is None:
         raise AttachmentError(phrase("files.not_text", name=name))
     return text
+
+
+def decode(data: bytes) -> str | None:
+    """Return the text in `data`, whatever its encoding, None where it is none. Takes up to a second."""
+    text = _decoded(data)
+    if text is None:
+        return None
+    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
+    num_dropped = len(text) - len(kept) - text.count("\r")
+    return None if num_dropped > _MAX_SHARE_OF_CONTROLS * len(text) else kept
+
+
+def _decoded(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        import charset_normalizer  # 8 ms of a start
+
+        guess = charset_normalizer.from_bytes(data).best()
+        return None if guess is None else str(guess)
 
 
 async def _content_of(message: discord.Message, bot: Bot) -> tuple[str, bool]:

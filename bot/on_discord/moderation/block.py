@@ -15,7 +15,7 @@ from bot.language.phrases import phrase
 from bot.on_discord.interactions import acknowledge, check_moderator, reporting, say
 from bot.on_discord.origins import Interaction
 from bot.servers.moderation import Moderation
-from bot.servers.notices import Notice, NoticeKind
+from bot.servers.servers import Notice, NoticeKind
 
 MAX_LISTED = 20
 Person = discord.Member | discord.User

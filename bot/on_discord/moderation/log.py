@@ -15,9 +15,8 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.moderation.reset import undo_view
 from bot.on_discord.origins import Locales
-from bot.servers.notices import Notice, NoticeKind
 from bot.servers.rates import Buckets, Rate, loop_seconds
-from bot.servers.servers import Servers
+from bot.servers.servers import Notice, NoticeKind, Servers
 from bot.tasks import Tasks
 from storage.errors import StorageError
 

@@ -15,7 +15,7 @@ from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import acknowledge, answering, check_moderator, reporting, say
 from bot.on_discord.origins import Interaction, conversation_of
 from bot.servers.moderation import Moderation
-from bot.servers.notices import Notice, NoticeKind
+from bot.servers.servers import Notice, NoticeKind
 from storage.conversations import ConversationKind, ConversationRef
 from storage.errors import NotFoundError
 from storage.resets import Reset

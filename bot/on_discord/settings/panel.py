@@ -11,13 +11,15 @@ from typing import Any
 
 import discord
 
-from bot.language.catalog import LANGUAGE_NAMES
-from bot.language.phrases import phrase, render
+from bot.language.phrases import LANGUAGE_NAMES, phrase, render
 from bot.on_discord.buttons import Lasting, Press, button, id_of, view_of
 from bot.parameters import written_parameters
 from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, ServerConfig
 
-SWITCHES = ("removes_invites", "labels_answers", "uses_embeds", "lists_everywhere", "refuses_unchecked")
+SWITCHES = (
+    *("removes_invites", "labels_answers", "uses_embeds", "hides_previews", "shows_thoughts"),
+    *("lists_everywhere", "refuses_unchecked"),
+)
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""
 _ON_SECOND_PAGE = {"free_channels", "language", "answer_defaults", "system_prompt"}

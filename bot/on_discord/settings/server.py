@@ -26,7 +26,6 @@ from bot.on_discord.interactions import (
     typed_in,
 )
 from bot.on_discord.origins import Interaction
-from bot.on_discord.settings.drafts import Scope
 from bot.on_discord.settings.panel import (
     AS_DISCORD_SAYS,
     FORMS,
@@ -36,7 +35,7 @@ from bot.on_discord.settings.panel import (
     panel_text,
     panel_view,
 )
-from bot.on_discord.settings.system_prompt import PromptEditor
+from bot.on_discord.settings.system_prompt import PromptEditor, Scope
 from bot.parameters import read_parameters
 from bot.servers.server_config import ServerConfig, SettingError
 from bot.servers.servers import Servers

@@ -1,6 +1,12 @@
-"""`/system`, and the form in which the system prompt of a conversation or of a server is edited."""
+"""`/system`, and how the prompt of a conversation or a server is edited: a form, then a preview, then Save.
+
+The draft stands in the preview itself, whose author we are, so nothing of it is kept in memory and its
+buttons outlive a restart.
+"""
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 import discord
 from discord import app_commands
@@ -8,6 +14,7 @@ from discord import app_commands
 from bot.conversation.system_prompts import Place, PromptCost, ServerRef, SystemPrompt, SystemPrompts
 from bot.errors import ChatError, is_expected, sentence_for
 from bot.language.phrases import Phrase, phrase, render
+from bot.on_discord.buttons import Press, button, id_of, view_of
 from bot.on_discord.interactions import (
     acknowledge,
     acknowledge_with,
@@ -22,22 +29,17 @@ from bot.on_discord.interactions import (
     typed_in,
 )
 from bot.on_discord.origins import Interaction, conversation_of
-from bot.on_discord.settings.drafts import (
-    FIELD,
-    Act,
-    Scope,
-    draft_embed,
-    draft_form,
-    draft_of,
-    draft_view,
-)
 from bot.parameters import MAX_SYSTEM_PROMPT_CHARS
 from engine.errors import PromptError
-from engine.text.guidance import PRESETS
+from engine.types import PRESETS
 
 _PRESETS = [app_commands.Choice(name=name, value=name) for name in PRESETS]
 _MAX_SHOWN = 1850
 """Characters of a system prompt, so that they fit in one message."""
+_MAX_FILLED = 1200
+"""Characters of one in a preview, beside what it costs."""
+FIELD = "text"
+"""The id of the form's field."""
 
 
 class SystemCommands(app_commands.Group):
@@ -148,15 +150,17 @@ class PromptEditor:
         """Show a draft with what it costs, or why it cannot be saved."""
         can_save = True
         try:
-            line: str = _costs(text, await self._prompts.check(place, text))
+            lines: list[str] = [_costs(text, await self._prompts.check(place, text))]
         except Exception as error:
             if not is_expected(error):
                 raise
-            line, can_save = sentence_for(error), False
+            lines, can_save = [sentence_for(error)], False
+        if (filled := self._prompts.filled(place, text)) != text:
+            lines += [phrase("system.preview_filled"), _quoted(filled, _MAX_FILLED)]
         embed = draft_embed(text) if text else None
         view = draft_view(scope, interaction.locale, can_save=can_save)
         show = say if interaction.message is None else show_instead
-        await show(interaction, line, view=view, embed=embed)
+        await show(interaction, *lines, view=view, embed=embed)
 
     async def _save(self, interaction: Interaction, scope: Scope, place: Place, text: str) -> None:
         """Set what a preview shows; where that is not possible any more, show why."""
@@ -178,11 +182,16 @@ class PromptEditor:
 def _shown(prompt: SystemPrompt) -> tuple[str, str]:
     """Return what `/system show` says: where the prompt comes from, and the text that can be changed here."""
     text = prompt.text if prompt.own is None else prompt.own
-    quoted = discord.utils.escape_markdown(text) if text.strip() else phrase("system.none")
-    cut = quoted if len(quoted) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
+    cut = _quoted(text, _MAX_SHOWN) if text.strip() else phrase("system.none")
     if prompt.is_guided:
         return phrase("system.shown_guided", origin=prompt.origin), cut
     return phrase("system.shown", origin=prompt.origin), cut
+
+
+def _quoted(text: str, max_chars: int) -> str:
+    """Return `text` as it was written, cut."""
+    quoted = discord.utils.escape_markdown(text)
+    return quoted if len(quoted) <= max_chars else f"{quoted[:max_chars]}…"
 
 
 def _place(interaction: Interaction, scope: Scope) -> Place:
@@ -202,3 +211,63 @@ def _costs(text: str, cost: PromptCost) -> Phrase:
         left=cost.num_left,
         answer=cost.num_answer,
     )
+
+
+class Scope(StrEnum):
+    """What a draft is for. The values are part of messages on Discord: they stay as they are."""
+
+    CONVERSATION = "conversation"
+    SERVER = "server"
+
+
+class Act(StrEnum):
+    """What is done with a draft. The values stay as they are, too."""
+
+    SAVE = "save"
+    EDIT = "edit"
+    DISCARD = "discard"
+
+
+def draft_form(scope: Scope, title: str, cost: str, text: str) -> discord.ui.Modal:
+    """Return the form; Discord counts the characters while one types. A server's may be left empty."""
+    modal = discord.ui.Modal(title=title[:45], custom_id=id_of(Press.PROMPT, f"form:{scope}"), timeout=600.0)
+    modal.add_item(
+        discord.ui.TextInput[discord.ui.Modal](
+            label=cost[:45],
+            custom_id=FIELD,
+            default=text[:MAX_SYSTEM_PROMPT_CHARS],
+            style=discord.TextStyle.paragraph,
+            max_length=MAX_SYSTEM_PROMPT_CHARS,
+            required=scope is Scope.CONVERSATION,
+        )
+    )
+    return modal
+
+
+def draft_view(scope: Scope, locale: object, *, can_save: bool) -> discord.ui.View:
+    """Return the buttons below a preview."""
+    keys = {Act.SAVE: "system.save", Act.EDIT: "system.edit_again", Act.DISCARD: "system.discard"}
+    styles = {Act.SAVE: discord.ButtonStyle.primary}
+    return view_of(
+        *(
+            button(
+                Press.PROMPT,
+                f"{act}:{scope}",
+                render(phrase(keys[act]), locale),
+                styles.get(act, discord.ButtonStyle.secondary),
+            )
+            for act in Act
+            if can_save or act is not Act.SAVE
+        )
+    )
+
+
+def draft_embed(text: str) -> discord.Embed:
+    """Return a draft as it stands in its preview."""
+    return discord.Embed(description=text)
+
+
+def draft_of(message: discord.Message | None) -> str:
+    """Return the draft that a preview shows, nothing where it shows none."""
+    embeds = [] if message is None else message.embeds
+    return (embeds[0].description or "") if embeds else ""

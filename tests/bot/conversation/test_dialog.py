@@ -127,8 +127,8 @@ def test_it_is_told_where_the_view_begins_and_how_much_is_before() -> None:
         said("q1"), said("q2"), answered("a2"), answered("a3"), said("q4"), answered("a4"), said("q5")
     )
     assert view(history, 1000) == (11, 0)
-    assert view(history, 41) == (15, 4), "messages in a row are one turn"
-    assert view(history, 20) == (17, 6)
+    assert view(history, 70) == (15, 4), "messages in a row are one turn"
+    assert view(history, 40) == (17, 6)
     lost = numbered(answered("of what?"), said("q1"), answered("a1"))
     assert view([*lost, *numbered(said("q2"))], 1000) == (12, 1)
 
@@ -149,9 +149,9 @@ def test_only_the_newest_messages_are_looked_at() -> None:
         1:
     ]
     fitted = fit_history(ScriptedEngine(), history, "", 100_000)
-    assert (fitted.num_left_out, history[1].role) == (2, Role.ASSISTANT)
-    assert fitted.view_from == history[2].id
-    assert bytes(fitted.prompt.ids).count(b"user\nq") == MAX_MESSAGES // 2
+    assert (fitted.num_left_out, history[1].role) == (102, Role.ASSISTANT)
+    assert fitted.view_from == history[102].id
+    assert bytes(fitted.prompt.ids).count(b"user\nq") == MAX_MESSAGES // 4
 
 
 def test_unsafe_messages_cost_no_prompt_each(monkeypatch: pytest.MonkeyPatch) -> None:

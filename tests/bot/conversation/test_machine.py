@@ -23,8 +23,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bot.conversation.jobs import Ending, Question, StopReason
+from bot.conversation.jobs import Question, StopReason
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import ChatError
 from bot.origin import Origin
 from bot.parameters import ChatParameters
@@ -464,4 +465,4 @@ def _origin(one: Said) -> Origin:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -12,7 +12,7 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.system_prompts import SystemPrompt, SystemPrompts
 from bot.errors import ParameterError, SystemPromptError
 from bot.parameters import ANSWER_PRESETS, ChatParameters, Guidance, GuidanceChoice
-from engine.text.guidance import META_SYSTEM_PROMPT
+from engine.types import META_SYSTEM_PROMPT
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.settings import SettingsStore

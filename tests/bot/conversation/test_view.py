@@ -14,9 +14,10 @@ import pytest
 
 from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
-from bot.conversation.transcript import export, pages
 from bot.language.phrases import phrase
+from bot.on_discord.asking.history import export, pages
 from bot.parameters import ChatParameters
+from engine.types import FinishReason
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message, MessageState
 from storage.database import Database
 from storage.settings import SettingsStore
@@ -80,10 +81,10 @@ async def test_it_is_said_once_when_the_beginning_gets_out_of_sight(talk: Talk) 
     assert [await talk.ask() for _ in range(3)] == [None] * 3
     assert talk.num_seen() == 3
     assert await talk.ask() == LOST
-    assert talk.num_seen() == 3
+    assert talk.num_seen() == 2, "half of the room is free again"
     assert [await talk.ask() for _ in range(3)] == [None] * 3
     views = [message.view_from for message in await talk.transcript() if message.author_id is None]
-    assert views == [None, None, None, 3, 5, 7, 9]
+    assert views == [None, None, None, 5, 5, 9, 9]
 
 
 async def test_it_is_not_said_again_after_a_restart(tmp_path: Path) -> None:
@@ -159,3 +160,18 @@ async def test_the_line_stands_above_what_the_model_saw(talk: Talk) -> None:
         "the answer before it is what counts"
     )
     assert LINE not in "".join(pages(messages[4:], "Bot", LINE)), "all that is shown is in sight"
+
+
+async def test_an_answer_that_is_gone_on_with_and_stopped_at_once_keeps_its_view(talk: Talk) -> None:
+    for _ in range(3):
+        await talk.ask()
+    talk.engine.scripts = [Script(finish_reason=FinishReason.LENGTH)]
+    await talk.ask()
+    view_from = (await talk.transcript())[-1].view_from
+    last, talk.last = talk.last, RecordingView()
+    answer_id = await talk.chat.regenerate(HERE.channel_id, last.answer_id, talk.last, go_on=True)
+    assert talk.chat.stop(answer_id)
+    await talk.last.ending()
+    newest = (await talk.transcript())[-1]
+    assert (newest.state, newest.view_from) == (MessageState.STOPPED, view_from)
+    assert view_from is not None

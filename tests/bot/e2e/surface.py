@@ -16,8 +16,8 @@ import simcord
 from discord import app_commands
 
 from bot.on_discord.buttons import Press, id_of
-from bot.on_discord.settings.drafts import Act
 from bot.on_discord.settings.panel import FORMS, panel_view
+from bot.on_discord.settings.system_prompt import Act
 from bot.servers.server_config import ServerConfig
 from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World

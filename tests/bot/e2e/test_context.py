@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot.conversation.text_files import MAX_BYTES, decode
+from bot.on_discord.asking.questions import MAX_BYTES, decode
 from tests.bot.e2e.world import TOKEN_S, World
 from tests.fakes import CONTROL_TAG, Script
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
-from engine.text.guidance import META_SYSTEM_PROMPT
+from engine.types import META_SYSTEM_PROMPT
 from tests.bot.e2e.test_commands import MODERATORS_ONLY
 from tests.bot.e2e.world import World, said
 

@@ -14,8 +14,7 @@ from discord import app_commands
 from simcord import interactions
 
 from bot.conversation.model_switch import ModelSwitch
-from bot.language.catalog import ENGLISH, LANGUAGES, catalog
-from bot.language.phrases import phrase, render
+from bot.language.phrases import ENGLISH, LANGUAGES, catalog, phrase, render
 from bot.on_discord.commands import CommandTranslator
 from bot.on_discord.settings.command import ModelCommands
 from tests.bot.e2e.world import World, labels, open_world, said

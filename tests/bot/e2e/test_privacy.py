@@ -12,8 +12,7 @@ import pytest
 import simcord
 
 from bot.conversation.service import UNDO_TIME
-from bot.language.catalog import LANGUAGES
-from bot.language.phrases import render
+from bot.language.phrases import LANGUAGES, render
 from bot.on_discord.privacy import policy_lines
 from bot.operations.logs import LineFormatter
 from bot.privacy import Keeping

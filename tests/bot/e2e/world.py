@@ -181,10 +181,10 @@ class World:
 
     async def set_up(self, guild_id: int, changes: Mapping[str, object]) -> None:
         """Have a server set up, without a word of it in the moderators' log."""
-        servers = self.moderation.servers
-        on_change, servers._on_change = servers._on_change, lambda *_: None
-        await servers.change(guild_id, changes, by_user_id=1)
-        servers._on_change = on_change
+        notices = self.moderation.notices
+        listener, notices._listener = notices._listener, None
+        await self.moderation.servers.change(guild_id, changes, by_user_id=1)
+        notices._listener = listener
 
     async def fill_disk(self) -> None:
         """Let the database grow no further, and fill what room it has left."""

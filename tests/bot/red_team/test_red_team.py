@@ -18,8 +18,7 @@ import pytest
 from bot.parameters import ChatParameters, Guidance
 from bot.safety.output_filter import OutputFilter
 from bot.servers.rates import Allowance
-from engine.text.guidance import META_SYSTEM_PROMPT
-from engine.types import ModelInfo
+from engine.types import META_SYSTEM_PROMPT, ModelInfo
 from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import EDIT_S, World
 from tests.bot.red_team.attempts import BOB, BOT, SECRET, Attempt, attempts

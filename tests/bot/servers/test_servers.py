@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bot.errors import NotHereError
-from bot.language.catalog import LANGUAGES, catalog
+from bot.language.phrases import LANGUAGES, catalog
 from bot.origin import Origin
 from bot.servers.gate import check_place
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
-from bot.servers.servers import Servers
+from bot.servers.servers import Notice, NoticeKind, Notices, Servers
 from storage.database import Database
 from storage.settings import ServerSettingsStore
 
@@ -44,13 +44,13 @@ VALUES: dict[str, object] = {
 
 
 async def test_every_setting_comes_back_after_a_restart(store: ServerSettingsStore) -> None:
-    changed = await Servers(store).change(1, VALUES, by_user_id=9)
-    assert await Servers(store).config(1) == changed
+    changed = await Servers(store, Notices()).change(1, VALUES, by_user_id=9)
+    assert await Servers(store, Notices()).config(1) == changed
     assert all(getattr(changed, name) != getattr(ServerConfig(), name) for name in VALUES)
     defaults = {name: getattr(ServerConfig(), name) for name in VALUES}
-    await Servers(store).change(1, defaults, by_user_id=9)
+    await Servers(store, Notices()).change(1, defaults, by_user_id=9)
     assert await store.all(1) == {}
-    assert await Servers(store).config(1) == ServerConfig()
+    assert await Servers(store, Notices()).config(1) == ServerConfig()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_every_setting_comes_back_after_a_restart(store: ServerSettingsSto
 async def test_a_bad_value_is_refused_and_changes_nothing(
     store: ServerSettingsStore, name: str, value: object
 ) -> None:
-    servers = Servers(store)
+    servers = Servers(store, Notices())
     with pytest.raises(SettingError):
         await servers.change(1, {"labels_answers": True, name: value}, by_user_id=9)
     assert await servers.config(1) == ServerConfig()
@@ -83,18 +83,22 @@ def test_what_is_stored_and_not_allowed_any_more_is_left_out() -> None:
 
 
 async def test_a_change_holds_at_once_and_is_told(store: ServerSettingsStore) -> None:
-    told: list[tuple[int, str, int]] = []
+    told: list[Notice] = []
 
-    def take_and_fail(guild_id: int, name: str, by_user_id: int) -> None:
-        told.append((guild_id, name, by_user_id))
+    def take_and_fail(notice: Notice) -> None:
+        told.append(notice)
         raise ArithmeticError
 
-    servers = Servers(store, take_and_fail)
+    notices = Notices()
+    notices.listen(take_and_fail)
+    servers = Servers(store, notices)
     assert (await servers.config(1)).user_per_minute is None
     await servers.change(1, {"user_per_minute": 3}, by_user_id=9)
     assert (await servers.config(1)).user_per_minute == 3
     await servers.change(1, {"user_per_minute": 3, "labels_answers": False}, by_user_id=9)
-    assert told == [(1, "user_per_minute", 9)], "what stays as it is was not changed"
+    assert [(one.guild_id, one.kind, one.by_user_id) for one in told] == [
+        (1, NoticeKind.CONFIG_CHANGED, 9)
+    ], "what stays as it is was not changed"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -104,18 +108,18 @@ def test_every_setting_has_a_name_for_people(language: str) -> None:
 
 
 async def test_two_at_once_change_both(store: ServerSettingsStore) -> None:
-    servers = Servers(store)
+    servers = Servers(store, Notices())
     await asyncio.gather(
         servers.change(1, {"user_per_minute": 3}, by_user_id=9),
         servers.change(1, {"labels_answers": True}, by_user_id=8),
         servers.config(1),
     )
     expected = ServerConfig(user_per_minute=3, labels_answers=True)
-    assert await servers.config(1) == await Servers(store).config(1) == expected
+    assert await servers.config(1) == await Servers(store, Notices()).config(1) == expected
 
 
 async def test_servers_have_their_own_and_direct_messages_the_defaults(store: ServerSettingsStore) -> None:
-    servers = Servers(store, max_kept=1)
+    servers = Servers(store, Notices(), max_kept=1)
     await servers.change(1, {"labels_answers": True}, by_user_id=9)
     assert await servers.config(2) == ServerConfig()
     assert await servers.config(None) == ServerConfig()

@@ -24,9 +24,8 @@ from engine.bench.figures import (
     plan_from,
 )
 from engine.bench.goals import GOALS, verdicts
-from engine.bench.plot import draw
 from engine.bench.random_model import write_random_model
-from engine.bench.report import Run, as_json, columns, rows, sentences
+from engine.bench.report import Run, as_json, columns, draw, rows, sentences
 from engine.bench.stages import copy_bandwidth
 from engine.cli import main
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision

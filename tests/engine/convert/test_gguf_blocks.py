@@ -10,8 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from engine.convert.converter import convert
-from engine.convert.gguf_blocks import exact_blocks
-from engine.convert.gguf_source import GGUFSource
+from engine.convert.gguf_source import GGUFSource, exact_blocks
 from engine.convert.quantize import ByteArray, FloatArray
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision

@@ -69,6 +69,7 @@ def test_every_node_is_placed_on_the_gpu(stubs: Path, folders: Path, precision: 
     assert kinds["PagedAttention"] == 2
     assert kinds["TopK"] == kinds["ScatterND"] == 1
     assert not any(kind.startswith("Memcpy") for kind in kinds)
+    assert kinds["Cast"] < 10, "those of logits and sampler: weights are cast once, when they are loaded"
     assert kinds.get("MatMulNBits", 0) == (0 if precision is Precision.FP16 else 4 * 2 + 1)
 
 

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.convert.converter import convert
+from engine.convert.gguf_source import GGUFSource
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
 from engine.describing.manifest import load_manifest
+from engine.describing.stored import BlockTensor
 from engine.gpu.model import PagedModel
 from engine.gpu.step import PagedRow
 from engine.runtime.sampling import FloatArray
 from tests.engine.paged_cpu import open_paged, row, said
 from tests.engine.reference_llama import reference_logits
+from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_model import TinySource, make_tiny_model, tiny_config
 
 PROMPT = tuple(np.random.default_rng(1).integers(3, 380, 50).tolist())
@@ -52,6 +56,22 @@ def test_few_bits_say_what_they_say_on_the_cpu(
     tmp_path: Path, precision: Precision, num_kv_heads: int
 ) -> None:
     folder = make_tiny_model(tmp_path / "model", precision, num_kv_heads=num_kv_heads, tied=num_kv_heads == 1)
+    assert_says_what_the_cpu_says(folder)
+
+
+def test_zero_points_count_on_a_gpu_too(tmp_path: Path) -> None:
+    convert(
+        GGUFSource(TinyGGUF(quant_type=QuantType.Q4_1).save(tmp_path / "tiny.gguf")),
+        tmp_path / "model",
+        Precision.INT4,
+    )
+    qkv = load_manifest(tmp_path / "model").tensors["layers.0.qkv"]
+    assert isinstance(qkv, BlockTensor)
+    assert qkv.zero_points is not None
+    assert_says_what_the_cpu_says(tmp_path / "model")
+
+
+def assert_says_what_the_cpu_says(folder: Path) -> None:
     paged = open_paged(folder)
     cpu = CpuModel(folder, load_manifest(folder), ModelOptions(1, 2, 256))
     logits = said(paged, row(PROMPT, 0, [1, 2, 3, 4]))

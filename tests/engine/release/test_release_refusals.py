@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from engine.bench.release_parts import state_dict_pickle, write_embeddings, write_tokenizer
+from engine.bench.release_author import state_dict_pickle, write_embeddings, write_tokenizer
 from engine.cli import main
 from engine.errors import ModelFormatError
 from engine.machine import machine

@@ -387,3 +387,42 @@ async def test_left_tickets_leave_nothing_behind() -> None:
     await work
     assert not hall.room._tickets
     assert hall.room._recheck is None
+
+
+def test_work_that_gives_way_is_told_as_soon_as_somebody_comes_and_counts_for_nothing() -> None:
+    async def scene() -> None:
+        hall = Hall(max_waiting=1)
+        told: list[str] = []
+        spare = hall.room.enter(give_way=lambda: told.append("away"))
+        await asyncio.wait_for(hall.room.idle(), 1)
+        assert told == []
+        hall.come("one")
+        hall.come("two")
+        assert told[:1] == ["away"], "before anybody stands in line"
+        await settle()
+        assert hall.begun == ["one"]
+        idle = asyncio.create_task(hall.room.idle())
+        hall.room.leave(spare)
+        hall.end("one")
+        await settle()
+        assert not idle.done()
+        hall.end("two")
+        await asyncio.wait_for(idle, 1)
+
+    run(scene())
+
+
+def test_while_the_room_is_drained_it_is_not_idle() -> None:
+    async def scene() -> None:
+        hall = Hall()
+        told: list[str] = []
+        hall.room.enter(give_way=lambda: told.append("away"))
+        assert await hall.room.drain(1)
+        assert told == ["away"]
+        idle = asyncio.create_task(hall.room.idle())
+        await settle()
+        assert not idle.done()
+        hall.room.resume()
+        await asyncio.wait_for(idle, 1)
+
+    run(scene())

@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from bot.language.catalog import ENGLISH, LANGUAGES, catalog, language_of, plural_form
-from bot.language.phrases import Phrase, packed, phrase, render, together, unpacked
+from bot.language.phrases import (
+    ENGLISH,
+    LANGUAGES,
+    Phrase,
+    catalog,
+    language_of,
+    packed,
+    phrase,
+    plural_form,
+    render,
+    together,
+    unpacked,
+)
 
 ROOT = Path(__file__).parents[3]
 TRANSLATIONS = [language for language in LANGUAGES if language != ENGLISH]

@@ -1,4 +1,4 @@
-"""The screen of one answer: the output filter, the server's lists and the moderation model, in this order.
+"""What stands between an answer and its readers: output filter, lists and moderation model, in this order.
 
 While an answer grows the lists look at it from time to time, off the event loop, and only what they looked at
 is shown. Knows nothing of Discord and of how answers are made.
@@ -10,19 +10,36 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bot.errors import WithheldError
 from bot.language.phrases import phrase
 from bot.origin import Keys, Origin
 from bot.safety.lists import Finding, TextLists
 from bot.safety.output_filter import FilterStream, OutputFilter
 from bot.safety.safety_model import SafetyModel, Verdict
-from bot.safety.screening import Screen, WithheldError
-from bot.servers.notices import Notice, NoticeKind, Notices
 from bot.servers.server_config import ServerConfig
-from bot.servers.servers import Servers
+from bot.servers.servers import Notice, NoticeKind, Notices, Servers
 from storage.conversations import ConversationRef, Conversations
 
 LOOK_INTERVAL_S = 0.5
 _LAST_WORD = re.compile(r"\S{1,64}\Z")
+
+
+class Screen:
+    """Decides what of one answer is shown and stored. This one shows everything, as in the terminal."""
+
+    label: str | None = None
+    """What is said below the answer, whatever it says."""
+
+    async def check_question(self, text: str) -> None:
+        """Raise `WithheldError` unless `text` may be answered. Called anew where the question changed."""
+
+    async def shown(self, text: str) -> str:
+        """Return what may be shown of the text so far. Raises `WithheldError`."""
+        return text
+
+    async def finished(self, text: str) -> str:
+        """Return what may be shown and stored of the whole text. Raises `WithheldError`."""
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +53,8 @@ class Rules:
     safety_model: SafetyModel | None = None
 
 
-class AnswerScreen:
-    """Satisfies `bot.safety.screening.Screen`."""
+class AnswerScreen(Screen):
+    """Shows what the rules of a server allow."""
 
     def __init__(
         self,
@@ -54,16 +71,19 @@ class AnswerScreen:
         self._clock = clock
         self._on_refusal = on_refusal
         self._question = ""
+        self._is_judged = False
         self._looked_at = ""
         self._due_s = 0.0
 
     async def check_question(self, text: str) -> None:
-        """Ask the moderation model; the lists had their look at the gate. Raises `WithheldError`."""
-        self._question = text
+        """Ask the moderation model; the lists had their look at the gate."""
+        if self._is_judged and text == self._question:
+            return
+        self._question, self._is_judged = text, False
         await self._judge(NoticeKind.QUESTION_UNSAFE, "moderation.unanswerable", None)
+        self._is_judged = True
 
     async def shown(self, text: str) -> str:
-        """Return what may be shown of the text so far. Raises `WithheldError`."""
         if self._rules.safety_model is not None:
             return ""  # it judges whole answers
         filtered = self._stream.feed(text, final=False)
@@ -76,7 +96,6 @@ class AnswerScreen:
         return self._looked_at
 
     async def finished(self, text: str) -> str:
-        """Return what may be shown of the whole text. Raises `WithheldError`."""
         shown = await self._look(self._stream.feed(text, final=True))
         await self._judge(NoticeKind.ANSWER_WITHHELD, "moderation.withheld", shown)
         return shown
@@ -100,8 +119,8 @@ class AnswerScreen:
             raise WithheldError(phrase("moderation.unchecked"))
 
 
-class ServerScreening:
-    """Satisfies `bot.safety.screening.Screening`."""
+class Screening:
+    """Gives each answer its screen."""
 
     def __init__(
         self,
@@ -119,7 +138,7 @@ class ServerScreening:
         self._filters = {flag: OutputFilter(removes_invites=flag) for flag in (True, False)}
 
     async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:
-        """See `Screening.open`."""
+        """Return the screen for an answer in a conversation to a person. Raises `StorageError`."""
         ref = await self._conversations.ref_of(conversation_id)
         config = await self._servers.config(ref.guild_id)
         is_restricted = origin is not None and origin.is_age_restricted

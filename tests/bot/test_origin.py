@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot.conversation.permissions import Actor, may_moderate, may_steer
+from bot.origin import Actor, may_moderate, may_steer
 
 MEMBER = Actor(user_id=1, is_direct=False, can_manage_messages=False)
 MODERATOR = Actor(user_id=2, is_direct=False, can_manage_messages=True)
