@@ -72,7 +72,7 @@ class Turn:
 class View:
     """An `AnswerView` that notes when the first text came."""
 
-    is_lost = False
+    is_lost = shows_thoughts = False
     part_ids: Sequence[int] = ()
 
     def __init__(self) -> None:
@@ -86,6 +86,8 @@ class View:
     def working(self) -> None: ...
 
     def followed(self) -> None: ...
+
+    def thinking(self, seconds: int) -> None: ...
 
     def update(self, text: str) -> None:  # noqa: ARG002 - when, not what
         if self.first_at is None:
@@ -230,12 +232,12 @@ def print_rows(num_channels: int, pause_s: float, turns: Sequence[Turn], limit: 
     rows = []
     for name, values in (("below the limit", below), ("at the limit", at)):
         if values:
-            rows.append([name, len(values), statistics.median(values), percentile(values, 0.95), max(values)])
-    table = [[name, str(num), *(f"{value * 1e3:.0f} ms" for value in rest)] for name, num, *rest in rows]
+            figures = statistics.median(values), percentile(values, 0.95), max(values)
+            rows.append([name, str(len(values)), *(f"{value * 1e3:.0f} ms" for value in figures)])
     print_table(
         f"{num_channels} channel(s), pauses of {pause_s:g} s: first word",
         ["", "answers", "median", "95 %", "worst"],
-        table,
+        rows,
     )
     if below and at:
         ratio = statistics.median(at) / statistics.median(below)

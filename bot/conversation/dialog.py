@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from engine.text.guidance import SAID_BEFORE
-
 from bot.conversation.mentions import label
-from engine.types import ChatMessage
+from engine.types import SAID_BEFORE, ChatMessage
 from storage.conversations import Message, Quote, Role
 
 YOU = "you"

@@ -14,18 +14,18 @@ import dataclasses
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
 
-from bot.conversation.placeholders import MINUTES
-from bot.conversation.preferences import Preferences
+from bot.conversation.preferences import MINUTES, Preferences
 from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
 from bot.conversation.summing import Draft, Summing, unsummed
-from engine.types import Health, Prompt, TextEngine
+from bot.errors import is_expected
+from engine.types import Health, Prompt, TextEngine, Warming
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations, Message
+from storage.errors import NotFoundError
 from storage.summaries import Summary
 from storage.types import utc_now
 
@@ -40,23 +40,6 @@ MAX_CONVERSATIONS = 32
 MAX_QUESTIONS = 500
 """The newest ones, by which it is guessed which conversations go on."""
 _SOON, _DAILY, _DAILY_WEIGHT = timedelta(minutes=10), timedelta(days=1), 0.05
-
-
-class Warming(Protocol):
-    """A prompt whose KV is being computed. Await it: whether all of it is there now."""
-
-    def __await__(self) -> Generator[Any, None, bool]: ...
-
-    def cancel(self) -> None:
-        """Give it up within one step. Idempotent."""
-
-
-@runtime_checkable
-class Warms(Protocol):
-    """An engine that computes ahead while it has nothing else to do."""
-
-    def warm(self, prompt: Prompt) -> Warming:
-        """Compute the KV of a prompt for later, with what nobody needs and as long as nobody asks."""
 
 
 def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]:
@@ -148,13 +131,14 @@ class IdleWork:
         ticket = self._room.enter(give_way=self._give_up)
         try:
             await self._work_through()
-        except Exception:  # noqa: BLE001 - the edge of a task: the next change brings the next try
-            _log.exception("What is done while nobody asks has failed")
+        except Exception as error:  # noqa: BLE001 - the edge of a task: the next change brings the next try
+            if is_expected(error):
+                _log.warning("Nothing more was done while nobody asked: %s", error)
+            else:
+                _log.exception("What is done while nobody asks has failed")
         finally:
             self._is_working = False
             self._room.leave(ticket)
-            if self._warming is not None:
-                self._warming.cancel()
         if self._is_given_up:
             self._has_changed.set()
 
@@ -169,13 +153,17 @@ class IdleWork:
         conversations = likeliest(asked, self._now())[:MAX_CONVERSATIONS]
         await self._warm_all(conversations)
         for conversation_id in conversations if self._sums_up() else ():
-            if not self._is_given_up:
-                await self._sum_up(conversation_id)
+            with contextlib.suppress(NotFoundError):  # it was deleted just now
+                if not self._is_given_up:
+                    await self._sum_up(conversation_id)
 
     async def _warm_all(self, conversations: Sequence[int]) -> None:
         num_left = self._engine.load.max_kv_tokens
         for conversation_id in conversations:
-            for prompt in await self._next_prefixes(await self._past_of(conversation_id)):
+            prefixes: list[Prompt] = []
+            with contextlib.suppress(NotFoundError):
+                prefixes = await self._next_prefixes(await self._past_of(conversation_id))
+            for prompt in prefixes:
                 num_left -= len(prompt.ids)
                 if self._is_given_up or num_left < 0 or not await self._warm(prompt):
                     return
@@ -227,10 +215,9 @@ class IdleWork:
 
     async def _warm(self, prompt: Prompt) -> bool:
         """Return whether the engine has the KV of a prompt now."""
-        if not isinstance(self._engine, Warms):
-            return False
-        self._warming = self._engine.warm(prompt)
+        self._warming = warming = self._engine.warm(prompt)
         try:
-            return await self._warming
+            return await warming
         finally:
+            warming.cancel()
             self._warming = None

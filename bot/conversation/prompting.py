@@ -93,8 +93,7 @@ def next_prefixes(
 ) -> list[Prompt]:
     """Return the beginnings, the likelier first, one of which the prompt for the next question will have.
 
-    There are two where a question as long as the longest of late would bring about a stride, and a short one
-    would not.
+    There are two where some of the questions of late would bring about a stride, and others would not.
     """
     asked = [message for message in history if message.role is Role.USER]
     if not asked:
@@ -105,11 +104,12 @@ def next_prefixes(
         return fit_history(engine, [*seen, question], system_prompt, max_tokens, "", summaries)
 
     found: dict[Prompt, None] = {}
-    longest = max((message.content for message in asked[-NUM_LATE:]), key=len)
-    for text, other in ((_ANY, "?"), (longest, _ANY)):
+    late = sorted((message.content for message in asked[-NUM_LATE:]), key=len)
+    for text in (late[len(late) // 2], _ANY, late[-1]):
         with contextlib.suppress(PromptError):
             fitted = fit(history, text)
-            found[_common(fitted.prompt, fit(history[fitted.num_left_out :], other).prompt)] = None
+            other = fit(history[fitted.num_left_out :], "?" if text == _ANY else _ANY)
+            found[_common(fitted.prompt, other.prompt)] = None
     return list(found)
 
 

@@ -172,10 +172,11 @@ async def test_a_summary_of_a_persons_messages_is_handed_out_and_forgotten(
     channel = await conversations.open(CHANNEL)
     messages = await conversations.recent(channel, 10)
     await conversations.summaries.add(channel, messages[:2], messages[-1].id, "Of Anna.")
-    await conversations.summaries.add(channel, messages[2:], messages[-1].id + 1, "Of Bob.")
+    await conversations.summaries.add(channel, messages[2:3], messages[-1].id + 1, "Of Bob, who quotes her.")
+    await conversations.summaries.add(channel, messages[3:], messages[-1].id + 2, "Of his answer.")
     assert [s.content for s in (await people.kept(ANNA)).summaries] == ["Of Anna."]
     await people.forget(ANNA)
-    assert [s.content for s in await conversations.summaries.of(channel)] == ["Of Bob."]
+    assert [s.content for s in await conversations.summaries.of(channel)] == ["Of his answer."]
 
 
 async def test_opting_out_and_in_again(people: People) -> None:
