@@ -31,6 +31,7 @@ from bot.privacy import Keeping, Privacy
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.types import TextEngine
+from engine.waiting.room import Ticket
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Role
 from storage.database import Database
 from storage.settings import SettingsStore
@@ -39,7 +40,7 @@ ROOMS_PER_SERVER = 50
 PEOPLE_PER_ROOM = 2
 QUESTION = re.compile(r"\br(\d+)q(\d+)\b")
 """What marks a question: its room and its number there."""
-KEPT_PER_ANSWER = (Job, Lane, DiscordAnswer, Delivery, ChannelPace, discord.ui.View)
+KEPT_PER_ANSWER = (Job, Ticket, Lane, DiscordAnswer, Delivery, ChannelPace, discord.ui.View)
 """What there is for an answer in the making, and for nothing else."""
 _READY_TIMEOUT_S = 30.0
 

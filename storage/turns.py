@@ -123,10 +123,11 @@ class Turns:
                 )
         await self._database.scrub()
 
-    async def forget_quotes(self, discord_id: int) -> None:
-        """Forget what questions quote of a Discord message that was deleted."""
+    async def forget_quotes(self, discord_id: int) -> bool:
+        """Forget what questions quote of a Discord message that was deleted; return whether any did."""
         async with self._database.transaction() as transaction:
-            await transaction.fetch_all("DELETE FROM quotes WHERE discord_id = ?", (discord_id,))
+            gone = "DELETE FROM quotes WHERE discord_id = ? RETURNING message_id"
+            return bool(await transaction.fetch_all(gone, (discord_id,)))
 
     async def newest(self, conversation_id: int) -> NewestTurn | None:
         """Return the newest turn, None in a conversation without any."""

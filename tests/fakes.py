@@ -60,6 +60,8 @@ class ScriptedGeneration:
         self._text = ""
         self._completion: Completion | None = None
         self.has_failed = False
+        self.begun_at_s = asyncio.get_running_loop().time()
+        self.ended_at_s: float | None = None
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -116,6 +118,7 @@ class ScriptedGeneration:
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
         self._completion = Completion(self._text, reason, usage)
+        self.ended_at_s = asyncio.get_running_loop().time()
         raise StopAsyncIteration
 
 

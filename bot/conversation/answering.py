@@ -25,7 +25,7 @@ from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
 from bot.language.phrases import packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.servers.gate import Gate
+from bot.servers.moderation import Gate
 from bot.servers.screening import Screen, Screening
 from engine.types import Completion, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
@@ -80,9 +80,10 @@ class Answering:
         `tell` learns its place among those who wait for the engine, and 0 when it begins.
         """
         outcome = await self._make(job, tell)
+        ending = await self._store(job, outcome)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
-        return await self._store(job, outcome)
+        return ending
 
     async def show(self, job: Job, ending: Ending) -> None:
         """Show how an answer ended. Raises only `CancelledError`."""

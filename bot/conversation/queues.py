@@ -124,7 +124,10 @@ class AnswerQueues:
         return next((job for _, job in self._all() if job.answer_id == answer_id), None)
 
     def stop(self, answer_id: int, reason: StopReason) -> bool:
-        """End a job; return whether it had not ended."""
+        """End a job; return whether it had not ended.
+
+        A person's stop counts only while there is something to stop: else the answer ends as it is.
+        """
         found = [(lane, job) for lane, job in self._all() if job.answer_id == answer_id]
         return any(self._stop(lane, job, reason) for lane, job in found)
 
@@ -188,10 +191,12 @@ class AnswerQueues:
             yield from ((lane, job) for job in (*lane.unshown, *lane.jobs()))
 
     def _stop(self, lane: Lane, job: Job, reason: StopReason) -> bool:
+        if reason is StopReason.USER and job.is_whole:
+            return False
         job.stop(reason)
         if job in lane.waiting:
             lane.waiting.remove(job)
-            self._tasks.start(self._end_waiting(lane, job), f"end of answer {job.answer_id}")
+            self._tasks.start(self._end_waiting(lane, job), f"ending {job.answer_id}")
             lane.tell_places()
         return job not in lane.unshown
 
@@ -223,7 +228,7 @@ class AnswerQueues:
         lane.unshown[job] = ending
         lane.hold()
         if is_first:
-            self._tasks.start(self._show(lane), f"showing answers in {lane.channel_id}")
+            self._tasks.start(self._show(lane), f"showing {lane.channel_id}")
 
     async def _show(self, lane: Lane) -> None:
         """Show how answers ended, each below the end of the one before it."""

@@ -53,14 +53,14 @@ class Upkeep:
         """
         self._arrivals.withdraw(discord_id=discord_id)
         async with self._queues.entrance(channel_id):
-            await self._conversations.turns.forget_quotes(discord_id)
+            was_quoted = await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
             message = await self._conversations.find_by_discord_id(discord_id)
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
-        if deleted is not None or message is not None:
+        if was_quoted or deleted is not None or message is not None:
             self._queues.reread(channel_id)
             self._on_removed()
 
@@ -105,7 +105,7 @@ class Upkeep:
         if len(shown_by) != len(stretches):  # who shows what cannot be told any more: none of it may stay
             kept = []
         await self._conversations.detach_part(discord_id)
-        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(kept))
+        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(one.strip() for one in kept))
 
 
 class Checkpointer:

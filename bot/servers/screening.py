@@ -71,13 +71,17 @@ class AnswerScreen(Screen):
         self._clock = clock
         self._on_refusal = on_refusal
         self._question = ""
+        self._is_judged = False
         self._looked_at = ""
         self._due_s = 0.0
 
     async def check_question(self, text: str) -> None:
         """Ask the moderation model; the lists had their look at the gate."""
-        self._question = text
+        if self._is_judged and text == self._question:
+            return
+        self._question, self._is_judged = text, False
         await self._judge(NoticeKind.QUESTION_UNSAFE, "moderation.unanswerable", None)
+        self._is_judged = True
 
     async def shown(self, text: str) -> str:
         if self._rules.safety_model is not None:

@@ -22,7 +22,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.types import Health
-from storage.conversations import ConversationKind, ConversationRef, Conversations, MessageState, Role
+from storage.conversations import ConversationKind, ConversationRef, Conversations, MessageState, Quote, Role
 from storage.database import Database
 from storage.errors import AnswerPendingError, StorageFullError
 from storage.people import People
@@ -272,6 +272,21 @@ async def test_what_joins_a_question_while_it_is_judged_is_judged_too(setup: Set
     assert setup.engine.dialogs == []
 
 
+@pytest.mark.parametrize("guard", [ScriptedEngine(scripts=[Script(("safe",))])])
+async def test_a_question_is_judged_once_whatever_changes_around_it(setup: Setup) -> None:
+    setup.engine.scripts = [FOREVER, Script()]
+    running = await setup.ask("long", channel_id=11, user_id=2)
+    await until(lambda: setup.engine.num_running)
+    view = await setup.ask("hi")
+    await view.told.wait()
+    num_verdicts = len(setup.guard.dialogs)
+    setup.chat.reread()
+    setup.chat.stop(running.answer_id)
+    await view.ending()
+    questions = [str(dialog) for dialog in setup.guard.dialogs[num_verdicts:]]
+    assert not [text for text in questions if "Agent: " not in text]
+
+
 @pytest.mark.parametrize("guard", [ScriptedEngine(scripts=[SLOW_VERDICT])])
 async def test_a_question_that_is_judged_can_be_stopped(setup: Setup) -> None:
     view = await setup.ask("one")
@@ -383,6 +398,18 @@ async def test_a_prompt_that_waits_loses_what_is_deleted_and_gets_what_is_edited
     setup.chat.stop(running.answer_id)
     await view.ending()
     assert [m.content for m in setup.engine.dialogs[-1] if m.role != "system"] == ["edited"]
+
+
+async def test_a_prompt_that_waits_loses_a_quote_whose_message_is_deleted(setup: Setup) -> None:
+    setup.engine.scripts = [FOREVER, Script()]
+    running = await setup.ask("long", channel_id=11, user_id=2)
+    await running.shown.wait()
+    view = await setup.ask("Is it?", quote=Quote("Bob", "a secret", discord_id=77, author_id=3))
+    await view.told.wait()
+    await setup.chat.upkeep.message_deleted(10, 77)
+    setup.chat.stop(running.answer_id)
+    await view.ending()
+    assert setup.asked()[-1] == "Is it?"
 
 
 async def test_somebody_who_is_forgotten_is_not_answered_whatever_is_on_its_way(setup: Setup) -> None:

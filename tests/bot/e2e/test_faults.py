@@ -79,6 +79,25 @@ async def test_an_ending_that_never_reached_discord_is_shown_at_the_next_start(w
     assert edits == [], "what is shown is not shown again"
 
 
+async def test_the_engine_does_not_stand_idle_while_discord_refuses_edits(world: World) -> None:
+    world.engine.max_requests = 1
+    world.answers("one ", "two")
+    channels = [world.general, world.random, world.guild.create_text_channel("third")]
+    for channel in channels:
+        await world.newcomer().send(channel, f"{world.me} hi")
+    await world.run(1)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=429, times=None)
+    world.env.inject_error("POST", "/channels/*/messages", status=500, times=None)
+    await world.run(9)
+    first, second, third = world.engine.generations
+    assert first.ended_at_s == second.begun_at_s
+    assert second.ended_at_s == third.begun_at_s
+    assert third.completion is not None
+    world.env.backend.faults.clear()
+    await world.env.advance_time(120)
+    assert [world.reply(channel).content for channel in channels] == ["one two"] * 3
+
+
 async def test_an_ending_that_nobody_can_see_any_more_is_given_up_at_the_next_start(world: World) -> None:
     world.answers("one")
     await ask(world)

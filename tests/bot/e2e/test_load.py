@@ -67,13 +67,7 @@ async def test_an_answer_that_ended_leaves_little_behind(tmp_path: Path) -> None
 async def test_a_question_whose_file_takes_long_to_come_is_not_overtaken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrived = asyncio.Event()
-
-    async def slow(*_: object, **__: object) -> bytes:
-        await arrived.wait()
-        return b"a text"
-
-    monkeypatch.setattr(discord.Attachment, "read", slow)
+    arrived = _slow_files(monkeypatch)
     async with open_crowd(ScriptedEngine(), tmp_path, 2, parameters=ChatParameters()) as crowd:
         room, other = crowd.rooms
         anna, bob = room.people
@@ -87,3 +81,58 @@ async def test_a_question_whose_file_takes_long_to_come_is_not_overtaken(
         await crowd.until_answered(10)
         said = [text.splitlines()[0] for text in await crowd.remembered(room)]
     assert [text for text in said if text.startswith("with")] == ["with a file", "without"]
+
+
+@pytest.mark.parametrize("which", ["with a file", "behind a file"])
+async def test_a_question_that_is_deleted_while_it_waits_for_a_file_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    arrived = _slow_files(monkeypatch)
+    async with open_crowd(ScriptedEngine(), tmp_path, 1, parameters=ChatParameters()) as crowd:
+        (room,) = crowd.rooms
+        anna, bob = room.people
+        first = await anna.send(
+            room.channel, f"{crowd.mention} with a file", attachments=[("a.txt", b"a text")]
+        )
+        second = await bob.send(room.channel, f"{crowd.mention} behind a file")
+        await (anna if which == "with a file" else bob).delete(first if which == "with a file" else second)
+        if which == "with a file":
+            await crowd.until_answered(10)  # nobody waits for it any more
+            assert len(room.replies()) == 1
+        arrived.set()
+        await crowd.until_answered(10)
+        said = [text.splitlines()[0] for text in await crowd.remembered(room)]
+        assert len(room.replies()) == 1
+    assert which not in said
+    assert len(said) == 2
+
+
+async def test_a_question_that_is_edited_while_it_waits_is_asked_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = _slow_files(monkeypatch)
+    engine = ScriptedEngine()
+    async with open_crowd(engine, tmp_path, 1, parameters=ChatParameters()) as crowd:
+        (room,) = crowd.rooms
+        anna, bob = room.people
+        await anna.send(room.channel, f"{crowd.mention} with a file", attachments=[("a.txt", b"a text")])
+        message = await bob.send(room.channel, f"{crowd.mention} a tpyo")
+        await bob.edit(message, f"{crowd.mention} a typo")
+        arrived.set()
+        await crowd.until_answered(10)
+        said = await crowd.remembered(room)
+    assert "a typo" in said
+    assert not any("tpyo" in text for text in said)
+    assert not any("tpyo" in m.content for dialog in engine.dialogs for m in dialog)
+
+
+def _slow_files(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let files come only once the event that is returned is set."""
+    arrived = asyncio.Event()
+
+    async def slow(*_: object, **__: object) -> bytes:
+        await arrived.wait()
+        return b"a text"
+
+    monkeypatch.setattr(discord.Attachment, "read", slow)
+    return arrived
