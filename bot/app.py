@@ -28,7 +28,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.engine import Engine, EngineOptions
-from engine.machine.spare import spare_time
+from engine.machine.machine import spare_time
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database

@@ -11,10 +11,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bot.conversation.dialog import spoken
+from bot.conversation.dialog import spoken, take_apart
 from bot.conversation.mentions import label
 from bot.conversation.prompting import last_view, place_of
-from bot.conversation.said import take_apart
 from bot.errors import WithheldError
 from bot.origin import Origin
 from bot.servers.screening import Screening
