@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bot.conversation.placeholders import Surroundings, filled
+from bot.conversation.preferences import Surroundings, filled
 
 NOW = datetime(2026, 11, 29, 16, 44, 59, tzinfo=UTC)
 HERE = Surroundings("Llamacord", "The Den", "general")
