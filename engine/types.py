@@ -7,7 +7,7 @@ Frozen, validated on construction, free of any I/O. The bot's side depends on `T
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -213,6 +213,15 @@ class Generation(Protocol):
     def completion(self) -> Completion | None: ...
 
 
+class Warming(Protocol):
+    """A prompt whose KV is being computed ahead. Await it: whether all of it is kept now."""
+
+    def __await__(self) -> Generator[Any, None, bool]: ...
+
+    def cancel(self) -> None:
+        """Give it up within one step; what was computed so far stays. Idempotent."""
+
+
 class TextEngine(Protocol):
     """The engine as the bot sees it."""
 
@@ -250,6 +259,15 @@ class TextEngine(Protocol):
 
         Nothing waits in the engine: ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or
         `EngineUnavailableError`.
+        """
+
+    def warm(self, prompt: Prompt) -> Warming:
+        """Compute the KV of a beginning that prompts are expected to have, and return at once.
+
+        Only while nothing else is to be done: `generate` ends it within one step, and it takes no room from
+        what `load` promises. Ask for the likeliest first: until the next `generate`, none takes the place of
+        what is kept for one before it, and then the last ones give way first. No answer becomes another one.
+        Call on the event loop. Raises `EngineUnavailableError`.
         """
 
     def drop_idle_cache(self) -> None:

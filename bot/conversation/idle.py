@@ -12,13 +12,12 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
 
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import MAX_MESSAGES, next_prefixes
-from engine.types import Health, Prompt, TextEngine
+from engine.types import Health, Prompt, TextEngine, Warming
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.types import utc_now
@@ -34,23 +33,6 @@ MAX_CONVERSATIONS = 32
 MAX_QUESTIONS = 500
 """The newest ones, by which it is guessed which conversations go on."""
 _SOON, _DAILY, _DAILY_WEIGHT = timedelta(minutes=10), timedelta(days=1), 0.05
-
-
-class Warming(Protocol):
-    """A prompt whose KV is being computed. Await it: whether all of it is there now."""
-
-    def __await__(self) -> Generator[Any, None, bool]: ...
-
-    def cancel(self) -> None:
-        """Give it up within one step. Idempotent."""
-
-
-@runtime_checkable
-class Warms(Protocol):
-    """An engine that computes ahead while it has nothing else to do."""
-
-    def warm(self, prompt: Prompt) -> Warming:
-        """Compute the KV of a prompt for later, with what nobody needs and as long as nobody asks."""
 
 
 def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]:
@@ -154,8 +136,6 @@ class IdleWork:
 
     async def _warm(self, prompt: Prompt) -> bool:
         """Return whether the engine has the KV of a prompt now."""
-        if not isinstance(self._engine, Warms):
-            return False
         self._warming = self._engine.warm(prompt)
         try:
             return await self._warming
