@@ -147,6 +147,7 @@ KEYS: tuple[Key, ...] = (
     Key("KV_CACHE_MB", "0", whole(64, 1_000_000, or_zero=True)),
     Key("MAX_QUEUE", "64", whole(1, 10_000)),
     Key("WORK_AHEAD", "auto", choice("auto", "on", "off")),
+    Key("SUMMARIES", "auto", choice("auto", "on", "off")),
     Key("SYSTEM_PROMPT", "", text(4000)),
     Key("GUIDANCE", "auto", choice(*GuidanceChoice)),
     Key("GUIDANCE_JOIN", "on", choice("on", "off")),

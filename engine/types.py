@@ -277,6 +277,14 @@ class TextEngine(Protocol):
         """
 
 
+SUM_UP = (
+    "You sum up conversations. Write down briefly what is needed to go on with this one: who said what, "
+    "names, facts, wishes, decisions, and what is still open. Use at most five sentences, in the language of "
+    "the conversation. Write nothing else."
+)
+SUM_UP_REQUEST = "Sum up this conversation:"
+SAID_BEFORE = "What was said before, in short:"
+"""What models are told about conversations that are too long for them."""
 META_SYSTEM_PROMPT = (
     "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being "
     "safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or "

@@ -63,6 +63,7 @@ class Answering:
         *,
         gate: Gate | None = None,
         screening: Screening | None = None,
+        sums_up: Callable[[], bool] = lambda: False,
         on_answered: Answered | None = None,
     ) -> None:
         self._engine = engine
@@ -71,6 +72,7 @@ class Answering:
         self._preferences = preferences
         self._gate = gate
         self._screening = screening
+        self._sums_up = sums_up
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -179,6 +181,7 @@ class Answering:
     ) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
+        told = await self._conversations.summaries.of(job.conversation_id) if self._sums_up() else ()
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
@@ -186,6 +189,7 @@ class Answering:
             self._preferences.system_prompt_of(parameters, surroundings),
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
+            told,
         )
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)

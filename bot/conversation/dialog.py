@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bot.conversation.mentions import label
-from engine.types import REASONING_MARKS, ChatMessage, Reasoning
+from engine.types import REASONING_MARKS, SAID_BEFORE, ChatMessage, Reasoning
 from storage.conversations import Message, Quote, Role
 
 YOU = "you"
@@ -40,11 +40,12 @@ class Dialog:
     first_ids: tuple[int, ...] = ()
 
 
-def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
+def build_dialog(history: Sequence[Message], system_prompt: str, summed_up: str = "") -> Dialog:
     """Return the dialog for `history`, oldest first.
 
     Messages in a row of the same side become one turn; answers before the first question are left out. As
-    soon as two people speak, each of their messages begins with its author's name.
+    soon as two people speak, each of their messages begins with its author's name. `summed_up`: what was said
+    before, which stands before the first question and has no more weight than people's own words.
     """
     spoken = _from_first_question(history)
     names = _names(spoken)
@@ -56,6 +57,8 @@ def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
         )
         for messages in sides
     ]
+    if summed_up and turns:
+        turns[0] = ChatMessage("user", f"{summed_up}\n\n{turns[0].content}")
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
     first_ids = tuple(messages[0].id for messages in sides)
     return Dialog((*system, *turns), _stops(spoken, names), first_ids)
@@ -93,6 +96,12 @@ def _names(spoken: Sequence[Message]) -> dict[int | None, str]:
             unique, number = f"{name} ({number})", number + 1
         names[author_id] = unique
     return names
+
+
+def with_frame(summaries: Sequence[str]) -> str:
+    """Return what the model is told of what was said before, quoted as questions quote."""
+    lines = [f"> {line}" for summary in summaries for line in summary.splitlines() if line.strip()]
+    return "\n".join((SAID_BEFORE, *lines)) if lines else ""
 
 
 def _text(message: Message, names: dict[int | None, str]) -> str:
