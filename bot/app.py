@@ -18,7 +18,7 @@ from rich.console import Console
 from bot.config import Reloader, Settings
 from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
-from bot.models import ModelShelf, beside, engine_options, moderation_model, moderation_options
+from bot.models import ModelShelf, beside, engine_options, moderation_model, moderation_options, sums_up
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
@@ -28,7 +28,7 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.engine import Engine, EngineOptions
-from engine.machine.spare import spare_time
+from engine.machine.machine import spare_time
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
@@ -67,10 +67,11 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             on_answered=metrics.answered,
             on_removed=privacy.purging.note,
             may_work_ahead=spare_time(settings.works_ahead),
+            sums_up=lambda: sums_up(settings, switchable.info),
             shutdown_grace_s=settings.shutdown_grace_s,
             room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
-        database.on_written = privacy.purging.on_dropped = chat.note_change
+        database.on_written, privacy.purging.on_dropped = chat.note_change, chat.idle.forget
         async with chat:
             shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
             client = LlamacordClient(

@@ -59,6 +59,7 @@ class Settings:
     kv_cache_mb: int
     max_queue: int
     works_ahead: str
+    summaries: str
     sees_all_messages: bool
     models: Path | None
     operator_ids: frozenset[int]
@@ -156,6 +157,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         kv_cache_mb=values["KV_CACHE_MB"],
         max_queue=values["MAX_QUEUE"],
         works_ahead=values["WORK_AHEAD"],
+        summaries=values["SUMMARIES"],
         models=values["MODELS"],
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",

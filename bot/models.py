@@ -10,7 +10,7 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.convert.default_model import DEFAULT_PRECISION, Progress, ensure_default_model
+from engine.convert.default_model import DEFAULT_PRECISION, NAME, Progress, ensure_default_model
 from engine.describing.architecture import Precision
 from engine.describing.footprint import GPU_LIBRARIES_BYTES, running_bytes
 from engine.engine import EngineOptions, context_tokens, kv_room
@@ -19,6 +19,7 @@ from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
 from engine.runtime.model_folder import ModelFolder
+from engine.types import ModelInfo
 
 MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""
@@ -109,6 +110,11 @@ def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
 def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
     """Return the bytes of KV that a model comes to hold at most, of those that are free now."""
     return kv_room(model, options).num_bytes
+
+
+def sums_up(settings: Settings, info: ModelInfo) -> bool:
+    """Tell whether conversations are summed up: as chosen, or unless the model is the default one."""
+    return settings.summaries == "on" or (settings.summaries == "auto" and info.name != NAME)
 
 
 class ModelShelf:

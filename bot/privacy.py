@@ -182,6 +182,15 @@ def to_json(user_id: int, data: KeptData, *, at: datetime) -> bytes:
             "opted_out_at": None if data.opted_out_at is None else data.opted_out_at.isoformat(),
             "blocked_on_servers": [str(guild_id) for guild_id in data.blocked_on],
             "questions": [_question(question) for question in data.questions],
+            "summaries_with_your_messages": [
+                {
+                    "server_id": _id(summary.guild_id),
+                    "channel_id": _id(summary.channel_id),
+                    "at": summary.created_at.isoformat(),
+                    "text": summary.content,
+                }
+                for summary in data.summaries
+            ],
             "settings_you_changed": [_change(change) for change in data.changes],
         },
         ensure_ascii=False,

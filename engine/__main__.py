@@ -1,8 +1,46 @@
-"""`python -m engine`."""
+"""The engine's command line: `python -m engine`."""
 
+from __future__ import annotations
+
+import argparse
+import os
 import sys
+from collections.abc import Sequence
 
-from engine.cli import main
+from engine.commands import bench, complete, convert, inspect, tokens
+from engine.errors import EngineError
+
+_ENDED_BY_READER = 141
+"""What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
+_COMMANDS = (bench, complete, convert, inspect, tokens)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status; expected failures are one sentence on stderr."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        status: int = parsed.act(parsed)
+        sys.stdout.flush()
+    except EngineError as error:
+        print(f"llamacord: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("llamacord: stopped; nothing was left behind.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _ENDED_BY_READER
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `act`, which runs it."""
+    parser = argparse.ArgumentParser(prog="python -m engine", description="Work with models.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
 
 if __name__ == "__main__":
     sys.exit(main())

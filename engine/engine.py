@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from engine.describing.footprint import (
     PROCESS_BYTES,
@@ -37,16 +38,20 @@ from engine.types import (
     ChatMessage,
     Completion,
     EngineLoad,
+    FinishReason,
     Generation,
     Health,
     ModelInfo,
     Prompt,
     SamplingParams,
+    Warming,
 )
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 4096
+_AHEAD = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_new_tokens=1)
+"""Of prompts that nobody asks an answer to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Engine:
         self._control_ids = self._stop_ids | frozenset(self._tokenizer.special_ids.values())
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
+        self._warmings: dict[int, _Warming] = {}
         self._request_ids = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker = Worker(load_runner or self._load_runner, self._deliver)
@@ -221,12 +227,23 @@ class Engine:
         self._streams[request.request_id] = stream
         return stream
 
+    def warm(self, prompt: Prompt) -> Warming:
+        """See `TextEngine.warm`."""
+        request = self._make_request(prompt, _AHEAD, is_ahead=True)
+        warming = _Warming(lambda: self._worker.cancel(request.request_id))
+        if self.health is not Health.READY or not 0 < len(prompt.ids) < self._context:
+            warming.end(is_kept=False)
+            return warming
+        self._worker.submit(request)
+        self._warmings[request.request_id] = warming
+        return warming
+
     def drop_idle_cache(self) -> None:
         """See `TextEngine.drop_idle_cache`."""
         self._tokenizer.forget()
         self._worker.forget()
 
-    def _make_request(self, prompt: Prompt, params: SamplingParams) -> Request:
+    def _make_request(self, prompt: Prompt, params: SamplingParams, *, is_ahead: bool = False) -> Request:
         return Request(
             request_id=next(self._request_ids),
             prompt=prompt,
@@ -241,6 +258,7 @@ class Engine:
             max_tokens=self._context,
             # A run over several tokens rounds differently from single steps, so that a draft might show.
             speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
+            is_ahead=is_ahead,
         )
 
     def _load_runner(self) -> Runner:
@@ -265,6 +283,12 @@ class Engine:
 
     def _dispatch(self, deltas: list[Delta]) -> None:
         for delta in deltas:
+            if (warming := self._warmings.pop(delta.request_id, None)) is not None:
+                completion = delta.completion
+                warming.end(
+                    is_kept=completion is not None and completion.finish_reason is FinishReason.LENGTH
+                )
+                continue
             stream = (
                 self._streams.pop(delta.request_id) if delta.is_final else self._streams[delta.request_id]
             )
@@ -306,6 +330,23 @@ class _Stream:
         delta = await self._deltas.get()
         self._completion, self._error = delta.completion, delta.error
         return delta.text or await self.__anext__()
+
+
+class _Warming:
+    """A prompt that is computed ahead, on the event loop's side. Satisfies `engine.types.Warming`."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        self._ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        return asyncio.shield(self._ended).__await__()
+
+    def cancel(self) -> None:
+        self._cancel()
+
+    def end(self, *, is_kept: bool) -> None:
+        self._ended.set_result(is_kept)
 
 
 def context_tokens(model: ModelFolder, options: EngineOptions) -> int:

@@ -7,7 +7,7 @@ Frozen, validated on construction, free of any I/O. The bot's side depends on `T
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -213,6 +213,15 @@ class Generation(Protocol):
     def completion(self) -> Completion | None: ...
 
 
+class Warming(Protocol):
+    """A prompt whose KV is being computed ahead. Await it: whether all of it is kept now."""
+
+    def __await__(self) -> Generator[Any, None, bool]: ...
+
+    def cancel(self) -> None:
+        """Give it up within one step; what was computed so far stays. Idempotent."""
+
+
 class TextEngine(Protocol):
     """The engine as the bot sees it."""
 
@@ -252,6 +261,15 @@ class TextEngine(Protocol):
         `EngineUnavailableError`.
         """
 
+    def warm(self, prompt: Prompt) -> Warming:
+        """Compute the KV of a beginning that prompts are expected to have, and return at once.
+
+        Only while nothing else is to be done: `generate` ends it within one step, and it takes no room from
+        what `load` promises. Ask for the likeliest first: until the next `generate`, none takes the place of
+        what is kept for one before it, and then the last ones give way first. No answer becomes another one.
+        Call on the event loop. Raises `EngineUnavailableError`.
+        """
+
     def drop_idle_cache(self) -> None:
         """Forget what is kept of former prompts and answers to make next turns faster, and return at once.
 
@@ -259,6 +277,14 @@ class TextEngine(Protocol):
         """
 
 
+SUM_UP = (
+    "You sum up conversations. Write down briefly what is needed to go on with this one: who said what, "
+    "names, facts, wishes, decisions, and what is still open. Use at most five sentences, in the language of "
+    "the conversation. Write nothing else."
+)
+SUM_UP_REQUEST = "Sum up this conversation:"
+SAID_BEFORE = "What was said before, in short:"
+"""What models are told about conversations that are too long for them."""
 META_SYSTEM_PROMPT = (
     "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being "
     "safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or "
@@ -275,3 +301,28 @@ PRESETS = {"safe": META_SYSTEM_PROMPT, "none": ""}
 def preset_name(text: str) -> str | None:
     """Return the name of the preset that is `text`, None for a text of somebody's own."""
     return next((name for name, preset in PRESETS.items() if preset == text.strip()), None)
+
+
+REASONING_MARKS = (
+    Reasoning("<think>", "</think>"),
+    Reasoning("<thinking>", "</thinking>"),
+    Reasoning("<thought>", "</thought>"),
+    Reasoning("<reasoning>", "</reasoning>"),
+    Reasoning("<reflection>", "</reflection>"),
+    Reasoning("<seed:think>", "</seed:think>"),
+    Reasoning("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Reasoning("[THINK]", "[/THINK]"),
+)
+"""The marks of published models, which count at the beginning of an answer whatever its model says."""
+
+
+def marks_in(template: str) -> tuple[str, ...]:
+    """Return the two marks that a chat template speaks of, nothing where it knows none."""
+    known = (marks for marks in REASONING_MARKS if marks.closing in template)
+    return next(((marks.opening, marks.closing) for marks in known), ())
+
+
+def is_open_after(prompt: str, marks: tuple[str, ...]) -> bool:
+    """Tell whether a prompt ends inside a block of thinking, which the answer then goes on with."""
+    opening, closing = marks
+    return prompt.rfind(opening) > prompt.rfind(closing)

@@ -14,6 +14,7 @@ from storage.answers import Ending
 from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.resets import Reset
+from storage.summaries import Summaries
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
     ConversationKind,
@@ -70,6 +71,7 @@ class Conversations:
 
     def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
         self.turns = Turns(database, now=now)
+        self.summaries = Summaries(database, now=now)
         self._database = database
         self._now = now
 

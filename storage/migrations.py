@@ -143,6 +143,36 @@ CREATE TABLE unshown_endings (
 # Of an answer: the first message that the model saw for it, where older ones were left out. It may be gone.
 _VIEW = "ALTER TABLE messages ADD COLUMN view_from INTEGER"
 
+# What was said before a message, in short, and which messages that was. Empty: there is to be none.
+_SUMMARIES = """
+CREATE TABLE summaries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation_id INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+    until_id INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT"""
+_SUMMED_UP = """
+CREATE TABLE summed_up (
+    summary_id INTEGER NOT NULL REFERENCES summaries (id) ON DELETE CASCADE,
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    PRIMARY KEY (summary_id, message_id)
+) STRICT, WITHOUT ROWID"""
+# A summary goes with any message that is in it, with what that quotes, and with what was said before an edit.
+_GO_WITH_MESSAGES = """
+CREATE TRIGGER summaries_go_with_messages AFTER DELETE ON summed_up BEGIN
+    DELETE FROM summaries WHERE id = OLD.summary_id;
+END"""
+_GO_WITH_EDITS = """
+CREATE TRIGGER summaries_go_with_edits AFTER UPDATE OF content ON messages WHEN OLD.content <> NEW.content
+BEGIN
+    DELETE FROM summaries WHERE id IN (SELECT summary_id FROM summed_up WHERE message_id = NEW.id);
+END"""
+_GO_WITH_QUOTES = """
+CREATE TRIGGER summaries_go_with_quotes AFTER DELETE ON quotes BEGIN
+    DELETE FROM summaries WHERE id IN (SELECT summary_id FROM summed_up WHERE message_id = OLD.message_id);
+END"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "conversations, messages, settings and resets",
@@ -199,6 +229,18 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration("endings that are still to be shown", (_UNSHOWN,)),
     Migration("where the model's view began", (_VIEW,)),
+    Migration(
+        "summaries of what the model no longer sees",
+        (
+            _SUMMARIES,
+            "CREATE INDEX summaries_by_conversation ON summaries (conversation_id, until_id)",
+            _SUMMED_UP,
+            "CREATE INDEX summed_up_by_message ON summed_up (message_id)",
+            _GO_WITH_MESSAGES,
+            _GO_WITH_EDITS,
+            _GO_WITH_QUOTES,
+        ),
+    ),
 )
 
 

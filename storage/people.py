@@ -57,6 +57,13 @@ UNION ALL
 SELECT guild_id, NULL, key, value, changed_at FROM server_settings WHERE by_user_id = ?1
 ORDER BY changed_at"""
 
+_SUMMARIES = """
+SELECT guild_id, channel_id, content, summaries.created_at FROM summaries
+JOIN conversations ON conversations.id = conversation_id
+WHERE content <> '' AND summaries.id IN (
+    SELECT summary_id FROM summed_up JOIN messages ON messages.id = message_id WHERE author_id = ?)
+ORDER BY summaries.id"""
+
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
@@ -102,6 +109,16 @@ class KeptChange:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSummary:
+    """What was summed up of messages some of which are a person's."""
+
+    guild_id: int | None
+    channel_id: int
+    content: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeptData:
     """All that is kept of one person."""
 
@@ -110,6 +127,7 @@ class KeptData:
     opted_out_at: datetime | None
     blocked_on: tuple[int, ...]
     """Servers whose moderators blocked the person."""
+    summaries: tuple[KeptSummary, ...] = ()
 
 
 class People:
@@ -175,11 +193,13 @@ class People:
             "SELECT opted_out_at FROM opt_outs WHERE user_id = ?", (user_id,)
         )
         blocks = await self._database.fetch_all("SELECT guild_id FROM blocks WHERE user_id = ?", (user_id,))
+        summaries = await self._database.fetch_all(_SUMMARIES, (user_id,))
         return KeptData(
             questions=await self._questions(user_id),
             changes=tuple(_to_change(row) for row in changes),
             opted_out_at=None if opt_out is None else from_milliseconds(opt_out["opted_out_at"]),
             blocked_on=tuple(row["guild_id"] for row in blocks),
+            summaries=tuple(_to_summary(row) for row in summaries),
         )
 
     async def _questions(self, user_id: int) -> tuple[KeptQuestion, ...]:
@@ -219,4 +239,10 @@ def _to_question(row: Row, answers: list[Row]) -> KeptQuestion:
 def _to_change(row: Row) -> KeptChange:
     return KeptChange(
         row["guild_id"], row["channel_id"], row["key"], row["value"], from_milliseconds(row["changed_at"])
+    )
+
+
+def _to_summary(row: Row) -> KeptSummary:
+    return KeptSummary(
+        row["guild_id"], row["channel_id"], row["content"], from_milliseconds(row["created_at"])
     )

@@ -94,6 +94,8 @@ async def purge(transaction: Transaction, *, before: int) -> int:
 
 
 async def _move(transaction: Transaction, from_id: int, to_id: int) -> None:
-    await transaction.fetch_all(
-        "UPDATE messages SET conversation_id = ? WHERE conversation_id = ?", (to_id, from_id)
-    )
+    for table in ("messages", "summaries"):
+        await transaction.fetch_all(
+            f"UPDATE {table} SET conversation_id = ? WHERE conversation_id = ?",  # noqa: S608 - names of our own
+            (to_id, from_id),
+        )

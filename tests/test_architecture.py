@@ -179,7 +179,7 @@ def test_engine_and_storage_know_neither_each_other_nor_the_bot(package: str, fo
 
 
 def test_the_engines_face_is_known_to_no_wing_but_those_that_use_it() -> None:
-    face = {"engine", "opening", "cli"}
+    face = {"engine", "opening", "__main__"}
     found = plan("engine")
     wings = {room for room in found if (ROOT / "engine" / room / "__init__.py").is_file()}
     using = {room for room in wings if found[room] & face}

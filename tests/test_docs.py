@@ -10,7 +10,7 @@ import pytest
 
 from bot import cli as bot_cli
 from bot.config_keys import KEYS
-from engine import cli as engine_cli
+from engine import __main__ as engine_cli
 from engine.types import PRESETS
 
 ROOT = Path(__file__).parents[1]

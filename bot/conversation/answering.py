@@ -17,8 +17,7 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
-from bot.conversation.placeholders import Surroundings
-from bot.conversation.preferences import Preferences
+from bot.conversation.preferences import Preferences, Surroundings
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
@@ -64,6 +63,7 @@ class Answering:
         *,
         gate: Gate | None = None,
         screening: Screening | None = None,
+        sums_up: Callable[[], bool] = lambda: False,
         on_answered: Answered | None = None,
     ) -> None:
         self._engine = engine
@@ -72,6 +72,7 @@ class Answering:
         self._preferences = preferences
         self._gate = gate
         self._screening = screening
+        self._sums_up = sums_up
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -180,6 +181,7 @@ class Answering:
     ) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
+        told = await self._conversations.summaries.of(job.conversation_id) if self._sums_up() else ()
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,
@@ -187,6 +189,7 @@ class Answering:
             self._preferences.system_prompt_of(parameters, surroundings),
             parameters.prompt_budget(self._engine.info.context_length),
             job.begun,
+            told,
         )
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)

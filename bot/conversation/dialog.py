@@ -1,22 +1,30 @@
-"""Stored history to the dialog that the model sees. Pure.
+"""What the model sees of stored history as a dialog, and what of its output is its answer. Pure.
 
-Knows nothing of tokens: what does not fit is dropped by the engine, oldest turns first.
+An answer is without what the model thinks and without a name in front; while the output grows, what is given
+is always the beginning of what is given for more of it. Knows nothing of tokens: what does not fit is dropped
+by the engine, oldest turns first.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from bot.conversation.mentions import label
-from engine.types import ChatMessage
+from engine.types import REASONING_MARKS, SAID_BEFORE, ChatMessage, Reasoning
 from storage.conversations import Message, Quote, Role
 
 YOU = "you"
 """Whom a quote without a name is from: the model itself."""
 MAX_STOP_NAMES = 16
 """The most recent speakers whose names end an answer; a bound, for each one is looked for at every step."""
+MAX_UNDECIDED = 200
+"""Characters of a first line; a speech in a dialogue is shorter."""
+_LABEL = re.compile(r"(?:\*\*|__)?[^\W\d_][\w'-]*(?: [\w'-]+){0,2}(?:\*\*|__)?(?::|：)(?:\*\*|__)?[ \t]*\S")
+"""Begins a line in which somebody speaks."""
+_FENCE = re.compile(r"^[ \t]*(?:`{3}|~{3})", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,12 @@ class Dialog:
     first_ids: tuple[int, ...] = ()
 
 
-def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
+def build_dialog(history: Sequence[Message], system_prompt: str, summed_up: str = "") -> Dialog:
     """Return the dialog for `history`, oldest first.
 
     Messages in a row of the same side become one turn; answers before the first question are left out. As
-    soon as two people speak, each of their messages begins with its author's name.
+    soon as two people speak, each of their messages begins with its author's name. `summed_up`: what was said
+    before, which stands before the first question and has no more weight than people's own words.
     """
     spoken = _from_first_question(history)
     names = _names(spoken)
@@ -48,9 +57,24 @@ def build_dialog(history: Sequence[Message], system_prompt: str) -> Dialog:
         )
         for messages in sides
     ]
+    if summed_up and turns:
+        turns[0] = ChatMessage("user", f"{summed_up}\n\n{turns[0].content}")
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
     first_ids = tuple(messages[0].id for messages in sides)
     return Dialog((*system, *turns), _stops(spoken, names), first_ids)
+
+
+def with_quote(content: str, quote: Quote | None) -> str:
+    """Return a question with what it refers to before it, quoted as people quote in mails."""
+    if quote is None:
+        return content
+    quoted = "\n".join(f"> {line}" for line in quote.content.splitlines())
+    return f"About what {quote.author_name or YOU} wrote:\n{quoted}\n\n{content}"
+
+
+def spoken(message: Message) -> str:
+    """Return all that a message says."""
+    return with_quote(message.content, message.quote)
 
 
 def _from_first_question(history: Sequence[Message]) -> Sequence[Message]:
@@ -74,17 +98,10 @@ def _names(spoken: Sequence[Message]) -> dict[int | None, str]:
     return names
 
 
-def with_quote(content: str, quote: Quote | None) -> str:
-    """Return a question with what it refers to before it, quoted as people quote in mails."""
-    if quote is None:
-        return content
-    quoted = "\n".join(f"> {line}" for line in quote.content.splitlines())
-    return f"About what {quote.author_name or YOU} wrote:\n{quoted}\n\n{content}"
-
-
-def spoken(message: Message) -> str:
-    """Return all that a message says."""
-    return with_quote(message.content, message.quote)
+def with_frame(summaries: Sequence[str]) -> str:
+    """Return what the model is told of what was said before, quoted as questions quote."""
+    lines = [f"> {line}" for summary in summaries for line in summary.splitlines() if line.strip()]
+    return "\n".join((SAID_BEFORE, *lines)) if lines else ""
 
 
 def _text(message: Message, names: dict[int | None, str]) -> str:
@@ -96,3 +113,87 @@ def _text(message: Message, names: dict[int | None, str]) -> str:
 def _stops(spoken: Sequence[Message], names: dict[int | None, str]) -> tuple[str, ...]:
     recent = dict.fromkeys(names[m.author_id] for m in reversed(spoken) if m.role is Role.USER and names)
     return tuple(f"\n{name}:" for name in list(recent)[:MAX_STOP_NAMES])
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An output taken apart. `is_thinking`: it ends inside of what the model thinks."""
+
+    answer: str
+    thought: str = ""
+    is_thinking: bool = False
+
+
+def take_apart(output: str, reasoning: Reasoning | None, *, final: bool) -> Said:
+    """Part what a model thinks from what it says.
+
+    Without marks of the model's own (`reasoning`) those of all models count, at the beginning alone.
+    """
+    known = REASONING_MARKS if reasoning is None else (reasoning,)
+    thoughts: list[str] = []
+    rest = output
+    if reasoning is not None and reasoning.is_open and not rest.lstrip().startswith(reasoning.opening):
+        if not final and reasoning.opening.startswith(rest.lstrip()):
+            return Said("", "", is_thinking=True)
+        rest = reasoning.opening + rest
+    while True:
+        begun = rest.lstrip()
+        answer = begun if thoughts else rest
+        marks = next((marks for marks in known if begun.startswith(marks.opening)), None)
+        if marks is None:
+            break
+        thought, closing, rest = begun[len(marks.opening) :].partition(marks.closing)
+        thoughts.append(thought.strip())
+        if not closing:
+            return Said("", _joined(thoughts), is_thinking=True)
+    if not final and any(marks.opening.startswith(begun) for marks in known):
+        return Said("", _joined(thoughts))
+    # A thought in the middle of an answer counts where the model's own marks are around it.
+    while reasoning is not None and (found := _next_thought(answer, reasoning)) is not None:
+        before, after = answer[: found.start()], answer[found.end() :]
+        thought, closing, rest = after.partition(reasoning.closing)
+        thoughts.append(thought.strip())
+        if not closing:
+            return Said(before.rstrip(), _joined(thoughts), is_thinking=True)
+        answer = f"{before.rstrip()}\n\n{rest.lstrip()}"
+    if not final and reasoning is not None:
+        answer = _without_begun_mark(answer, reasoning)
+    return Said(answer, _joined(thoughts))
+
+
+def without_name(answer: str, names: Sequence[str], *, final: bool) -> str:
+    """Return an answer without one of `names` and a colon in front, where no dialogue begins with it."""
+    marked = [
+        mark for name in names if name for mark in (f"**{name}:**", f"**{name}**:", f"{name}:", f"{name}：")
+    ]
+    text = answer.lstrip()
+    mark = next((mark for mark in marked if text.startswith(mark)), None)
+    if mark is None:
+        is_begun = not final and any(mark.startswith(text) for mark in marked)
+        return "" if is_begun else answer
+    speech = text[len(mark) :].lstrip()
+    first_line, _, others = speech.partition("\n")
+    if len(first_line) > MAX_UNDECIDED:
+        return speech
+    following = others.lstrip()
+    if _LABEL.match(following):
+        return answer
+    is_sure = final or "\n" in following or len(following) > MAX_UNDECIDED
+    return speech if is_sure else ""
+
+
+def _next_thought(text: str, reasoning: Reasoning) -> re.Match[str] | None:
+    """Find where a line begins with the mark of a thought, outside of code."""
+    marks = re.finditer(rf"^[ \t]*{re.escape(reasoning.opening)}", text, re.MULTILINE)
+    return next((one for one in marks if len(_FENCE.findall(text[: one.start()])) % 2 == 0), None)
+
+
+def _without_begun_mark(text: str, reasoning: Reasoning) -> str:
+    """Return `text` without a last line that may become a mark, and the white space before it."""
+    start = text.rfind("\n") + 1
+    line = text[start:].strip()
+    return text[:start].rstrip() if start and reasoning.opening.startswith(line) else text
+
+
+def _joined(thoughts: Sequence[str]) -> str:
+    return "\n\n".join(filter(None, thoughts))

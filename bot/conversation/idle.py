@@ -9,18 +9,24 @@ Discord.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
 
-from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import MAX_MESSAGES, next_prefixes
-from engine.types import Health, Prompt, TextEngine
+from bot.conversation.preferences import MINUTES, Preferences
+from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
+from bot.conversation.summing import Draft, Summing, unsummed
+from bot.errors import is_expected
+from engine.types import Health, Prompt, TextEngine, Warming
 from engine.waiting.room import WaitingRoom
-from storage.conversations import Conversations
+from storage.conversations import Conversations, Message
+from storage.errors import NotFoundError
+from storage.summaries import Summary
 from storage.types import utc_now
 
 _log = logging.getLogger(__name__)
@@ -36,23 +42,6 @@ MAX_QUESTIONS = 500
 _SOON, _DAILY, _DAILY_WEIGHT = timedelta(minutes=10), timedelta(days=1), 0.05
 
 
-class Warming(Protocol):
-    """A prompt whose KV is being computed. Await it: whether all of it is there now."""
-
-    def __await__(self) -> Generator[Any, None, bool]: ...
-
-    def cancel(self) -> None:
-        """Give it up within one step. Idempotent."""
-
-
-@runtime_checkable
-class Warms(Protocol):
-    """An engine that computes ahead while it has nothing else to do."""
-
-    def warm(self, prompt: Prompt) -> Warming:
-        """Compute the KV of a prompt for later, with what nobody needs and as long as nobody asks."""
-
-
 def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]:
     """Return conversations, the likeliest to go on first. asked: where and when questions were asked.
 
@@ -65,6 +54,15 @@ def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]
     return sorted(chances, key=chances.__getitem__, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """A conversation as its next prompt is made of it."""
+
+    conversation_id: int
+    history: list[Message]
+    summaries: list[Summary]
+
+
 class IdleWork:
     """Works ahead while the room is idle. may_work: whether the machine has nothing better to do."""
 
@@ -75,7 +73,9 @@ class IdleWork:
         conversations: Conversations,
         preferences: Preferences,
         *,
+        summing: Summing,
         may_work: Callable[[], bool] = lambda: True,
+        sums_up: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
@@ -83,6 +83,10 @@ class IdleWork:
         self._conversations = conversations
         self._preferences = preferences
         self._may_work = may_work
+        self._summing = summing
+        self._sums_up = sums_up
+        self._draft: Draft | None = None
+        """A summary that is made, and was to stand in prompts as soon as their KV is there."""
         self._now = now
         self._has_changed = asyncio.Event()
         self._has_changed.set()  # after a start nothing is there
@@ -98,10 +102,17 @@ class IdleWork:
         """Learn that the prompts of next questions, or what the engine keeps, may have changed."""
         self._has_changed.set()
 
+    def forget(self) -> None:
+        """Let go of texts, some of which were deleted; the engine has forgotten them too."""
+        self._draft = None
+        self.note_change()
+
     async def run(self) -> None:
         """Go on for ever."""
         while True:
-            await self._has_changed.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_changed.wait(), self._until_told_another_time())
+            self._has_changed.set()
             await self._room.idle()
             await asyncio.sleep(QUIET_S)
             if self._engine.health is Health.READY and await asyncio.to_thread(self._may_work):
@@ -109,20 +120,25 @@ class IdleWork:
             else:
                 await asyncio.sleep(RETRY_S)
 
+    def _until_told_another_time(self) -> float:
+        """Return how many seconds later prompts that tell the time will tell another one."""
+        return MINUTES * 60 - self._now().timestamp() % (MINUTES * 60) + 1
+
     async def _work(self) -> None:
         """Do all there is to do, or note that there is more."""
         self._has_changed.clear()
         self._is_working, self._is_given_up = True, False
         ticket = self._room.enter(give_way=self._give_up)
         try:
-            await self._warm_all()
-        except Exception:  # noqa: BLE001 - the edge of a task: the next change brings the next try
-            _log.exception("What is done while nobody asks has failed")
+            await self._work_through()
+        except Exception as error:  # noqa: BLE001 - the edge of a task: the next change brings the next try
+            if is_expected(error):
+                _log.warning("Nothing more was done while nobody asked: %s", error)
+            else:
+                _log.exception("What is done while nobody asks has failed")
         finally:
             self._is_working = False
             self._room.leave(ticket)
-            if self._warming is not None:
-                self._warming.cancel()
         if self._is_given_up:
             self._has_changed.set()
 
@@ -131,33 +147,77 @@ class IdleWork:
         if self._warming is not None:
             self._warming.cancel()
 
-    async def _warm_all(self) -> None:
-        """Compute what the likeliest conversations need, as long as the engine has room."""
+    async def _work_through(self) -> None:
+        """Compute what the likeliest conversations need, as long as the engine has room; then sum up."""
         asked = await self._conversations.recent_questions(MAX_QUESTIONS)
+        conversations = likeliest(asked, self._now())[:MAX_CONVERSATIONS]
+        await self._warm_all(conversations)
+        for conversation_id in conversations if self._sums_up() else ():
+            with contextlib.suppress(NotFoundError):  # it was deleted just now
+                if not self._is_given_up:
+                    await self._sum_up(conversation_id)
+
+    async def _warm_all(self, conversations: Sequence[int]) -> None:
         num_left = self._engine.load.max_kv_tokens
-        for conversation_id in likeliest(asked, self._now())[:MAX_CONVERSATIONS]:
-            for prompt in await self._next_prefixes(conversation_id):
+        for conversation_id in conversations:
+            prefixes: list[Prompt] = []
+            with contextlib.suppress(NotFoundError):
+                prefixes = await self._next_prefixes(await self._past_of(conversation_id))
+            for prompt in prefixes:
                 num_left -= len(prompt.ids)
                 if self._is_given_up or num_left < 0 or not await self._warm(prompt):
                     return
 
-    async def _next_prefixes(self, conversation_id: int) -> list[Prompt]:
+    async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)
-        parameters = await self._preferences.parameters(conversation_id)
+        summaries = await self._conversations.summaries.of(conversation_id) if self._sums_up() else []
+        return _Past(conversation_id, history, summaries)
+
+    async def _next_prefixes(self, past: _Past) -> list[Prompt]:
+        parameters = await self._preferences.parameters(past.conversation_id)
         return await asyncio.to_thread(
             next_prefixes,
             self._engine,
-            history,
-            await self._preferences.told_in(conversation_id, parameters),
+            past.history,
+            await self._preferences.told_in(past.conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
+            past.summaries,
         )
+
+    async def _sum_up(self, conversation_id: int) -> None:
+        """Sum up what was let go, and have that stand in prompts as soon as their KV is there."""
+        past = await self._past_of(conversation_id)
+        draft = await self._drafted(past)
+        if draft is None:
+            return
+        told = Summary(draft.until_id, draft.content, self._now())
+        prefixes = await self._next_prefixes(dataclasses.replace(past, summaries=[*past.summaries, told]))
+        for prompt in prefixes if draft.content else ():
+            if not self._is_given_up:
+                await self._warm(prompt)
+        if self._is_given_up:
+            self._draft = draft
+        else:
+            await self._conversations.summaries.add(conversation_id, draft.of, draft.until_id, draft.content)
+
+    async def _drafted(self, past: _Past) -> Draft | None:
+        """Return a summary of what is not summed up yet, the one that was made before if it still holds."""
+        let_go = unsummed(past.history, past.summaries)
+        if not let_go:
+            return None
+        known = self._draft
+        if known is not None and known.conversation_id == past.conversation_id:
+            self._draft = None
+            if known.until_id == last_view(past.history) and set(known.of) <= set(let_go):
+                return known
+        ref = await self._conversations.ref_of(past.conversation_id)
+        return await self._summing.draft(past.conversation_id, ref, let_go, last_view(past.history))
 
     async def _warm(self, prompt: Prompt) -> bool:
         """Return whether the engine has the KV of a prompt now."""
-        if not isinstance(self._engine, Warms):
-            return False
-        self._warming = self._engine.warm(prompt)
+        self._warming = warming = self._engine.warm(prompt)
         try:
-            return await self._warming
+            return await warming
         finally:
+            warming.cancel()
             self._warming = None

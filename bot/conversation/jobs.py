@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from bot.conversation.said import Said, take_apart, without_name
+from bot.conversation.dialog import Said, take_apart, without_name
 from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
 from engine.types import FinishReason, Generation, Reasoning

@@ -23,6 +23,7 @@ from engine.types import (
     Prompt,
     SamplingParams,
     TextEngine,
+    Warming,
 )
 
 
@@ -83,6 +84,10 @@ class SwitchableEngine:
     def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
         """See `TextEngine.generate`."""
         return self.current.generate(prompt, params)
+
+    def warm(self, prompt: Prompt) -> Warming:
+        """See `TextEngine.warm`."""
+        return self.current.warm(prompt)
 
     def drop_idle_cache(self) -> None:
         """See `TextEngine.drop_idle_cache`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from bot.conversation.dialog import Said
 from bot.conversation.jobs import Job, StopReason
-from bot.conversation.said import Said
 from bot.language.phrases import Phrase, phrase
 from engine.types import Completion, FinishReason
 from storage.conversations import Message, MessageState

@@ -7,14 +7,16 @@ database and of Discord.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bot.conversation.dialog import Dialog, build_dialog, spoken
+from bot.conversation.dialog import Dialog, build_dialog, spoken, with_frame
 from engine.errors import PromptError, PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message, MessageState, Role
+from storage.summaries import Summary
 
 MAX_MESSAGES = 200
 """The newest ones, which are looked at at all."""
@@ -22,6 +24,8 @@ SHARE_KEPT = 0.5
 """How much of the room for history is filled after a stride. With a share s each token is computed anew
 s/(1-s) times before it is let go, and (1+s)/2 of the room is filled on average: a half costs each token once
 more and shows three quarters, where a share of 0.7 would cost it 2.3 times more and show 85 %."""
+SHARE_OF_SUMMARIES = 0.125
+"""How much of a prompt may tell of what is left out."""
 MADE = (MessageState.COMPLETE, MessageState.STOPPED)
 """Of answers whose prompt is known."""
 NUM_LATE = 8
@@ -50,9 +54,16 @@ def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens
 
 
 def fit_history(
-    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int, begun: str = ""
+    engine: TextEngine,
+    history: Sequence[Message],
+    system_prompt: str,
+    max_tokens: int,
+    begun: str = "",
+    summaries: Sequence[Summary] = (),
 ) -> FittedPrompt:
     """Return the prompt for the last message of `history`, whose answer begins with `begun`.
+
+    `summaries`, oldest first, tell of what is left out.
 
     What does not fit is let go in strides: the prompt begins where the one before it began as long as that
     fits, so that its KV can be used again, and else so that half of the room is free for what comes. Unsafe
@@ -60,7 +71,9 @@ def fit_history(
     have piled up into one turn that is too long, only the last message is asked. Raises `PromptError` where
     the last message itself is at fault.
     """
-    fitting = _Fitting(engine, system_prompt, max_tokens, begun, has_all=len(history) <= MAX_MESSAGES)
+    has_all = len(history) <= MAX_MESSAGES
+    told = [one for one in summaries if one.content and engine.is_safe(with_frame([one.content]))]
+    fitting = _Fitting(engine, system_prompt, max_tokens, begun, has_all, told)
     newest = history[-MAX_MESSAGES:]
     try:
         fitted = fitting.fit_or_last(newest)
@@ -72,43 +85,47 @@ def fit_history(
 
 
 def next_prefixes(
-    engine: TextEngine, history: Sequence[Message], system_prompt: str, max_tokens: int
+    engine: TextEngine,
+    history: Sequence[Message],
+    system_prompt: str,
+    max_tokens: int,
+    summaries: Sequence[Summary] = (),
 ) -> list[Prompt]:
     """Return the beginnings, the likelier first, one of which the prompt for the next question will have.
 
-    There are two where a question as long as the longest of late would bring about a stride, and a short one
-    would not.
+    There are two where some of the questions of late would bring about a stride, and others would not.
     """
     asked = [message for message in history if message.role is Role.USER]
     if not asked:
         return []
-    longest = max((message.content for message in asked[-NUM_LATE:]), key=len)
-    pairs = ((_ANY, "?"), (longest, _ANY))
-    found = (_prefix(engine, history, text, other, system_prompt, max_tokens) for text, other in pairs)
-    return list(dict.fromkeys(prefix for prefix in found if prefix is not None))
+
+    def fit(seen: Sequence[Message], text: str) -> FittedPrompt:
+        question = dataclasses.replace(asked[-1], id=history[-1].id + 1, content=text, quote=None)
+        return fit_history(engine, [*seen, question], system_prompt, max_tokens, "", summaries)
+
+    found: dict[Prompt, None] = {}
+    late = sorted((message.content for message in asked[-NUM_LATE:]), key=len)
+    for text in (late[len(late) // 2], _ANY, late[-1]):
+        with contextlib.suppress(PromptError):
+            fitted = fit(history, text)
+            other = fit(history[fitted.num_left_out :], "?" if text == _ANY else _ANY)
+            found[_common(fitted.prompt, other.prompt)] = None
+    return list(found)
 
 
-def _prefix(
-    engine: TextEngine, history: Sequence[Message], text: str, other: str, system_prompt: str, max_tokens: int
-) -> Prompt | None:
-    """Return what the prompts for the next question have in common if it is `text` or `other`."""
-    last = next(message for message in reversed(history) if message.role is Role.USER)
-    asked = dataclasses.replace(last, id=history[-1].id + 1, content=text, quote=None)
-    try:
-        fitted = fit_history(engine, [*history, asked], system_prompt, max_tokens)
-        seen = [*history[fitted.num_left_out :], dataclasses.replace(asked, content=other)]
-        ids = fit_history(engine, seen, system_prompt, max_tokens).prompt.ids
-    except PromptError:
-        return None
-    pairs = enumerate(zip(fitted.prompt.ids, ids, strict=False))
-    num_common = next((at for at, (one, two) in pairs if one != two), min(len(ids), len(fitted.prompt.ids)))
-    return Prompt(ids[:num_common])
+def _common(one: Prompt, other: Prompt) -> Prompt:
+    """Return what two prompts have in common at their beginnings."""
+    pairs = enumerate(zip(one.ids, other.ids, strict=False))
+    end = next((at for at, (mine, its) in pairs if mine != its), min(len(one.ids), len(other.ids)))
+    return Prompt(one.ids[:end])
 
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
     dialog: Dialog
     prompt: Prompt
+    is_whole: bool
+    """Whether it shows all that it was to show."""
 
     @property
     def view_from(self) -> int:
@@ -124,6 +141,7 @@ class _Fitting:
     max_tokens: int
     begun: str
     has_all: bool
+    summaries: Sequence[Summary]
 
     def fit_or_last(self, messages: Sequence[Message]) -> _Fitted:
         """Return what is shown of `messages`, or of the last one where only that fits."""
@@ -134,7 +152,7 @@ class _Fitting:
 
     def _fit(self, messages: Sequence[Message]) -> _Fitted:
         whole = self._begin(messages)
-        if self.has_all and not whole.prompt.num_dropped:
+        if self.has_all and whole.is_whole:
             return whole
         half = self._half()
         kept = self._keep(messages)
@@ -146,9 +164,30 @@ class _Fitting:
 
     def _begin(self, messages: Sequence[Message]) -> _Fitted:
         """Return the prompt for `messages`, without the oldest turns if they do not fit."""
-        dialog = build_dialog(messages, self.system_prompt)
-        prompt = self.engine.fit_prompt(dialog.messages, self.max_tokens, answer_so_far=self.begun)
-        return _Fitted(dialog, prompt)
+        dialog = build_dialog(messages, self.system_prompt, self._summed_up(messages[0]))
+        try:
+            prompt = self._encode(dialog)
+        except PromptTooLongError:
+            dialog = build_dialog(messages, self.system_prompt)
+            prompt = self._encode(dialog)
+        if prompt.num_dropped and self.summaries:  # what tells of the past went with the first turn
+            fitted = self._begin(_since(messages, dialog.first_ids[prompt.num_dropped]))
+            return dataclasses.replace(fitted, is_whole=False)
+        return _Fitted(dialog, prompt, is_whole=not prompt.num_dropped)
+
+    def _encode(self, dialog: Dialog) -> Prompt:
+        return self.engine.fit_prompt(dialog.messages, self.max_tokens, answer_so_far=self.begun)
+
+    def _summed_up(self, first: Message) -> str:
+        """Return what the newest summaries say of what was before `first`, within a share of the room."""
+        shown: list[str] = []
+        for summary in reversed(self.summaries):
+            if summary.until_id <= place_of(first):
+                told = with_frame([summary.content, *shown])
+                if self.engine.count_tokens(told) > self.max_tokens * SHARE_OF_SUMMARIES:
+                    break
+                shown.insert(0, summary.content)
+        return with_frame(shown)
 
     def _keep(self, messages: Sequence[Message]) -> _Fitted | None:
         """Return the prompt that begins where the one before it began, None where that is too much."""
@@ -156,7 +195,7 @@ class _Fitting:
         if view_from < oldest or (self.has_all and view_from == oldest):
             return None  # that is all of it, or more than is looked at
         kept = self._begin(_since(messages, view_from))
-        return None if kept.prompt.num_dropped else kept
+        return kept if kept.is_whole else None
 
     def _half(self) -> int:
         """Return the tokens of a prompt whose history takes half of the room that there is for it."""

@@ -18,9 +18,9 @@ from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
-from bot.conversation.steering import Steering
+from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
-from bot.conversation.upkeep import Upkeep
+from bot.conversation.upkeep import Steering, Upkeep
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
@@ -42,6 +42,7 @@ from storage.conversations import (
 from storage.errors import AnswerPendingError
 from storage.resets import Reset
 from storage.settings import SettingsStore
+from storage.summaries import Summary
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
@@ -70,13 +71,15 @@ class ChatService:
         on_removed: Callable[[], None] = lambda: None,
         room: WaitingRoom | None = None,
         may_work_ahead: Callable[[], bool] | None = None,
+        sums_up: Callable[[], bool] = lambda: False,
         shutdown_grace_s: float = 0.0,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`on_removed`: called where texts were removed because somebody asked for it, so that nothing keeps
         them. `room`: the engine's, where others use the engine too. `may_work_ahead`: whether the machine is
-        free for what next questions may need; without it nothing is done ahead. `shutdown_grace_s`: how long
-        `close` lets answers in the making come to their end.
+        free for what next questions may need; without it nothing is done ahead. `sums_up`: whether what is
+        let go of a history is summed up meanwhile. `shutdown_grace_s`: how long `close` lets answers in the
+        making come to their end.
         """
         self.engine = engine
         self.conversations = conversations
@@ -94,10 +97,17 @@ class ChatService:
             self.preferences,
             gate=gate,
             screening=screening,
+            sums_up=sums_up,
             on_answered=on_answered,
         )
         self.idle = IdleWork(
-            engine, room, conversations, self.preferences, may_work=may_work_ahead or (lambda: False)
+            engine,
+            room,
+            conversations,
+            self.preferences,
+            summing=Summing(engine, room, screening),
+            may_work=may_work_ahead or (lambda: False),
+            sums_up=sums_up,
         )
         self._works_ahead = may_work_ahead is not None
         self._tasks = Tasks()
@@ -213,6 +223,17 @@ class ChatService:
     async def transcript(self, ref: ConversationRef, limit: int) -> list[Message]:
         """Return the newest messages of a conversation, oldest first."""
         return await self.conversations.recent(await self.conversations.open(ref), limit)
+
+    async def summaries(self, ref: ConversationRef) -> list[Summary]:
+        """Return what was summed up of a conversation, oldest first."""
+        found = await self.conversations.summaries.of(await self.conversations.open(ref))
+        return [summary for summary in found if summary.content]
+
+    async def forget_summaries(self, ref: ConversationRef) -> None:
+        """Delete what was summed up in a conversation, not to be made again."""
+        await self.conversations.summaries.delete(await self.conversations.open(ref))
+        self._queues.reread(ref.channel_id)
+        self._on_removed()
 
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more begin, and wait until nothing runs; return whether that came about in time."""

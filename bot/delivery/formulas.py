@@ -18,8 +18,8 @@ _LAYOUT = re.compile(r"\\begin|\\\\|&")
 """What makes rows and columns."""
 _SCRIPT = re.compile(r"([\^_])[ \t]*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(.))", re.DOTALL)
 _ONE_THING = re.compile(r"\d[\d.]*|[^\W\d_]+|.", re.DOTALL)
-_UNREADABLE = re.compile(r"[\\{}@]|%s|[^\W\d]\.[^\W\d]|^[/^_]|[/^_]$")
-"""What is left where something was not understood, and what might be an address."""
+_UNREADABLE = re.compile(r"[\\{}@]|%s|[^\W\d]\.[^\W\d]|\w{20}|^[/^_]|[/^_]$")
+"""What is left where something was not understood, and what might be an address or a key."""
 _RELATION = re.compile(r"[ ]*([≤≥≠≈≡∼≅∝→←↔⇒⇐⇔↦∈∉∋⊂⊃⊆⊇∩∪∧∨×÷])[ ]*")
 _SPACES = re.compile(r"\s+")
 _KEPT = {"\ue000": "^", "\ue001": "_", "\ue002": "{", "\ue003": "}"}

@@ -15,7 +15,8 @@ from rich.cells import cell_len
 MAX_WIDTH = 40
 """Columns of a block of code that a phone shows in one line; a wide character takes two."""
 _UNESCAPED_PIPE = re.compile(r"(?<!\\)\|")
-_MARKS = re.compile(r"\*{1,3}(?=\S)|(?<=\S)\*{1,3}|~~|`+")
+_MARKS = re.compile(r"(?<![^\s(])(?:\*{1,3}|~~|`+)(?=\S)|(?<=\S)(?:\*{1,3}|~~|`+)(?![^\s).,;:!?])")
+"""Around whole words: pieces of a word are not put together."""
 _BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _NEEDS_MARKDOWN = re.compile(r"\]\(|://|<[@#:a/t]")
 """Links and emoji, which are nothing in a block of code."""

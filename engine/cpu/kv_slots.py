@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from engine.runtime.request import reusable
+from engine.runtime.request import is_all_kept, reusable
 
 _TOKENS_MOVED_PER_ROW_STEP = 64
 """How many tokens' KV can be moved in about the time that one filler row adds to a step."""
@@ -29,13 +29,15 @@ class Slot:
 
     ids: list[int] = field(default_factory=list)
     busy: bool = False
-    last_used: int = 0
+    last_used: float = 0.0
     num_touched: int = 0
     """Tokens whose memory it takes, in whole blocks."""
     num_reserved: int = 0
     """Tokens whose memory the request using it may come to take; 0 for an idle slot."""
     is_kept: bool = True
     """Whether its KV stays after the release of the request that is using it."""
+    is_ahead: bool = False
+    """Whether it is kept for a question that is expected, since the last one came."""
 
     @property
     def num_claimed(self) -> int:
@@ -101,11 +103,50 @@ class KVSlots:
 
         Call only when it `has_room`.
         """
+        for slot in self._slots:
+            slot.is_ahead = False
         num_reserved = self._whole(num_tokens)
-        wanted = np.asarray(reusable(ids), np.int64)
-        shared = [_common_prefix(slot.ids, wanted) for slot in self._slots]
+        shared = self._shared(reusable(ids))
+        return self._acquire(ids, num_reserved, shared, self._choose(shared, num_reserved))
+
+    def find_ahead(self, ids: Sequence[int]) -> int:
+        """Return how many of `ids` a slot holds. One that holds all, but for one, is kept for them."""
+        shared = self._shared(ids)
+        found = max(range(len(self._slots)), key=shared.__getitem__)
+        if is_all_kept(shared[found], ids) and not self._slots[found].busy:
+            self._expect(self._slots[found])
+        return shared[found]
+
+    def acquire_ahead(self, ids: Sequence[int]) -> Placement | None:
+        """Take a slot for a prompt that is computed ahead; None, changing nothing, where there is no room.
+
+        What was computed or found ahead stays: the questions that are likelier to come are told first. Call
+        only when `find_ahead` has not found all of it.
+        """
+        num_reserved, shared = self._whole(len(ids)), self._shared(ids)
+        idle = [index for index, slot in enumerate(self._slots) if not (slot.busy or slot.is_ahead)]
+        if not idle:
+            return None
+        chosen = self._choose(shared, num_reserved, idle)
+        best = max(range(len(self._slots)), key=shared.__getitem__)
+        donors = {best} if shared[best] > shared[chosen] else set()
+        staying = {index for index, slot in enumerate(self._slots) if slot.busy or slot.is_ahead}
+        num_staying = sum(self._slots[index].num_claimed for index in staying | donors)
+        if num_staying + num_reserved > self._max_tokens:
+            return None
+        self._expect(self._slots[chosen])
+        return self._acquire(ids, num_reserved, shared, chosen)
+
+    def _shared(self, ids: Sequence[int]) -> list[int]:
+        """Return how many of `ids` each slot begins with."""
+        wanted = np.asarray(ids, np.int64)
+        return [_common_prefix(slot.ids, wanted) for slot in self._slots]
+
+    def _acquire(
+        self, ids: Sequence[int], num_reserved: int, shared: Sequence[int], chosen: int
+    ) -> Placement:
+        """Take the slot `chosen`, with what it shares with `ids` or the one that shares most."""
         donor = max(range(len(self._slots)), key=shared.__getitem__)
-        chosen = self._choose(shared, num_reserved)
         num_cached = shared[donor]
         copy_from = donor if shared[donor] > shared[chosen] else None
         slot = self._slots[chosen]
@@ -199,21 +240,29 @@ class KVSlots:
         was_touched = slot.num_touched > 0
         slot.ids.clear()
         slot.num_touched = 0
-        slot.is_kept = True
+        slot.is_kept, slot.is_ahead = True, False
         return was_touched
 
     def _use(self, slot: Slot) -> None:
-        self._tick += 1
-        slot.last_used = self._tick
+        if not slot.is_ahead:
+            self._tick += 1
+            slot.last_used = self._tick
 
-    def _choose(self, shared: Sequence[int], num_reserved: int) -> int:
+    def _expect(self, slot: Slot) -> None:
+        """Keep a slot for a question that is expected: longer than those that are less likely to come."""
+        if not slot.is_ahead:
+            slot.last_used = self._tick + 1 / (2 + sum(other.is_ahead for other in self._slots))
+            slot.is_ahead = True
+
+    def _choose(self, shared: Sequence[int], num_reserved: int, idle: Sequence[int] | None = None) -> int:
         """Choose an idle slot: the one this sequence continues, else the emptiest or least recently used.
 
         A slot is continued when most of what it holds is a prefix of the new sequence; a mere common
         system prompt is copied instead, so that it does not cost another conversation its KV, unless there
         is no room for both.
         """
-        idle = [index for index, slot in enumerate(self._slots) if not slot.busy]
+        if idle is None:
+            idle = [index for index, slot in enumerate(self._slots) if not slot.busy]
         best = max(idle, key=shared.__getitem__)
         room = self._max_tokens - self.num_reserved - num_reserved
         if 2 * shared[best] > len(self._slots[best].ids) or (

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from engine.cpu.huge_pages import use_huge_pages
-from engine.cpu.kv_buffers import KVBuffers
+from engine.cpu.kv_buffers import KVBuffers, use_huge_pages
 from engine.describing.manifest import Manifest
 from engine.graphs.decoder import slot_graph
 from engine.graphs.session import open_session

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.cpu.kv_slots import KVSlots
-from engine.runtime.request import Request, Rows
+from engine.cpu.kv_slots import KVSlots, Placement
+from engine.runtime.request import Request, Rows, is_all_kept
 from engine.runtime.runner import CachedRunner, SeveralAtOnce, SlotModel, StepResult
 from engine.runtime.sampling import FloatArray
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
@@ -48,14 +48,25 @@ class SlotRunner(CachedRunner[SlotModel]):
     def place(self, request: Request) -> bool:
         if not self._slots.has_room(request.num_needed):
             return False
-        placement = self._slots.acquire(request.ids, request.num_needed)
+        self._move_in(request, self._slots.acquire(request.ids, request.num_needed))
+        return True
+
+    def place_ahead(self, request: Request) -> bool:
+        if is_all_kept(num_kept := self._slots.find_ahead(request.ids), request.ids):
+            request.num_computed = num_kept
+            return True
+        placement = self._slots.acquire_ahead(request.ids)
+        if placement is not None:
+            self._move_in(request, placement)
+        return placement is not None
+
+    def _move_in(self, request: Request, placement: Placement) -> None:
         for slot, num_kept in placement.given_back:
             self._model.kv.give_back(slot, num_kept)
         if placement.copy_from is not None:
             self._model.kv.copy(placement.copy_from, placement.slot, placement.num_cached)
         self._slot_of[request] = placement.slot
         request.num_computed = request.num_cached = placement.num_cached
-        return True
 
     def step(self, plan: StepPlan) -> StepResult:
         rows: list[tuple[Request, Rows]] = []

@@ -63,6 +63,9 @@ class KVBlocks:
     _blocks: list[_Block] = field(default_factory=list, init=False)
     _free: list[int] = field(default_factory=list, init=False)
     _idle: OrderedDict[int, None] = field(default_factory=OrderedDict, init=False)
+    _ahead: dict[int, None] = field(default_factory=dict, init=False)
+    """Blocks that are kept for questions that are expected, since the last one came. Those of the likeliest
+    are the last, the first of its prompt behind the others."""
     _published: dict[_Key, int] = field(default_factory=dict, init=False)
     _tables: set[BlockTable] = field(default_factory=set, init=False)
     _identities: count[int] = field(default_factory=lambda: count(_ROOT + 1), init=False)
@@ -92,11 +95,48 @@ class KVBlocks:
         The table's ids are that part of the prompt whose KV is there already. None when there is no room now;
         nothing changes then. Raises `ValueError` when there never is.
         """
+        self._ahead.clear()
         num_wanted = self.num_needed(max(num_tokens, len(ids)))
         if num_wanted > self.num_blocks - 1:
             raise ValueError(f"{num_tokens} tokens need {num_wanted} blocks of {self.num_blocks - 1}.")
+        return self._acquire(ids, num_tokens, self._find(reusable(ids)))
+
+    def find_ahead(self, ids: Sequence[int]) -> bool:
+        """Tell whether all of `ids`, which fill blocks, is published; if so, it is kept for them."""
+        found = self._find(ids)
+        is_all = len(found) == self.num_needed(len(ids))
+        if is_all:
+            self._expect(found)
+        return is_all
+
+    def acquire_ahead(self, ids: Sequence[int]) -> BlockTable | None:
+        """Give a prompt that is computed ahead its blocks; None, changing nothing, where there is no room.
+
+        What was computed or found ahead stays: the questions that are likelier to come are told first. Call
+        only when `find_ahead` has not found all of it.
+        """
         shared = self._find(ids)
-        num_new = num_wanted - len(shared)
+        stays = {*self._ahead, *shared}
+        if self.num_needed(len(ids)) - len(shared) > self.num_free - sum(n in self._idle for n in stays):
+            return None
+        table = self._acquire(ids, len(ids), shared)
+        if table is not None:
+            self._expect(table.blocks)
+        return table
+
+    def _expect(self, blocks: Sequence[int]) -> None:
+        """Keep blocks for a question that is expected: longer than for those that are less likely to come."""
+        self._ahead = {**dict.fromkeys(n for n in reversed(blocks) if n not in self._ahead), **self._ahead}
+        self._put_ahead_last()
+
+    def _put_ahead_last(self) -> None:
+        for number in self._ahead:
+            if number in self._idle:
+                self._idle.move_to_end(number)
+
+    def _acquire(self, ids: Sequence[int], num_tokens: int, shared: Sequence[int]) -> BlockTable | None:
+        """Give a sequence the blocks `shared` and as many empty ones as it needs; None without room."""
+        num_new = self.num_needed(max(num_tokens, len(ids))) - len(shared)
         if num_new > self.num_free - sum(number in self._idle for number in shared):
             return None
         for number in shared:
@@ -142,6 +182,7 @@ class KVBlocks:
                 self._idle[number] = None
             else:
                 self._empty(number)
+        self._put_ahead_last()
 
     def forget(self) -> None:
         """Unpublish everything. What is in use goes when it is released, and is not shared any more."""
@@ -150,6 +191,7 @@ class KVBlocks:
         for number in self._published.values():
             self._blocks[number].key = None
         self._published.clear()
+        self._ahead.clear()
         while self._idle:
             self._empty(self._idle.popitem()[0])
 
@@ -158,6 +200,7 @@ class KVBlocks:
         self._blocks = [_Block() for _ in range(self.num_blocks)]
         self._free = list(range(self.num_blocks - 1, SCRATCH_BLOCK, -1))
         self._idle.clear()
+        self._ahead.clear()
         self._published.clear()
         self._tables.clear()
         self.num_tokens = 0
@@ -187,10 +230,10 @@ class KVBlocks:
             raise RuntimeError("The number of tokens is wrong.")
 
     def _find(self, ids: Sequence[int]) -> list[int]:
-        """Return the published blocks that hold the beginning of a prompt."""
+        """Return the published blocks that hold the beginning of `ids`."""
         found: list[int] = []
         identity = _ROOT
-        for index in range(len(reusable(ids)) // self.block_size):
+        for index in range(len(ids) // self.block_size):
             number = self._published.get((identity, self._tokens(ids, index)))
             if number is None:
                 break

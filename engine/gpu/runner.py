@@ -93,9 +93,19 @@ class PagedRunner(CachedRunner[BlockModel]):
 
     def place(self, request: Request) -> bool:
         """See `Runner.place`. Raises `ValueError` for a request that could never fit."""
-        if not self._free_slots:
-            return False
-        table = self._blocks.acquire(request.ids, request.num_needed)
+        table = self._blocks.acquire(request.ids, request.num_needed) if self._free_slots else None
+        return self._move_in(request, table)
+
+    def place_ahead(self, request: Request) -> bool:
+        """See `Runner.place_ahead`. What does not fill a block could not be kept, and is left out."""
+        request.shorten(len(request.ids) // self.block_size * self.block_size)
+        if self._blocks.find_ahead(request.ids):
+            request.num_computed = len(request.ids)
+            return True
+        table = self._blocks.acquire_ahead(request.ids) if self._free_slots else None
+        return self._move_in(request, table)
+
+    def _move_in(self, request: Request, table: BlockTable | None) -> bool:
         if table is None:
             return False
         self._sequences[request] = _Sequence(table, self._free_slots.pop())

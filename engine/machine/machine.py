@@ -1,14 +1,34 @@
-"""What this machine offers: cores and memory, as far as a container's limits allow. Portable fallbacks."""
+"""What this machine offers: cores, memory as far as a container's limits allow, and time to spare.
+
+There is time while it is not on battery and others do not need its processors: known on Linux only, from /sys
+and /proc, elsewhere there always is. Portable fallbacks.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.machine.cgroups import read_limits
+
+_INT8 = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX VNNI",
+    "i8mm": "Arm I8MM",
+    "asimddp": "Arm dot product",
+}
+"""Instructions that multiply 8-bit numbers and add them up, best first, by the kernel's flag."""
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "Arm SVE", "asimd": "Arm NEON"}
+_HALF = {"avx512_fp16": "AVX-512 FP16", "amx_fp16": "AMX FP16", "asimdhp": "Arm half precision"}
+MAX_OTHERS = 0.5
+"""The share of all processors that others may use."""
+_SUPPLIES, _STAT = Path("/sys/class/power_supply"), Path("/proc/stat")
+_SUPPLIES, _STAT = Path("/sys/class/power_supply"), Path("/proc/stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +78,6 @@ def resources() -> Resources:
     return Resources(memory_bytes(), free_memory_bytes(), num_physical_cores(), read_processor())
 
 
-def _within_quota(count: int) -> int:
-    """More threads than a container may run at once would only wait for each other."""
-    quota = read_limits().num_cpus
-    return count if quota is None else max(1, min(count, math.ceil(quota)))
-
-
-def _mem_available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return None
-    return None
-
-
-def _siblings(cpu: int) -> str:
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return str(cpu)
-
-
-_INT8 = {
-    "amx_int8": "AMX",
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx_vnni": "AVX VNNI",
-    "i8mm": "Arm I8MM",
-    "asimddp": "Arm dot product",
-}
-"""Instructions that multiply 8-bit numbers and add them up, best first, by the kernel's flag."""
-_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "Arm SVE", "asimd": "Arm NEON"}
-_HALF = {"avx512_fp16": "AVX-512 FP16", "amx_fp16": "AMX FP16", "asimdhp": "Arm half precision"}
-
-
 @dataclass(frozen=True, slots=True)
 class Processor:
     """`flags` are the kernel's names of its features; none where the system does not tell."""
@@ -139,5 +123,87 @@ def read_processor(root: Path = Path("/")) -> Processor:
     return Processor(name, frozenset((fields.get("flags") or fields.get("Features") or "").split()))
 
 
+def spare_time(choice: str) -> Callable[[], bool] | None:
+    """Return what tells whether there is time to spare: always, never (None), or as the machine says."""
+    return {"on": lambda: True, "off": None}.get(choice, SpareTime().is_there)
+
+
+class SpareTime:
+    """Looks at the machine. own_s: the processor time that this process took so far, in seconds."""
+
+    def __init__(
+        self, supplies: Path = _SUPPLIES, stat: Path = _STAT, own_s: Callable[[], float] = lambda: _own_s()
+    ) -> None:
+        self._supplies = supplies
+        self._stat = stat
+        self._own_s = own_s
+        self._last = self._read()
+
+    def is_there(self) -> bool:
+        """Tell whether there is time to spare, by what others did since this was last asked."""
+        return not self._is_on_battery() and self._others() <= MAX_OTHERS
+
+    def _is_on_battery(self) -> bool:
+        """Tell whether the machine has a battery of its own that is being drained."""
+        for supply in self._supplies.glob("*"):
+            is_battery = _text(supply / "type") == "Battery" and _text(supply / "scope") != "Device"
+            if is_battery and _text(supply / "status") == "Discharging":
+                return True
+        return False
+
+    def _others(self) -> float:
+        """Return the share of all processors that others used since the last look."""
+        (total, busy, own), self._last = self._last, self._read()
+        passed = self._last[0] - total
+        return 0.0 if passed <= 0 else (self._last[1] - busy - (self._last[2] - own)) / passed
+
+    def _read(self) -> tuple[float, float, float]:
+        """Return the time of all processors, the part in which they had to do, and our own, in seconds."""
+        first, _, _ = _text(self._stat).partition("\n")
+        ticks = [
+            int(number) for number in first.split()[1:9]
+        ]  # user nice system idle iowait irq softirq steal
+        if len(ticks) < 8:
+            return 0.0, 0.0, 0.0
+        per_s = os.sysconf("SC_CLK_TCK")
+        return sum(ticks) / per_s, (sum(ticks) - ticks[3] - ticks[4]) / per_s, self._own_s()
+
+
+def _within_quota(count: int) -> int:
+    """More threads than a container may run at once would only wait for each other."""
+    quota = read_limits().num_cpus
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def _mem_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _siblings(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
 def _first(names: dict[str, str], flags: frozenset[str]) -> str | None:
     return next((name for flag, name in names.items() if flag in flags), None)
+
+
+def _own_s() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

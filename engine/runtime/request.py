@@ -36,6 +36,11 @@ def tokens_needed(num_prompt: int, params: SamplingParams, max_tokens: int) -> i
     return min(num_prompt + params.max_new_tokens, max_tokens)
 
 
+def is_all_kept(num_kept: int, ids: Sequence[int]) -> bool:
+    """Tell whether nothing of a prompt is to be computed ahead: one id alone is not, see `reusable`."""
+    return num_kept >= len(ids) - 1
+
+
 def reusable(ids: Sequence[int]) -> Sequence[int]:
     """Return that part of a prompt whose KV may be taken from a cache.
 
@@ -65,6 +70,8 @@ class Request:
     ids: list[int] = field(init=False)
     speculation: Speculation | None = None
     """Drafts the next tokens; None for an answer that is decoded one by one."""
+    is_ahead: bool = False
+    """Whether nobody asked yet: the prompt's KV is computed ahead, and no token is taken."""
     num_computed: int = 0
     num_cached: int = 0
     cancelled: bool = False
@@ -92,12 +99,19 @@ class Request:
     @property
     def num_needed(self) -> int:
         """Tokens that it may come to hold."""
+        if self.is_ahead:
+            return self.num_prompt
         return tokens_needed(self.num_prompt, self.params, self.max_tokens)
 
     @property
     def num_left(self) -> int:
         """Tokens that it may still get."""
         return self.num_needed - len(self.ids)
+
+    def shorten(self, num_tokens: int) -> None:
+        """Leave out what is behind a prompt's first tokens. For what is computed ahead."""
+        self.ids = self.ids[:num_tokens]
+        self.prompt = replace(self.prompt, ids=self.prompt.ids[:num_tokens])
 
     def pending_ids(self) -> Sequence[int]:
         """Return the ids whose KV is not computed yet."""

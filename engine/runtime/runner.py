@@ -73,6 +73,13 @@ class Runner(Protocol):
     def place(self, request: Request) -> bool:
         """Give `request` its place in the cache; False, changing nothing, where there is no room."""
 
+    def place_ahead(self, request: Request) -> bool:
+        """Give a prompt that is computed ahead a place; False, changing nothing, where there is no room.
+
+        It takes the place of nothing that this method has found or placed since the last `place`. Where the
+        prompt is kept already, it gets no place, and `num_computed` says so.
+        """
+
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""
 

@@ -120,7 +120,9 @@ class Scheduler:
         if not self._prefilling:
             # Several rows fill a step already: there, more of them cost more than they bring.
             return StepPlan((), decode, decode[0].draft() if len(decode) == 1 else ())
-        return StepPlan(self._chunks(self.sizer.size(is_beside=bool(decode))), decode)
+        # Who asks while something is computed ahead waits for the end of the step, as answers would.
+        is_beside = bool(decode) or self._prefilling[0].is_ahead
+        return StepPlan(self._chunks(self.sizer.size(is_beside=is_beside)), decode)
 
     def prefilled(self, request: Request) -> None:
         """Move on after a chunk of `request`, in the order of the plan."""

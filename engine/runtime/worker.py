@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from engine.errors import EngineError, EngineUnavailableError, GenerationFailedError, NoRoomError
-from engine.runtime.request import Delta, Request
+from engine.runtime.request import Delta, Request, is_all_kept
 from engine.runtime.runner import Runner, StepResult
 from engine.runtime.scheduler import ChunkSizer, Scheduler, StepPlan
 from engine.types import FinishReason, Health
@@ -68,7 +68,8 @@ class Worker:
     def submit(self, request: Request) -> None:
         """Begin a request with the next step. Any thread. Raises `EngineUnavailableError` when it has ended.
 
-        There must be room for it: no request waits for another one.
+        There must be room for it: no request waits for another one. What is to be computed ahead ends as
+        cancelled where there is none, and with the next request that is not.
         """
         with self._ending:
             if self.health is Health.CLOSED:
@@ -159,11 +160,25 @@ class Worker:
             request = self._arrivals.popleft()
             if request.request_id not in self._requests:
                 continue  # it was cancelled
-            if runner.place(request):
+            if request.is_ahead:
+                self._place_ahead(runner, request)
+            elif runner.place(request):
                 self._scheduler.add(request)
             else:
                 logger.error("There is no room for request %d: the accounts are wrong.", request.request_id)
                 self._fail([request], NoRoomError(_NO_ROOM))
+
+    def _place_ahead(self, runner: Runner, request: Request) -> None:
+        if not runner.place_ahead(request):
+            self._end_ahead(runner, request, FinishReason.CANCELLED)
+        elif is_all_kept(request.num_computed, request.ids):
+            self._end_ahead(runner, request, FinishReason.LENGTH)
+        else:
+            self._scheduler.add(request)
+
+    def _end_ahead(self, runner: Runner, request: Request, reason: FinishReason) -> None:
+        self._forget(runner, request, keep=True)
+        self._deltas.append(request.finish(reason))
 
     def _step(self, runner: Runner, plan: StepPlan) -> StepResult | None:
         """Run the model; None after a fault, whose exception is let go: it may hold the model's memory."""
@@ -179,6 +194,9 @@ class Worker:
         if not plan.prefill:
             self._scheduler.sizer.record_step(result.decode_s)
         for request, rows in result.rows:
+            if request.is_ahead:
+                self._end_ahead(runner, request, FinishReason.LENGTH)
+                continue
             try:
                 delta = request.accept(rows, plan.draft)
                 if plan.draft:
@@ -221,14 +239,23 @@ class Worker:
         if self.health is Health.UNHEALTHY:
             self._deltas.append(request.fail(EngineUnavailableError(_UNHEALTHY)))
             return
+        if not request.is_ahead:
+            self._give_up_ahead()
+        elif not all(other.is_ahead for other in self._requests.values()):
+            request.cancelled = True
         self._requests[request.request_id] = request
         self._arrivals.append(request)
+
+    def _give_up_ahead(self) -> None:
+        for request in self._requests.values():
+            request.cancelled |= request.is_ahead
 
     def _cancel(self, request_id: int) -> None:
         if request_id in self._requests:
             self._requests[request_id].cancelled = True
 
     def _begin_forgetting(self) -> None:
+        self._give_up_ahead()  # it might go on with what is to be forgotten
         self._forgetting = True
 
     def _begin_closing(self) -> None:

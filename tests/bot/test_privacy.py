@@ -16,7 +16,7 @@ from bot.privacy import Keeping, Sweeper, fitting, to_json
 from storage import retention as retention_module
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
-from storage.people import KeptAnswer, KeptChange, KeptData, KeptQuestion
+from storage.people import KeptAnswer, KeptChange, KeptData, KeptQuestion, KeptSummary
 from storage.retention import Place, Retention
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, asked_and_answered
@@ -113,6 +113,7 @@ DATA = KeptData(
     changes=(KeptChange(None, 900, "top_k", "3", AT),),
     opted_out_at=None,
     blocked_on=(8,),
+    summaries=(KeptSummary(7, 9, "Anna asked.", AT),),
 )
 
 
@@ -129,6 +130,9 @@ def test_the_file_is_json_with_ids_as_texts() -> None:
             "text": "Größe?",
             "answers": [{"at": "2026-01-02T03:04:05+00:00", "state": "complete", "text": "42"}],
         }
+    ]
+    assert read["summaries_with_your_messages"] == [
+        {"server_id": "7", "channel_id": "9", "at": "2026-01-02T03:04:05+00:00", "text": "Anna asked."}
     ]
     assert read["settings_you_changed"][0] == {
         "server_id": None,

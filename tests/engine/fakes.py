@@ -174,6 +174,9 @@ class ScriptedRunner:
         self.ever_placed.add(request.request_id)
         return True
 
+    def place_ahead(self, request: Request) -> bool:
+        return self.place(request)
+
     def step(self, plan: StepPlan) -> StepResult:
         self._on_step(plan)
         rows = list(plan.decode)

@@ -75,6 +75,23 @@ async def test_the_next_turn_finds_its_history_and_answers_the_same(folder: Path
     assert warm.text == cold.text
 
 
+async def test_what_was_computed_ahead_changes_no_answer(folder: Path) -> None:
+    async with await Engine.open(folder, OPTIONS) as engine:
+        asked = await prompts(engine)
+    for number, prompt in enumerate(asked[:6]):
+        texts = []
+        for is_warm in (False, True):
+            async with await Engine.open(folder, OPTIONS) as engine:
+                beginning = prompt.ids[: 17 * (number + 3)]
+                if is_warm:
+                    assert await engine.warm(Prompt(beginning))
+                completion = await answer(engine, prompt, number)
+                expected = min(len(beginning), len(prompt.ids) - 2) if is_warm else 0
+                assert completion.usage.num_cached_tokens == expected
+                texts.append(completion.text)
+        assert texts[0] == texts[1]
+
+
 async def test_a_dropped_cache_holds_nothing_and_changes_no_answer(folder: Path) -> None:
     async with await Engine.open(folder, OPTIONS) as engine:
         (prompt, *_) = await prompts(engine)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.cli import main
+from engine.__main__ import main
 from engine.describing.architecture import Precision
 from tests.engine import chat_templates
 from tests.engine.tiny_gguf import TinyGGUF

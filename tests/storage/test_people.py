@@ -165,6 +165,20 @@ async def test_what_is_kept_of_a_person_is_handed_out_and_nothing_of_others(
     assert await people.kept(5) == KeptData((), (), None, ())
 
 
+async def test_a_summary_of_a_persons_messages_is_handed_out_and_forgotten(
+    database: Database, conversations: Conversations, people: People
+) -> None:
+    await everything(database, conversations)
+    channel = await conversations.open(CHANNEL)
+    messages = await conversations.recent(channel, 10)
+    await conversations.summaries.add(channel, messages[:2], messages[-1].id, "Of Anna.")
+    await conversations.summaries.add(channel, messages[2:3], messages[-1].id + 1, "Of Bob, who quotes her.")
+    await conversations.summaries.add(channel, messages[3:], messages[-1].id + 2, "Of his answer.")
+    assert [s.content for s in (await people.kept(ANNA)).summaries] == ["Of Anna."]
+    await people.forget(ANNA)
+    assert [s.content for s in await conversations.summaries.of(channel)] == ["Of his answer."]
+
+
 async def test_opting_out_and_in_again(people: People) -> None:
     assert not await people.is_opted_out(ANNA)
     assert [await people.opt_out(ANNA), await people.opt_out(ANNA)] == [True, False]

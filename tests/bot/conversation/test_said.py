@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.conversation.said import Said, take_apart, without_name
+from bot.conversation.dialog import Said, take_apart, without_name
 from engine.types import Reasoning
 
 THINK = Reasoning("<think>", "</think>")

@@ -29,8 +29,7 @@ class Past:
 
     def fit(self, question: str, author_id: int = 1, begun: str = "") -> FittedPrompt:
         """Return the prompt of one more question, which is not kept."""
-        asked = self._message(Role.USER, question, author_id=author_id)
-        history = [*self.messages, asked][-MAX_MESSAGES - 1 :]
+        history = [*self.messages, self.question(question, author_id)][-MAX_MESSAGES - 1 :]
         return fit_history(self.engine, history, self.system, self.limit, begun)
 
     def ask(self, question: str, answer: str = "a" * 20, author_id: int = 1) -> FittedPrompt:
@@ -41,6 +40,10 @@ class Past:
         view = fitted.view_from if fitted.num_left_out else None
         self.messages.append(self._message(Role.ASSISTANT, answer, reply_to=asked.id, view_from=view))
         return fitted
+
+    def question(self, text: str, author_id: int = 1) -> Message:
+        """Return one more question, which is not kept."""
+        return self._message(Role.USER, text, author_id=author_id)
 
     def fill(self, num_turns: int = 40) -> None:
         """Go on for so many turns."""

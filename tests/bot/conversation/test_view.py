@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from bot.conversation.jobs import Question
+from bot.conversation.prompting import last_view
 from bot.conversation.service import ChatService
 from bot.language.phrases import phrase
-from bot.on_discord.asking.history import export, pages
+from bot.on_discord.asking.history import Line, export, pages
 from bot.parameters import ChatParameters
 from engine.types import FinishReason
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message, MessageState
 from storage.database import Database
 from storage.settings import SettingsStore
+from tests.bot.conversation.test_strides import Past
 from tests.fakes import RecordingView, Script, ScriptedEngine
 
 HERE = ConversationRef(10, ConversationKind.CHANNEL, 1)
@@ -141,25 +143,29 @@ async def test_more_messages_than_are_read_are_out_of_sight_too(
 LINE = "-- line --"
 
 
+def lines(messages: Sequence[Message]) -> list[Line]:
+    return [Line(last_view(messages), LINE)]
+
+
 async def test_the_line_stands_above_what_the_model_saw(talk: Talk) -> None:
     for _ in range(3):
         await talk.ask()
-    assert LINE not in "".join(pages(await talk.transcript(), "Bot", LINE))
-    assert LINE not in export(await talk.transcript(), "Bot", LINE)
+    assert LINE not in "".join(pages(await talk.transcript(), "Bot", lines(await talk.transcript())))
+    assert LINE not in export(await talk.transcript(), "Bot", lines(await talk.transcript()))
     for _ in range(2):
         await talk.ask()
     messages = await talk.transcript()
-    text = "\n".join(pages(messages, "Bot", LINE))
+    text = "\n".join(pages(messages, "Bot", lines(messages)))
     above, below = text.split(f"\n{LINE}\n")
     assert (above.count("question"), below.count("question")) == (2, 3)
     assert below.startswith("Anna: question 3")
-    above, below = export(messages, "Bot", LINE).split(f"\n\n{LINE}\n\n")
+    above, below = export(messages, "Bot", lines(messages)).split(f"\n\n{LINE}\n\n")
     assert (above.count("question"), below.count("question")) == (2, 3)
     running = dataclasses.replace(messages[-1], state=MessageState.PENDING, content="", view_from=None)
-    assert LINE in "".join(pages([*messages[:-1], running], "Bot", LINE)), (
-        "the answer before it is what counts"
-    )
-    assert LINE not in "".join(pages(messages[4:], "Bot", LINE)), "all that is shown is in sight"
+    now = [*messages[:-1], running]
+    assert LINE in "".join(pages(now, "Bot", lines(now))), "the answer before it is what counts"
+    newest = messages[4:]
+    assert LINE not in "".join(pages(newest, "Bot", lines(newest))), "all that is shown is in sight"
 
 
 async def test_an_answer_that_is_gone_on_with_and_stopped_at_once_keeps_its_view(talk: Talk) -> None:
@@ -175,3 +181,18 @@ async def test_an_answer_that_is_gone_on_with_and_stopped_at_once_keeps_its_view
     newest = (await talk.transcript())[-1]
     assert (newest.state, newest.view_from) == (MessageState.STOPPED, view_from)
     assert view_from is not None
+
+
+def test_a_summary_stands_below_what_is_in_it_and_is_cut_on_a_page() -> None:
+    past = Past()
+    past.fill(4)
+    place = past.messages[4].id
+    summary = Line(place, "In short: " + "s" * 1000, is_summary=True)
+    text = export(past.messages, "Bot", [Line(place, LINE), summary])
+    above, below = text.split(f"\n\n{summary.text}\n\n{LINE}\n\n")
+    assert (above.count("Anna"), below.count("Anna")) == (2, 2)
+    shown = "\n".join(pages(past.messages, "Bot", [Line(place, LINE), summary]))
+    assert "sss…\n" + LINE in shown
+    assert summary.text not in shown
+    assert max(map(len, pages(past.messages, "Bot", [Line(place, LINE), summary]))) <= 900
+    assert pages(past.messages[4:], "Bot", [summary]) == pages(past.messages[4:], "Bot", [])

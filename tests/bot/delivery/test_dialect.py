@@ -109,7 +109,15 @@ def test_formulas_are_unicode_or_code_and_prices_stay(text: str, wanted: str | N
 
 
 @pytest.mark.parametrize(
-    "latex", [r"discord.\text{gg}/abc", r"\text{@}everyone", "{" * 300, r"\sqrt" * 80, "^" * 99]
+    "latex",
+    [
+        r"\text{AKIA}IOSFODNN7EXAMPLE",
+        r"discord.\text{gg}/abc",
+        r"\text{@}everyone",
+        "{" * 300,
+        r"\sqrt" * 80,
+        "^" * 99,
+    ],
 )
 def test_no_formula_becomes_an_address_a_mention_or_a_fault(latex: str) -> None:
     assert readable(latex) is None

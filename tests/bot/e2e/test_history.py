@@ -5,6 +5,8 @@ from __future__ import annotations
 import discord
 import simcord
 
+from bot.conversation.prompting import last_view, place_of
+from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import World, labels
 from tests.fakes import Script
 
@@ -91,3 +93,44 @@ async def test_what_the_model_no_longer_sees_is_said_once_and_shown_in_the_histo
         await world.bob.click(page, label="Older")
         page = shown_again(world, page)
     assert "— I can no longer see anything above this line —\nAnna: question" in page.content
+
+
+async def test_what_was_summed_up_is_shown_and_moderators_can_have_it_forgotten(world: World) -> None:
+    await talk(world, 4)
+    conversation_id = await world.conversations.open(
+        ConversationRef(world.general.id, ConversationKind.CHANNEL, world.guild.id)
+    )
+    messages = await world.conversations.recent(conversation_id, 100)
+    until_id = last_view(messages)
+    let_go = [message for message in messages if place_of(message) < until_id]
+    assert await world.conversations.summaries.add(
+        conversation_id, let_go, until_id, "Anna asked about @everyone."
+    )
+    world.engine.respond = None
+    await world.anna.send(world.general, f"{world.me} and now?")
+    await world.run(20)
+    assert "> Anna asked about" in world.engine.dialogs[-1][1].content
+    page = shown(await world.bob.slash(world.general, "history"))
+    assert "Forget the summary" not in labels(page)
+    page = shown(await world.mod.slash(world.general, "history"))
+    assert "Forget the summary" in labels(page)
+    (file,) = shown(await world.mod.slash(world.general, "history", file=True)).attachments
+    assert "What I summed up of the above: Anna asked about @everyone." in (await file.read()).decode()
+    await world.mod.click(page, label="Forget the summary")
+    page = next(m for m in world.general.history(viewer=world.mod) if m.id == page.id)
+    assert "Forget the summary" not in labels(page)
+    await world.anna.send(world.general, f"{world.me} and now?")
+    await world.run(20)
+    assert "Anna asked about" not in str(world.engine.dialogs[-1])
+
+
+async def test_who_is_no_moderator_cannot_have_a_summary_forgotten(world: World) -> None:
+    await world.anna.send(world.general, f"{world.me} hi")
+    await world.run(5)
+    page = shown(await world.bob.slash(world.general, "history"))
+    custom_id = f"llamacord:history:{world.general.id}:forget"
+    own = world.env.backend.get_message(world.general.id, page.id)
+    own.components[0]["components"][-1]["custom_id"] = custom_id
+    result = await world.bob.click(page, custom_id=custom_id)
+    assert result.response is not None
+    assert "Only moderators" in str(result.response.message.content)

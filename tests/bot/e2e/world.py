@@ -147,6 +147,7 @@ class World:
             on_answered=self.metrics.answered,
             on_removed=self.privacy.purging.note,
             room=ParkedRoom(self, engine),
+            sums_up=lambda: True,
             shutdown_grace_s=self.shutdown_grace_s,
         )
         self.client = LlamacordClient(

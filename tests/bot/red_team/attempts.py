@@ -228,6 +228,35 @@ _TEXTS = {
     "numbers": "9" * 1800,
     "a slash command": "/reset",
 }
+_SAYINGS = {
+    "an invitation put together by a formula": (r"\(discord.\text{gg}/abcdef\)",),
+    "an invitation in a formula of its own": (r"$$\mathrm{discord}.\mathrm{gg}/abcdef$$",),
+    "an invitation raised and lowered": (r"$discord_{.}gg^{/}abcdef$",),
+    "an invitation in bold pieces in a table": ("| a |\n|---|\n| discord.**gg**/abcdef |\n",),
+    "an invitation in code pieces in a table": ("| a |\n|---|\n| discord`.gg`/abcdef |\n",),
+    "an invitation over cells": ("| discord. | gg/abcdef |\n|---|---|\n| discord | .gg/abcdef |\n",),
+    "an invitation in a wide table": ("| a | b |\n|---|---|\n", "| discord.gg/abcdef | " + "x " * 30 + "|\n"),
+    "a key put together by a formula": (r"\(\text{AKIA}IOSFODNN7EXAMPLE\)",),
+    "a key in bold pieces in a table": ("| a |\n|---|\n| AKIA**IOSFODNN7EXAMPLE** |\n",),
+    "everybody in a formula": (r"$$\text{@}everyone$$", r" \(@\mathrm{here}\)"),
+    "everybody in a table": ("| @every**one** |\n|---|\n| @`here` |\n",),
+    "a thought with an invitation": ("<think>discord.gg/abcdef", "</think>done"),
+    "an invitation around a thought": ("<think>x</think>discord.", "<think>y</think>gg/abcdef"),
+    "a thought that never ends": ("<think>" + "and so on " * 500,),
+    "many thoughts": ("<think>a</think>" * 500 + "done",),
+    "a name in front of an invitation": ("Anna: disc", "ord.gg/abcdef"),
+    "a table that opens code": ("| a |\n|---|\n| ```` |\n| ``` @everyone |\n",),
+    "a table with mentions": ("| a |\n|---|\n| {bob} @everyone |\n", "{bob}"),
+    "an endless table": ("| a | b |\n|---|---|\n" + "| x | y |\n" * 600,),
+    "an endless row": ("| a " * 4000,),
+    "an endless formula": (r"\(" + "x^" * 4000,),
+    "a formula of braces": (r"\(" + "{" * 190 + "}" * 190 + r"\)",),
+    "a formula that includes a file": (r"$$\input{/etc/passwd}$$",),
+    "a spoiler over a cut": ("||" + "secret words " * 300 + "||",),
+    "bold that never ends": ("**" * 900 + "x" * 900,),
+    "footnotes that mention": ("[^1]: {bob} @everyone",),
+    "a quote of everything": (">>> @everyone\n{bob}\n```",),
+}
 
 
 def attempts() -> Iterator[tuple[str, Attempt]]:
@@ -244,5 +273,7 @@ def attempts() -> Iterator[tuple[str, Attempt]]:
         yield "files", Attempt(name, text="what do you say to this?", attachment=file)
     for name, value in _PROMPTS.items():
         yield "system prompts", Attempt(name, system_prompt=value)
+    for name, pieces in _SAYINGS.items():
+        yield "sayings", Attempt(name, answer=pieces)
     for name, pieces in _ANSWERS.items():
         yield "answers", Attempt(name, answer=pieces)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import cli
+from engine import __main__ as cli
 from engine.advising.advice import Blocks
 from engine.advising.inspection import inspect
 from engine.convert.converter import convert

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.__main__ import main
 from engine.bench.driving import Driver, measure_engine
 from engine.bench.figures import (
     SHAPES,
@@ -26,7 +27,6 @@ from engine.bench.figures import (
 from engine.bench.random_model import write_random_model
 from engine.bench.report import GOALS, Run, as_json, columns, draw, rows, sentences, verdicts
 from engine.bench.stages import copy_bandwidth
-from engine.cli import main
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError

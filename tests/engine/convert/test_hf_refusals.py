@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cli import main
+from engine.__main__ import main
 from engine.convert.safetensors import SafetensorsFile
 from engine.errors import ModelFormatError
 from tests.engine.tiny_hf import TinyHuggingFace, with_sentencepiece

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cpu import huge_pages
-from engine.cpu.huge_pages import use_huge_pages
+from engine.cpu import kv_buffers as huge_pages
+from engine.cpu.kv_buffers import use_huge_pages
 
 SIZE = 64 * 2**20
 

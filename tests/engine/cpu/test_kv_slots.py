@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.cpu.kv_slots import KVSlots
+from engine.cpu.kv_slots import KVSlots, Placement
 from tests.engine.fakes import HistoryMemory
 
 NUM_SLOTS = 5
@@ -35,6 +35,8 @@ class Conversations(RuleBasedStateMachine):
         self.running: dict[int, tuple[list[int], int]] = {}
         self.forgotten: set[int] = set()
         self.ended: list[list[int]] = []
+        self.expected: list[list[int]] = []
+        """What was computed ahead since the last request came."""
 
     @rule(data=st.data(), growth=st.integers(1, 10))
     def begin(self, data: st.DataObject, growth: int) -> None:
@@ -43,9 +45,36 @@ class Conversations(RuleBasedStateMachine):
         reserved = min(MAX_LEN, len(ids) + growth)
         if len(ids) >= MAX_LEN or not self.slots.has_room(reserved):
             return
+        self.expected.clear()
         placement = self.slots.acquire(ids, reserved)
-        assert placement.slot not in self.running, "a busy slot was given away"
         assert placement.num_cached <= max(0, len(ids) - 2)
+        self._move_in(placement, ids, reserved)
+        self._write(placement.slot, ids[placement.num_cached :])
+
+    @rule(data=st.data())
+    def work_ahead(self, data: st.DataObject) -> None:
+        before = [list(self.slots[index].ids) for index in range(NUM_SLOTS)]
+        continued = st.sampled_from(self.ended or [[1]]).map(lambda ids: [*ids, 1, 0][:MAX_LEN])
+        ids = data.draw(st.one_of(SEQUENCES, continued))
+        num_kept = self.slots.find_ahead(ids)
+        if num_kept < len(ids) - 1:
+            placement = self.slots.acquire_ahead(ids)
+            if placement is None:
+                assert [list(self.slots[index].ids) for index in range(NUM_SLOTS)] == before
+                return
+            assert placement.num_cached == num_kept
+            self._move_in(placement, ids, len(ids))
+            self._write(placement.slot, ids[num_kept:])
+            self.running.pop(placement.slot)
+            if self.slots.release(placement.slot):
+                self.memory.give_back(placement.slot)
+            self.forgotten.discard(placement.slot)
+        if not any(held[: len(ids) - 1] == ids[:-1] for held, _ in self.running.values()):
+            self.expected.append(ids)
+        assert self.slots.has_room(0) == (len(self.running) < NUM_SLOTS), "it takes no room from anybody"
+
+    def _move_in(self, placement: Placement, ids: list[int], reserved: int) -> None:
+        assert placement.slot not in self.running, "a busy slot was given away"
         given_back = {slot for slot, _ in placement.given_back}
         assert not given_back & self.running.keys(), "a busy slot was emptied"
         assert placement.copy_from not in given_back
@@ -54,7 +83,6 @@ class Conversations(RuleBasedStateMachine):
         if placement.copy_from is not None:
             self.memory.copy(placement.copy_from, placement.slot, placement.num_cached)
         self.running[placement.slot] = (list(ids[: placement.num_cached]), reserved)
-        self._write(placement.slot, ids[placement.num_cached :])
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), token=st.integers(0, 2))
@@ -81,6 +109,7 @@ class Conversations(RuleBasedStateMachine):
             assert slot not in self.running
             self.memory.give_back(slot)
         self.forgotten = set(self.running)
+        self.expected.clear()
         idle = [slot for slot in range(NUM_SLOTS) if slot not in self.running]
         assert all(self.slots[slot].ids == [] for slot in idle)
         assert (self.memory.ids[idle] == -1).all(), "nothing is left in the memory"
@@ -108,6 +137,7 @@ class Conversations(RuleBasedStateMachine):
         self.memory.ids[:] = -1
         self.running.clear()
         self.forgotten.clear()
+        self.expected.clear()
 
     @invariant()
     def what_a_slot_is_said_to_hold_is_there(self) -> None:
@@ -116,6 +146,11 @@ class Conversations(RuleBasedStateMachine):
             assert list(self.memory.ids[index, : len(ids)]) == ids
         for slot, (ids, _) in self.running.items():
             assert self.slots[slot].ids == ids
+
+    @invariant()
+    def what_is_kept_for_a_question_does_not_go_for_a_less_likely_one(self) -> None:
+        for ids in self.expected:
+            assert any(self.slots[index].ids[: len(ids) - 1] == ids[:-1] for index in range(NUM_SLOTS))
 
     @invariant()
     def no_slot_is_leaked(self) -> None:
@@ -213,6 +248,46 @@ def test_idle_conversations_give_their_memory_back_in_order_of_age() -> None:
     placement = slots.acquire([400, 1, 2], 60)
     assert placement.given_back == tuple((slot, 0) for slot in held[:2])
     assert slots[held[2]].ids
+
+
+def warm(slots: KVSlots, ids: list[int]) -> int | None:
+    """Compute `ids` ahead, and return the slot; None without room."""
+    placement = slots.acquire_ahead(ids)
+    if placement is None:
+        return None
+    slots.extend(placement.slot, ids[placement.num_cached :])
+    slots.release(placement.slot)
+    return placement.slot
+
+
+def test_what_is_expected_stays_while_what_is_less_likely_goes() -> None:
+    slots = KVSlots(4, 1000)
+    used = [fill(slots, [base, *range(20)]) for base in (100, 200)]
+    first, second = (warm(slots, [base, *range(20)]) for base in (300, 400))
+    assert not {first, second} & {*used}
+    assert slots.find_ahead([200, *range(20)]) == 21
+    assert warm(slots, [500, *range(20)]) == used[0], "nobody expects it"
+    assert warm(slots, [600, *range(20)]) is None
+    order = [slots.acquire([base, 1, 2], 3).slot for base in (1000, 2000, 3000, 4000)]
+    assert order == [used[0], used[1], second, first], "the least likely goes first"
+
+
+def test_computing_ahead_keeps_to_the_bound_and_to_what_is_copied() -> None:
+    slots = KVSlots(3, 100)
+    system = list(range(40))
+    first = warm(slots, [*system, 7, 8, 9])
+    assert warm(slots, [*range(500, 560)]) is None
+    second = warm(slots, [*system, *range(200, 215)])
+    assert {first, second} == {0, 1}
+    assert slots.find_ahead([*system, *range(200, 215)]) == 55
+    slots.check()
+
+
+def test_what_was_computed_ahead_is_found_by_the_question() -> None:
+    slots = KVSlots(3, 1000)
+    slot = warm(slots, list(range(50)))
+    placement = slots.acquire([*range(50), 7, 8, 9], 80)
+    assert (placement.slot, placement.num_cached) == (slot, 50)
 
 
 def test_running_requests_count_with_all_they_may_come_to_hold() -> None:

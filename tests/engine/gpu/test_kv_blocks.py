@@ -137,6 +137,43 @@ def test_what_can_never_fit_is_refused_and_more_than_was_reserved_too() -> None:
     books.check()
 
 
+def warm(books: KVBlocks, ids: Sequence[int]) -> list[int]:
+    """Compute `ids`, which fill blocks, ahead; return the blocks, none without room."""
+    if books.find_ahead(ids):
+        return books._find(ids)
+    table = books.acquire_ahead(ids)
+    if table is None:
+        return []
+    books.extend(table, ids[len(table.ids) :])
+    books.release(table, keep=True)
+    return table.blocks
+
+
+def test_what_is_expected_stays_while_what_is_less_likely_goes() -> None:
+    books = KVBlocks(9, SIZE)
+    books.release(admit(books, range(100, 108)), keep=True)
+    first, second, third = (warm(books, range(base, base + 8)) for base in (200, 300, 400))
+    assert books.num_tokens == 32
+    books.check()
+    assert warm(books, range(500, 508)) == books._find(range(500, 508)), "nobody expects the oldest"
+    assert not books._find(range(100, 108))
+    assert not warm(books, range(600, 604))
+    assert warm(books, range(200, 208)) == first, "it is there"
+    books.release(admit(books, range(700, 708)), keep=False)
+    order = [number for number in books._idle if number in {*first, *second, *third}]
+    assert order == [*reversed(third), *reversed(second), *reversed(first)]
+    books.check()
+
+
+def test_nothing_that_runs_gives_way_to_what_is_computed_ahead() -> None:
+    books = KVBlocks(5, SIZE)
+    running = admit(books, range(8), 12)
+    assert not warm(books, range(50, 58))
+    assert len(warm(books, range(50, 54))) == 1
+    books.release(running, keep=False)
+    books.check()
+
+
 @pytest.mark.parametrize("fault", ["users", "tokens", "free", "published"])
 def test_wrong_books_are_noticed(fault: str) -> None:
     books = KVBlocks(8, SIZE)
@@ -250,6 +287,7 @@ class Books(RuleBasedStateMachine):
         self.books = KVBlocks(14, SIZE)
         self.memory = [[-1] * SIZE for _ in range(14)]
         self.running: list[tuple[BlockTable, list[int]]] = []
+        self.expected: list[list[int]] = []
 
     def write(self, table: BlockTable, ids: Sequence[int]) -> None:
         first = len(table.ids)
@@ -262,6 +300,7 @@ class Books(RuleBasedStateMachine):
         chooser = random.Random(family)
         ids = [chooser.randrange(2) if index < 12 else chooser.randrange(5) for index in range(length)]
         before = self.books.num_free
+        self.expected.clear()
         table = self.books.acquire(ids, length + more)
         if table is None:
             assert self.books.num_free == before
@@ -286,9 +325,30 @@ class Books(RuleBasedStateMachine):
         table, _ = self.running.pop(which % len(self.running))
         self.books.release(table, keep=keep)
 
+    @rule(family=st.integers(0, 3), num_blocks=st.integers(1, 7))
+    def work_ahead(self, family: int, num_blocks: int) -> None:
+        chooser = random.Random(family)
+        ids = [chooser.randrange(2) if index < 12 else 6 for index in range(SIZE * num_blocks)]
+        before = list(self.books._idle)
+        if not self.books.find_ahead(ids):
+            table = self.books.acquire_ahead(ids)
+            if table is None:
+                assert list(self.books._idle) == before
+                return
+            self.write(table, ids[len(table.ids) :])
+            self.books.release(table, keep=True)
+        if not any(table.ids[:SIZE] == ids[:SIZE] for table, _ in self.running):
+            self.expected.append(ids)
+
     @rule()
     def forget(self) -> None:
         self.books.forget()
+        self.expected.clear()
+
+    @invariant()
+    def what_is_kept_for_a_question_does_not_go_for_a_less_likely_one(self) -> None:
+        for ids in self.expected:
+            assert len(self.books._find(ids)) * SIZE == len(ids)
 
     @invariant()
     def what_is_said_to_be_there_is_there(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.machine.spare import MAX_OTHERS, SpareTime, spare_time
+from engine.machine.machine import MAX_OTHERS, SpareTime, spare_time
 
 PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from engine.__main__ import main
 from engine.bench.peers import PublishedLoop
-from engine.cli import main
 from engine.release.files import find_release
 from engine.release.model import ReleaseModel
 from tests.engine.releases import KINDS, RELEASES, copy_release, graph_of, release

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import sentencepiece
 
-from engine.cli import main
+from engine.__main__ import main
 from tests.engine.tiny_sentencepiece import (
     LLAMA2_PATH,
     NEEDS_LLAMA2,
