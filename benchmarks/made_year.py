@@ -168,7 +168,8 @@ class Year:
             event_s = min(self._asked_s, outage_s, until_s)
             await asyncio.sleep(max(0.0, event_s - now_s))
             if event_s == outage_s:
-                checks.add(asyncio.create_task(self.outage()))
+                self.next_outage += 1
+                checks.add(asyncio.create_task(self.outage(*self.plan.outages[self.next_outage - 1])))
             elif event_s == self._asked_s:
                 self.ask()
                 assert isinstance(engine, YearEngine)
@@ -211,12 +212,10 @@ class Year:
                 self.world.place.press(int(message["id"]), ids[0])
                 return
 
-    async def outage(self) -> None:
+    async def outage(self, start_s: float, length_s: float) -> None:
         """Let Discord be away for a while, then see that all is made good."""
         loop, place, random = self.world.loop, self.world.place, self.world.random
         assert loop is not None
-        start_s, length_s = self.plan.outages[self.next_outage]
-        self.next_outage += 1
         if start_s + length_s < loop.now_s:
             return
         self.world.is_away, self.away_until_s = True, start_s + length_s

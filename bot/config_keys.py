@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 
+Number = TypeVar("Number", int, float)
 _FIRST_SNOWFLAKE = 1 << 22
 """Anything smaller has a time stamp of 0: no Discord id."""
 
@@ -33,29 +33,23 @@ def choice(*allowed: str) -> Callable[[str], str]:
 def whole(low: int, high: int, *, or_zero: bool = False) -> Callable[[str], int]:
     """Return a reader of a whole number in a range, both ends included, or 0 where that has a meaning."""
     rule = f"must be {'0 or ' if or_zero else ''}a whole number from {low} to {high}"
-
-    def parse(written: str) -> int:
-        try:
-            value = int(written)
-        except ValueError:
-            raise ValueError(rule) from None
-        if not low <= value <= high and not (or_zero and value == 0):
-            raise ValueError(rule)
-        return value
-
-    return parse
+    return _between(int, low, high, rule, or_zero=or_zero)
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
     """Return a reader of a number in a range, both ends included."""
-    rule = f"must be a number from {low:g} to {high:g}"
+    return _between(float, low, high, f"must be a number from {low:g} to {high:g}")
 
-    def parse(written: str) -> float:
+
+def _between(
+    read: Callable[[str], Number], low: float, high: float, rule: str, *, or_zero: bool = False
+) -> Callable[[str], Number]:
+    def parse(written: str) -> Number:
         try:
-            value = float(written)
+            value = read(written)
         except ValueError:
             raise ValueError(rule) from None
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high and not (or_zero and value == 0):
             raise ValueError(rule)
         return value
 

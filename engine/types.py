@@ -275,3 +275,28 @@ PRESETS = {"safe": META_SYSTEM_PROMPT, "none": ""}
 def preset_name(text: str) -> str | None:
     """Return the name of the preset that is `text`, None for a text of somebody's own."""
     return next((name for name, preset in PRESETS.items() if preset == text.strip()), None)
+
+
+REASONING_MARKS = (
+    Reasoning("<think>", "</think>"),
+    Reasoning("<thinking>", "</thinking>"),
+    Reasoning("<thought>", "</thought>"),
+    Reasoning("<reasoning>", "</reasoning>"),
+    Reasoning("<reflection>", "</reflection>"),
+    Reasoning("<seed:think>", "</seed:think>"),
+    Reasoning("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Reasoning("[THINK]", "[/THINK]"),
+)
+"""The marks of published models, which count at the beginning of an answer whatever its model says."""
+
+
+def marks_in(template: str) -> tuple[str, ...]:
+    """Return the two marks that a chat template speaks of, nothing where it knows none."""
+    known = (marks for marks in REASONING_MARKS if marks.closing in template)
+    return next(((marks.opening, marks.closing) for marks in known), ())
+
+
+def is_open_after(prompt: str, marks: tuple[str, ...]) -> bool:
+    """Tell whether a prompt ends inside a block of thinking, which the answer then goes on with."""
+    opening, closing = marks
+    return prompt.rfind(opening) > prompt.rfind(closing)

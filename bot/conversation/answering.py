@@ -17,15 +17,14 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
-from bot.conversation.placeholders import Surroundings
-from bot.conversation.preferences import Preferences
+from bot.conversation.preferences import Preferences, Surroundings
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
 from bot.language.phrases import packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.servers.gate import Gate
+from bot.servers.moderation import Gate
 from bot.servers.screening import Screen, Screening
 from engine.types import Completion, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end

@@ -1,15 +1,19 @@
-"""What holds for one conversation: its parameters, over its server's and the operator's.
+"""What holds for one conversation: its parameters and system prompt, over its server's and the operator's.
 
-Owns their validation against the model. Knows nothing of Discord.
+Owns their validation against the model, and what a system prompt may leave open: the date, the time, and the
+names of where something is said. Names come from people, so they are put in as labels: none can open a
+control tag. Knows nothing of Discord.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot.conversation.placeholders import Surround, Surroundings, filled
+from bot.conversation.mentions import label
 from bot.errors import ParameterError
 from bot.language.phrases import Phrase, phrase
 from bot.parameters import (
@@ -29,6 +33,12 @@ from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
 
 SYSTEM_PROMPT = "system_prompt"
+MINUTES = 15
+"""Steps of the time: each new one makes a prompt whose KV is not there yet."""
+_MAX_NAME = 100
+"""As long as Discord lets a channel's name be."""
+_OPEN = re.compile(r"\{(date|time|weekday|server|channel|bot)\}")
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class Preferences:
@@ -158,3 +168,35 @@ def layer_of(config: ServerConfig) -> dict[str, object]:
     """Return what a server sets for the answers in all its conversations."""
     layer: dict[str, object] = dict(config.answer_defaults)
     return layer if config.system_prompt is None else {**layer, SYSTEM_PROMPT: config.system_prompt}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The names of a place. An empty one is of no server, as in a direct message; None is not known."""
+
+    bot: str | None = None
+    server: str | None = ""
+    channel: str | None = ""
+
+
+Surround = Callable[[int | None, int | None], Surroundings]
+"""Returns the names for a server and a channel, by their ids."""
+
+
+def filled(prompt: str, surroundings: Surroundings, now: datetime) -> str:
+    """Return a system prompt with its placeholders filled in; all else in braces stays as it was written."""
+    values = {
+        "date": f"{now:%Y-%m-%d}",
+        "time": f"{now.replace(minute=now.minute - now.minute % MINUTES):%H:%M %Z}".rstrip(),
+        "weekday": _WEEKDAYS[now.weekday()],
+        "server": _name(surroundings.server),
+        "channel": _name(surroundings.channel),
+        "bot": _name(surroundings.bot),
+    }
+    return _OPEN.sub(lambda found: values[found[1]] or found[0], prompt)
+
+
+def _name(name: str | None) -> str | None:
+    if name is None:
+        return None
+    return label(name, _MAX_NAME) if name else "direct messages"

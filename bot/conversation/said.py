@@ -9,8 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.text.reasoning import KNOWN
-from engine.types import Reasoning
+from engine.types import REASONING_MARKS, Reasoning
 
 MAX_UNDECIDED = 200
 """Characters of a first line; a speech in a dialogue is shorter."""
@@ -33,7 +32,7 @@ def take_apart(output: str, reasoning: Reasoning | None, *, final: bool) -> Said
 
     Without marks of the model's own (`reasoning`) those of all models count, at the beginning alone.
     """
-    known = KNOWN if reasoning is None else (reasoning,)
+    known = REASONING_MARKS if reasoning is None else (reasoning,)
     thoughts: list[str] = []
     rest = output
     if reasoning is not None and reasoning.is_open and not rest.lstrip().startswith(reasoning.opening):

@@ -18,15 +18,14 @@ from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
-from bot.conversation.steering import Steering
 from bot.conversation.system_prompts import SystemPrompts
-from bot.conversation.upkeep import Upkeep
+from bot.conversation.upkeep import Steering, Upkeep
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.servers.gate import Gate
+from bot.servers.moderation import Gate
 from bot.servers.screening import Screening
 from bot.servers.servers import Servers
 from bot.tasks import Tasks

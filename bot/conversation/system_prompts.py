@@ -10,8 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot.conversation.placeholders import Surroundings, filled
-from bot.conversation.preferences import SYSTEM_PROMPT, Preferences
+from bot.conversation.preferences import SYSTEM_PROMPT, Preferences, Surroundings, filled
 from bot.conversation.prompting import check_question
 from bot.errors import SystemPromptError
 from bot.language.phrases import Phrase, phrase

@@ -16,7 +16,6 @@ from itertools import pairwise
 import regex
 
 from bot.delivery.dialect import translate
-from bot.delivery.effects import defuse, hidden
 from bot.delivery.emphasis import MAX_MARKS, items_above, open_marks, quote_at, without_begun_marks
 from bot.delivery.markup import MAX_MARKER, Fence, Scan, scan
 
@@ -45,6 +44,13 @@ _CLUSTER = regex.compile(r"\X")
 _PLAIN_BEFORE = regex.compile(r"(?r)\p{Grapheme_Cluster_Break=Other}")
 """The nearest character before a place from which on clusters are the same, whatever comes before it."""
 _HEADING = re.compile(r"[ \t]*#{1,3} ")
+_RISKY = re.compile(r"\|\|+|<@(?=[!&]?\d)|@(?=everyone|here)", re.IGNORECASE)
+BAR = "\u01c0"
+"""Looks like a vertical bar and makes no spoiler."""
+AT = "\uff20"
+"""Looks like an at sign and mentions nobody."""
+_SPOILER = 4
+"""Bars that may hide something by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,3 +254,36 @@ def _last_piece(
 
 def _num_units(text: str) -> int:
     return len(text.encode("utf-16-le", "replace")) // 2
+
+
+def defuse(part: str) -> str:
+    """Return the content of a message without spoilers and mentions outside of code. As long as before.
+
+    One pair of bars alone hides nothing, so the first one stays as it was written.
+    """
+    if _RISKY.search(part) is None:
+        return part
+    found = scan(part, 0, len(part), None, complete=True)
+    code = [(start, end) for start, end in found.atoms if part[start] == "`"]
+    has_bars = False
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal has_bars
+        at, risky = match.start(), match[0]
+        if found.fence_at(at) is not None or any(start <= at < end for start, end in code):
+            return risky
+        if risky[0] != "|":
+            return risky.replace("@", AT)
+        is_first, has_bars = not has_bars, True
+        return risky if is_first and len(risky) < _SPOILER else "|" + BAR * (len(risky) - 1)
+
+    return _RISKY.sub(replace, part)
+
+
+def hidden(text: str, max_length: int) -> str:
+    """Return a text behind one spoiler, cut to `max_length` UTF-16 units, that has no other effect."""
+    plain = text.strip().replace("|", BAR).replace("`", "'").replace("@", AT)
+    room = 2 * (max_length - 5)
+    units = plain.encode("utf-16-le", "replace")
+    cut = plain if len(units) <= room else f"{units[:room].decode('utf-16-le', 'ignore').rstrip()}…"
+    return f"||{cut}||" if cut else ""

@@ -9,7 +9,7 @@ from typing import cast
 import discord
 
 from bot.conversation.mentions import Bot, Incoming, Names, outside_quotes
-from bot.conversation.placeholders import Surroundings
+from bot.conversation.preferences import Surroundings
 from bot.language.phrases import ENGLISH
 from bot.origin import Actor, Origin
 from bot.servers.servers import Servers

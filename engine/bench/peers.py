@@ -19,8 +19,7 @@ from engine.describing.architecture import DecoderConfig
 from engine.errors import ModelResourceError
 from engine.graphs.session import open_session
 from engine.machine import machine
-from engine.release.embeddings import read_embeddings
-from engine.release.files import find_release
+from engine.release.files import find_release, read_embeddings
 
 _LOOP_TOKENS = 32
 """It takes seconds for what the engine does in a fraction of one."""

@@ -20,8 +20,7 @@ from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_m
 from engine.errors import ModelFormatError
 from engine.machine import machine
 from engine.release.contract import load_graph, read_contract, read_tensor
-from engine.release.embeddings import read_embeddings
-from engine.release.files import ReleaseFiles, find_release
+from engine.release.files import ReleaseFiles, find_release, read_embeddings
 from engine.release.folder import check_vocabulary, open_release_tokenizer, release_tokenizer_spec
 from engine.release.model import ReleaseModel
 from engine.runtime.runner import SlotModel

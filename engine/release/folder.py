@@ -8,8 +8,7 @@ from functools import cached_property
 from engine.cpu.runner import SlotRunner
 from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.release.embeddings import read_embeddings
-from engine.release.files import ReleaseFiles
+from engine.release.files import ReleaseFiles, read_embeddings
 from engine.release.model import ReleaseModel, describe_release
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.runner import Runner, SlotModel

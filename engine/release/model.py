@@ -17,8 +17,7 @@ from engine.errors import ModelFormatError, ModelResourceError
 from engine.graphs.session import open_session
 from engine.machine import machine
 from engine.release.contract import Contract, load_graph, read_contract
-from engine.release.embeddings import read_embeddings
-from engine.release.files import ReleaseFiles
+from engine.release.files import ReleaseFiles, read_embeddings
 from engine.runtime.sampling import FloatArray
 
 _MASKED = -10000.0

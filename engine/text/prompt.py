@@ -17,9 +17,8 @@ from engine.errors import (
     UnsafePromptError,
 )
 from engine.text.jinja_format import JinjaFormat
-from engine.text.reasoning import is_open_after, marks_in
 from engine.text.tokenizer import Tokenizer
-from engine.types import META_SYSTEM_PROMPT, ChatMessage, Prompt, Reasoning
+from engine.types import META_SYSTEM_PROMPT, ChatMessage, Prompt, Reasoning, is_open_after, marks_in
 
 
 class ChatFormat(Protocol):

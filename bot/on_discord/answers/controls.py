@@ -14,7 +14,7 @@ import discord
 from discord import app_commands
 
 from bot.conversation.service import ChatService
-from bot.conversation.steering import MaySteer
+from bot.conversation.upkeep import MaySteer
 from bot.errors import CannotWriteError, NotAllowedError, NotOfThisMessageError
 from bot.language.phrases import phrase
 from bot.on_discord.answers.discord_answer import MakeAnswer

@@ -15,7 +15,7 @@ from bot.conversation.dialog import spoken
 from bot.conversation.mentions import label
 from bot.conversation.prompting import last_view, place_of
 from bot.conversation.service import ChatService
-from bot.delivery.effects import defuse
+from bot.delivery.render import defuse
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import reporting, say, show_instead, text_file

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.effects import AT, BAR, defuse, hidden
 from bot.delivery.markup import scan
-from bot.delivery.render import render
+from bot.delivery.render import AT, BAR, defuse, hidden, render
 from tests.bot.delivery.test_render import long_markdown, markdown
 
 risky = st.sampled_from(

@@ -10,9 +10,8 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.effects import AT, defuse
 from bot.delivery.markup import scan
-from bot.delivery.render import MAX_LENGTH, is_boundary, render, split, stretches, with_note
+from bot.delivery.render import AT, MAX_LENGTH, defuse, is_boundary, render, split, stretches, with_note
 
 CONSTRUCTS = [
     "[the whole text](https://example.org/a_(b)?q=1)",

@@ -16,7 +16,7 @@ from engine.bench.release_author import state_dict_pickle, write_embeddings, wri
 from engine.cli import main
 from engine.errors import ModelFormatError
 from engine.machine import machine
-from engine.release.embeddings import read_embeddings
+from engine.release.files import read_embeddings
 from tests.engine.release_tampering import scale_the_scores
 from tests.engine.releases import KINDS, RELEASES, copy_release, graph_of, release, tamper
 
