@@ -45,8 +45,12 @@ RESTART_S = 4 * 3600.0
 HOURS = (2, 1, 1, 1, 1, 2, 3, 5, 7, 8, 8, 9, 9, 8, 8, 8, 9, 10, 12, 14, 15, 13, 9, 5)
 """How much is asked in each hour of a day."""
 NUM_CHANNELS, NUM_PEOPLE = 200, 400
+AT_ONCE, MOST_AT_ONCE = 0.04, 5
+"""Of questions, those that others follow within five seconds in the same channel; and with those how many."""
 STEPS = 700
 """Of the event loop, within which a kill comes after a question."""
+AGAIN = 0.15
+"""Of the lives after a kill are killed while they repair."""
 OUTAGES_A_WEEK, OUTAGE_S, RESUMABLE_S = 2, (10.0, 3600.0), 180.0
 LOST_SHARE = 0.002
 GOAL_S = 60.0
@@ -99,6 +103,12 @@ def plan(days: int, num_questions: int, num_kills: int, seed: int) -> Plan:
     asked = np.sort(START_S + random.integers(0, days, num_questions) * DAY_S + hours * 3600)
     shares = 1 / np.arange(1, NUM_CHANNELS + 1) ** 1.1
     channels = 1000 + random.choice(NUM_CHANNELS, num_questions, p=shares / shares.sum())
+    for first in random.choice(num_questions - MOST_AT_ONCE, round(AT_ONCE * num_questions), replace=False):
+        several = slice(first + 1, first + random.integers(2, MOST_AT_ONCE))
+        asked[several] = asked[first] + np.sort(random.uniform(0, 5, len(asked[several])))
+        channels[several] = channels[first]
+    order = np.argsort(asked, kind="stable")
+    asked, channels = asked[order], channels[order]
     killed = random.choice(num_questions, min(num_kills, num_questions), replace=False)
     num_outages = round(OUTAGES_A_WEEK * days / 7)
     starts = np.sort(START_S + random.random(num_outages) * days * DAY_S)
@@ -136,16 +146,22 @@ class Year:
 
     def run(self) -> None:
         """Let the whole of it happen."""
+        was_killed = False
         while self.world.now_s < self.end_s:
+            random = self.world.random
+            is_hit_again = was_killed and random.random() < AGAIN
+            killed_at = random.randrange(1, STEPS) if is_hit_again else None
+            was_killed = False
             if self.world.now_s < self.away_until_s:  # the service manager starts it until it stays
                 self.world.now_s = self.away_until_s + self.world.random.uniform(0.0, 10.0)
             self.world.is_away = False
             try:
-                if self.world.live(self.people):
+                if self.world.live(self.people, killed_at):
                     self.num_restarts += 1
                     self.look_at_all()
                 else:
                     self.num_killed += 1
+                    was_killed = True
             except StartError:
                 pass  # the service manager starts it once more
             if self.num_killed % 10 == 0:

@@ -126,12 +126,16 @@ class World:
     def _now(self) -> float:
         return self.now_s if self.loop is None else self.loop.now_s
 
-    def live(self, people: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> bool:
+    def live(
+        self, people: Callable[[asyncio.Event], Coroutine[Any, Any, None]], killed_at: int | None = None
+    ) -> bool:
         """Let the bot live until `people` set the event; return whether it came so far: it was not killed.
 
-        Raises `StartError` where it could not begin.
+        `killed_at`: the step at which it is, if that is settled from the beginning. Raises `StartError` where
+        it could not begin.
         """
         loop = self.loop = LifeLoop(self.now_s, self.killed_in)
+        loop.killed_at = killed_at
         loop.set_exception_handler(lambda *_: None)
         asyncio.set_event_loop(loop)
         try:

@@ -215,12 +215,8 @@ class AnswerQueues:
         lane.tell_places()
 
     async def _end_waiting(self, lane: Lane, job: Job) -> None:
-        """End a job that had no turn; the answers before it need not have ended."""
-        ending = await self._make(lane, job)
-        if lane.unshown:
-            self._let_show(lane, job, ending)
-        else:
-            await self._maker.show(job, ending)
+        """End a job that had no turn and is in nobody's way: the answers before it need not have ended."""
+        await self._maker.show(job, await self._make(lane, job))
 
     def _let_show(self, lane: Lane, job: Job, ending: Ending) -> None:
         """Have an answer shown after those before it; what comes after it is held meanwhile."""

@@ -98,6 +98,10 @@ class Column:
         """Have all look again whether they may go on."""
         self._pause.end()
 
+    def is_below_others(self, one: Shown) -> bool:
+        """Tell whether an answer above `one` has not ended."""
+        return any(other.answer_id < one.answer_id for other in self._shown)
+
     def is_held(self, one: Shown) -> bool:
         """Tell whether `one` may send nothing yet, because what stands above it may need more messages."""
         return any(other.may_grow for other in self._shown if other.answer_id < one.answer_id)

@@ -212,13 +212,21 @@ class Delivery:
             left_s -= 0.0 if is_held else _now_s() - began_s
             if worker.done():
                 async with self._requesting:  # or our messages are being taken away
-                    if self.is_lost or self._board.next_request() is None:
+                    is_shown = self.is_lost or self._board.next_request() is None
+                    if is_shown and not self._may_have_to_move:
                         self._column.leave(self)
                         return DeliveryResult(_outcome_of(worker), self._board.ids)
+                if is_shown:
+                    await self._column.wait(PATIENCE_S)
         _log.warning("Answer %d could not be shown completely in time.", self.answer_id)
         worker.cancel()
         self._column.leave(self)
         return DeliveryResult(Outcome.FAILED, self._board.ids)
+
+    @property
+    def _may_have_to_move(self) -> bool:
+        """Whether an answer above may still need the place below it: then nothing is shown for good."""
+        return self.can_move and not self.is_lost and self._column.is_below_others(self)
 
     async def _work(self) -> Outcome:
         """Bring Discord to what is wanted until the end; whatever goes wrong ends here."""

@@ -176,6 +176,25 @@ def test_an_answer_that_ended_waits_for_the_one_above_it_and_gives_nothing_up_me
     assert wall.answer_ids[-2:] == [1, 2]
 
 
+def test_an_answer_that_ended_while_it_waited_goes_too_when_the_one_above_grows() -> None:
+    async def scene() -> Wall:
+        wall = Wall()
+        first, second = wall.answer(1), wall.answer(2)
+        first.update("a short beginning")
+        await asyncio.sleep(1)
+        second.update("Waiting: place 1")
+        await asyncio.sleep(1)
+        ending = asyncio.create_task(second.finish("stopped"))
+        await asyncio.sleep(10)
+        first.update(WORDS[:3000])
+        await asyncio.sleep(30)
+        await first.finish(WORDS[:3000])
+        assert (await ending).outcome is Outcome.SHOWN
+        return wall
+
+    assert in_virtual_time(scene()).answer_ids == [1, 1, 2]
+
+
 def test_nobody_waits_for_an_answer_that_can_be_shown_no_more() -> None:
     async def scene() -> Wall:
         wall = Wall()

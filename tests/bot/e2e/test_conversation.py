@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from engine.types import Health
@@ -156,6 +158,31 @@ async def test_a_long_answer_is_not_cut_by_those_who_wait(world: World) -> None:
     assert [m.content for m in stored] == ["".join(texts).strip(), "short", "short"]
     shown_by = [await world.conversations.parts(m.id) for m in stored]
     assert shown_by == [[m.id for m in replies[:3]], [replies[3].id], [replies[4].id]]
+
+
+async def test_who_is_stopped_while_others_are_shown_keeps_nobody_waiting(world: World) -> None:
+    """The third one waits for the place of the second, which is shown after the first."""
+    texts = [f"{letter * 900} " for letter in "abcdef"]
+    world.engine.respond = lambda dialog: Script(
+        texts if "long" in dialog[-1].content else ("short",), delay_s=TOKEN_S
+    )
+    people = (world.anna, world.bob, world.newcomer())
+    asked = [
+        (await person.send(world.general, f"{world.me} {text}")).id
+        for person, text in zip(people, ("long", "long too", "one"), strict=True)
+    ]
+    await world.run(5)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    await world.run(2)
+    await people[2].slash(world.general, "stop")
+    world.env.backend.faults.clear()
+    for _ in range(40):
+        await world.env.advance_time(EDIT_S)
+    replies = world.replies(world.general)
+    assert [m.content[0] for m in replies] == ["a", "c", "e", "a", "c", "e", "-"]
+    assert [m.reference.message_id for m in replies if m.reference] == asked
+    assert [labels(m) for m in replies if labels(m)] == [["Regenerate"]] * 3
+    assert await world.conversations.unshown(within=timedelta(days=1), limit=10) == []
 
 
 async def test_a_queue_that_is_full_refuses_politely(world: World) -> None:
