@@ -40,6 +40,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         work.add_done_callback(self._done)
         return work
 
+    async def shutdown_default_executor(self, *given: Any) -> None:
+        """Let time wait for its threads: Python 3.12 and later give them a bounded time to end."""
+        self.num_at_work += 1
+        await super().shutdown_default_executor(*given)
+
     def _done(self, _work: object) -> None:
         self.num_at_work -= 1
 
