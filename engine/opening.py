@@ -10,6 +10,7 @@ from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
+from engine.describing.footprint import beside_bytes, running_weight_bytes
 from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
 from engine.errors import ModelError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
@@ -74,6 +75,11 @@ class ConvertedFolder:
     @property
     def num_bytes(self) -> int:
         return sum(entry.size for entry in self.manifest.files.values())
+
+    @property
+    def running_bytes(self) -> int:
+        decoder = self.manifest.decoder
+        return running_weight_bytes(decoder, self.manifest.precision) + beside_bytes(decoder)
 
     def verify(self) -> None:
         verify_files(self.folder, self.manifest, full=True)

@@ -8,11 +8,9 @@ from enum import StrEnum
 
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import (
-    PROCESS_BYTES,
     Footprint,
     footprint,
     kv_token_bound,
-    running_weight_bytes,
     size,
     weight_bytes,
 )
@@ -106,17 +104,15 @@ def advise(
     return Advice(load, tuple(candidates), chosen, told)
 
 
-def _kv_tokens(
-    config: DecoderConfig, precision: Precision, resources: Resources, load: Load, blocks: Blocks
-) -> int:
+def _kv_tokens(config: DecoderConfig, precision: Precision, resources: Resources, load: Load) -> int:
     """Return how many tokens' KV the answers come to take: others wait rather than take more."""
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
-    weights = running_weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
+    empty = footprint(config, precision, num_kv_tokens=0)
     return kv_token_bound(
         config.kv_bytes_per_token(),
         context=load.num_tokens,
         num_contexts=load.num_conversations,
-        spare_bytes=free - weights - PROCESS_BYTES,
+        spare_bytes=free - empty.total,
     )
 
 
@@ -130,10 +126,8 @@ def _options(
     """Return an option for each precision."""
     made = []
     for precision in Precision:
-        num_kv_tokens = _kv_tokens(config, precision, resources, load, blocks)
-        memory = footprint(
-            config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
-        )
+        num_kv_tokens = _kv_tokens(config, precision, resources, load)
+        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens)
         disk = weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
         made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
     return made
