@@ -154,7 +154,7 @@ def take_apart(output: str, reasoning: Reasoning | None, *, final: bool) -> Said
         thought, closing, rest = after.partition(reasoning.closing)
         thoughts.append(thought.strip())
         if not closing:
-            return Said(before.rstrip(), _joined(thoughts), is_thinking=True)
+            return Said(before, _joined(thoughts), is_thinking=True)
         answer = f"{before.rstrip()}\n\n{rest.lstrip()}"
     if not final and reasoning is not None:
         answer = _without_begun_mark(answer, reasoning)
@@ -189,10 +189,10 @@ def _next_thought(text: str, reasoning: Reasoning) -> re.Match[str] | None:
 
 
 def _without_begun_mark(text: str, reasoning: Reasoning) -> str:
-    """Return `text` without a last line that may become a mark, and the white space before it."""
+    """Return `text` without a last line that may become a mark."""
     start = text.rfind("\n") + 1
     line = text[start:].strip()
-    return text[:start].rstrip() if start and reasoning.opening.startswith(line) else text
+    return text[:start] if start and reasoning.opening.startswith(line) else text
 
 
 def _joined(thoughts: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.conversation.dialog import Said, take_apart, without_name
@@ -31,7 +31,7 @@ OPEN = Reasoning("<think>", "</think>", is_open=True)
         ("<think>not done", None, Said("", "not done", is_thinking=True)),
         ("not done", OPEN, Said("", "not done", is_thinking=True)),
         ("Well.\n<think>wait</think>\nParis.", THINK, Said("Well.\n\nParis.", "wait")),
-        ("Well.\n<think>wait", THINK, Said("Well.", "wait", is_thinking=True)),
+        ("Well.\n<think>wait", THINK, Said("Well.\n", "wait", is_thinking=True)),
         (
             "Use `<think>` and\n```\n<think>\n</think>\n```",
             THINK,
@@ -91,6 +91,8 @@ pieces = st.sampled_from(PIECES)
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(pieces, max_size=14).map("".join), st.sampled_from([None, THINK, OPEN]))
+@example("Test \n", THINK)
+@example("Test \n<think>well</think> yes", THINK)
 def test_what_is_said_never_jumps_back(output: str, reasoning: Reasoning | None) -> None:
     before = ""
     for end in range(len(output) + 1):

@@ -22,12 +22,15 @@ from discord.http import Route
 
 from bot import app
 from bot.cli import main
+from bot.on_discord import traffic
 from engine.types import ChatMessage, Generation, Prompt, SamplingParams
 from tests.fakes import Script, ScriptedEngine
 
 WORD_S = 0.1
 SPEED = float(os.environ.get("SPEED", "1"))
 SHORT = tuple(f" word{number}" for number in range(50))
+HANDSHAKE_S = 2.0
+"""Of the world's time: a machine that has other things to do needs some for a connection."""
 
 
 class FastSelector(selectors.DefaultSelector):
@@ -78,5 +81,6 @@ if __name__ == "__main__":
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
     setattr(app, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
+    traffic.CONNECT_TIMEOUT_S = max(traffic.CONNECT_TIMEOUT_S, HANDSHAKE_S * SPEED)
     asyncio.events.new_event_loop = FastLoop
     sys.exit(main(sys.argv[1:]))
