@@ -4,7 +4,7 @@
 
 A year of a server is made up: channels of Zipf popularity, each with its own hours, whose questions come in
 bursts; histories grow to their limit and lose half of themselves then. Nothing is run: for each rule it is
-counted how many tokens of the prompts would have been kept. The last rule knows the future, and bounds them all.
+counted how many tokens of the prompts would have been kept. The last rule knows the future: none is better.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Rule:
 
     def worth(self, channel: int, at: float) -> float:
         """Return how likely it goes on soon."""
-        return self.last[channel]
+        return self.last[channel] - at
 
 
 class Decayed(Rule):
@@ -136,6 +136,17 @@ class Decayed(Rule):
         passed = at - self.last[channel]
         sums = zip(self._parts, self._sums[channel], strict=True)
         return [one * math.exp(-passed / time_s) for (_, time_s), one in sums]
+
+
+class Rates(Decayed):
+    """As `bot.conversation.idle.likeliest`: the rate of a burst, by its age, and that of the last days."""
+
+    def __init__(self, of_burst: float, days: float, *, remembers: bool = True) -> None:
+        super().__init__((1 / (days * DAY_S), days * DAY_S), remembers=remembers)
+        self._of_burst = of_burst
+
+    def worth(self, channel: int, at: float) -> float:
+        return self._of_burst / (at - self.last[channel] + 60.0) + super().worth(channel, at)
 
 
 class Hazard(Rule):
@@ -184,7 +195,7 @@ class Oracle(Rule):
 
     def worth(self, channel: int, at: float) -> float:
         times = self._times[channel]
-        following = bisect.bisect_right(times, at)
+        following: int = bisect.bisect_right(times, at)
         return -times[following] if following < len(times) else -math.inf
 
 
@@ -199,7 +210,7 @@ def share_kept(turns: Sequence[Turn], rule: Rule, *, max_tokens: int, max_kept: 
             total -= kept.pop(turn.channel)
         rule.use(turn.channel, turn.at)
         while kept and (total + turn.num_held > max_tokens or len(kept) >= max_kept):
-            worst = min(kept, key=lambda channel: rule.worth(channel, turn.at))  # noqa: B023
+            _, worst = min((rule.worth(channel, turn.at), channel) for channel in kept)
             total -= kept.pop(worst)
             rule.drop(worst)
         kept[turn.channel] = turn.num_held
@@ -215,13 +226,15 @@ RULES: dict[str, Callable[[Sequence[Turn]], Rule]] = {
     "uses, 6 h": lambda _: Decayed((1.0, 6 * HOUR), remembers=True),
     "uses, 1 day": lambda _: Decayed((1.0, DAY_S), remembers=True),
     "uses, 10 min and 1 day": lambda _: Decayed((1.0, 10 * MINUTE), (0.05, DAY_S), remembers=True),
-    "uses, 10 min and 7 days": lambda _: Decayed((1.0, 10 * MINUTE), (0.01, 7 * DAY_S), remembers=True),
-    "the same, while kept": lambda _: Decayed((1.0, 10 * MINUTE), (0.05, DAY_S), remembers=False),
     "hazard of its pauses": lambda _: Hazard(),
+    "rates, 1 day": lambda _: Rates(0.5, 1),
+    "rates, 7 days": lambda _: Rates(0.5, 7),
+    "rates, 30 days": lambda _: Rates(0.5, 30),
+    "rates, 7 days, while kept": lambda _: Rates(0.5, 7, remembers=False),
     "the future": Oracle,
 }
-CAPACITIES = ((8_192, 16), (24_576, 16), (46_603, 16), (65_536, 16), (262_144, 10_000))
-"""Tokens and conversations at most: 7B on a CPU, less memory, the default model, and a GPU."""
+CAPACITIES = ((8_192, 16), (24_576, 16), (46_603, 16), (46_603, 32), (262_144, 10_000))
+"""Tokens and conversations at most: 7B on a CPU, less memory, the default model, more slots, and a GPU."""
 
 
 def main() -> None:
@@ -239,13 +252,11 @@ def main() -> None:
         made = [year.turns(seed) for seed in range(arguments.seeds)]
         rows = []
         for rule, make in RULES.items():
-            shares = [
-                sum(share_kept(turns, make(turns), max_tokens=tokens, max_kept=kept) for turns in made)
-                / len(made)
-                for tokens, kept in CAPACITIES
-            ]
-            rows.append([rule, *(f"{share:.1%}" for share in shares)])
-        columns = ["kept by", *(f"{tokens:,} tokens" for tokens, _ in CAPACITIES)]
+            rows.append([rule])
+            for tokens, kept in CAPACITIES:
+                shares = [share_kept(turns, make(turns), max_tokens=tokens, max_kept=kept) for turns in made]
+                rows[-1].append(f"{sum(shares) / len(shares):.1%}")
+        columns = ["kept by", *(f"{tokens:,} of {kept:,}" for tokens, kept in CAPACITIES)]
         print_table(f"{name}, {sum(map(len, made)) // len(made):,} questions", columns, rows)
 
 

@@ -1,4 +1,4 @@
-"""Fills all that an engine may come to take, and prints what was promised and what the process takes.
+"""Fills all that an engine may come to take, and prints what was stated and what the process takes.
 
 A process of its own: `python -m tests.bot.memory_probe FOLDER KV_MB CONTEXT`.
 """
@@ -20,7 +20,7 @@ from engine.engine import Engine, EngineOptions, kv_room
 from engine.opening import open_folder
 from engine.runtime.scheduler import PrefillPace
 from engine.types import Prompt, SamplingParams
-from tests.engine.engine_stage import read
+from tests.engine.engine_stage import read, wait_until
 
 
 def taken_mb(name: str) -> float:
@@ -46,20 +46,26 @@ async def fill(engine: Engine, vocab_size: int) -> None:
 
 async def main(folder: Path, kv_mb: int, context: int) -> None:
     """Print the figures as JSON."""
-    SlotRunner.pace = PrefillPace(alone_s=1000.0, beside_s=1000.0)  # the largest steps, also on a slow machine
+    SlotRunner.pace = PrefillPace(
+        alone_s=1000.0, beside_s=1000.0
+    )  # the largest steps, also on a slow machine
     options = EngineOptions(num_threads=2, kv_cache_mb=kv_mb, context_tokens=context, device="cpu")
     model = open_folder(folder)
-    promised = model_bytes(options, model) + PROCESS_BYTES
+    stated = model_bytes(options, model) + PROCESS_BYTES
     async with await Engine.open(folder, options) as engine:
         loaded = taken_mb("VmRSS")
         await fill(engine, model.vocab_size)
+        taken, share = taken_mb("VmRSS"), engine.load.num_kv_tokens / engine.load.max_kv_tokens
+        engine.drop_idle_cache()
+        await wait_until(lambda: engine.load.num_kv_tokens == 0)
         figures = {
-            "promised": promised / 2**20,
-            "taken": taken_mb("VmRSS"),
+            "stated": stated / 2**20,
+            "taken": taken,
+            "left": taken_mb("VmRSS"),
             "most": taken_mb("VmHWM"),
             "loaded": loaded,
             "kv": kv_room(model, options).num_bytes / 2**20,
-            "share": engine.load.num_kv_tokens / engine.load.max_kv_tokens,
+            "share": share,
         }
     print(json.dumps(figures))
 
