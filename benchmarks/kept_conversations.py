@@ -179,9 +179,11 @@ class Hazard(Rule):
 
     def worth(self, channel: int, at: float) -> float:
         number = bisect.bisect_left(self.edges, at - self.last[channel])
-        of_all = (self._ended[-1][number] + 0.1) / (self._lived[-1][number] + self.edges[min(number, 17)])
+        of_all: float = (self._ended[-1][number] + 0.1) / (
+            self._lived[-1][number] + self.edges[min(number, 17)]
+        )
         prior_s = self._PRIOR / of_all
-        return (self._ended[channel][number] + self._PRIOR) / (self._lived[channel][number] + prior_s)
+        return float((self._ended[channel][number] + self._PRIOR) / (self._lived[channel][number] + prior_s))
 
 
 class Oracle(Rule):
@@ -196,7 +198,7 @@ class Oracle(Rule):
     def worth(self, channel: int, at: float) -> float:
         times = self._times[channel]
         following: int = bisect.bisect_right(times, at)
-        return -times[following] if following < len(times) else -math.inf
+        return float(-times[following]) if following < len(times) else -math.inf
 
 
 def share_kept(turns: Sequence[Turn], rule: Rule, *, max_tokens: int, max_kept: int) -> float:

@@ -12,6 +12,7 @@ from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.footprint import beside_bytes, running_weight_bytes
 from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
+from engine.describing.stored import BlockTensor
 from engine.errors import ModelError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -78,8 +79,13 @@ class ConvertedFolder:
 
     @property
     def running_bytes(self) -> int:
-        decoder = self.manifest.decoder
-        return running_weight_bytes(decoder, self.manifest.precision) + beside_bytes(decoder)
+        decoder, precision = self.manifest.decoder, self.manifest.precision
+        has_zero_points = any(
+            isinstance(tensor, BlockTensor) and tensor.zero_points is not None
+            for tensor in self.manifest.tensors.values()
+        )
+        weights = running_weight_bytes(decoder, precision, has_zero_points=has_zero_points)
+        return weights + beside_bytes(decoder)
 
     def verify(self) -> None:
         verify_files(self.folder, self.manifest, full=True)

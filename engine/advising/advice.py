@@ -104,10 +104,12 @@ def advise(
     return Advice(load, tuple(candidates), chosen, told)
 
 
-def _kv_tokens(config: DecoderConfig, precision: Precision, resources: Resources, load: Load) -> int:
+def _kv_tokens(
+    config: DecoderConfig, precision: Precision, resources: Resources, load: Load, blocks: Blocks
+) -> int:
     """Return how many tokens' KV the answers come to take: others wait rather than take more."""
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
-    empty = footprint(config, precision, num_kv_tokens=0)
+    empty = footprint(config, precision, num_kv_tokens=0, has_zero_points=blocks.has_zero_points)
     return kv_token_bound(
         config.kv_bytes_per_token(),
         context=load.num_tokens,
@@ -126,8 +128,10 @@ def _options(
     """Return an option for each precision."""
     made = []
     for precision in Precision:
-        num_kv_tokens = _kv_tokens(config, precision, resources, load)
-        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens)
+        num_kv_tokens = _kv_tokens(config, precision, resources, load, blocks)
+        memory = footprint(
+            config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
+        )
         disk = weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
         made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
     return made

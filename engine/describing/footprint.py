@@ -16,7 +16,7 @@ _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
 _SUM_BYTES = 4
 """Of a block, as ONNX Runtime rearranges it: the sum of its weights."""
-PROCESS_BYTES = 120 * 2**20
+PROCESS_BYTES = 128 * 2**20
 """Python, the libraries, and all that does not depend on the model."""
 _TOKENIZER_BYTES, _TOKENIZER_BYTES_EACH = 8 * 2**20, 600
 """Of the library, and of each token."""
@@ -77,7 +77,9 @@ def _weight_bytes(
     return int(total)
 
 
-def running_weight_bytes(config: DecoderConfig, precision: Precision) -> int:
+def running_weight_bytes(
+    config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False
+) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 
     ONNX Runtime works on rearranged copies of the matrices, with a sum for each block of few bits. Of the
@@ -88,7 +90,7 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision) -> int:
     for tensor in decoder_tensors(config):
         each: float = _SCALE_BYTES
         if tensor.role is Role.LINEAR:
-            each = _running_bytes_each(_BITS[precision])
+            each = _running_bytes_each(_BITS[precision], _SCALE_BYTES if has_zero_points else 0)
         elif tensor.role is Role.HEAD:
             each = _running_bytes_each(_OUTER_BITS[precision])
         elif tensor.role is Role.EMBEDDING:
@@ -106,10 +108,12 @@ def beside_bytes(config: DecoderConfig) -> int:
     return tokenizer + MAX_CHUNK * 4 * 4 * (config.intermediate_size + config.hidden_size)
 
 
-def footprint(config: DecoderConfig, precision: Precision, *, num_kv_tokens: int) -> Footprint:
+def footprint(
+    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_zero_points: bool = False
+) -> Footprint:
     """Return what the model takes with the KV of so many tokens."""
     return Footprint(
-        running_weight_bytes(config, precision),
+        running_weight_bytes(config, precision, has_zero_points=has_zero_points),
         num_kv_tokens * config.kv_bytes_per_token(),
         PROCESS_BYTES + beside_bytes(config),
     )
@@ -171,9 +175,9 @@ def gpu_step_bytes(
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
 
 
-def _running_bytes_each(bits: int) -> float:
-    """Return the bytes of one weight of a matrix in memory."""
-    return _bytes_each(bits, 2 * _SCALE_BYTES + _SUM_BYTES)
+def _running_bytes_each(bits: int, more_bytes: int = 0) -> float:
+    """Return the bytes of one weight of a matrix in memory; a block takes `more_bytes` besides."""
+    return _bytes_each(bits, 2 * _SCALE_BYTES + _SUM_BYTES + more_bytes)
 
 
 def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:

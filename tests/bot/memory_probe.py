@@ -30,18 +30,20 @@ def taken_mb(name: str) -> float:
     return int(found[1]) / 1024
 
 
-async def fill(engine: Engine, vocab_size: int) -> None:
-    """Hold as many tokens as may be held, in as many conversations, and make as many answers at once."""
+async def fill(engine: Engine, vocab_size: int, page: int) -> None:
+    """Take the largest step, then hold as many tokens as may be held, and make as many answers at once."""
     rng, load = random.Random(1), engine.load
-    length = min(engine.info.context_length - 1, load.max_kv_tokens // (2 * load.max_requests))
-    length = length // 16 * 16
+    longest = engine.info.context_length // page * page
+    length, rest = divmod(load.max_kv_tokens // page, 2 * load.max_requests)
+    lengths = [min(longest, page * (length + (number < rest))) for number in range(2 * load.max_requests)]
 
-    async def converse() -> None:
-        ids = tuple(rng.randrange(3, vocab_size) for _ in range(length - 8))
+    async def converse(num_tokens: int) -> None:
+        ids = tuple(rng.randrange(3, vocab_size) for _ in range(num_tokens - 8))
         await read(engine.generate(Prompt(ids), SamplingParams(temperature=1.0, max_new_tokens=8)))
 
-    for _ in range(3):
-        await asyncio.gather(*(converse() for _ in range(load.max_requests)))
+    await converse(longest)
+    for some in (lengths[: load.max_requests], lengths[load.max_requests :]):
+        await asyncio.gather(*map(converse, some))
 
 
 async def main(folder: Path, kv_mb: int, context: int) -> None:
@@ -54,7 +56,7 @@ async def main(folder: Path, kv_mb: int, context: int) -> None:
     stated = model_bytes(options, model) + PROCESS_BYTES
     async with await Engine.open(folder, options) as engine:
         loaded = taken_mb("VmRSS")
-        await fill(engine, model.vocab_size)
+        await fill(engine, model.vocab_size, model.page_tokens)
         taken, share = taken_mb("VmRSS"), engine.load.num_kv_tokens / engine.load.max_kv_tokens
         engine.drop_idle_cache()
         await wait_until(lambda: engine.load.num_kv_tokens == 0)

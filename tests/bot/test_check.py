@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sqlite3
 import urllib.parse
@@ -20,14 +19,12 @@ from engine.describing.footprint import PROCESS_BYTES
 from engine.describing.manifest import (
     WEIGHTS_FILE,
     ChatSpec,
-    FileEntry,
     Manifest,
     TokenizerSpec,
     describe_files,
-    load_manifest,
 )
 from engine.machine import machine
-from engine.opening import open_folder
+from engine.opening import ConvertedFolder, open_folder
 from engine.types import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
@@ -224,9 +221,7 @@ def test_for_how_many_answers_there_is_memory_is_told(
     assert said in place.check()["Memory"].sentence
 
 
-def test_the_moderation_models_weights_and_kv_count(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_moderation_models_weights_and_kv_count(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def needed_bytes(**changes: str) -> float:
         sentence = place.check(**changes)["Memory"].sentence
         found = re.search(r"need up to ([\d.]+) (MiB|GiB)", sentence)
