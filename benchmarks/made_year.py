@@ -33,7 +33,7 @@ from benchmarks.common import print_table
 from benchmarks.virtual_life import START_S, World, in_world
 from bot.on_discord.connection import StartError
 from bot.privacy import Keeping
-from engine.types import ChatMessage
+from engine.types import ChatMessage, Prompt
 from tests.bot.operations.comparing import Difference, buttons, differences
 from tests.bot.operations.local_discord import CHANNEL_ID, local_discord
 from tests.bot.operations.test_process import on_discord
@@ -75,6 +75,12 @@ class YearEngine(ScriptedEngine):
 
     def __init__(self) -> None:
         super().__init__(respond=respond)
+
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
+        """Take the question alone: what was said before changes nothing here."""
+        return super().fit_prompt(dialog[-1:], max_prompt_tokens, answer_so_far=answer_so_far)
 
     def forget(self) -> None:
         """Forget all but what runs."""

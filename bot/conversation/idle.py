@@ -74,7 +74,6 @@ class IdleWork:
         *,
         summing: Summing,
         may_work: Callable[[], bool] = lambda: True,
-        sums_up: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
@@ -83,7 +82,6 @@ class IdleWork:
         self._preferences = preferences
         self._may_work = may_work
         self._summing = summing
-        self._sums_up = sums_up
         self._draft: Draft | None = None
         """A summary that is made, and was to stand in prompts as soon as their KV is there."""
         self._now = now
@@ -152,9 +150,9 @@ class IdleWork:
         asked = await self._conversations.asked_since(now - OF_LATE)
         conversations = likeliest(asked, now)[:MAX_CONVERSATIONS]
         await self._warm_all(conversations)
-        for conversation_id in conversations if self._sums_up() else ():
+        for conversation_id in conversations:
             with contextlib.suppress(NotFoundError):  # it was deleted just now
-                if not self._is_given_up:
+                if not self._is_given_up and await self._preferences.sums_up(conversation_id):
                     await self._sum_up(conversation_id)
 
     async def _warm_all(self, conversations: Sequence[int]) -> None:
@@ -170,8 +168,7 @@ class IdleWork:
 
     async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)
-        summaries = await self._conversations.summaries.of(conversation_id) if self._sums_up() else []
-        return _Past(conversation_id, history, summaries)
+        return _Past(conversation_id, history, await self._preferences.summaries(conversation_id))
 
     async def _next_prefixes(self, past: _Past) -> list[Prompt]:
         parameters = await self._preferences.parameters(past.conversation_id)

@@ -24,6 +24,7 @@ MAX_WAIT_S = 30.0
 """A rate limit that lasts longer is an error to whoever asked, who then decides when to ask again."""
 SHORT_WAIT_S = 3.0
 CONNECT_TIMEOUT_S = 10.0
+"""Not for the first one: nothing comes after that if it fails."""
 LONGEST_PAUSE_S = 15.0
 """With the above and a new session: back within half a minute of Discord."""
 SESSION_INTERVAL_S = 5.0
@@ -116,6 +117,7 @@ class Gateway:
         self._connects = Attempts(num_free=3, first_s=4.0, longest_s=10.0, window_s=60.0)
         self._sessions = Attempts(num_free=3, first_s=30.0, longest_s=120.0, window_s=600.0)
         self._open = client.http.ws_connect
+        self._has_connected = False
 
     async def connect(self, url: str, *, compress: int = 0) -> aiohttp.ClientWebSocketResponse:
         """Open a connection in its turn. Raises `TimeoutError` where it is not to be had for now."""
@@ -124,8 +126,10 @@ class Gateway:
         if wait_s > MAX_WAIT_S:
             raise TimeoutError  # too many sessions were begun lately
         self._connects.note(_now_s())
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await self._open(url, compress=compress)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S if self._has_connected else None):
+            socket = await self._open(url, compress=compress)
+        self._has_connected = True
+        return socket
 
     async def before_session(self, *, is_first: bool) -> None:
         """Wait as Discord wants it between two new sessions."""

@@ -109,7 +109,8 @@ class OutputFilter:
                 instead = _replacement(kind, found)
                 shown += [text[done:start], instead]
                 # What follows stands behind the replacement, whose last character may be part of its word.
-                rest, offset, at, done = instead[-1] + rest[match.end() :], offset + match.end() - 1, 1, end
+                rest, at, done = instead[-1].lower() + rest[match.end() :], 1, end
+                offset += match.end() - 1
         return "".join((*shown, text[done:])), len(text)
 
 

@@ -144,16 +144,17 @@ class Endings:
         except Exception as error:  # noqa: BLE001 - the edge of a task: the others get theirs
             if not isinstance(error, (StorageError, OutboxError)):
                 _log.exception("Endings could not be shown")
-            outcomes = {}
-        debt.answer_ids -= {one for one, outcome in outcomes.items() if outcome not in UNSHOWN}
+            outcomes = dict.fromkeys(debt.answer_ids, Outcome.FAILED)
+        left = {one: outcome for one, outcome in outcomes.items() if outcome in UNSHOWN}
+        debt.answer_ids -= outcomes.keys() - left.keys()
         if not debt.answer_ids:
             del self._debts[channel_id]
-        elif outcomes and Outcome.FAILED not in outcomes.values():
-            debt.postpone(_now_s(), CLOSED_PAUSE_S)
-        else:  # Discord answers, and fails all the same: that will not change within seconds
+        elif Outcome.FAILED in left.values():  # though Discord answers: that will not change within seconds
             debt.num_failures += 1
             is_lasting = debt.num_failures > MANY_FAILURES
             debt.postpone(_now_s(), CLOSED_PAUSE_S if is_lasting else FAILED_PAUSE_S)
+        elif left:
+            debt.postpone(_now_s(), CLOSED_PAUSE_S)
         return True
 
     async def _show_all(self, channel_id: int, answer_ids: Sequence[int]) -> Mapping[int, Outcome]:
@@ -206,7 +207,8 @@ class Endings:
         for one in room.answers:
             needed = one.part_ids[: len(stretches(one.answer.content, MAX_PARTS))]
             for part_id in (part_id for part_id in needed if room.lacks(part_id)):
-                await self._on_deleted(room.channel.id, part_id)
+                if await _is_gone(room.channel, part_id):
+                    await self._on_deleted(room.channel.id, part_id)
 
     async def _take_lost(self, room: _Room) -> None:
         """Record the messages that were sent and whose record we did not live to make."""
@@ -292,7 +294,7 @@ class _Room:
     """Everybody's; 0 where nobody looked."""
 
     def lacks(self, discord_id: int) -> bool:
-        """Tell whether it is certain that a message is there no more."""
+        """Tell whether a message should have been seen and was not."""
         return 0 < self.num_seen < MAX_SEARCHED and discord_id not in self.seen
 
     def text_of(self, message: discord.Message) -> str:
@@ -314,6 +316,16 @@ class _Room:
             if buttons is not None:
                 looks[part_id] = Look(self.text_of(message), buttons)
         return looks
+
+
+async def _is_gone(channel: Channel, discord_id: int) -> bool:
+    """Ask for a message once more: what a page lacks may only be late. Raises `OutboxError`."""
+    with translated():
+        try:
+            await channel.fetch_message(discord_id)
+        except discord.NotFound:
+            return True
+    return False
 
 
 def _is_open(channel: object) -> bool:

@@ -98,6 +98,24 @@ async def test_the_engine_does_not_stand_idle_while_discord_refuses_edits(world:
     assert [world.reply(channel).content for channel in channels] == ["one two"] * 3
 
 
+async def test_what_was_deleted_while_the_bot_was_away_is_not_shown_again(world: World) -> None:
+    world.answers(*(f"{letter * 900} " for letter in "abcd"))
+    await ask(world)
+    await world.run(4)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    await world.run(5)
+    first, second = world.replies(world.general)
+    await world.client.close()
+    world.env.backend.faults.clear()
+    world.env.backend.delete_message(world.general.id, first.id)
+    await world.env.restart_bot(await world.new_client())
+    await world.run(1)
+    answer = world.reply(world.general)
+    assert (answer.id, answer.content) == (second.id, f"{'c' * 900} {'d' * 900}")
+    assert labels(answer) == ["Regenerate"]
+    assert [m.content for m in await world.stored(world.general)][1] == answer.content
+
+
 async def test_an_ending_that_nobody_can_see_any_more_is_given_up_at_the_next_start(world: World) -> None:
     world.answers("one")
     await ask(world)

@@ -21,6 +21,7 @@ from tests.bot.operations.local_discord import (
     VIEW_CHANNEL,
     Fault,
     LocalDiscord,
+    Reply,
     banned,
     limited,
     local_discord,
@@ -98,10 +99,15 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
             bot.process.send_signal(signal.SIGTERM)
             assert await bot.exit_code() == 0, bot.log
         await discord.up()
+        question, *_ = discord.of(OTHER_ID)
+        incomplete = Fault("GET", f"/channels/{OTHER_ID}/messages$", reply=Reply([question]))
+        discord.faults.append(incomplete)
         async with on_discord(discord, tmp_path, speed=SPEED) as bot:
             await ready(bot)
             await until_shown(discord, tmp_path, 30)
             assert "I am being restarted" in discord.texts[-1]
+            assert "word9" in discord.texts[-1], "what a page lacks is not deleted"
+            assert incomplete.times == 0
 
 
 async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class Visitor:
             if button["label"] == label
         ]
 
-    async def until(self, true: Callable[[], object], *, timeout_s: float = 8.0) -> None:
+    async def until(self, true: Callable[[], object], *, timeout_s: float = 30.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not true():
                 await asyncio.sleep(0.02)
@@ -152,12 +152,14 @@ async def visitor(running: Running) -> AsyncIterator[Visitor]:
 
 
 async def test_typed_name_is_a_mention_and_the_answer_streams(running: Running, visitor: Visitor) -> None:
+    running.client.may_count_to = 1
     assert not (await visitor.say("@llamacord, hello; no mail to me@llamacord or @Llamacords"))["rejected"]
     shown: list[str] = []
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while " ".join(WORDS) not in shown:
             await visitor.look()
             shown += [text for text in visitor.texts()[1:] if text not in shown]
+            running.client.may_count_to = len(shown) + 1  # on a busy machine, too, it is seen to grow
             await asyncio.sleep(0.02)
     assert len(shown) >= 5
     assert shown == sorted(shown, key=len)
@@ -211,7 +213,7 @@ async def test_many_sends_while_the_bot_edits(running: Running, visitor: Visitor
         receipts.append(await visitor.say(f"message {number}"))
         await asyncio.sleep(0.03)  # never looks, so that each is made on an ever older page
     assert [receipt["settlement"] for receipt in receipts] == ["settled"] * 24
-    await visitor.until(lambda: visitor.texts()[1] == " ".join(WORDS))
+    await visitor.until(lambda: visitor.texts()[1] == " ".join(WORDS) and len(visitor.texts()) == 2 + 24)
     assert visitor.texts()[2:] == [f"message {number}" for number in range(24)]
 
 

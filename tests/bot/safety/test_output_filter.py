@@ -221,6 +221,7 @@ def test_filtering_twice_changes_nothing_more(text: str) -> None:
 @settings(deadline=None, max_examples=300)
 @given(TEXTS, st.lists(st.integers(1, 9), max_size=60))
 @example(TOKEN, [19, 1, 30])
+@example("@EVERYONEAKIAIOSFODNN7EXAMPLE", [2, 9, 9, 9])
 def test_nothing_forbidden_is_ever_shown_however_the_text_arrives(text: str, sizes: list[int]) -> None:
     stream = FilterStream(FILTER)
     at = 0
