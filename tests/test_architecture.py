@@ -48,7 +48,6 @@ OWNERS: dict[str, set[str]] = {
     },
     "sentencepiece": {
         "engine/text/tokenizer.py",
-        "engine/convert/gguf_tokenizer.py",
         "engine/convert/tokenizer_files.py",
         "engine/bench/release_author.py",
     },
@@ -57,7 +56,7 @@ OWNERS: dict[str, set[str]] = {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
     "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
-    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/tokenizer_files.py"},
 }
 """Libraries, and the only files that import them."""
 

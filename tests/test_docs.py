@@ -120,3 +120,13 @@ def test_every_slash_command_is_in_the_readme() -> None:
     assert [
         name for name in sorted(slash_commands()) if f"`/{name}`" not in readme and f"`/{name} " not in readme
     ] == []
+
+
+def test_every_wing_is_in_the_architecture_and_the_files_it_names_are_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = ("bot", "engine", "storage")
+    files = [path.relative_to(ROOT).as_posix() for name in packages for path in (ROOT / name).rglob("*.py")]
+    for named in set(re.findall(r"`([a-z_/]+\.py)`", text)) - {"tests/test_architecture.py"}:
+        assert any(f"/{file}".endswith(f"/{named}") for file in files), named
+    wings = {file.rpartition("/")[0] for file in files if file.endswith("/__init__.py")}
+    assert {wing for wing in wings if f"`{wing}`" not in text} <= {"bot", "engine"}

@@ -25,7 +25,7 @@ from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
 from bot.language.phrases import packed, phrase, together
 from bot.parameters import ChatParameters, apply_overrides
-from bot.servers.gate import Gate
+from bot.servers.moderation import Gate
 from bot.servers.screening import Screen, Screening
 from engine.types import Completion, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end

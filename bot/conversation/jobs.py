@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from bot.conversation.said import Said, take_apart, without_name
 from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
-from engine.types import Generation, Reasoning
+from engine.types import FinishReason, Generation, Reasoning
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, Quote
 
@@ -137,6 +137,13 @@ class Job:
     def has_begun(self) -> bool:
         """Whether something was said, or nothing will be."""
         return self.is_made or bool(self.text.strip())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model has said all there is: nobody can stop it any more."""
+        completion = None if self.generation is None else self.generation.completion
+        has_ended = completion is not None and completion.finish_reason is not FinishReason.CANCELLED
+        return self.is_made or has_ended
 
     def begin_anew(self) -> None:
         """Read the history again, since it changed or is about to while `changing` is held."""

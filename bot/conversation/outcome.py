@@ -62,7 +62,9 @@ def _ended(job: Job, said: Said, completion: Completion | None) -> Outcome:
     text, finish = said.answer.strip(), None if completion is None else completion.finish_reason
     if job.stop_reason is StopReason.ANSWER_DELETED:
         return Outcome(MessageState.STOPPED, "")
-    if job.stop_reason is not None and finish in (None, FinishReason.CANCELLED):
+    # Whoever stopped it was told so, also if the model came to its end in that moment.
+    is_cut = finish in (None, FinishReason.CANCELLED) or job.stop_reason is StopReason.USER
+    if job.stop_reason is not None and is_cut:
         interrupted = job.stop_reason is StopReason.SHUTDOWN
         state = MessageState.INTERRUPTED if interrupted else MessageState.STOPPED
         key = STOP_NOTES.get(job.stop_reason)

@@ -124,7 +124,10 @@ class AnswerQueues:
         return next((job for _, job in self._all() if job.answer_id == answer_id), None)
 
     def stop(self, answer_id: int, reason: StopReason) -> bool:
-        """End a job; return whether it had not ended."""
+        """End a job; return whether it had not ended.
+
+        A person's stop counts only while there is something to stop: else the answer ends as it is.
+        """
         found = [(lane, job) for lane, job in self._all() if job.answer_id == answer_id]
         return any(self._stop(lane, job, reason) for lane, job in found)
 
@@ -188,6 +191,8 @@ class AnswerQueues:
             yield from ((lane, job) for job in (*lane.unshown, *lane.jobs()))
 
     def _stop(self, lane: Lane, job: Job, reason: StopReason) -> bool:
+        if reason is StopReason.USER and job.is_whole:
+            return False
         job.stop(reason)
         if job in lane.waiting:
             lane.waiting.remove(job)

@@ -26,7 +26,7 @@ from bot.errors import NothingToContinueError, sentence_for
 from bot.language.phrases import packed
 from bot.origin import Keys, Origin
 from bot.parameters import ChatParameters
-from bot.servers.gate import Gate
+from bot.servers.moderation import Gate
 from bot.servers.screening import Screening
 from bot.servers.servers import Servers
 from bot.tasks import Tasks

@@ -34,7 +34,7 @@ class Steering:
 
         Raises `NothingHereError` where nothing runs, `NotAllowedError` where all of it is others'.
         """
-        jobs = self._queues.jobs(channel_id)
+        jobs = [job for job in self._queues.jobs(channel_id) if not job.is_whole]
         if not jobs:
             raise NothingHereError(phrase("errors.nothing_runs"))
         for job in jobs:

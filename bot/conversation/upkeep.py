@@ -105,7 +105,7 @@ class Upkeep:
         if len(shown_by) != len(stretches):  # who shows what cannot be told any more: none of it may stay
             kept = []
         await self._conversations.detach_part(discord_id)
-        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(kept))
+        await self._conversations.turns.shorten_answer(answer.id, "\n\n".join(one.strip() for one in kept))
 
 
 class Checkpointer:

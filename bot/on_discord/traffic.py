@@ -113,7 +113,7 @@ class Gateway:
     """
 
     def __init__(self, client: discord.Client) -> None:
-        self._connects = Attempts(num_free=3, first_s=4.0, longest_s=10.0, window_s=15.0)
+        self._connects = Attempts(num_free=3, first_s=4.0, longest_s=10.0, window_s=60.0)
         self._sessions = Attempts(num_free=3, first_s=30.0, longest_s=120.0, window_s=600.0)
         self._open = client.http.ws_connect
 

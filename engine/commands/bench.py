@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.bench.figures import SHAPES, Figures, Plan
-from engine.bench.goals import verdicts
 from engine.bench.random_model import write_random_model
-from engine.bench.report import Run, as_json, columns, draw, require_pillow, rows, sentences
+from engine.bench.report import Run, as_json, columns, draw, require_pillow, rows, sentences, verdicts
 from engine.bench.stages import run_bandwidth, run_engine, run_genai, run_loop
 from engine.commands import Subparsers
 from engine.describing.architecture import DecoderConfig, Precision

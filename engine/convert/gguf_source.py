@@ -15,9 +15,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.quantize import BLOCK_SIZE, BlockQuantized, ByteArray, FloatArray, pack_nibbles, quantize
 from engine.convert.source import SourceTensor
+from engine.convert.tokenizer_files import save_tokenizer
 from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError

@@ -10,6 +10,7 @@ import pytest
 
 from bot.conversation.jobs import MAX_BURST, Question
 from bot.conversation.service import ChatService
+from bot.conversation.views import Ending
 from bot.errors import NotAllowedError, NothingHereError, NothingToContinueError
 from bot.parameters import ChatParameters
 from engine.errors import TooManyWaitingError
@@ -189,6 +190,47 @@ async def test_stop_ends_the_first_answer_that_one_may_end(setup: Setup) -> None
     await asyncio.sleep(0.01)
     with pytest.raises(NothingHereError):
         setup.chat.steering.stop(10, anybody)
+
+
+async def test_what_is_said_of_a_stop_is_what_is_stored(setup: Setup) -> None:
+    """The model comes to its end in the moment of the stop, which was said to count."""
+    setup.engine.scripts = [Script(("one ", "two ", "three"), delay_s=0.02)]
+    view = await setup.ask("Hi")
+    await view.shown.wait()
+    setup.engine.generations[-1].cancel = lambda: None  # type: ignore[method-assign]
+    assert setup.chat.steering.stop(10, anybody) == view.answer_id
+    ending = await view.ending()
+    assert (ending.state, ending.note) == (MessageState.STOPPED, "Stopped.")
+    assert (await setup.stored())[-1][1:] == (MessageState.STOPPED, "one two three")
+
+
+async def test_what_is_whole_cannot_be_stopped_any_more(setup: Setup) -> None:
+    """Neither while it is being saved, nor while Discord takes its time with the ending."""
+    saving, showing = asyncio.Event(), asyncio.Event()
+    setup.engine.scripts = [Script(("one ", "two"), delay_s=0.01)]
+
+    class SlowView(RecordingView):
+        async def finish(self, ending: Ending) -> None:
+            await showing.wait()
+            await super().finish(ending)
+
+    async def slowly(answer_id: int, content: str) -> bool:
+        await saving.wait()
+        return True
+
+    setup.conversations.checkpoint = slowly  # type: ignore[method-assign]
+    view = SlowView()
+    await setup.chat.ask(Question(GENERAL_CHANNEL, 1, 1, "Anna", "Hi", NOW), view)
+    for may_go_on in (saving, showing):
+        while not setup.engine.generations or setup.engine.generations[-1].completion is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not setup.chat.stop(view.answer_id)
+        with pytest.raises(NothingHereError):
+            setup.chat.steering.stop(10, anybody)
+        may_go_on.set()
+        await asyncio.sleep(0.05)
+    assert (await view.ending()).state is MessageState.COMPLETE
+    assert (await setup.stored())[-1][1:] == (MessageState.COMPLETE, "one two")
 
 
 async def test_an_edited_question_is_answered_as_edited_while_nothing_is_said(setup: Setup) -> None:

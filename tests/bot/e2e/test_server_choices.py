@@ -147,4 +147,5 @@ async def test_a_crash_in_the_middle_of_an_embed_loses_nothing(world: World) -> 
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     await world.env.restart_bot(await world.new_client())
-    assert world.reply(world.general).content.startswith("word word")
+    (embed,) = world.reply(world.general).embeds
+    assert (embed.description or "").startswith("word word")

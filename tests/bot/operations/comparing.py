@@ -4,44 +4,57 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.delivery.delivery import MAX_PARTS
 from bot.delivery.render import render
 from tests.bot.operations.local_discord import DiscordPlace
 
 _NOTE = re.compile(r"(^|\n)-# [^\n]*\Z")
+_REFUSAL = re.compile(r"waiting here already|Please ask again in a minute|Too many people are asking")
 _ANSWERS = """
-SELECT id, content, state FROM messages WHERE role = 'assistant' AND superseded_by IS NULL ORDER BY id"""
-_PARTS = "SELECT message_id, discord_id FROM discord_messages ORDER BY message_id, position"
+SELECT id, content, state FROM messages
+WHERE role = 'assistant' AND superseded_by IS NULL AND id > ? AND id <= ? ORDER BY id"""
+_OWED = """
+SELECT answer_id FROM unshown_endings JOIN messages ON messages.id = answer_id
+WHERE superseded_by IS NULL AND answer_id > ? AND answer_id <= ?"""
+_PARTS = "SELECT discord_id FROM discord_messages WHERE message_id = ? ORDER BY position"
+_OWNER = "SELECT message_id FROM discord_messages WHERE discord_id = ?"
+_LARGEST = 2**62
 
 
-def differences(place: DiscordPlace, database: Path) -> list[str]:
-    """Return in words whatever is not shown as it is stored; nothing where all is well."""
+class Difference(NamedTuple):
+    """What is not shown as it is stored, in words; answer 0 where a message is of no answer."""
+
+    answer_id: int
+    text: str
+
+
+def differences(
+    place: DiscordPlace, database: Path, *, above: int = 0, up_to: int = _LARGEST
+) -> list[Difference]:
+    """Return whatever is not shown as it is stored; nothing where all is well.
+
+    Of answers with ids in these bounds. Without an upper one all messages of the bot are looked at too.
+    """
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
-        return list(_differences(place, connection))
+        return list(_differences(place, connection, above, up_to))
 
 
-def _differences(place: DiscordPlace, connection: sqlite3.Connection) -> Iterator[str]:
-    recorded: dict[int, list[int]] = defaultdict(list)
-    rows = connection.execute(
-        "SELECT message_id, discord_id FROM discord_messages ORDER BY message_id, position"
-    )
-    for row in rows:
-        recorded[row["message_id"]].append(row["discord_id"])
-    for row in connection.execute("SELECT answer_id FROM unshown_endings"):
-        yield f"answer {row['answer_id']}: its ending is still owed"
-    owner: dict[int, int] = {}
-    for row in connection.execute(_ANSWERS):
-        parts = recorded[row["id"]]
-        owner |= dict.fromkeys(parts, row["id"])
-        yield from (f"answer {row['id']}: {text}" for text in _of_answer(place, row, parts))
-    yield from _of_places(place, owner)
+def _differences(
+    place: DiscordPlace, connection: sqlite3.Connection, above: int, up_to: int
+) -> Iterator[Difference]:
+    for row in connection.execute(_OWED, (above, up_to)):
+        yield Difference(row["answer_id"], "its ending is still owed")
+    for row in connection.execute(_ANSWERS, (above, up_to)):
+        parts = [part["discord_id"] for part in connection.execute(_PARTS, (row["id"],))]
+        yield from (Difference(row["id"], text) for text in _of_answer(place, row, parts))
+    if up_to == _LARGEST:
+        yield from _of_places(place, connection)
 
 
 def _of_answer(place: DiscordPlace, row: sqlite3.Row, parts: Sequence[int]) -> Iterator[str]:
@@ -68,23 +81,23 @@ def _shows(shown: list[str], wanted: list[str]) -> bool:
     return rest != shown[-1] and [*shown[:-1], *([rest] if rest else [])] == wanted
 
 
-def _of_places(place: DiscordPlace, owner: dict[int, int]) -> Iterator[str]:
+def _of_places(place: DiscordPlace, connection: sqlite3.Connection) -> Iterator[Difference]:
     """Look at every message: whose it is, what it stands between, and that nothing can be stopped."""
     for channel_id in place.channel_ids:
-        ours = [int(message["id"]) for message in place.ours(channel_id)]
         closed: set[int] = set()
         last = 0
-        for message_id in ours:
-            answer_id = owner.get(message_id, 0)
-            if not answer_id:
-                yield f"message {message_id} is nobody's: {said(place.messages[message_id])[:80]!r}"
-            elif answer_id != last:
+        for message in place.ours(channel_id):
+            row = connection.execute(_OWNER, (int(message["id"]),)).fetchone()
+            answer_id = 0 if row is None else row["message_id"]
+            if not answer_id and _REFUSAL.search(said(message)) is None:
+                yield Difference(0, f"message {message['id']} is nobody's: {said(message)[:80]!r}")
+            if answer_id and answer_id != last:
                 if answer_id in closed:
-                    yield f"answer {answer_id}: another one stands between its parts"
+                    yield Difference(answer_id, "another one stands between its parts")
                 closed.add(last)
-            last = answer_id or last
-            if any(":stop:" in custom_id for custom_id in buttons(place.messages[message_id])):
-                yield f"message {message_id} has a Stop button"
+                last = answer_id
+            if any(":stop:" in custom_id for custom_id in buttons(message)):
+                yield Difference(answer_id, f"message {message['id']} has a Stop button")
 
 
 def said(message: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import functools
 import json
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,10 +21,9 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 BOT_ID, PERSON_ID, GUILD_ID, CHANNEL_ID = 123456789012345678, 2, 3, 4
-HEARTBEAT_MS = 200
 ALL_PERMISSIONS = 2**52 - 1
 VIEW_CHANNEL, SEND_MESSAGES = 1 << 10, 1 << 11 | 1 << 38
-NONCE_LIFE_S = 300.0
+NONCE_LIFE_S, MAX_NONCES = 300.0, 1000
 MAX_LENGTH = 2000
 _WHEN = "2026-01-01T00:00:00+00:00"
 _EPOCH_MS = 1420070400000
@@ -92,9 +92,10 @@ def banned(retry_after_s: float) -> Reply:
 
 @dataclass
 class Session:
-    """What the gateway remembers of a bot: its events, so that a resumed connection misses none."""
+    """What the gateway remembers of a bot: its newest events, so that a resumed connection misses none."""
 
-    events: list[Payload] = field(default_factory=list)
+    events: deque[Payload] = field(default_factory=lambda: deque(maxlen=1000))
+    num_events: int = 0
     send: Callable[[Payload], None] | None = None
     """To the connection, None while there is none."""
 
@@ -105,11 +106,12 @@ class DiscordPlace:
 
     url: str = ""
     now: Callable[[], float] = time.time
+    heartbeat_ms: float = 200.0
     channel_ids: tuple[int, ...] = (CHANNEL_ID,)
     messages: dict[int, Payload] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    requests: list[tuple[str, str, float]] = field(default_factory=list)
-    """Method, path and time of everything that was asked for."""
+    num_requests: int = 0
+    commands: list[Payload] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     """Requests that there is no answer to here."""
     identified_at: list[float] = field(default_factory=list)
@@ -157,6 +159,7 @@ class DiscordPlace:
             "message": message,
             "data": {"custom_id": custom_id, "component_type": 2},
             "entitlements": [],
+            "attachment_size_limit": 10_000_000,
             "authorizing_integration_owners": {},
             "context": 0,
         }
@@ -206,14 +209,14 @@ class DiscordPlace:
 
     # What the bot's messages look like
 
+    def of(self, channel_id: int | None) -> list[Payload]:
+        """Return all messages in order, in one channel or in all."""
+        found = (self.messages[message_id] for message_id in sorted(self.messages))
+        return [message for message in found if channel_id in (None, int(message["channel_id"]))]
+
     def ours(self, channel_id: int | None = None) -> list[Payload]:
         """Return the bot's messages in order, in one channel or in all."""
-        found = (self.messages[message_id] for message_id in sorted(self.messages))
-        return [
-            message
-            for message in found
-            if message["author"]["id"] == str(BOT_ID) and channel_id in (None, int(message["channel_id"]))
-        ]
+        return [message for message in self.of(channel_id) if message["author"]["id"] == str(BOT_ID)]
 
     @property
     def texts(self) -> list[str]:
@@ -224,7 +227,7 @@ class DiscordPlace:
 
     async def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         """Answer a request. Raises `LostError` where there is to be no answer."""
-        self.requests.append((method, path, self.now()))
+        self.num_requests += 1
         fault = next((one for one in self.faults if one.takes(method, path, body)), None)
         if fault is not None and fault.delay_s:
             await asyncio.sleep(fault.delay_s)
@@ -241,8 +244,11 @@ class DiscordPlace:
 
     def _carry_out(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
         application = f"/applications/{BOT_ID}"
-        if path in (f"{application}/commands",):
-            return Reply([])
+        if path == f"{application}/commands":
+            if method == "PUT":
+                given = {"description": "", "application_id": str(BOT_ID), "version": "1"}
+                self.commands = [{**given, **one, "id": str(number)} for number, one in enumerate(body, 1)]
+            return Reply(self.commands)
         if path == "/users/@me":
             return Reply(_user(BOT_ID))
         if path == "/oauth2/applications/@me":
@@ -291,6 +297,8 @@ class DiscordPlace:
         self._fill(message, body)
         if "nonce" in body:
             message["nonce"] = body["nonce"]
+            if len(self.nonces) > MAX_NONCES:
+                self.nonces = {key: one for key, one in self.nonces.items() if one[1] > self.now()}
             self.nonces[str(body["nonce"])] = int(message["id"]), self.now() + NONCE_LIFE_S
         reference = body.get("message_reference")
         if reference is not None:
@@ -350,7 +358,7 @@ class DiscordPlace:
             self.frozen.append(functools.partial(self.connected, send))
             return
         self.connected_at.append(self.now())
-        send({"op": _HELLO, "d": {"heartbeat_interval": HEARTBEAT_MS}})
+        send({"op": _HELLO, "d": {"heartbeat_interval": self.heartbeat_ms}})
 
     def take(self, payload: Payload, send: Callable[[Payload], None]) -> None:
         """Take what the bot sends over the gateway."""
@@ -370,7 +378,7 @@ class DiscordPlace:
     def _identify(self, send: Callable[[Payload], None]) -> None:
         self.identified_at.append(self.now())
         self.session_id = f"session{len(self.identified_at)}"
-        self.sessions[self.session_id] = Session(send=send)
+        self.sessions = {self.session_id: Session(send=send)}
         ready = {
             "v": 10,
             "user": _user(BOT_ID),
@@ -388,7 +396,7 @@ class DiscordPlace:
             send({"op": _INVALID, "d": False})
             return
         session.send = send
-        for payload in session.events[data["seq"] or 0 :]:
+        for payload in [one for one in session.events if one["s"] > (data["seq"] or 0)]:
             send(payload)
         self.resumed_at.append(self.now())
         self.dispatch("RESUMED", {})

@@ -12,7 +12,7 @@ import pytest
 from bot.errors import NotHereError
 from bot.language.phrases import LANGUAGES, catalog
 from bot.origin import Origin
-from bot.servers.gate import check_place
+from bot.servers.moderation import check_place
 from bot.servers.server_config import AgeRestricted, ServerConfig, SettingError, read_config
 from bot.servers.servers import Notice, NoticeKind, Notices, Servers
 from storage.database import Database

@@ -23,9 +23,8 @@ from engine.bench.figures import (
     load_of,
     plan_from,
 )
-from engine.bench.goals import GOALS, verdicts
 from engine.bench.random_model import write_random_model
-from engine.bench.report import Run, as_json, columns, draw, rows, sentences
+from engine.bench.report import GOALS, Run, as_json, columns, draw, rows, sentences, verdicts
 from engine.bench.stages import copy_bandwidth
 from engine.cli import main
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision

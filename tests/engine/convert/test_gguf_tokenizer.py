@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.convert.gguf_source import GGUFSource
-from engine.convert.gguf_tokenizer import save_tokenizer
+from engine.convert.tokenizer_files import save_tokenizer
 from engine.errors import ModelFormatError
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 from tests.engine.tiny_gguf import TinyGGUF
