@@ -19,6 +19,7 @@ from engine.describing.footprint import beside_bytes, conversion_bytes, running_
 from engine.describing.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
+    ChatSpec,
     Manifest,
     Reference,
     describe_files,
@@ -36,23 +37,28 @@ _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
 
 
-def open_source(path: Path) -> ModelSource:
-    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
+def open_source(path: Path, chat: ChatSpec | None = None) -> ModelSource:
+    """Open the weights at `path`; `chat` is used in the place of the model's own chat format.
+
+    Raises `ModelFormatError` where there are none that this program reads.
+    """
     # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
     from engine.convert.gguf_source import GGUFSource
     from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
     from engine.convert.release_source import ReleaseSource
 
     if is_release(path):
-        return ReleaseSource(path)
+        released = ReleaseSource(path)
+        released.chat = chat or released.chat
+        return released
     if path.is_dir():
         if (path / CONFIG_FILE).exists():
-            return HuggingFaceSource(path)
+            return HuggingFaceSource(path, chat)
         raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
     if not path.is_file():
         raise ModelFormatError(f"There is no file or folder {path}.")
     refuse_pointer(path)
-    return GGUFSource(path)
+    return GGUFSource(path, chat)
 
 
 def convert(
@@ -121,6 +127,7 @@ def _write(
         eos_id=source.eos_id,
         stop_ids=source.stop_ids,
         source=source.origin,
+        sampling=dict(source.sampling),
         files={},
         tensors={},
     )
@@ -151,7 +158,7 @@ def _check_prompts(folder: Path, manifest: Manifest) -> None:
     try:
         make_chat_format(manifest, tokenizer)
     except ModelFormatError as error:
-        raise ModelFormatError(f"{error} Name another format with --chat-format, or none.") from error
+        raise ModelFormatError(f"{error} Name another format with --chat-template, or none.") from error
 
 
 def _publish(partial: Path, destination: Path) -> None:
