@@ -12,7 +12,7 @@ from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
 from engine.convert.default_model import DEFAULT_PRECISION, NAME, Progress, ensure_default_model
 from engine.describing.architecture import Precision
-from engine.describing.footprint import GPU_LIBRARIES_BYTES, running_bytes
+from engine.describing.footprint import GPU_LIBRARIES_BYTES
 from engine.engine import EngineOptions, context_tokens, kv_room
 from engine.errors import ModelError
 from engine.machine import machine
@@ -103,8 +103,8 @@ def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
 
 
 def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
-    """Estimate the bytes of a model's weights and of the KV that its answers take at most."""
-    return running_bytes(model.num_bytes, model.precision) + kv_bytes(options, model)
+    """Estimate the memory that a model takes with the KV that its answers take at most."""
+    return model.running_bytes + kv_bytes(options, model)
 
 
 def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
@@ -152,7 +152,7 @@ class ModelShelf:
         if free is None:
             return 0
         needed = model_bytes(least_options(self._options), wanted) + self._options.reserved_bytes
-        return needed - free - (_weight_bytes(models[current]) if current in models else 0)
+        return needed - free - (open_folder(models[current]).running_bytes if current in models else 0)
 
     async def open(self, name: str) -> ClosableEngine:
         """Load a model. Raises `EngineError`."""
@@ -168,11 +168,6 @@ class ModelShelf:
             if folder.is_dir() and _is_chat_model(folder):
                 found.setdefault(folder.name, folder)
         return found
-
-
-def _weight_bytes(folder: Path) -> int:
-    model = open_folder(folder)
-    return running_bytes(model.num_bytes, model.precision)
 
 
 def _is_chat_model(folder: Path) -> bool:

@@ -20,7 +20,6 @@ from engine.describing.footprint import (
     USEFUL_CONTEXTS,
     kv_token_bound,
     room_sentence,
-    running_bytes,
 )
 from engine.errors import EngineError, EngineUnavailableError, NoRoomError, PromptTooLongError
 from engine.machine import machine
@@ -369,7 +368,7 @@ class KVRoom:
 
 def kv_room(model: ModelFolder, options: EngineOptions) -> KVRoom:
     """Return how much KV a model may hold on the CPU, of the memory that is free before it is loaded."""
-    free, weights = machine.free_memory_bytes(), running_bytes(model.num_bytes, model.precision)
+    free = machine.free_memory_bytes()
     if free is None:
         free = machine.memory_bytes() // 2
     num_slots = model.max_answers or USEFUL_CONTEXTS * options.max_concurrent
@@ -379,7 +378,7 @@ def kv_room(model: ModelFolder, options: EngineOptions) -> KVRoom:
         model.kv_bytes_per_token,
         context=-(-context_tokens(model, options) // model.page_tokens) * model.page_tokens,
         num_contexts=num_slots,
-        spare_bytes=free - options.reserved_bytes - weights - PROCESS_BYTES - beside,
+        spare_bytes=free - options.reserved_bytes - model.running_bytes - PROCESS_BYTES - beside,
         kv_cache_mb=options.kv_cache_mb,
     )
     return KVRoom(num_tokens, num_tokens * model.kv_bytes_per_token + beside)

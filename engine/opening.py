@@ -10,7 +10,9 @@ from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
+from engine.describing.footprint import beside_bytes, running_weight_bytes
 from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
+from engine.describing.stored import BlockTensor
 from engine.errors import ModelError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -74,6 +76,16 @@ class ConvertedFolder:
     @property
     def num_bytes(self) -> int:
         return sum(entry.size for entry in self.manifest.files.values())
+
+    @property
+    def running_bytes(self) -> int:
+        decoder, precision = self.manifest.decoder, self.manifest.precision
+        has_zero_points = any(
+            isinstance(tensor, BlockTensor) and tensor.zero_points is not None
+            for tensor in self.manifest.tensors.values()
+        )
+        weights = running_weight_bytes(decoder, precision, has_zero_points=has_zero_points)
+        return weights + beside_bytes(decoder)
 
     def verify(self) -> None:
         verify_files(self.folder, self.manifest, full=True)

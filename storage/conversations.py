@@ -17,6 +17,7 @@ from storage.resets import Reset
 from storage.summaries import Summaries
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
+    Asked,
     ConversationKind,
     ConversationRef,
     Deleted,
@@ -224,10 +225,13 @@ class Conversations:
         """Return the newest `limit` messages that the model may see before the next question, in order."""
         return await history.history_next(self._database, conversation_id, limit)
 
-    async def recent_questions(self, limit: int) -> list[tuple[int, datetime]]:
-        """Return where and when the newest `limit` questions were asked, of those that may be followed up."""
-        rows = await self._database.fetch_all(history.RECENT_QUESTIONS, (limit,))
-        return [(row["conversation_id"], from_milliseconds(row["created_at"])) for row in rows]
+    async def asked_since(self, since: datetime) -> list[Asked]:
+        """Return how much was asked since then, in each conversation that may go on."""
+        rows = await self._database.fetch_all(history.ASKED_SINCE, (to_milliseconds(since),))
+        return [
+            Asked(row["conversation_id"], row["num_questions"], from_milliseconds(row["last_at"]))
+            for row in rows
+        ]
 
     async def recent(self, conversation_id: int, limit: int) -> list[Message]:
         """Return the newest `limit` messages in any state, oldest first."""

@@ -45,12 +45,12 @@ WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
 
 _AN_ANSWER = "SELECT id FROM messages WHERE conversation_id = ? AND role = 'assistant' LIMIT 1"
 # Private questions stand alone, and what is on a shelf is not gone on with.
-RECENT_QUESTIONS = """
-SELECT conversation_id, messages.created_at FROM messages
+ASKED_SINCE = """
+SELECT conversation_id, COUNT(*) AS num_questions, MAX(messages.created_at) AS last_at FROM messages
 JOIN conversations ON conversations.id = conversation_id
-WHERE role = 'user' AND channel_id > 0 AND NOT (kind = 'direct' AND (
+WHERE role = 'user' AND messages.created_at >= ? AND channel_id > 0 AND NOT (kind = 'direct' AND (
     guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id)))
-ORDER BY messages.id DESC LIMIT ?"""
+GROUP BY conversation_id ORDER BY conversation_id"""
 
 
 async def history_before(database: Database, answer_id: int, limit: int) -> list[Message]:

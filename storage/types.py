@@ -24,6 +24,15 @@ class ConversationKind(StrEnum):
     DIRECT = "direct"
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How many questions a conversation had of late, and when the last one came."""
+
+    conversation_id: int
+    num_questions: int
+    last_at: datetime
+
+
 class Role(StrEnum):
     """Who wrote a message."""
 

@@ -63,7 +63,6 @@ class Answering:
         *,
         gate: Gate | None = None,
         screening: Screening | None = None,
-        sums_up: Callable[[], bool] = lambda: False,
         on_answered: Answered | None = None,
     ) -> None:
         self._engine = engine
@@ -72,7 +71,6 @@ class Answering:
         self._preferences = preferences
         self._gate = gate
         self._screening = screening
-        self._sums_up = sums_up
         self._on_answered = on_answered
 
     async def make(self, job: Job, tell: Callable[[int], None]) -> Ending:
@@ -181,7 +179,7 @@ class Answering:
     ) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
-        told = await self._conversations.summaries.of(job.conversation_id) if self._sums_up() else ()
+        told = await self._preferences.summaries(job.conversation_id)
         fitted = await asyncio.to_thread(
             fit_history,
             self._engine,

@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,7 +25,7 @@ from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations, Message
 from storage.errors import NotFoundError
 from storage.summaries import Summary
-from storage.types import utc_now
+from storage.types import Asked, utc_now
 
 _log = logging.getLogger(__name__)
 
@@ -37,21 +35,22 @@ RETRY_S = 60.0
 """How soon it is tried again where the machine has other things to do."""
 MAX_CONVERSATIONS = 32
 """Computed ahead at most; what the engine has room for may be less."""
-MAX_QUESTIONS = 500
-"""The newest ones, by which it is guessed which conversations go on."""
-_SOON, _DAILY, _DAILY_WEIGHT = timedelta(minutes=10), timedelta(days=1), 0.05
+OF_LATE = timedelta(days=7)
+"""By what was asked in this time it is guessed which conversations go on."""
+_GOES_ON, _PAUSE_S = 0.5, 60.0
 
 
-def likeliest(asked: Sequence[tuple[int, datetime]], now: datetime) -> list[int]:
-    """Return conversations, the likeliest to go on first. asked: where and when questions were asked.
+def likeliest(asked: Sequence[Asked], now: datetime) -> list[int]:
+    """Return conversations, the likeliest to go on first. asked: what came since `OF_LATE`.
 
-    Each question makes more of them likely for some minutes, and a little so for a day.
+    How likely is a rate: that of a burst, which falls as its age grows, and that of the last days.
     """
-    chances: defaultdict[int, float] = defaultdict(float)
-    for conversation_id, at in asked:
-        age = max(now - at, timedelta())
-        chances[conversation_id] += math.exp(-age / _SOON) + _DAILY_WEIGHT * math.exp(-age / _DAILY)
-    return sorted(chances, key=chances.__getitem__, reverse=True)
+
+    def rate(one: Asked) -> float:
+        age_s = max((now - one.last_at).total_seconds(), 0.0)
+        return _GOES_ON / (age_s + _PAUSE_S) + one.num_questions / OF_LATE.total_seconds()
+
+    return [one.conversation_id for one in sorted(asked, key=rate, reverse=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,6 @@ class IdleWork:
         *,
         summing: Summing,
         may_work: Callable[[], bool] = lambda: True,
-        sums_up: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
@@ -84,7 +82,6 @@ class IdleWork:
         self._preferences = preferences
         self._may_work = may_work
         self._summing = summing
-        self._sums_up = sums_up
         self._draft: Draft | None = None
         """A summary that is made, and was to stand in prompts as soon as their KV is there."""
         self._now = now
@@ -149,12 +146,13 @@ class IdleWork:
 
     async def _work_through(self) -> None:
         """Compute what the likeliest conversations need, as long as the engine has room; then sum up."""
-        asked = await self._conversations.recent_questions(MAX_QUESTIONS)
-        conversations = likeliest(asked, self._now())[:MAX_CONVERSATIONS]
+        now = self._now()
+        asked = await self._conversations.asked_since(now - OF_LATE)
+        conversations = likeliest(asked, now)[:MAX_CONVERSATIONS]
         await self._warm_all(conversations)
-        for conversation_id in conversations if self._sums_up() else ():
+        for conversation_id in conversations:
             with contextlib.suppress(NotFoundError):  # it was deleted just now
-                if not self._is_given_up:
+                if not self._is_given_up and await self._preferences.sums_up(conversation_id):
                     await self._sum_up(conversation_id)
 
     async def _warm_all(self, conversations: Sequence[int]) -> None:
@@ -170,8 +168,7 @@ class IdleWork:
 
     async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)
-        summaries = await self._conversations.summaries.of(conversation_id) if self._sums_up() else []
-        return _Past(conversation_id, history, summaries)
+        return _Past(conversation_id, history, await self._preferences.summaries(conversation_id))
 
     async def _next_prefixes(self, past: _Past) -> list[Prompt]:
         parameters = await self._preferences.parameters(past.conversation_id)

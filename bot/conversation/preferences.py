@@ -31,6 +31,7 @@ from bot.servers.servers import Servers
 from engine.types import TextEngine
 from storage.conversations import ConversationRef, Conversations
 from storage.settings import SettingsStore
+from storage.summaries import Summary
 
 SYSTEM_PROMPT = "system_prompt"
 MINUTES = 15
@@ -51,8 +52,11 @@ class Preferences:
         settings: SettingsStore,
         defaults: ChatParameters,
         servers: Servers | None = None,
+        sums_up: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`sums_up`: whether what is let go of histories is summed up at all."""
         self._engine = engine
+        self._may_sum_up = sums_up
         self._servers = servers
         self._conversations = conversations
         self._settings = settings
@@ -76,6 +80,17 @@ class Preferences:
         """Return the whole system prompt as it is told in a conversation now."""
         ref = await self._conversations.ref_of(conversation_id)
         return self.system_prompt_of(parameters, self.surroundings(ref.guild_id, ref.channel_id))
+
+    async def sums_up(self, conversation_id: int) -> bool:
+        """Tell whether what is let go of a conversation is summed up, and the model told of it."""
+        if self._servers is None or not self._may_sum_up():
+            return self._may_sum_up()
+        return (await self._servers.config(await self._conversations.server_of(conversation_id))).sums_up
+
+    async def summaries(self, conversation_id: int) -> list[Summary]:
+        """Return what the model is told of what was let go, oldest first."""
+        is_told = await self.sums_up(conversation_id)
+        return await self._conversations.summaries.of(conversation_id) if is_told else []
 
     async def describe(self, ref: ConversationRef) -> list[Phrase]:
         """Return a line for each parameter."""

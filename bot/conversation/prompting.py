@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,7 +94,7 @@ def next_prefixes(
 ) -> list[Prompt]:
     """Return the beginnings, the likelier first, one of which the prompt for the next question will have.
 
-    There are two where some of the questions of late would bring about a stride, and others would not.
+    There are two where a stride may be near: where it leads is known before it is due.
     """
     asked = [message for message in history if message.role is Role.USER]
     if not asked:
@@ -105,12 +106,13 @@ def next_prefixes(
 
     found: dict[Prompt, None] = {}
     late = sorted((message.content for message in asked[-NUM_LATE:]), key=len)
-    for text in (late[len(late) // 2], _ANY, late[-1]):
+    turn_more = f"{late[-1]}\n{history[-1].content}"[: max_tokens // 2]
+    for text in (late[len(late) // 2], _ANY, late[-1], turn_more):
         with contextlib.suppress(PromptError):
             fitted = fit(history, text)
             other = fit(history[fitted.num_left_out :], "?" if text == _ANY else _ANY)
             found[_common(fitted.prompt, other.prompt)] = None
-    return list(found)
+    return list(found)[:2]
 
 
 def _common(one: Prompt, other: Prompt) -> Prompt:
@@ -154,13 +156,14 @@ class _Fitting:
         whole = self._begin(messages)
         if self.has_all and whole.is_whole:
             return whole
-        half = self._half()
         kept = self._keep(messages)
-        if kept is not None and len(kept.prompt.ids) > half:
-            return kept
-        stride = self._begin(_since(messages, self._stride(messages, half)))
-        # What fills less than half reaches back again where it can: the limit was raised, or texts went.
-        return stride if kept is None or stride.view_from < kept.view_from else kept
+        if kept is None:
+            return self._begin(_since(messages, self._stride(messages)))
+        if len(kept.prompt.ids) <= self._filled(SHARE_KEPT / 2):
+            # So little is seen that there may be room for more: the limit was raised, or texts were deleted.
+            wider = self._begin(_since(messages, self._newest(messages)))
+            return wider if wider.view_from < kept.view_from else kept
+        return kept
 
     def _begin(self, messages: Sequence[Message]) -> _Fitted:
         """Return the prompt for `messages`, without the oldest turns if they do not fit."""
@@ -197,20 +200,48 @@ class _Fitting:
         kept = self._begin(_since(messages, view_from))
         return kept if kept.is_whole else None
 
-    def _half(self) -> int:
-        """Return the tokens of a prompt whose history takes half of the room that there is for it."""
-        alone = build_dialog((), self.system_prompt).messages
-        num_others = len(self.engine.fit_prompt((*alone, ChatMessage("user", _ANY)), self.max_tokens).ids)
-        return num_others + int((self.max_tokens - num_others) * SHARE_KEPT)
+    def _filled(self, share: float) -> int:
+        """Return the tokens of a prompt whose history takes a share of the room that there is for it."""
+        num_others = self._num_ids(build_dialog((), self.system_prompt).messages)
+        return num_others + int((self.max_tokens - num_others) * share)
 
-    def _stride(self, messages: Sequence[Message], half: int) -> int:
-        """Return the message to begin with so that half of the room is free.
+    def _stride(self, messages: Sequence[Message]) -> int:
+        """Return the message to begin with so that about half of the room is free.
 
-        That depends on the past and not on what is asked now: so it is known before.
+        That is told by how much goes from where the view began: whatever is said after that does not change
+        it, so that it is known, and its KV can be there, long before. Where that is not enough, or the view
+        began before all that is looked at, it is told by how much stays.
         """
+        view_from = max(last_view(messages), place_of(messages[0]) if self.has_all else 0)
+        if view_from >= place_of(messages[0]):
+            dialog = build_dialog(_since(messages, view_from), self.system_prompt)
+            num_system, num_turns = dialog.messages[0].role == "system", len(dialog.first_ids) // 2
+            half = self._filled(1 - SHARE_KEPT)
+            # Half a turn more than half is nearer to it than half a turn less.
+            num_going = bisect_right(
+                range(num_turns),
+                2 * half,
+                key=lambda turn: sum(
+                    self._num_ids(dialog.messages[: num_system + 2 * end]) for end in (turn, turn + 1)
+                ),
+            )
+            at = 2 * max(num_going, 1)
+            rest = (*dialog.messages[:num_system], *dialog.messages[num_system + at : -1])
+            if at < len(dialog.first_ids) and self._num_ids(rest) <= self.max_tokens:
+                return dialog.first_ids[at]
+        return self._newest(messages)
+
+    def _newest(self, messages: Sequence[Message]) -> int:
+        """Return the message to begin with so that at most half of the room is filled."""
         dialog = build_dialog(messages[-int(MAX_MESSAGES * SHARE_KEPT) :], self.system_prompt)
         past = (*dialog.messages[:-1], ChatMessage("user", _ANY))
-        return dialog.first_ids[self.engine.fit_prompt(past, half).num_dropped]
+        num_dropped = self.engine.fit_prompt(past, self._filled(SHARE_KEPT)).num_dropped
+        return dialog.first_ids[num_dropped]
+
+    def _num_ids(self, past: Sequence[ChatMessage]) -> int:
+        """Return the tokens of turns and a short question, more than all where there is no room for them."""
+        prompt = self.engine.fit_prompt((*past, ChatMessage("user", _ANY)), self.max_tokens)
+        return self.max_tokens + 1 if prompt.num_dropped else len(prompt.ids)
 
 
 def last_view(messages: Sequence[Message]) -> int:

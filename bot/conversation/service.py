@@ -83,7 +83,7 @@ class ChatService:
         """
         self.engine = engine
         self.conversations = conversations
-        self.preferences = Preferences(engine, conversations, settings, defaults, servers)
+        self.preferences = Preferences(engine, conversations, settings, defaults, servers, sums_up)
         self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
@@ -97,7 +97,6 @@ class ChatService:
             self.preferences,
             gate=gate,
             screening=screening,
-            sums_up=sums_up,
             on_answered=on_answered,
         )
         self.idle = IdleWork(
@@ -107,7 +106,6 @@ class ChatService:
             self.preferences,
             summing=Summing(engine, room, screening),
             may_work=may_work_ahead or (lambda: False),
-            sums_up=sums_up,
         )
         self._works_ahead = may_work_ahead is not None
         self._tasks = Tasks()

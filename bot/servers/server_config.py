@@ -48,9 +48,10 @@ class ServerConfig:
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
     checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
     answers are shown as embeds. hides_previews: whether links in answers are shown without a preview.
-    shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. answer_defaults:
-    parameters of answers, over the operator's. system_prompt: what the model is told first where a
-    conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says of it.
+    shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. sums_up: whether
+    what a model no longer sees of a conversation is summed up for it, if the operator has that done.
+    answer_defaults: parameters of answers, over the operator's. system_prompt: what the model is told first
+    where a conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says.
     """
 
     allowed_channels: frozenset[int] = frozenset()
@@ -71,6 +72,7 @@ class ServerConfig:
     uses_embeds: bool = False
     hides_previews: bool = True
     shows_thoughts: bool = False
+    sums_up: bool = True
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
     system_prompt: str | None = None
     language: str | None = None
@@ -214,6 +216,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "uses_embeds": _flag,
     "hides_previews": _flag,
     "shows_thoughts": _flag,
+    "sums_up": _flag,
     "answer_defaults": _parameters,
     "system_prompt": _system_prompt,
     "language": _language,

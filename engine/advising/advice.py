@@ -8,11 +8,9 @@ from enum import StrEnum
 
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import (
-    PROCESS_BYTES,
     Footprint,
     footprint,
     kv_token_bound,
-    running_weight_bytes,
     size,
     weight_bytes,
 )
@@ -111,12 +109,12 @@ def _kv_tokens(
 ) -> int:
     """Return how many tokens' KV the answers come to take: others wait rather than take more."""
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
-    weights = running_weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
+    empty = footprint(config, precision, num_kv_tokens=0, has_zero_points=blocks.has_zero_points)
     return kv_token_bound(
         config.kv_bytes_per_token(),
         context=load.num_tokens,
         num_contexts=load.num_conversations,
-        spare_bytes=free - weights - PROCESS_BYTES,
+        spare_bytes=free - empty.total,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.convert.source import ModelSource, VerifiableSource
 from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import conversion_bytes, running_weight_bytes, weight_bytes
+from engine.describing.footprint import beside_bytes, conversion_bytes, running_weight_bytes, weight_bytes
 from engine.describing.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -137,7 +137,9 @@ def _write(
 def _reference(folder: Path, manifest: Manifest) -> Reference | None:
     """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
     config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
-    needed = running_weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
+    needed = (
+        running_weight_bytes(config, precision, has_zero_points=True) + beside_bytes(config) + _SPARE_BYTES
+    )
     if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
     return record_reference(folder, manifest, machine.num_physical_cores())

@@ -68,7 +68,7 @@ class KVSlots:
         self.block_size = block_size
         self._slots = [Slot() for _ in range(num_slots)]
         self._max_tokens = max_tokens
-        self._tick = 0
+        self._tick = self._aged_at = 0
         self._waste = 0
 
     def __getitem__(self, index: int) -> Slot:
@@ -180,6 +180,13 @@ class KVSlots:
         if keep and slot.is_kept:
             return False
         return self._empty(slot)
+
+    def drop_unused(self) -> list[int]:
+        """Empty the idle slots that were not used since the last call; return those that gave memory back."""
+        unused = [slot for slot in self._slots if not slot.busy and slot.last_used <= self._aged_at]
+        self._tick += 1
+        self._aged_at = self._tick
+        return [index for index, slot in enumerate(self._slots) if slot in unused and self._empty(slot)]
 
     def forget(self) -> list[int]:
         """Empty every idle slot, and each busy one as soon as it is released.

@@ -93,6 +93,10 @@ class SlotRunner(CachedRunner[SlotModel]):
         for slot in self._slots.forget():
             self._model.kv.give_back(slot)
 
+    def drop_unused(self) -> None:
+        for slot in self._slots.drop_unused():
+            self._model.kv.give_back(slot)
+
     def check(self) -> None:
         self._slots.check()
         if sorted(self._slot_of.values()) != self._slots.busy:

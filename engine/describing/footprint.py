@@ -14,8 +14,14 @@ _OUTER_BITS = {**_BITS, "int4": 8}
 """Of embedding and head."""
 _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
-PROCESS_BYTES = 150 * 2**20
-"""Python, the libraries, and what a step needs beside weights and KV."""
+_SUM_BYTES = 4
+"""Of a block, as ONNX Runtime rearranges it: the sum of its weights."""
+PROCESS_BYTES = 128 * 2**20
+"""Python, the libraries, and all that does not depend on the model."""
+_TOKENIZER_BYTES, _TOKENIZER_BYTES_EACH = 8 * 2**20, 600
+"""Of the library, and of each token."""
+MAX_CHUNK = 512
+"""Tokens of prompts that a step computes at most."""
 GPU_LIBRARIES_BYTES = 3 * 2**29
 """CUDA's libraries, captured graphs and what the largest step needs beside weights and KV, on a GPU."""
 
@@ -24,20 +30,22 @@ USEFUL_CONTEXTS = 2
 _KV_SHARE = 0.75
 """Of the memory that is free beside the weights; the rest is a margin for all that grows besides."""
 
+_CONVERSION_BYTES = 150 * 2**20
 _CONVERSION_BYTES_PER_WEIGHT = 12
 """As stored, as float32, as the test for numbers sees it, and as written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of memory that a running model takes."""
+    """Bytes of memory that a running model takes. beside: the process, tokenizer and what a step needs."""
 
     weights: int
     kv: int
+    beside: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + PROCESS_BYTES
+        return self.weights + self.kv + self.beside
 
 
 def weight_bytes(config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False) -> int:
@@ -74,28 +82,47 @@ def running_weight_bytes(
 ) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 
-    ONNX Runtime works on a rearranged copy; the mapped file is only read once, and memory for other things.
+    ONNX Runtime works on rearranged copies of the matrices, with a sum for each block of few bits. Of the
+    mapped file it goes on reading the embedding, also where that is the head too, and the blocks' scales.
     """
-    return weight_bytes(config, _RUN_AS.get(precision, precision), has_zero_points=has_zero_points)
+    precision = _RUN_AS.get(precision, precision)
+    total = 0.0
+    for tensor in decoder_tensors(config):
+        each: float = _SCALE_BYTES
+        if tensor.role is Role.LINEAR:
+            each = _running_bytes_each(_BITS[precision], _SCALE_BYTES if has_zero_points else 0)
+        elif tensor.role is Role.HEAD:
+            each = _running_bytes_each(_OUTER_BITS[precision])
+        elif tensor.role is Role.EMBEDDING:
+            each = _bytes_each(_OUTER_BITS[precision])
+            if config.tied_embeddings:
+                each += _running_bytes_each(_OUTER_BITS[precision])
+        total += tensor.num_weights * each
+    return int(total)
+
+
+def beside_bytes(config: DecoderConfig) -> int:
+    """Return the bytes of memory that a model takes on the CPU beside weights and KV, without the process."""
+    tokenizer = _TOKENIZER_BYTES + _TOKENIZER_BYTES_EACH * config.vocab_size
+    # What the widest layer of the largest step holds at once, in float32: found by measuring.
+    return tokenizer + MAX_CHUNK * 4 * 4 * (config.intermediate_size + config.hidden_size)
 
 
 def footprint(
     config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_zero_points: bool = False
 ) -> Footprint:
     """Return what the model takes with the KV of so many tokens."""
-    weights = running_weight_bytes(config, precision, has_zero_points=has_zero_points)
-    return Footprint(weights, num_kv_tokens * config.kv_bytes_per_token())
-
-
-def running_bytes(bytes_on_disk: int, precision: str) -> int:
-    """Return the bytes that weights of this size take in memory on the CPU, which widens half precision."""
-    return 2 * bytes_on_disk if precision in ("fp16", "float16") else bytes_on_disk
+    return Footprint(
+        running_weight_bytes(config, precision, has_zero_points=has_zero_points),
+        num_kv_tokens * config.kv_bytes_per_token(),
+        PROCESS_BYTES + beside_bytes(config),
+    )
 
 
 def conversion_bytes(config: DecoderConfig) -> int:
     """Return the bytes of memory that a conversion takes at its peak: the largest matrix in several forms."""
     largest = max(tensor.num_weights for tensor in decoder_tensors(config))
-    return PROCESS_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
+    return _CONVERSION_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
 
 
 def kv_token_bound(
@@ -124,9 +151,10 @@ def step_bytes(
 
     Of an embedding that is not the head too, a step reads only the rows of its tokens.
     """
-    weights = running_weight_bytes(config, precision)
+    precision = _RUN_AS.get(precision, precision)
+    weights = weight_bytes(config, precision)
     if not config.tied_embeddings:
-        weights -= int(config.vocab_size * config.hidden_size * _bytes_each(_run_bits(precision)))
+        weights -= int(config.vocab_size * config.hidden_size * _bytes_each(_OUTER_BITS[precision]))
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
 
 
@@ -147,8 +175,9 @@ def gpu_step_bytes(
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
 
 
-def _run_bits(precision: Precision) -> int:
-    return _OUTER_BITS[_RUN_AS.get(precision, precision)]
+def _running_bytes_each(bits: int, more_bytes: int = 0) -> float:
+    """Return the bytes of one weight of a matrix in memory; a block takes `more_bytes` besides."""
+    return _bytes_each(bits, 2 * _SCALE_BYTES + _SUM_BYTES + more_bytes)
 
 
 def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:

@@ -149,6 +149,9 @@ class PagedRunner(CachedRunner[BlockModel]):
         """See `Runner.forget`."""
         self._blocks.forget()
 
+    def drop_unused(self) -> None:
+        """See `Runner.drop_unused`. A GPU's blocks are taken once and for all."""
+
     def check(self) -> None:
         """See `Runner.check`."""
         self._blocks.check()

@@ -39,6 +39,8 @@ def open_session(
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # A plan of memory for each shape of a run would keep memory of its own beside what the others left.
+    options.enable_mem_pattern = device != "cpu"
     # Spin long enough to bridge the gaps inside a step, not through idle time.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     if lean:

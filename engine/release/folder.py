@@ -6,6 +6,7 @@ import logging
 from functools import cached_property
 
 from engine.cpu.runner import SlotRunner
+from engine.describing.footprint import MAX_CHUNK
 from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.errors import ModelFormatError
 from engine.release.files import ReleaseFiles, read_embeddings
@@ -57,7 +58,8 @@ class ReleasedFolder:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        values = 2 * self._contract.num_layers * self._contract.num_heads * self._contract.head_dim
+        """Each step joins its keys, or values, anew: for a moment there are two of both."""
+        values = 2 * 2 * self._contract.num_layers * self._contract.num_heads * self._contract.head_dim
         return values * self._contract.dtype(0).itemsize
 
     @property
@@ -70,6 +72,12 @@ class ReleasedFolder:
     @property
     def num_bytes(self) -> int:
         return self.files.num_bytes
+
+    @property
+    def running_bytes(self) -> int:
+        """The CPU widens half precision; and a step needs the scores of all heads, twice."""
+        scores = 2 * 4 * MAX_CHUNK * self.context_length * self._contract.num_heads
+        return (2 if self.precision == "fp16" else 1) * self.num_bytes + scores
 
     def verify(self) -> None:
         check_vocabulary(self.files, len(read_embeddings(self.files.embeddings)), self._tokenizer)

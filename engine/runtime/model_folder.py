@@ -79,6 +79,10 @@ class ModelFolder(Protocol):
     def num_bytes(self) -> int:
         """Return the size of its weights."""
 
+    @property
+    def running_bytes(self) -> int:
+        """Return the memory that it takes on the CPU, without its KV."""
+
     def verify(self) -> None:
         """Read everything and compare it with what it should be. Raises `ModelFormatError`."""
 

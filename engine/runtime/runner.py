@@ -92,6 +92,9 @@ class Runner(Protocol):
     def forget(self) -> None:
         """Let go of all KV that no request uses, and of the others' when they are released."""
 
+    def drop_unused(self) -> None:
+        """Give the memory back of KV that nobody used since the last call."""
+
     def reload(self) -> None:
         """Start over with a fresh model and an empty cache after a fault."""
 

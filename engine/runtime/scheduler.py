@@ -12,6 +12,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from engine.describing.footprint import MAX_CHUNK
 from engine.runtime.request import Request
 from engine.runtime.speculation import StepTimer
 
@@ -28,7 +29,7 @@ class PrefillPace:
     that is expected before one was measured.
     """
 
-    largest: int = 512
+    largest: int = MAX_CHUNK
     alone_s: float = 0.4
     beside_s: float = 0.1
     beside_steps: float = math.inf

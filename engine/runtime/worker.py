@@ -7,6 +7,7 @@ exactly one final delta.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -28,6 +29,8 @@ Command = Callable[[], None]
 _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
 _CHECK_INTERVAL_S = 60.0
+_UNUSED_S = 12 * 3600.0
+"""After once to twice this time, the memory of KV that nobody used is given back."""
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _NO_ROOM = "There is no room for another answer. Try again in a minute."
@@ -49,6 +52,7 @@ class Worker:
         self._arrivals: deque[Request] = deque()
         self._deltas: list[Delta] = []
         self._delivered_at = self._checked_at = 0.0
+        self._dropped_at = time.monotonic()
         self._num_faults = 0
         self._closing = False
         self._forgetting = False
@@ -150,9 +154,13 @@ class Worker:
 
     def _check(self, runner: Runner) -> None:
         """Look through the books now and then while nobody waits. Wrong ones are a fault like the model's."""
-        if self.health is Health.READY and time.monotonic() - self._checked_at >= _CHECK_INTERVAL_S:
-            self._checked_at = time.monotonic()
+        now = time.monotonic()
+        if self.health is Health.READY and now - self._checked_at >= _CHECK_INTERVAL_S:
+            self._checked_at = now
             runner.check()
+        if self.health is Health.READY and now - self._dropped_at >= _UNUSED_S:
+            self._dropped_at = now
+            runner.drop_unused()
 
     def _place_arrivals(self, runner: Runner) -> None:
         """Give every request that came its place."""
@@ -227,7 +235,8 @@ class Worker:
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:
-            self._commands.get()()
+            with contextlib.suppress(queue.Empty):
+                self._commands.get(timeout=_UNUSED_S)()
         while True:
             try:
                 command = self._commands.get_nowait()

@@ -69,8 +69,9 @@ def test_the_moderation_models_kv_may_still_grow(models: Path, monkeypatch: pyte
 def test_what_is_kept_of_conversations_leaves_the_moderation_model_its_memory(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "free_memory_bytes", lambda: PROCESS_BYTES + 3 * 2**20)
     model, guard = open_folder(models / "small"), open_folder(models / "base")
+    free = PROCESS_BYTES + model.running_bytes + guard.running_bytes + 3 * 2**20
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: free)
     options = beside(OPTIONS, guard, is_loaded=False)
     assert options.reserved_bytes == model_bytes(moderation_options(OPTIONS), guard)
     assert kv_bytes(options, model) < kv_bytes(OPTIONS, model)

@@ -156,7 +156,7 @@ class ScriptedRunner:
 
     def __init__(self, answer: Answer, vocab_size: int, on_step: Callable[[StepPlan], None]) -> None:
         self.answer = answer
-        self.num_reloads = self.num_forgotten = 0
+        self.num_reloads = self.num_forgotten = self.num_drops = 0
         self.reload_error: Exception | None = None
         self.num_checks = 0
         self.check_error: Exception | None = None
@@ -191,6 +191,9 @@ class ScriptedRunner:
 
     def forget(self) -> None:
         self.num_forgotten += 1
+
+    def drop_unused(self) -> None:
+        self.num_drops += 1
 
     def release(self, request: Request, *, keep: bool) -> None:
         self.placed.discard(request.request_id)

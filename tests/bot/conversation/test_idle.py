@@ -23,6 +23,7 @@ from bot.parameters import ChatParameters
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.settings import SettingsStore
+from storage.types import Asked
 from tests.bot.conversation.test_strides import SYSTEM, Past
 from tests.fakes import RecordingView, ScriptedEngine
 
@@ -209,12 +210,11 @@ def ago(minutes: float) -> datetime:
     return NOW - timedelta(minutes=minutes)
 
 
-def test_the_likeliest_conversation_is_the_one_with_most_questions_of_late() -> None:
-    assert likeliest([(1, ago(1)), (2, ago(2))], NOW) == [1, 2]
-    assert likeliest([(1, ago(1)), (2, ago(2)), (2, ago(3)), (2, ago(4))], NOW) == [2, 1]
-    busy_before = [(3, ago(minutes)) for minutes in range(300, 400)]
-    assert likeliest([(1, ago(1)), *busy_before, (4, ago(300))], NOW)[:2] == [3, 1]
-    assert likeliest([(1, NOW + timedelta(days=1))], NOW) == [1], "a clock may be wrong"
+def test_the_likeliest_conversation_goes_on_now_or_was_asked_much_of_late() -> None:
+    assert likeliest([Asked(2, 1, ago(2)), Asked(1, 1, ago(1))], NOW) == [1, 2]
+    assert likeliest([Asked(1, 1, ago(60)), Asked(2, 700, ago(600))], NOW) == [2, 1], "busy all week"
+    assert likeliest([Asked(1, 1, ago(1)), Asked(2, 700, ago(600))], NOW) == [1, 2], "but this one is now"
+    assert likeliest([Asked(1, 1, NOW + timedelta(days=1))], NOW) == [1], "a clock may be wrong"
     assert likeliest([], NOW) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
-from engine.types import FinishReason, Health
+from engine.types import ChatMessage, FinishReason, Health
 from storage.conversations import (
     ConversationKind,
     ConversationRef,
@@ -186,14 +186,17 @@ async def test_conversations_never_mix(setup: Setup) -> None:
 
 
 async def test_questions_of_one_conversation_are_answered_in_order_one_at_a_time(setup: Setup) -> None:
-    setup.engine.respond = lambda dialog: Script((f"to {dialog[-1].content}",), delay_s=0.05)
+    num_running: list[int] = []
+
+    def respond(dialog: Sequence[ChatMessage]) -> Script:
+        num_running.append(setup.engine.num_running)
+        return Script((f"to {dialog[-1].content}",), delay_s=0.05)
+
+    setup.engine.respond = respond
     views = await asyncio.gather(*(setup.ask(str(n), author=person(n)) for n in range(5)))
-    peak = 0
-    while not all(view.ended.is_set() for view in views):
-        peak = max(peak, setup.engine.num_running)
-        await asyncio.sleep(0)
-    assert peak == 1
-    assert [view.endings[0].text for view in views] == [
+    endings = [await view.ending() for view in views]
+    assert num_running == [0] * 5, "another one was being made when it began"
+    assert [ending.text for ending in endings] == [
         "to 0",
         *(f"to Person {number}: {number}" for number in range(1, 5)),
     ]

@@ -105,6 +105,19 @@ def test_the_stride_does_not_depend_on_the_question_that_brings_it_about() -> No
     assert len({past.fit("q" * length).view_from for length in range(200, 450, 50)}) == 1
 
 
+def test_where_a_stride_leads_is_known_long_before() -> None:
+    past = Past()
+    past.fill()
+    start = past.fit("q").view_from
+    known = set()
+    while past.fit("q").view_from == start:
+        room = past.limit - len(past.fit("q").prompt.ids)
+        if room < 350:
+            known.add(past.fit("q" * (room + 10)).view_from)
+        past.ask("q" * 20)
+    assert known == {past.fit("q").view_from}
+
+
 def test_the_same_state_gives_the_same_prompt_whatever_came_between() -> None:
     past = Past()
     past.fill()
@@ -146,12 +159,12 @@ def test_a_deleted_message_leaves_the_rest_in_sight() -> None:
 
 def test_a_raised_limit_brings_back_what_fits_and_a_lowered_one_is_kept_to() -> None:
     past = Past()
-    past.fill()
+    past.fill(90)
     view = past.fit("q").view_from
-    past.limit = 1900
+    past.limit = 4000
     wide = past.fit("q")
     assert wide.view_from < view
-    assert 800 < len(wide.prompt.ids) <= 1000, "as after a stride"
+    assert 1900 < len(wide.prompt.ids) <= 2050, "as after a stride"
     past.limit = 400
     assert len(past.fit("q").prompt.ids) <= 400
     past.limit = 100_000
@@ -168,12 +181,12 @@ def test_a_longer_system_prompt_leaves_less_and_the_beginning_stays_the_same_aga
 
 
 @pytest.mark.parametrize("length", [600, 900, 960])
-def test_a_very_long_message_leaves_as_much_of_the_rest_as_fits(length: int) -> None:
+def test_a_very_long_message_leaves_of_the_rest_what_a_stride_leaves_or_what_fits(length: int) -> None:
     past = Past()
     past.fill()
     fitted = past.ask("q" * length)
     assert len(fitted.prompt.ids) <= past.limit
-    assert len(fitted.prompt.ids) + 56 * 2 > min(past.limit, 500 + length)
+    assert len(fitted.prompt.ids) + 56 * 2 > min(past.limit, 250 + length)
     assert len(past.ask("short").prompt.ids) <= past.limit
 
 
@@ -215,7 +228,8 @@ def test_whatever_is_said_fits_and_strides_are_far_apart(turns: list[Turn], limi
         assert len(fitted.prompt.ids) <= limit
         seen = past.messages[fitted.num_left_out : -1] if fitted.num_left_out else past.messages[:-1]
         assert fitted.view_from == seen[0].id
-        assert fitted.view_from >= view, "nothing comes back by itself"
+        is_small = max(one + other for one, other, _ in turns) < limit / 8
+        assert fitted.view_from >= view or not is_small, "nothing comes back by itself"
         num_since_stride += asked + answered
         if fitted.view_from > view and view:
             # Names and frames take some too; what is asked now may be any part of the room.

@@ -334,6 +334,6 @@ def test_what_is_shown_never_jumps_back(text: str, shares: list[float]) -> None:
     for length in [*sorted(int(share * len(text)) for share in shares), len(text)]:
         parts = render(text[:length], final=False)
         assert visible(parts).startswith(visible(before))
-        assert parts[: len(before) - 1] == before[:-1]
+        assert parts[: max(len(before) - 1, 0)] == before[:-1]
         before = parts
     assert visible(render(text, final=True)).startswith(visible(before))

@@ -124,6 +124,23 @@ async def test_what_was_summed_up_is_shown_and_moderators_can_have_it_forgotten(
     assert "Anna asked about" not in str(world.engine.dialogs[-1])
 
 
+async def test_a_server_may_want_no_summaries(world: World) -> None:
+    await talk(world, 4)
+    world.engine.respond = None
+    ref = ConversationRef(world.general.id, ConversationKind.CHANNEL, world.guild.id)
+    conversation_id = await world.conversations.open(ref)
+    messages = await world.conversations.recent(conversation_id, 100)
+    await world.conversations.summaries.add(conversation_id, messages[:2], last_view(messages), "Anna asked.")
+    await world.set_up(world.guild.id, {"sums_up": False})
+    await world.anna.send(world.general, f"{world.me} and now?")
+    await world.run(20)
+    assert "Anna asked" not in str(world.engine.dialogs[-1])
+    await world.set_up(world.guild.id, {"sums_up": True})
+    await world.anna.send(world.general, f"{world.me} and now?")
+    await world.run(20)
+    assert "Anna asked" in str(world.engine.dialogs[-1])
+
+
 async def test_who_is_no_moderator_cannot_have_a_summary_forgotten(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(5)

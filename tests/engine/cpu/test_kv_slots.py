@@ -290,6 +290,20 @@ def test_what_was_computed_ahead_is_found_by_the_question() -> None:
     assert (placement.slot, placement.num_cached) == (slot, 50)
 
 
+def test_what_nobody_used_for_long_is_given_back() -> None:
+    slots = KVSlots(4, 1000)
+    old, used, expected = (fill(slots, [base, *range(20)]) for base in (100, 200, 300))
+    busy = slots.acquire([400, 1, 2], 10).slot
+    assert slots.drop_unused() == []
+    fill(slots, [200, *range(20), 50, 51])
+    slots.find_ahead([300, *range(20)])
+    assert slots.drop_unused() == [old]
+    assert slots.drop_unused() == [used, expected]
+    slots.release(busy)
+    assert slots.drop_unused() == []
+    slots.check()
+
+
 def test_running_requests_count_with_all_they_may_come_to_hold() -> None:
     slots = KVSlots(5, 100)
     idle = fill(slots, list(range(45)))

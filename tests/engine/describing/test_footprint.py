@@ -10,6 +10,7 @@ import pytest
 from engine.describing.architecture import LLAMA_2_SIZES, Precision
 from engine.describing.footprint import (
     PROCESS_BYTES,
+    beside_bytes,
     footprint,
     kv_token_bound,
     room_sentence,
@@ -40,7 +41,9 @@ def test_llama_2_7b_has_the_sizes_it_is_known_for() -> None:
     assert weight_bytes(LLAMA_2_7B, Precision.INT8) / 1e9 == pytest.approx(7.58, abs=0.01)
     need = footprint(LLAMA_2_7B, Precision.INT8, num_kv_tokens=4096)
     assert need.kv == 4096 * 2**20
-    assert need.total == running_weight_bytes(LLAMA_2_7B, Precision.INT8) + need.kv + PROCESS_BYTES
+    beside = PROCESS_BYTES + beside_bytes(LLAMA_2_7B)
+    assert need.total == running_weight_bytes(LLAMA_2_7B, Precision.INT8) + need.kv + beside
+    assert footprint(LLAMA_2_7B, Precision.INT4, num_kv_tokens=0).total / 2**30 == pytest.approx(5.9, abs=0.1)
 
 
 def test_a_step_reads_each_weight_once_but_of_a_separate_embedding_next_to_nothing() -> None:

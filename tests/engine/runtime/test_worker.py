@@ -11,6 +11,7 @@ import pytest
 
 from engine.cpu.runner import SlotRunner
 from engine.errors import EngineUnavailableError, NoRoomError
+from engine.runtime import worker
 from engine.runtime.request import Request
 from engine.runtime.runner import Runner
 from engine.runtime.worker import Worker
@@ -135,6 +136,19 @@ def test_closing_ends_what_runs_and_what_just_came_and_may_be_repeated() -> None
     assert bench.worker.health is Health.CLOSED
     with pytest.raises(EngineUnavailableError):
         bench.submit(40)
+
+
+def test_what_nobody_used_for_long_is_given_back_while_nobody_asks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_UNUSED_S", 0.01)
+    bench.start()
+    bench.listener.completion(bench.submit(40, STOP_ID))
+    ends_at = time.monotonic() + TIMEOUT_S
+    while bench.runner.num_drops < 3:
+        assert time.monotonic() < ends_at
+        time.sleep(0.005)
+    assert bench.listener.completion(bench.submit(40, STOP_ID)).finish_reason is FinishReason.STOP
 
 
 def test_a_worker_that_never_started_can_be_closed() -> None:
