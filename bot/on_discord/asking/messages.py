@@ -147,7 +147,7 @@ class MessageIntake:
         Raises `EmptyQuestionError` with how to ask.
         """
         is_blank = not question.content.strip()
-        if question.quote is not None and is_blank:
+        if question.quotes and is_blank:
             asked = render(phrase("ask.bare_reply"), await self._locales.of(message.guild))
             return [dataclasses.replace(question, content=asked)]
         if question.notes and is_blank:  # what they reply to is not shown to us

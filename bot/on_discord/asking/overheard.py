@@ -71,6 +71,6 @@ class Overheard:
             self._present.popitem(last=False)
 
     def _others(self, channel_id: int, author_id: int) -> Iterable[str]:
-        people = self._present.get(channel_id, {})
+        people = self._present[channel_id]
         since_s = loop_seconds() - PRESENT_S
         return [name for one, (name, at_s) in people.items() if one != author_id and at_s >= since_s]
