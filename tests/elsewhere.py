@@ -62,8 +62,8 @@ def take_away() -> None:
         for name in names:
             if hasattr(module, name):
                 delattr(module, name)
-    os.fsync = fsync
-    asyncio.SelectorEventLoop.add_signal_handler = add_signal_handler  # type: ignore[method-assign]
+    os.fsync = fsync  # type: ignore[assignment]
+    asyncio.SelectorEventLoop.add_signal_handler = add_signal_handler  # type: ignore[method-assign, assignment]
     locks = types.ModuleType("msvcrt")
     locks.LK_NBLCK, locks.locking = 2, lambda *_arguments: None  # type: ignore[attr-defined]
     sys.modules["msvcrt"] = locks
