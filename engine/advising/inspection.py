@@ -126,7 +126,7 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
 
 
 def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_progress: OnProgress) -> None:
-    source = open_source(found.path, chat)
+    source = open_source(found.path, chat=chat)
     kind = source.origin.get("format", "unknown")
     found.kind = f"{_KINDS.get(kind, kind)}, not converted yet"
     if kind == _RELEASED:

@@ -23,11 +23,20 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
     add_chat_template(command)
+    command.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
+    )
     command.set_defaults(act=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model = open_source(arguments.source, named_chat(arguments.chat_template))
+    chat = named_chat(arguments.chat_template)
+    model = open_source(arguments.source, arguments.adapter, chat)
     destination, precision = arguments.destination, Precision(arguments.precision)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -136,7 +136,7 @@ def _of_model(path: Path, chat_format: str) -> _Reader:
     if (path / MANIFEST_FILE).exists() or is_release(path):
         folder = open_folder(path)
         return _reader(folder, folder.load_tokenizer(), chat_format)
-    source = open_source(path, named_chat(chat_format))
+    source = open_source(path, chat=named_chat(chat_format))
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(Path(scratch), source.save_tokenizer(Path(scratch)))
     return _reader(source, tokenizer, "")

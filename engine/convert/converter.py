@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,14 +37,27 @@ _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
 
 
-def open_source(path: Path, chat: ChatSpec | None = None) -> ModelSource:
-    """Open the weights at `path`; `chat` is used in the place of the model's own chat format.
+def open_source(path: Path, adapters: Sequence[Path] = (), chat: ChatSpec | None = None) -> ModelSource:
+    """Open the weights at `path` with LoRA adapters merged into them, in this order.
 
-    Raises `ModelFormatError` where there are none that this program reads.
+    `chat` is used in the place of the model's own chat format. Raises `ModelFormatError` where there are no
+    weights that this program reads, saying what there is.
     """
     # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
+    from engine.convert.adapters import AdaptedSource, Adapter
+    from engine.convert.other_files import followed
+
+    path = followed(path)
+    places = [followed(adapter) for adapter in adapters]
+    with_adapter = any(place.resolve() == path.resolve() for place in places)
+    source = _open_weights(path, chat, with_adapter=with_adapter)
+    return AdaptedSource(source, [Adapter(place) for place in places]) if places else source
+
+
+def _open_weights(path: Path, chat: ChatSpec | None, *, with_adapter: bool) -> ModelSource:
     from engine.convert.gguf_source import GGUFSource
-    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
+    from engine.convert.hf_source import HuggingFaceSource
+    from engine.convert.other_files import refuse_other_file, refuse_other_folder
     from engine.convert.release_source import ReleaseSource
 
     if is_release(path):
@@ -52,12 +65,12 @@ def open_source(path: Path, chat: ChatSpec | None = None) -> ModelSource:
         released.chat = chat or released.chat
         return released
     if path.is_dir():
-        if (path / CONFIG_FILE).exists():
-            return HuggingFaceSource(path, chat)
-        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
+        refuse_other_folder(path, with_adapter=with_adapter)
+        return HuggingFaceSource(path, chat)
     if not path.is_file():
         raise ModelFormatError(f"There is no file or folder {path}.")
     refuse_pointer(path)
+    refuse_other_file(path)
     return GGUFSource(path, chat)
 
 
@@ -164,7 +177,7 @@ def _check_prompts(folder: Path, manifest: Manifest) -> None:
 def _publish(partial: Path, destination: Path) -> None:
     """Make the finished folder durable and visible at once. Losing a race to another process is fine."""
     for path in partial.iterdir():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
     try:
         partial.rename(destination)

@@ -110,7 +110,8 @@ def _fives(packed: ByteArray) -> ByteArray:
     """Unpack 4 bytes of fifth bits, the first weight's lowest, and 16 bytes of the others into 32 values."""
     high = np.unpackbits(np.ascontiguousarray(packed[..., :4]), axis=-1, bitorder="little")
     halves = packed[..., 4:]
-    return np.concatenate([halves & 0xF, halves >> 4], axis=-1) | high << np.uint8(4)
+    fives: ByteArray = np.concatenate([halves & 0xF, halves >> 4], axis=-1) | high << np.uint8(4)
+    return fives
 
 
 def _k_factors(packed: ByteArray) -> tuple[FloatArray, FloatArray]:

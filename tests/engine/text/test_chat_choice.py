@@ -108,7 +108,7 @@ def opened(
     size = KINDS[kind].tokenizer(control).get_vocab_size()
     model = TinyHuggingFace(tiny_config(vocab_size=size))
     model.files = KINDS[kind].folder("", control)
-    source = open_source(model.save(folder / "source"), chat)
+    source = open_source(model.save(folder / "source"), chat=chat)
     return source.chat, load_tokenizer(folder, source.save_tokenizer(folder))
 
 
