@@ -8,9 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from engine.advising.advice import bits_sentence
 from engine.commands import Subparsers, add_chat_template
 from engine.convert.converter import convert, open_source
+from engine.convert.weights import held_by
 from engine.describing.architecture import Precision
+from engine.describing.footprint import bit_shares, size
 from engine.text.chat_choice import named_chat
 
 
@@ -50,7 +53,12 @@ def _convert(arguments: argparse.Namespace) -> int:
             lambda: progress.update(task, description="Comparing it with the source", total=None),
         )
     kind = _describe(model.chat.format)
-    console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
+    num_bytes = sum(path.stat().st_size for path in destination.iterdir())
+    bits = bits_sentence(bit_shares(model.config, precision, held_by(model)))
+    console.print(
+        f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {size(num_bytes)} "
+        f"({bits}), {kind}."
+    )
     return 0
 
 
