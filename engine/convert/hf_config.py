@@ -14,6 +14,7 @@ from engine.convert.families import refusal
 from engine.convert.hf_families import FAMILIES, FULL, SLIDING, Family
 from engine.convert.hf_rope import RopeReader
 from engine.convert.keys import Json, number_of, size_of
+from engine.convert.other_files import another_form, quantisation
 from engine.describing.architecture import MOST_LAYERS, DecoderConfig
 from engine.describing.layers import Activation, Layer, QueryKeyNorm, Rotation
 from engine.errors import ModelFormatError
@@ -43,8 +44,8 @@ def text_part(config: Json) -> tuple[Json, bool]:
         return config, False
     ends = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
     text = {"model_type": f"{config['model_type']}_text", **ends, **config["text_config"]}
-    quantised = config.get("quantization_config") or text.get("quantization_config")
-    return {**text, "quantization_config": quantised}, True
+    outer = {key: config[key] for key in ("quantization_config", "quantization") if config.get(key)}
+    return {**text, **outer}, True
 
 
 def check_family(config: Json) -> None:
@@ -104,8 +105,9 @@ def describe_decoder(config: Json, *, has_head: bool, stored_as: str = "F32") ->
 
 
 def _refuse_unsupported(config: Json) -> None:
-    if config.get("quantization_config"):
-        raise ModelFormatError("The model's weights are quantised already. Get them in float16 or bfloat16.")
+    method = quantisation(config)
+    if method:
+        raise ModelFormatError(f"The model's weights are quantised already. {another_form(method)}")
     if config.get("use_bidirectional_attention"):
         raise ModelFormatError("The model looks ahead as well as back: it is not made to write text.")
 

@@ -1,8 +1,7 @@
 """Reads a Hugging Face folder: configuration, safetensors, tokenizer, chat template.
 
-The tokenizer becomes one file in which no text can become a
-control token: those are what the folder calls special, what the model ends with, and what the chat template
-writes, for not all authors mark the last ones.
+The tokenizer becomes one file in which no text can become a control token: those are what the folder calls
+special, what the model ends with, and what the chat template writes, for not all authors mark the last ones.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from engine.convert.hf_config import check_family, describe_decoder, text_part
 from engine.convert.keys import Json
+from engine.convert.other_files import CONFIG_FILE
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFolder
 from engine.convert.source import SourceTensor
@@ -26,7 +26,6 @@ from engine.errors import ModelFormatError
 from engine.files import read_json, read_optional_json, refuse_pointer
 from engine.text.prompt import detect_chat
 
-CONFIG_FILE = "config.json"
 _FILE = "chat_template.jinja"
 _OUTER = {"embed": "embed_tokens", "final_norm": "norm"}
 _IN_LAYER = {

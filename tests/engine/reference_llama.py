@@ -66,7 +66,8 @@ def reference_logits(
 def _activated(config: DecoderConfig, x: Float64Array) -> Float64Array:
     if config.activation is Activation.SILU:
         return x / (1.0 + np.exp(-x))
-    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    bent: Float64Array = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * (1.0 + bent)
 
 
 def _capped(x: Float64Array, cap: float) -> Float64Array:
