@@ -99,6 +99,13 @@ def address(written: str) -> str:
     return written.rstrip("/")
 
 
+def hub_token(written: str) -> str:
+    """Return a token of Hugging Face after a look at its shape."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", written):
+        raise ValueError("must be a token without spaces, as huggingface.co/settings/tokens shows it")
+    return written
+
+
 def token(written: str) -> str:
     """Return a Discord token after a look at its shape."""
     if bot_id(written) is None:
@@ -149,7 +156,7 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
     Key("MODEL", "", model),
-    Key("HF_TOKEN", "", text(200), is_secret=True),
+    Key("HF_TOKEN", "", hub_token, is_secret=True),
     Key("HF_ENDPOINT", "", address),
     Key("MODELS", "", path),
     Key("OPERATOR_IDS", "", ids),

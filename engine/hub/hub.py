@@ -281,7 +281,7 @@ class Hub:
             return f"There is no model {repository} at {self._host}, or {hint}. Check the spelling."
         if isinstance(error, errors.HfHubHTTPError):
             return self._refused(error, repository, what)
-        if partial is not None:
+        if what:
             return self._broken(what, partial, num_bytes)
         return (
             f"{self._host} cannot be reached ({_reason(error)}). Check the network, and a proxy "
@@ -319,7 +319,7 @@ class Hub:
     def _broken(self, what: str, partial: Path | None, num_bytes: int) -> str:
         there = partial.stat().st_size if partial is not None and partial.exists() else 0
         share = f" at {written_size(there)} of {written_size(num_bytes)}" if num_bytes else ""
-        return f"The connection broke{share} of {what}. Run this again: it goes on from there."
+        return f"The connection broke{share}, in {what}. Run this again: it goes on from there."
 
 
 class _Counted:

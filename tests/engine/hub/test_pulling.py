@@ -155,10 +155,11 @@ def test_a_cut_connection_is_taken_up_where_it_broke(puller: Puller) -> None:
 
 def test_a_download_that_gave_up_goes_on_in_the_next_start(puller: Puller) -> None:
     content = puller.server.repositories[GGUF]["tiny-Q8_0.gguf"]
-    puller.server.faults.cut_after = [len(content), 40_000, 0, 0, 0, 0, 0, 0]
+    puller.server.faults.cut_after = [len(content), 40_000, 0, 0, 0, 0, 0]
     sentence = puller.refusal(f"hf:{GGUF}")
     assert sentence.startswith("The connection broke at 39.1 KiB of ")
-    assert sentence.endswith("Run this again: it goes on from there.")
+    assert sentence.endswith("in tiny-Q8_0.gguf. Run this again: it goes on from there.")
+    assert puller.server.faults.cut_after == []
     puller.server.asked.clear()
     puller.pull(f"hf:{GGUF}")
     assert large_requests(puller.server)[-1] == "bytes=40000-"
@@ -343,6 +344,11 @@ def test_an_adapter_that_does_not_fit_is_refused_before_the_download(puller: Pul
             puller.hub, HubAddress(FOLDER), None, tmp_path, tmp_path, [adapter.save(tmp_path / "lora")]
         )
     assert only_a_look(puller.server)
+
+
+def test_a_connection_that_breaks_while_a_model_is_looked_at_is_said(puller: Puller) -> None:
+    puller.server.faults.cut_after = [100]
+    assert "The connection broke, in the beginning of tiny-Q8_0.gguf." in puller.refusal(f"hf:{GGUF}")
 
 
 def test_nothing_is_left_of_a_look(puller: Puller) -> None:
