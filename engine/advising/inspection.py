@@ -135,6 +135,7 @@ def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_p
         found.notes.append(
             "It also runs as it is, as MODEL or with `complete`, one answer at a time and slower."
         )
+    found.notes += source.notes
     stored: Mapping[str, SourceTensor] = {}
     if isinstance(source, TensorCatalogue):
         stored = source.catalogue()

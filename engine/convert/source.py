@@ -28,6 +28,12 @@ class SourceTensor:
     shape: tuple[int, ...]
     num_bytes: int
 
+    def part(self, rows: range) -> SourceTensor:
+        """Return what it says of some of its rows, as many of them as there are."""
+        num_rows = max(0, min(rows.stop, self.shape[0]) - rows.start)
+        num_bytes = self.num_bytes * num_rows // max(self.shape[0], 1)
+        return SourceTensor(self.kind, (num_rows, *self.shape[1:]), num_bytes)
+
 
 class ModelSource(Protocol):
     """One tensor at a time, so that no source is ever whole in memory.
@@ -46,6 +52,8 @@ class ModelSource(Protocol):
     origin: dict[str, str]
     sampling: Mapping[str, float]
     """Its authors' advice on how to sample, by the names of `SamplingParams`."""
+    notes: tuple[str, ...]
+    """What its user should know of how it is taken."""
 
     def tensor(self, name: str) -> FloatArray:
         """Return one tensor as float32. Raises `ModelFormatError` when it is missing or unreadable."""
@@ -91,6 +99,7 @@ class SyntheticSource:
     eos_id = 1
     stop_ids: tuple[int, ...] = ()
     sampling: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config

@@ -64,6 +64,7 @@ class TinySource:
     eos_id = EOS_ID
     stop_ids: tuple[int, ...] = ()
     sampling: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig | None = None, seed: int = 0) -> None:
         self.config = config or tiny_config()
