@@ -95,7 +95,8 @@ def find(
     """Look at a model without fetching its weights, and decide how it is to run.
 
     chat: a format in the place of its own. scratch: a folder that exists. destination: where it is going to
-    be converted to, for the room on that disk. Raises `ModelError` for what cannot be fetched, read, or run here.
+    be converted to, for the room on that disk. Raises `ModelError` for what cannot be fetched, read, or run
+    here.
     """
     repository = hub.look(address)
     choice = choose(address, repository.files, lambda name: hub.read(repository, name))

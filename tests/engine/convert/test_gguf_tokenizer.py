@@ -10,6 +10,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.convert import gguf_tokenizer
 from engine.convert.gguf_source import GGUFSource
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.describing.manifest import ChatSpec
@@ -248,3 +249,17 @@ def test_phi_3s_tokens_swallow_white_space(
     ids = chat_format.encode([ChatMessage("user", "mat")])
     between = tokenizer.encode("mat") if strips else tokenizer.encode("\nmat")
     assert ids[: len(between) + 2] == [size, *between, size + 2]
+
+
+@pytest.mark.parametrize("name", sorted(gguf_tokenizer._SPLITS))
+def test_no_text_becomes_a_control_token_however_words_are_split(tmp_path: Path, name: str) -> None:
+    file = TinyGGUF()
+    file.fields["tokenizer.ggml.pre"] = name
+    spec = GGUFSource(file.save(tmp_path / "tiny.gguf")).save_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, spec)
+    control = set(spec.special_ids.values())
+    for written in spec.special_ids:
+        for text in (written, f"a{written}b", f" {written}\n", written.upper(), written * 3, written[:-1]):
+            ids = tokenizer.encode(text)
+            assert control.isdisjoint(ids)
+            assert b"".join(tokenizer.token_bytes[token] for token in ids).decode() == text
