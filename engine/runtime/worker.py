@@ -29,8 +29,8 @@ Command = Callable[[], None]
 _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
 _CHECK_INTERVAL_S = 60.0
-_UNUSED_S = 12 * 3600.0
-"""After once to twice this time, the memory of KV that nobody used is given back."""
+_UNUSED_S = 6 * 3600.0
+"""After once to twice this time, the memory of KV that nobody used or expected is given back."""
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _NO_ROOM = "There is no room for another answer. Try again in a minute."
