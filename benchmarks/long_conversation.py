@@ -9,8 +9,7 @@ The whole service answers, with its storage in a temporary folder: questions of 
 at most 64 tokens, and a random pause before each question. Pauses are virtual: where nobody asks and nothing
 is left to do ahead, the rest of them is skipped. A first word counts from the question until the answer's
 first text is to be shown. "below" are the answers before the first stride, from a quarter of the limit on;
-"at" are all after that. A shape has random weights, and a tokenizer whose tokens are characters: there a
-question has 4 to 20 words, so that it takes as many tokens.
+"at" are all after that. A shape has random weights, and a tokenizer whose words are characters.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ from storage.settings import SettingsStore
 
 NUM_TURNS = 60
 MAX_NEW_TOKENS = 64
-NUM_WORDS, NUM_WORDS_OF_SHAPES = (20, 100), (4, 20)
 WORDS = (
     "the of and to in is that for it was on are as with they at be this have from or had by but some what",
     "there we can out other were all your when up use word how said an each she which do their time if will",
     "way about many then them would write like so these her long make thing see him two has look more day",
     "could go come did my sound no most number who over know water than call first people may down side been",
 )
+WORDS_OF_SHAPES = [chr(0x4E00 + number) for number in range(100, 1100)]
 GOALS = {0.0: 2.5, 10.0: 1.3}
 """The median first word at the limit, over the one below it, by the mean pause in seconds."""
 _LOOK_S = 0.02
@@ -133,13 +132,13 @@ class Talk:
     """The conversations of some channels, at once."""
 
     def __init__(
-        self, chat: ChatService, num_channels: int, num_turns: int, pause_s: float, num_words: tuple[int, int]
+        self, chat: ChatService, num_channels: int, num_turns: int, pause_s: float, words: Sequence[str]
     ) -> None:
         self._chat = chat
         self._num_channels = num_channels
         self._num_turns = num_turns
         self._pause_s = pause_s
-        self._num_words = num_words
+        self._words = words
         self._pauses = Pauses(chat, num_channels)
         self._ids = itertools.count(1)
         self._completions: list[Completion] = []
@@ -156,12 +155,12 @@ class Talk:
         await asyncio.gather(*(self._talk(number) for number in range(self._num_channels)))
 
     async def _talk(self, channel: int) -> None:
-        chance, words = random.Random(channel), " ".join(WORDS).split()
+        chance = random.Random(channel)
         ref = ConversationRef(1000 + channel, ConversationKind.CHANNEL, 1)
         for number in range(self._num_turns):
             if self._pause_s:
                 await self._pauses.wait(chance.uniform(0.5, 1.5) * self._pause_s)
-            text = " ".join(chance.choices(words, k=chance.randint(*self._num_words)))
+            text = " ".join(chance.choices(self._words, k=chance.randint(20, 100)))
             view, begun = View(), asyncio.get_running_loop().time()
             question = Question(ref, next(self._ids), channel + 1, f"P{channel}", text, datetime.now(UTC))
             answer_id = await self._chat.ask(question, view)
@@ -207,8 +206,8 @@ async def _talking(
                 on_answered=lambda state, completion: talk.answered(state, completion),
             )
             database.on_written = chat.note_change
-            num_words = NUM_WORDS_OF_SHAPES if options.shape else NUM_WORDS
-            talk = Talk(chat, num_channels, options.turns, pause_s, num_words)
+            words = WORDS_OF_SHAPES if options.shape else " ".join(WORDS).split()
+            talk = Talk(chat, num_channels, options.turns, pause_s, words)
             async with chat:
                 yield talk
 

@@ -38,7 +38,7 @@ MAX_CONVERSATIONS = 32
 OF_LATE = timedelta(days=7)
 """By what was asked in this time it is guessed which conversations go on."""
 FOR_LONG = timedelta(hours=12)
-"""Where nobody asked anything for this time, no question is expected, so that the engine gives memory back."""
+"""Where nobody asked for this time, no question is expected, so that the engine gives memory back."""
 _GOES_ON, _PAUSE_S = 0.5, 60.0
 
 

@@ -183,8 +183,31 @@ class KVSlots:
             return False
         return self._empty(slot)
 
+    def next_to_go(self, max_tokens: int) -> list[int]:
+        """Return the idle slots that would be emptied next, until half of slots and memory would be free.
+
+        Of at most `max_tokens` tokens.
+        """
+        num_taken = sum(slot.num_claimed for slot in self._slots)
+        num_used = sum(slot.num_touched > 0 for slot in self._slots)
+        found: list[int] = []
+        idle = [index for index, slot in enumerate(self._slots) if not slot.busy and slot.ids]
+        for index in sorted(idle, key=lambda index: self._slots[index].last_used):
+            max_tokens -= len(self._slots[index].ids)
+            is_half_free = 2 * num_taken <= self._max_tokens and 2 * num_used <= len(self._slots)
+            if is_half_free or max_tokens < 0:
+                break
+            found.append(index)
+            num_taken -= self._slots[index].num_touched
+            num_used -= 1
+        return found
+
+    def shorten(self, index: int, num_tokens: int) -> None:
+        """Record that only the KV of a slot's first tokens is valid from now on."""
+        del self._slots[index].ids[num_tokens:]
+
     def drop_unused(self) -> list[int]:
-        """Empty the idle slots that nobody used or expected since the last call; return what gave memory back."""
+        """Empty the idle slots that nobody used or expected since the last call; return those with memory."""
         emptied = []
         for index, slot in enumerate(self._slots):
             if not (slot.busy or slot.is_used) and self._empty(slot):
