@@ -54,11 +54,11 @@ def test_what_is_found_is_what_was_written_there(num_blocks: int, sequences: lis
         for place, end in zip(before, range(2, 99, 2), strict=False):
             assert written[place] == tuple(ids[:end])
         for end in range(2 * len(before) + 2, len(ids) + 1, 2):
-            place = blocks.add(ids[:end])
-            if place is None:
+            added = blocks.add(ids[:end])
+            if added is None:
                 assert end // 2 > num_blocks, "there is room for all that fits"
                 break
-            written[place] = tuple(ids[:end])
+            written[added] = tuple(ids[:end])
         assert len(blocks.find(ids)) == min(len(ids) // 2, num_blocks)
         blocks.check()
     blocks.clear()
