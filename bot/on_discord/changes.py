@@ -17,7 +17,7 @@ from bot.delivery.outbox import Buttons
 from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.answers.outboxes import answer_view
-from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, origin_of_message
 from storage.errors import StorageError
@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class MessageChanges:
     """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, locales: Locales) -> None:
+    def __init__(self, chat: ChatService, questions: Questions, locales: Locales) -> None:
         self._chat = chat
+        self._questions = questions
         self._locales = locales
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
@@ -42,9 +43,9 @@ class MessageChanges:
                 await arrival.has_left.wait()  # what came too late to be taken with it is an edit after all
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
                 return
-            question = await question_of(message, bot)
-            await self._chat.check_text(origin_of_message(message), question.content)
-            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, question.content)
+            content = await self._questions.content_of(message, bot)
+            await self._chat.check_text(origin_of_message(message), content)
+            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, content)
         except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
             if not is_expected(error):
                 _log.exception("An edit could not be followed")

@@ -17,7 +17,7 @@ from bot.conversation.service import ChatService
 from bot.errors import BlockedError, NotHereError, RefusalError, is_expected, sentence_for
 from bot.language.phrases import render
 from bot.on_discord.answers.discord_answer import MakeAnswer
-from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, incoming_of, may_answer, ref_of
 from bot.servers.rates import RefusalPace, loop_seconds
@@ -37,6 +37,7 @@ class MessageIntake:
         self,
         chat: ChatService,
         servers: Servers,
+        questions: Questions,
         locales: Locales,
         make_answer: MakeAnswer,
         on_refusal: OnRefusal,
@@ -46,6 +47,7 @@ class MessageIntake:
         """`sees_all`: whether we get messages that do not mention us."""
         self._chat = chat
         self._servers = servers
+        self._questions = questions
         self._locales = locales
         self._make_answer = make_answer
         self._on_refusal = on_refusal
@@ -85,12 +87,14 @@ class MessageIntake:
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        question = await question_of(message, bot, await self._newest_part(message))
+        question = await self._questions.of(message, bot, await self._newest_part(message))
         view = await self._make_answer(message.channel, message.id)
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
-            question = dataclasses.replace(question, content=(await question_of(edited, bot)).content)
+            content = await self._questions.content_of(edited, bot)
+            question = dataclasses.replace(question, content=content)
+        question = await self._questions.begun(question, message.channel, bot)
         await self._chat.take(question, view, arrival)
 
     async def _say_why(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> None:
