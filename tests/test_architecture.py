@@ -63,6 +63,7 @@ OWNERS: dict[str, set[str]] = {
 
 IMPORT_NAMES = {
     "charset-normalizer": "charset_normalizer",
+    "huggingface-hub": "huggingface_hub",
     "discord.py": "discord",
     "onnxruntime-gpu": "onnxruntime",
     "prometheus-client": "prometheus_client",

@@ -85,16 +85,6 @@ class LlamacordClient(discord.Client):
         self._mod_log = ModLog(self, moderation.servers, self._locales)
         hearing = Hearing(self, sees_all=sees_all_messages)
         questions = Questions(hearing, chat)
-        self._changes = MessageChanges(chat, questions, self._locales)
-        self._endings = Endings(
-            self,
-            chat.conversations,
-            moderation.servers,
-            self._locales,
-            self._columns,
-            self._changes.deleted,
-        )
-        self._departures = Departures(privacy.retention)
         self._intake = MessageIntake(
             chat,
             moderation.servers,
@@ -104,6 +94,16 @@ class LlamacordClient(discord.Client):
             metrics.refused,
             sees_all=sees_all_messages,
         )
+        self._changes = MessageChanges(chat, questions, self._locales, self._intake.take_edited)
+        self._endings = Endings(
+            self,
+            chat.conversations,
+            moderation.servers,
+            self._locales,
+            self._columns,
+            self._changes.deleted,
+        )
+        self._departures = Departures(privacy.retention)
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
         answers = AnswerControls(chat, moderation, self._answer_in)

@@ -31,11 +31,19 @@ def add_to(commands: Subparsers) -> None:
         default="auto",
         help="how the model was trained to chat; auto reads it from the file",
     )
+    command.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
+    )
     command.set_defaults(act=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model, destination = open_source(arguments.source), arguments.destination
+    model, destination = open_source(arguments.source, arguments.adapter), arguments.destination
     precision = Precision(arguments.precision)
     if arguments.chat_format != "auto":
         model.chat = _CHAT_FORMATS[arguments.chat_format]

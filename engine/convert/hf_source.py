@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.convert.other_files import CONFIG_FILE, another_form, quantisation
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFolder
 from engine.convert.source import SourceTensor
@@ -26,7 +27,6 @@ from engine.errors import ModelFormatError
 from engine.files import read_json, read_optional_json, refuse_pointer
 from engine.text.prompt import detect_chat
 
-CONFIG_FILE = "config.json"
 _FILE = "chat_template.jinja"
 Json = Mapping[str, Any]
 _OUTER = {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
@@ -155,8 +155,9 @@ def _refuse_unsupported(config: Json) -> None:
         raise ModelFormatError(
             f"The model is of the type {kind!r}; this program runs the llama architecture."
         )
-    if config.get("quantization_config"):
-        raise ModelFormatError("The model's weights are quantised already. Get them in float16 or bfloat16.")
+    method = quantisation(config)
+    if method:
+        raise ModelFormatError(f"The model's weights are quantised already. {another_form(method)}")
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise ModelFormatError(f"The model has biases ({key}), which are not supported.")

@@ -149,8 +149,8 @@ def _files(folder: Path) -> list[Path]:
         return [folder / _SINGLE_FILE]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        only = f"; {pickles[0]} cannot be read safely" if pickles else ""
+        pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+        only = f", only {pickles[0]}, a pickle that may run any code when it is opened" if pickles else ""
         raise ModelFormatError(
             f"{folder} has no safetensors files{only}. Get the model in the safetensors format."
         )

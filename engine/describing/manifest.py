@@ -103,12 +103,16 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and validate a folder's manifest. Raises `ModelFormatError`."""
     path = folder / MANIFEST_FILE
     try:
+        if folder.is_file():
+            raise ModelFormatError(
+                f"{folder} is a file, not a converted model. {_convert(folder, folder.stem)}"
+            )
         if not folder.is_dir():
             raise ModelFormatError(f"There is no model folder at {folder}. Check MODEL.")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFormatError(
-            f"{folder} is not a converted model: it has no {MANIFEST_FILE}. Convert the model first."
+            f"{folder} is not a converted model: it has no {MANIFEST_FILE}. {_convert(folder, folder.name)}"
         ) from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
@@ -123,6 +127,10 @@ def load_manifest(folder: Path) -> Manifest:
     except (TypeError, ValueError) as error:
         raise ModelFormatError(f"{path} is damaged ({error}). {_REMEDY}") from error
     return manifest
+
+
+def _convert(path: Path, name: str) -> str:
+    return f"Convert the model first: python -m engine convert {path} models/{name}"
 
 
 def _check_version(folder: Path, raw: object) -> None:

@@ -116,7 +116,7 @@ async def test_channels_that_the_same_people_see_may_be_read_in_each_other(world
 async def test_a_channel_that_one_role_may_not_read_is_not_open_to_all(world: World, permission: str) -> None:
     muted = world.guild.create_role("Muted")
     denied = discord.PermissionOverwrite(**{permission: False})
-    channel = world.guild.create_text_channel("half", overwrites={muted: denied})  # type: ignore[dict-item]
+    channel = world.guild.create_text_channel("half", overwrites={muted: denied})
     said = await world.bob.send(channel, "the word is swordfish")
     await world.anna.send(world.general, f"{world.me} What is it? {link(said)}")
     await world.run(2)

@@ -279,7 +279,7 @@ def test_a_pickle_is_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = TinyHuggingFace().save(tmp_path / "source")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     said = refusal(folder, capsys)
-    assert "has no safetensors files; pytorch_model.bin cannot be read safely" in said
+    assert "has no safetensors files, only pytorch_model.bin, a pickle" in said
 
 
 def test_a_tokenizer_with_a_token_far_beyond_the_others_is_refused(

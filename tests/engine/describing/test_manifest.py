@@ -90,7 +90,7 @@ def test_a_folder_in_the_place_of_a_file_is_reported(folder: Path) -> None:
 
 NO_MODELS: dict[str, tuple[str, str]] = {
     "nothing there": ("nowhere", "There is no model folder"),
-    "a file": (f"model/{WEIGHTS_FILE}", "There is no model folder"),
+    "a file": (f"model/{WEIGHTS_FILE}", "is a file, not a converted model. Convert the model first"),
     "below a file": (f"model/{WEIGHTS_FILE}/model", "There is no model folder"),
     "no manifest": (".", "is not a converted model"),
     "a name too long": ("x" * 300, "cannot be read: File name too long"),
