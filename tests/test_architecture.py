@@ -27,11 +27,15 @@ OWNERS: dict[str, set[str]] = {
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
+    "huggingface_hub": {"engine/hub/hub.py"},
     "onnx": {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
         *(f"engine/release/{name}.py" for name in ("contract", "model")),
-        *(f"engine/graphs/{name}.py" for name in ("attention", "decoder", "graph_builder", "sampler_graph")),
+        *(
+            f"engine/graphs/{name}.py"
+            for name in ("attention", "decoder", "graph_builder", "plain_attention", "sampler_graph")
+        ),
     },
     "onnxruntime": {
         "engine/bench/stages.py",

@@ -25,18 +25,26 @@ class Questions:
         self._hearing = hearing
         self._chat = chat
 
-    async def of(self, message: discord.Message, bot: Bot, newest_part_id: int | None = None) -> Question:
+    async def of(
+        self,
+        message: discord.Message,
+        bot: Bot,
+        newest_part_id: int | None = None,
+        asker: discord.User | discord.Member | None = None,
+    ) -> Question:
         """Return what a message asks. Raises `AttachmentError`.
 
         A reply quotes what it replies to, but not the newest answer (shown by `newest_part_id`): it is the
-        last thing said anyway.
+        last thing said anyway. `asker`: who wrote it, if another one posts it for them.
         """
         heard = await self._hear(message, bot)
         is_newest = message.reference is not None and message.reference.message_id == newest_part_id
         references = [Reference() if is_newest else await self._hearing.replied(message, bot)]
         if not heard.text and references[0].quote is not None and not references[0].is_readable:
             raise AttachmentError(references[0].notes[0])
-        references += await self._hearing.linked(message.content, bot, message.author, message.channel)
+        references += await self._hearing.linked(
+            message.content, bot, asker or message.author, message.channel
+        )
         if not heard.is_readable and heard.notes and not any(one.is_readable for one in references):
             raise AttachmentError(heard.notes[0])
         guild_id = None if message.guild is None else message.guild.id
