@@ -18,7 +18,7 @@ from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.answers.outboxes import answer_view
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, origin_of_message
 from storage.errors import StorageError
@@ -31,8 +31,11 @@ _log = logging.getLogger(__name__)
 class MessageChanges:
     """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, locales: Locales, intake: MessageIntake) -> None:
+    def __init__(
+        self, chat: ChatService, questions: Questions, locales: Locales, intake: MessageIntake
+    ) -> None:
         self._chat = chat
+        self._questions = questions
         self._locales = locales
         self._intake = intake
 
@@ -45,9 +48,9 @@ class MessageChanges:
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
                 await self._intake.take_edited(message, bot)
                 return
-            question = await question_of(message, bot)
-            await self._chat.check_text(origin_of_message(message), question.content)
-            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, question.content)
+            content = await self._questions.content_of(message, bot)
+            await self._chat.check_text(origin_of_message(message), content)
+            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, content)
         except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
             if not is_expected(error):
                 _log.exception("An edit could not be followed")

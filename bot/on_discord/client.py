@@ -22,10 +22,12 @@ from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
 from bot.on_discord.connection import intents, keep_presence
+from bot.on_discord.hearing.hearing import Hearing
 from bot.on_discord.interactions import SILENT, answer_old_form
 from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
@@ -81,15 +83,18 @@ class LlamacordClient(discord.Client):
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
+        hearing = Hearing(self, sees_all=sees_all_messages)
+        questions = Questions(hearing, chat)
         self._intake = MessageIntake(
             chat,
             moderation.servers,
+            questions,
             self._locales,
             self._answer_in,
             metrics.refused,
             sees_all=sees_all_messages,
         )
-        self._changes = MessageChanges(chat, self._locales, self._intake)
+        self._changes = MessageChanges(chat, questions, self._locales, self._intake)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -123,7 +128,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(Asking(chat, self._answer_in, self._locales)),
+                *ask_commands(Asking(chat, questions, hearing, self._answer_in, self._locales)),
                 *privacy_commands(chat, privacy),
                 resets.command(),
                 *block_commands(chat, moderation),
