@@ -127,13 +127,13 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
         "/settings set temperature 0.25", "/settings set top_k 9999", "/system set Be brief.", "/system", "Hi"
     )
     assert "temperature is 0.25 now." in output
-    assert "top_k must be a whole number between 0 and 1000." in output
+    assert "top_k must be a whole number from 0 to 1000." in output
     assert "\nBe brief.\n" in output
     assert terminal.engine.params[0].temperature == 0.25
     assert terminal.engine.dialogs[0][0].content == "Be brief."
 
     output = await terminal.run("/settings", "/settings reset", "/system clear", "/system show")
-    assert "temperature = 0.25 (set here; without that 0.7" in output
+    assert "temperature = 0.25 (set here; otherwise 0.7" in output
     assert "Set back to the default: 1." in output
     assert output.endswith("You are a test.\n")
 

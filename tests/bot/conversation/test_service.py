@@ -272,7 +272,7 @@ async def test_a_fault_ends_one_answer_and_keeps_its_text(setup: Setup) -> None:
     setup.engine.scripts = [Script(fails_after=2), Script()]
     ending = await (await setup.ask("Hi")).ending()
     assert (ending.state, ending.text) == (MessageState.FAILED, "Hello there")
-    assert ending.note == "The model failed while it was answering. Please try again."
+    assert ending.note == "The model failed while answering. Please try again."
     assert (await (await setup.ask("Again")).ending()).state is MessageState.COMPLETE
     assert setup.seen() == ["Hi\nAgain"]
 

@@ -339,7 +339,7 @@ ROWS = [
     press("continue button", "llamacord:continue:", ASKER, "", cut),
     press("report button", "llamacord:report:", EVERYBODY, "Thank you", talked),
     press("undo button", "llamacord:undo:", MODERATOR, "is back", reset_in_sight),
-    press("forget button", "llamacord:forget:", EVERYBODY, "Deleted were", asked_to_forget, is_private=True),
+    press("forget button", "llamacord:forget:", EVERYBODY, "Done: deleted", asked_to_forget, is_private=True),
     press("history page", r"llamacord:history:\d+:\d", EVERYBODY, "page 1", paged, is_private=True),
     press(
         "history file", r"llamacord:history:\d+:file", EVERYBODY, "conversation.txt", paged, is_private=True
@@ -356,14 +356,14 @@ ROWS = [
             in_dm=None,
         )
         for name, said, values in (
-            ("allowed_channels", "I answer in: <#", lambda by: [by.channel]),
-            ("allowed_roles", "I answer people with: everybody", lambda _: []),
-            ("log_channel", "Moderator log: <#", lambda by: [by.channel]),
+            ("allowed_channels", "**Where I answer:** <#", lambda by: [by.channel]),
+            ("allowed_roles", "**Who I answer:** everyone", lambda _: []),
+            ("log_channel", "**Moderator log:** <#", lambda by: [by.channel]),
             ("switches", "Settings of this server", lambda _: ["labels_answers"]),
             ("age", "Age-restricted", None),
             ("page", "Language of this server", None),
             ("free_channels", "", lambda _: []),
-            ("language", "Language of this server: Deutsch", lambda _: ["de"]),
+            ("language", "**Language:** Deutsch", lambda _: ["de"]),
             ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )

@@ -28,7 +28,7 @@ async def test_a_crash_in_the_middle_of_an_answer_is_marked_at_the_next_start(wo
     await world.env.restart_bot(await world.new_client())
     answer = world.reply(world.general)
     assert answer.content.startswith("word word")
-    assert answer.content.endswith("\n-# I was restarted before this answer was complete.")
+    assert answer.content.endswith("\n-# I was restarted before this answer was finished.")
     assert labels(answer) == ["Regenerate", "Continue"]
     assert await states(world) == [MessageState.COMPLETE, MessageState.INTERRUPTED]
     await world.anna.click(answer, label="Regenerate")
@@ -161,7 +161,7 @@ async def test_a_question_deleted_while_it_is_answered_is_forgotten(world: World
     await world.anna.delete(question)
     await world.run(1)
     answer = world.reply(world.general)
-    assert answer.content.endswith("-# Stopped, because the message this answers was deleted.")
+    assert answer.content.endswith("-# Stopped, because the question was deleted.")
     assert labels(answer) == []
     assert world.engine.num_running == 0
     assert await world.stored(world.general) == []
@@ -282,7 +282,7 @@ async def test_a_full_disk_keeps_the_answer_on_screen_and_says_so(world: World) 
     await world.run(7)
     shown = [m.content for m in world.replies(world.general)]
     assert [text[0] for text in " ".join(shown).split()][:6] == list("abcdef")
-    assert shown[-1].endswith("\n-# This answer could not be saved, so I will not remember it.")
+    assert shown[-1].endswith("\n-# I couldn't save this answer, so I won't remember it.")
     assert [label for m in world.replies(world.general) for label in labels(m)] == []
     await ask(world, "again")
     assert "disk I keep conversations on is full" in world.replies(world.general)[-1].content

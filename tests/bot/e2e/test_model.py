@@ -76,7 +76,7 @@ async def test_operators_switch_and_conversations_survive(world: World, shelf: F
         "I am small",
         "and now?",
     ]
-    assert await use(world, "large") == "`large` answers already."
+    assert await use(world, "large") == "`large` is already answering."
 
 
 async def test_members_neither_see_nor_switch_and_moderators_only_see(world: World) -> None:
@@ -135,7 +135,7 @@ async def test_after_both_models_failed_the_old_one_can_be_loaded_again(
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.replies(world.general)[-1].content == "I am small"
-    assert await use(world, "small") == "`small` answers already."
+    assert await use(world, "small") == "`small` is already answering."
 
 
 async def test_a_model_that_broke_down_can_be_loaded_anew(world: World, shelf: FakeShelf) -> None:

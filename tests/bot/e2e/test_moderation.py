@@ -53,7 +53,7 @@ async def test_ask_16_a_reset_is_undone_with_its_button(world: World) -> None:
     done = await world.mod.slash(world.general, "reset")
     assert "Forgotten: 2 messages." in said(done)
     undone = await world.mod.click(shown(done), label="Undo")
-    assert undone.followups[0].content == "The conversation is back. Messages: 2."
+    assert undone.followups[0].content == "The conversation is back: 2 messages."
     assert await history(world) == ["remember me", "answer"]
     again = await world.mod.click(shown(done), label="Undo")
     assert "can no longer be undone" in again.followups[0].content
@@ -146,7 +146,7 @@ async def test_resets_go_to_the_log_with_a_button_that_works_there(world: World)
     await world.env.settle()
     (line,) = world.replies(log)
     assert line.content == (
-        f"{world.mod.mention} made me forget the conversation in {world.general.mention}. Messages: 2."
+        f"{world.mod.mention} made me forget the conversation in {world.general.mention} (2 messages)."
     )
     refused = await world.anna.click(line, label="Undo")
     assert MODERATORS_ONLY in refused.followups[0].content
@@ -184,7 +184,7 @@ async def test_ask_16_a_blocked_person_is_told_once_and_then_met_with_silence(wo
         await ask(world, "hello?")
     assert world.engine.dialogs == []
     assert [m.content for m in world.replies(world.general)] == [
-        "The moderators of this server have decided that I do not answer you here."
+        "The moderators of this server have blocked you, so I don't answer you here."
     ]
     assert logged(world, log) == [f"{world.mod.mention} blocked {world.anna.mention}."]
     listed = said(await world.mod.slash(world.general, "blocked"))
@@ -323,7 +323,7 @@ async def test_ask_16_an_answer_is_reported_once_to_the_log_with_a_link(world: W
     await ask(world, "hi")
     answer = world.reply(world.general)
     thanks = await world.bob.click(answer, label="Report")
-    assert thanks.followups[0].content == "Thank you. The moderators were told."
+    assert thanks.followups[0].content == "Thank you. I've told the moderators."
     assert thanks.followups[0].ephemeral
     again = await world.bob.click(answer, label="Report")
     assert "reported this answer already" in again.followups[0].content

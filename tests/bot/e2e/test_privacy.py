@@ -31,7 +31,7 @@ async def forget(person: Any, *where: Any) -> str:
     """Use `/forget-me`, confirm, and return what then stands in the place of the question."""
     asked = await person.slash(*where, "forget-me")
     assert "cannot be undone" in said(asked)
-    assert (await person.click(asked.response.message, label="Delete all of it")).acknowledged
+    assert (await person.click(asked.response.message, label="Delete it all")).acknowledged
     assert asked.response.components == []
     return str(asked.response.content)
 
@@ -102,9 +102,9 @@ async def test_forget_me_is_confirmed_after_a_restart_and_only_by_the_person(wor
     await world.restart()
     button = asked.response.message
     with pytest.raises(simcord.SetupError):
-        await world.mod.click(button, label="Delete all of it")
+        await world.mod.click(button, label="Delete it all")
     assert await num_messages(world) == 2
-    await world.anna.click(button, label="Delete all of it")
+    await world.anna.click(button, label="Delete it all")
     assert await num_messages(world) == 0
 
 
@@ -173,7 +173,7 @@ async def test_confirming_while_the_database_fails_is_told(world: World) -> None
     asked = await world.anna.slash(world.general, "forget-me")
     assert asked.response is not None
     await world.database.close()
-    pressed = await world.anna.click(asked.response.message, label="Delete all of it")
+    pressed = await world.anna.click(asked.response.message, label="Delete it all")
     assert "cannot be read or saved" in pressed.followups[0].content
 
 

@@ -26,7 +26,7 @@ async def test_defaults_of_a_server_hold_where_a_conversation_sets_nothing(world
     shown = said(await world.anna.slash(world.general, "settings show"))
     assert "**temperature** = `0.3` (this server's default; mine is 0.7" in shown
     shown = said(await world.anna.slash(world.random, "settings show"))
-    assert "**temperature** = `1` (set here; without that 0.3" in shown
+    assert "**temperature** = `1` (set here; otherwise 0.3" in shown
     for channel in (world.general, world.random):
         await world.anna.send(channel, f"{world.me} hi")
     await world.run(2)
@@ -50,7 +50,7 @@ async def test_nobody_goes_beyond_the_operators_limits(world: World) -> None:
     world.defaults = ChatParameters(limits=read_limits("temperature=0..1"), max_history_tokens=1024)
     await world.restart()
     result = await world.mod.slash(world.general, "settings set", name="temperature", value="1.5")
-    assert said(result) == "temperature must be a number between 0 and 1."
+    assert said(result) == "temperature must be a number from 0 to 1."
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.engine.params[-1].temperature == 0.7

@@ -16,8 +16,8 @@ from tests.bot.e2e.test_moderation import ask, logged, open_log, shown
 from tests.bot.e2e.world import EDIT_S, World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script, ScriptedEngine
 
-FORBIDDEN_QUESTION = "The rules of this server do not allow this text, so I cannot answer it."
-WITHHELD = "-# This answer is not shown: the rules here do not allow what it says."
+FORBIDDEN_QUESTION = "The rules of this server don't allow this text, so I can't answer it."
+WITHHELD = "-# This answer isn't shown, because it breaks the rules here."
 
 
 async def admin_of(world: World) -> simcord.MemberActor:
@@ -49,7 +49,7 @@ async def test_ask_12_a_server_is_set_up_in_one_panel_and_it_holds_at_once(world
     await admin.select(message, [world.random], custom_id="llamacord:config:allowed_channels")
     assert (await config(world)).allowed_channels == {world.random.id}
     await ask(world, "hi")
-    assert world.reply(world.general).content == f"On this server I answer only in {world.random.mention}."
+    assert world.reply(world.general).content == f"On this server I only answer in {world.random.mention}."
     await ask(world, "hi", where="random")
     assert world.reply(world.random).content == "answer"
     assert world.random.mention in (await panel(world, admin)).content
@@ -71,7 +71,7 @@ async def test_switches_log_roles_and_age_are_set_in_the_panel(world: World) -> 
     assert (held.labels_answers, held.removes_invites, held.refuses_unchecked) == (True, False, False)
     assert held.age_restricted == "never"
     changed = f"{admin.mention} changed a setting: "
-    assert f"{changed}label of answers." in logged(world, log)
+    assert f"{changed}label below answers." in logged(world, log)
     await admin.select(message, [], custom_id="llamacord:config:log_channel")
     assert (await config(world)).log_channel is None
 
@@ -87,8 +87,8 @@ async def test_the_log_names_what_was_changed_and_only_that(world: World) -> Non
     await world.env.settle()
     changed = f"{admin.mention} changed a setting: "
     assert logged(world, log) == [
-        f"{changed}questions of one person a minute.",
-        f"{changed}answers as embeds or as text.",
+        f"{changed}questions per minute, one person.",
+        f"{changed}answers as embeds.",
     ]
 
 
@@ -109,7 +109,7 @@ async def test_language_free_channels_and_looks_are_set_in_the_panel(tmp_path: P
         admin = await admin_of(world)
         message = await second_page(world, admin)
         await admin.select(message, ["de"], custom_id="llamacord:config:language")
-        assert "Language of this server: Deutsch" in content(world, message)
+        assert "**Language:** Deutsch" in content(world, message)
         await admin.select(message, [world.random], custom_id="llamacord:config:free_channels")
         await admin.click(message, custom_id="llamacord:config:page:first")
         await admin.select(message, ["uses_embeds"], custom_id="llamacord:config:switches")
@@ -145,7 +145,7 @@ async def test_a_servers_system_prompt_holds_where_a_conversation_has_none(world
     assert (await config(world)).system_prompt is None
     await admin.click(message, label="Save")
     assert content(world, message).startswith("The system prompt is changed for all conversations here")
-    assert logged(world, log)[-1] == f"{admin.mention} changed a setting: system prompt of this server."
+    assert logged(world, log)[-1] == f"{admin.mention} changed a setting: this server's system prompt."
     await world.mod.slash(world.random, "system set", text="Rhyme.")
     for where in ("general", "random"):
         await ask(world, "hi", where=where)
@@ -311,7 +311,7 @@ async def test_ask_13_who_asks_too_much_is_told_when_to_ask_again(world: World) 
     for number in range(5):
         await world.anna.send(world.general, f"{world.me} question {number}")
     refusals = [m.content for m in world.replies(world.general) if "asked a lot" in m.content]
-    assert refusals == ["You have asked a lot in the last minute. Please ask again in 30 s."]
+    assert refusals == ["You've asked a lot in the last minute. Please try again in 30 s."]
     await world.run(6)
     assert len(world.engine.dialogs) == 2
     await world.anna.send(world.general, f"{world.me} and now?")
@@ -400,7 +400,7 @@ async def test_age_restricted_channels_are_respected(world: World, rule: str, as
     assert len(world.engine.dialogs) == asked
     answered = [m.content for m in world.replies(adult)]
     assert answered == (
-        ["answer"] if rule != "never" else ["On this server I do not answer in age-restricted channels."]
+        ["answer"] if rule != "never" else ["On this server I don't answer in age-restricted channels."]
     )
 
 
@@ -549,7 +549,8 @@ async def test_an_unsafe_question_is_not_answered(world: World) -> None:
     assert "I do not answer this question" in world.reply(world.general).content
     assert world.engine.dialogs == []
     assert logged(world, log) == [
-        f"A question by {world.anna.mention} in {world.general.mention} was refused by the moderation model."
+        f"A question from {world.anna.mention} in {world.general.mention} "
+        "was refused by the moderation model."
     ]
 
 

@@ -91,7 +91,7 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
             await ready(bot)
             await until_shown(discord, tmp_path, 30)
             assert len(discord.ours()) == 2, "the message that nobody recorded is found, and no other is sent"
-            assert discord.texts[-1].endswith("\n-# I was restarted before this answer was complete.")
+            assert discord.texts[-1].endswith("\n-# I was restarted before this answer was finished.")
             discord.ask("something without end")
             discord.ask("something else without end", OTHER_ID)
             await discord.until_true(says(discord, "word9", OTHER_ID))
@@ -169,4 +169,4 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         await until_shown(discord, tmp_path, 30)
         for channel_id in (CHANNEL_ID, OTHER_ID):
             (message,) = discord.ours(channel_id)
-            assert message["content"].endswith("-# Stopped, because I could not write here.")
+            assert message["content"].endswith("-# Stopped, because I couldn't write here.")
