@@ -81,7 +81,15 @@ class LlamacordClient(discord.Client):
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
-        self._changes = MessageChanges(chat, self._locales)
+        self._intake = MessageIntake(
+            chat,
+            moderation.servers,
+            self._locales,
+            self._answer_in,
+            metrics.refused,
+            sees_all=sees_all_messages,
+        )
+        self._changes = MessageChanges(chat, self._locales, self._intake.take_edited)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -91,14 +99,6 @@ class LlamacordClient(discord.Client):
             self._changes.deleted,
         )
         self._departures = Departures(privacy.retention)
-        self._intake = MessageIntake(
-            chat,
-            moderation.servers,
-            self._locales,
-            self._answer_in,
-            metrics.refused,
-            sees_all=sees_all_messages,
-        )
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
         answers = AnswerControls(chat, moderation, self._answer_in)
