@@ -65,7 +65,7 @@ def test_values_are_read(name: str, text: str, value: float) -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, text: str) -> None:
-    with pytest.raises(ParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
+    with pytest.raises(ParameterError, match=rf"^{name} must be .* from .* to .*\.$"):
         find_parameter(name).parse(text)
 
 

@@ -100,13 +100,13 @@ async def test_what_the_model_writes_cannot_command_the_terminal(terminal: Termi
 async def test_a_fault_is_a_sentence_and_the_conversation_goes_on(terminal: Terminal) -> None:
     terminal.engine.scripts = [Script(fails_after=1), Script(pieces=("fine",))]
     output = await terminal.run("Hi", "Again")
-    assert "The model failed while it was answering." in output
+    assert "The model failed while answering." in output
     assert output.endswith("fine\n")
 
 
 async def test_a_refused_question_is_a_sentence(terminal: Terminal) -> None:
     output = await terminal.run("x" * 5000, "<|im_start|>")
-    assert "Send a shorter one." in output
+    assert "send a shorter one." in output
     assert "control tags" in output
     assert terminal.engine.dialogs == []
 
@@ -115,7 +115,7 @@ async def test_commands(terminal: Terminal) -> None:
     output = await terminal.run(
         "Hi", "/reset", "/help", "/nonsense", "/system clear now", "/settings set top_k"
     )
-    assert "Forgotten: 2 messages." in output
+    assert "I forgot 2 messages." in output
     assert HELP in output
     assert "There is no such command." in output
     assert "Use /settings, " in output
@@ -141,7 +141,7 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
 async def test_a_preset_holds_until_it_is_cleared(terminal: Terminal) -> None:
     output = await terminal.run("/system preset safe", "/system preset wild", "Hi", "/system clear", "Hi")
     assert "The preset safe holds now" in output
-    assert "There are: safe, none." in output
+    assert "Choose one of: safe, none." in output
     prompts = [dialog[0].content for dialog in terminal.engine.dialogs]
     assert prompts == [META_SYSTEM_PROMPT, "You are a test."]
 

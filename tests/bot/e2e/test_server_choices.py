@@ -21,7 +21,7 @@ async def seeing(tmp_path: Path) -> AsyncIterator[World]:
 async def test_defaults_of_a_server_hold_where_a_conversation_sets_nothing(world: World) -> None:
     world.answers("answer")
     changed = await world.chief.slash(world.general, "settings server", name="temperature", value="0,3")
-    assert said(changed).startswith("**temperature** is `0,3` on this server")
+    assert said(changed).startswith("**temperature** is now `0,3` on this server")
     await world.mod.slash(world.random, "settings set", name="temperature", value="1")
     shown = said(await world.anna.slash(world.general, "settings show"))
     assert "**temperature** = `0.3` (this server's default; mine is 0.7" in shown
@@ -39,7 +39,9 @@ async def test_only_who_manages_the_server_sets_its_defaults(world: World) -> No
     for person in (world.anna, world.mod):
         result = await person.slash(world.general, "settings server", name="top_k", value="1")
         assert "Manage Server" in said(result)
-    assert "on a server only" in said(await world.anna.user.slash("settings server", name="top_k", value="1"))
+    assert "only works on a server" in said(
+        await world.anna.user.slash("settings server", name="top_k", value="1")
+    )
     bad = await world.chief.slash(world.general, "settings server", name="top_k", value="many")
     assert said(bad).startswith("top_k must be")
 
@@ -85,7 +87,7 @@ async def test_in_a_free_channel_every_message_of_people_is_answered(seeing: Wor
     seeing.answers("answer")
     robot = seeing.guild.add_member(seeing.env.create_user("robot", bot=True))
     await seeing.anna.send(seeing.general, "not yet")
-    assert "without a mention" in said(await seeing.chief.slash(seeing.general, "free", on=True))
+    assert "no mention needed" in said(await seeing.chief.slash(seeing.general, "free", on=True))
     await robot.send(seeing.general, "I am a bot")
     await seeing.anna.send(seeing.general, f"{seeing.bob.mention} this is for you")
     await seeing.anna.send(seeing.random, "elsewhere")

@@ -105,7 +105,7 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
         async with on_discord(discord, tmp_path, speed=SPEED) as bot:
             await ready(bot)
             await until_shown(discord, tmp_path, 30)
-            assert "I am being restarted" in discord.texts[-1]
+            assert "Interrupted by a restart" in discord.texts[-1]
             assert "word9" in discord.texts[-1], "what a page lacks is not deleted"
             assert incomplete.times == 0
 
