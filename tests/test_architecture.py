@@ -31,7 +31,10 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
         *(f"engine/release/{name}.py" for name in ("contract", "model")),
-        *(f"engine/graphs/{name}.py" for name in ("attention", "decoder", "graph_builder", "sampler_graph")),
+        *(
+            f"engine/graphs/{name}.py"
+            for name in ("attention", "decoder", "graph_builder", "plain_attention", "sampler_graph")
+        ),
     },
     "onnxruntime": {
         "engine/bench/stages.py",
@@ -63,6 +66,7 @@ OWNERS: dict[str, set[str]] = {
 
 IMPORT_NAMES = {
     "charset-normalizer": "charset_normalizer",
+    "huggingface-hub": "huggingface_hub",
     "discord.py": "discord",
     "onnxruntime-gpu": "onnxruntime",
     "prometheus-client": "prometheus_client",

@@ -19,7 +19,7 @@ _CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none":
 
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
-    command = commands.add_parser("convert", help="turn the weights of a Llama model into a model folder")
+    command = commands.add_parser("convert", help="turn somebody's weights into a model folder")
     command.add_argument(
         "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
     )
@@ -31,11 +31,19 @@ def add_to(commands: Subparsers) -> None:
         default="auto",
         help="how the model was trained to chat; auto reads it from the file",
     )
+    command.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
+    )
     command.set_defaults(act=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model, destination = open_source(arguments.source), arguments.destination
+    model, destination = open_source(arguments.source, arguments.adapter), arguments.destination
     precision = Precision(arguments.precision)
     if arguments.chat_format != "auto":
         model.chat = _CHAT_FORMATS[arguments.chat_format]
@@ -50,6 +58,8 @@ def _convert(arguments: argparse.Namespace) -> int:
             lambda share: progress.update(task, completed=share),
             lambda: progress.update(task, description="Comparing it with the source", total=None),
         )
+    for note in model.notes:
+        console.print(note)
     kind = _describe(model.chat.format)
     console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
     return 0
