@@ -127,7 +127,9 @@ async def test_after_both_models_failed_the_old_one_can_be_loaded_again(
     )
     await world.anna.send(world.general, f"{world.me} hi")
     assert "isn't available right now" in world.reply(world.general).content
-    assert (await use(world, "small")).startswith("`small` couldn't be loaded, and now no model is answering.")
+    assert (await use(world, "small")).startswith(
+        "`small` couldn't be loaded, and now no model is answering."
+    )
     assert shelf.opened == ["broken", "small", "small"], "one that just failed is not tried twice"
     del shelf.broken["small"]
     assert (await use(world, "small")).startswith("`small` now answers everyone")
