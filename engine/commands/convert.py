@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.commands import Subparsers
 from engine.convert.converter import convert, open_source
+from engine.convert.source import ModelSource
 from engine.describing.architecture import Precision
 from engine.describing.manifest import ChatSpec
 from engine.text.prompt import llama2_chat
@@ -24,7 +26,13 @@ def add_to(commands: Subparsers) -> None:
         "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
     )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
+    add_options(command)
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
+    command.set_defaults(act=_convert)
+
+
+def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], object] = Path) -> None:
+    """Add what a conversion can be told, wherever weights come from; `adapter` reads one from its text."""
     command.add_argument(
         "--chat-format",
         choices=["auto", *_CHAT_FORMATS],
@@ -33,18 +41,24 @@ def add_to(commands: Subparsers) -> None:
     )
     command.add_argument(
         "--adapter",
-        type=Path,
+        type=adapter,
         action="append",
         default=[],
         metavar="FOLDER",
         help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
     )
-    command.set_defaults(act=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model, destination = open_source(arguments.source, arguments.adapter), arguments.destination
-    precision = Precision(arguments.precision)
+    source = open_source(arguments.source, arguments.adapter)
+    convert_into(source, arguments.destination, Precision(arguments.precision), arguments)
+    return 0
+
+
+def convert_into(
+    model: ModelSource, destination: Path, precision: Precision, arguments: argparse.Namespace
+) -> None:
+    """Convert what was opened, as `add_options` has it, and say what came of it. Raises `ModelError`."""
     if arguments.chat_format != "auto":
         model.chat = _CHAT_FORMATS[arguments.chat_format]
     console = Console(stderr=True)
@@ -62,7 +76,6 @@ def _convert(arguments: argparse.Namespace) -> int:
         console.print(note)
     kind = _describe(model.chat.format)
     console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
-    return 0
 
 
 def _describe(chat_format: str | None) -> str:
