@@ -23,6 +23,7 @@ from bot.model_check import (
 )
 from bot.models import model_here, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
+from engine.describing.footprint import size
 from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
@@ -125,14 +126,19 @@ def _check_cache(settings: Settings, *, needs_space: bool) -> Finding:
     problem = _write_problem(folder)
     if problem is not None:
         return Finding(False, "Cache", f"{folder} cannot be used: {problem}. Change LLAMA_CACHE.")
-    free = shutil.disk_usage(_nearest(folder)).free / _GIB
+    num_free, for_kv = shutil.disk_usage(_nearest(folder)).free, settings.kv_disk_mb * 2**20
+    free = num_free / _GIB
     if needs_space and free < _DEFAULT_MODEL_GIB:
         return Finding(
             False,
             "Cache",
             f"{folder} has {free:.1f} GiB free and the model needs {_DEFAULT_MODEL_GIB:.0f} GiB.",
         )
-    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.")
+    if num_free < for_kv:
+        sentence = f"{folder} has {free:.1f} GiB free, and up to {size(for_kv)} of KV may go there"
+        return Finding(False, "Cache", f"{sentence}. Lower KV_DISK_MB.")
+    kept = f" Up to {size(for_kv)} of them take what memory has no room for." if for_kv else ""
+    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.{kept}")
 
 
 def _write_problem(folder: Path) -> str | None:

@@ -25,7 +25,7 @@ from engine.hub.address import HubAddress, pulled_folder
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
-from engine.runtime.model_folder import ModelFolder
+from engine.runtime.model_folder import DiskRoom, ModelFolder
 from engine.types import ModelInfo
 
 MODERATION_ANSWERS = 2
@@ -47,6 +47,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         context_tokens=settings.context_tokens,
         kv_cache_mb=settings.kv_cache_mb,
         device=settings.provider,
+        kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
     )
 
 
@@ -94,7 +95,7 @@ def moderation_model(settings: Settings) -> ModelFolder | None:
 def moderation_options(options: EngineOptions) -> EngineOptions:
     """Return how a moderation model runs beside a model that runs with `options`: with little KV."""
     least = least_options(options)
-    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2", kv_disk=None)
 
 
 def least_options(options: EngineOptions) -> EngineOptions:
