@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -123,10 +127,12 @@ async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None
         ]
         discord.ask("500 words")
         await discord.until_true(says(discord, "word9"))
+        discord.send_away()
+        await discord.until_true(lambda: len(discord.resumed_at) == 1)
         discord.drop()
         discord.ask("20 words", OTHER_ID)  # while the gateway is away: the resumed session brings it
         await discord.until_true(says(discord, "word19", OTHER_ID))
-        assert len(discord.resumed_at) == 1
+        assert len(discord.resumed_at) == 2
         discord.forget_sessions()
         await discord.until_true(lambda: len(discord.identified_at) == 2)
         discord.faults.append(Fault("PATCH", "/messages/", reply=banned(40)))
@@ -170,3 +176,40 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         for channel_id in (CHANNEL_ID, OTHER_ID):
             (message,) = discord.ours(channel_id)
             assert message["content"].endswith("-# Stopped, because I could not write here.")
+
+
+async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:
+    """Also where the answer comes to its end in that moment."""
+    channel_ids = tuple(range(10, 18))
+    random = Random(1)
+    truths: Counter[bool] = Counter()
+    async with local_discord(*channel_ids) as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+
+        async def ask_and_stop(channel_id: int) -> None:
+            num_before = len(discord.ours(channel_id))
+            discord.ask("15 words", channel_id, 100 + len(discord.messages))
+            await discord.until_true(lambda: len(discord.ours(channel_id)) > num_before)
+            await pause(random.uniform(0.5, 2.5))
+            acted = discord.interactions[discord.command("stop", channel_id)]
+            await discord.until_true(lambda: bool(acted.told))
+            is_said = acted.told == ["Stopped."]
+            assert is_said or acted.told == ["No answer is being written here."]
+            await until_shown(discord, tmp_path, 30)
+            assert state_of_newest(tmp_path, channel_id) == ("stopped" if is_said else "complete")
+            truths[is_said] += 1
+
+        for _ in range(4):
+            await asyncio.gather(*map(ask_and_stop, channel_ids))
+    assert len(truths) == 2, "some came before the end, some after it"
+    assert discord.unknown == []
+
+
+def state_of_newest(folder: Path, channel_id: int) -> str:
+    with closing(sqlite3.connect(f"file:{folder / 'bot.sqlite3'}?mode=ro", uri=True)) as connection:
+        (row,) = connection.execute(
+            "SELECT state FROM messages JOIN conversations ON conversations.id = conversation_id"
+            " WHERE channel_id = ? ORDER BY messages.id DESC LIMIT 1",
+            (channel_id,),
+        )
+        return str(row[0])
