@@ -32,12 +32,13 @@ import numpy as np
 
 from benchmarks.common import print_table
 from benchmarks.virtual_life import START_S, World, in_world
+from bot.conversation import answering, prompting
 from bot.on_discord.connection import StartError
 from bot.operations.logs import describe_fault
 from bot.privacy import Keeping
 from engine.types import ChatMessage, Prompt
 from tests.bot.operations.comparing import Difference, buttons, differences
-from tests.bot.operations.local_discord import CHANNEL_ID, local_discord
+from tests.bot.operations.local_discord import CHANNEL_ID, EPOCH_MS, Payload, is_ours, local_discord
 from tests.bot.operations.test_process import on_discord
 from tests.fakes import Script, ScriptedEngine
 
@@ -64,6 +65,8 @@ UNSURE_S = 10.0
 MOST_GROWTH = 1.05
 """Of the largest database and process from the first half to the second, once texts are let go as fast as
 they come."""
+READ_MESSAGES = 24
+"""Of a conversation, for a question: 200 would take a fifth of the time, and the engine here needs none."""
 SPEED = 20.0
 """Of the real process, whose time passes so many times faster."""
 RETENTION_DAYS = 30
@@ -313,12 +316,9 @@ class Year:
             self.verified_up_to = max(ended, default=self.verified_up_to)
             self.verified.clear()
             self._look_for_unheard()
-            old = (int((self.world.now_s - KEPT_S) * 1000) - 1420070400000) << 22
             for channel_id in place.channel_ids:
-                here = [int(message["id"]) for message in place.of(channel_id)]
-                for message_id in here:
-                    if message_id < old or message_id not in here[-KEPT_MESSAGES:]:
-                        del place.messages[message_id]
+                for message in _old(place.of(channel_id), self.world.now_s - KEPT_S):
+                    del place.messages[int(message["id"])]
         self.sizes.append((database.stat().st_size / 1e6, _resident_mb()))
         if len(self.sizes) % 10 == 0:
             done = f"{len(self.sizes)} days, {self.num_killed} kills, {len(self.faults)} differences"
@@ -361,6 +361,16 @@ class Errors(logging.Handler):
         self.seen[record.getMessage() if fault is None else describe_fault(fault)] += 1
 
 
+def _old(messages: Sequence[Payload], before_s: float) -> Sequence[Payload]:
+    """Return what of a channel's messages nobody needs any more: never only a part of an answer."""
+    oldest_kept = (int(before_s * 1000) - EPOCH_MS) << 22
+    num_old = sum(int(message["id"]) < oldest_kept for message in messages)
+    num_old = max(num_old, len(messages) - KEPT_MESSAGES)
+    while num_old > 0 and is_ours(messages[num_old - 1]) and not buttons(messages[num_old - 1]):
+        num_old -= 1
+    return messages[: max(num_old, 0)]
+
+
 async def _until(is_so: Callable[[], bool]) -> None:
     while not is_so():  # noqa: ASYNC110 - virtual time costs nothing
         await asyncio.sleep(0.5)
@@ -376,6 +386,8 @@ def make(folder: Path, the_plan: Plan, days: int, seed: int) -> Year:
     world = World(folder, range(1000, 1000 + NUM_CHANNELS), YearEngine, seed)
     world.keeping = Keeping(retention_days=RETENTION_DAYS)
     world.lost_share = LOST_SHARE
+    for module in (answering, prompting):
+        setattr(module, "MAX_MESSAGES", READ_MESSAGES)  # noqa: B010 - a constant of theirs
     year = Year(world, the_plan, START_S + days * DAY_S)
     with in_world(world):
         year.run()

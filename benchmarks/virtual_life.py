@@ -170,7 +170,11 @@ class World:
 
     async def _live(self, people: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         stop = asyncio.Event()
-        self.connection = SyncConnection(open_connection(self.database, 5.0, MIGRATIONS))
+        loop = self.loop
+        self.connection = SyncConnection(
+            open_connection(self.database, 5.0, MIGRATIONS),
+            lambda: loop is not None and loop.killed_at is not None,
+        )
         async with Database(cast("aiosqlite.Connection", self.connection)) as database:
             self.client = await self._client(database)
             asking = asyncio.create_task(people(stop))
@@ -238,19 +242,24 @@ def _places(loop: LifeLoop) -> set[Place]:
 
 
 class SyncConnection:
-    """aiosqlite's connection without its thread: every statement is a step before and a step after."""
+    """aiosqlite's connection without its thread: every statement is a step before and a step after.
+
+    The latter only where it matters: `is_watched` tells whether a kill is about to come.
+    """
 
     in_transaction = property(lambda self: self._connection.in_transaction)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, is_watched: Callable[[], bool]) -> None:
         self._connection = connection
+        self._is_watched = is_watched
         connection.execute("PRAGMA synchronous = OFF")  # a process that is killed loses nothing by it
 
     async def execute_fetchall(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """Run a statement."""
         await asyncio.sleep(0)
         rows = self._connection.execute(sql, params).fetchall()
-        await asyncio.sleep(0)
+        if self._is_watched():
+            await asyncio.sleep(0)
         return rows
 
     async def close(self) -> None:
@@ -407,6 +416,8 @@ class in_world:  # noqa: N801 - reads as what it is
         self._world = world
 
     def __enter__(self) -> Self:
+        gc.collect()
+        gc.freeze()  # what is there already need not be looked through after each kill
         self._session, self._hook = aiohttp.ClientSession, sys.unraisablehook
         world = self._world
         aiohttp.ClientSession = lambda **options: PlaceSession(world, options.get("trace_configs"))  # type: ignore[assignment,misc]
@@ -414,5 +425,6 @@ class in_world:  # noqa: N801 - reads as what it is
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
         gc.collect()
         aiohttp.ClientSession, sys.unraisablehook = self._session, self._hook  # type: ignore[misc]

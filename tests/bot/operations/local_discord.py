@@ -28,7 +28,7 @@ MAX_LENGTH, MAX_NONCE_LENGTH = 2000, 25
 FIRST_ANSWER_S, TOKEN_LIFE_S = 3.0, 900.0
 """Within which an interaction is answered at first, and at all."""
 _WHEN = "2026-01-01T00:00:00+00:00"
-_EPOCH_MS = 1420070400000
+EPOCH_MS = 1420070400000
 _DISPATCH, _HEARTBEAT, _IDENTIFY, _RESUME, _RECONNECT, _INVALID, _HELLO, _ACK = 0, 1, 2, 6, 7, 9, 10, 11
 
 Payload = dict[str, Any]
@@ -253,7 +253,7 @@ class DiscordPlace:
 
     def ours(self, channel_id: int | None = None) -> list[Payload]:
         """Return the bot's messages in order, in one channel or in all."""
-        return [message for message in self.of(channel_id) if message["author"]["id"] == str(BOT_ID)]
+        return [message for message in self.of(channel_id) if is_ours(message)]
 
     @property
     def texts(self) -> list[str]:
@@ -318,7 +318,7 @@ class DiscordPlace:
             return refused(404, 10008, "Unknown Message")
         if channel_id in self.archived:
             return refused(400, 50083, "Thread is archived")
-        if method == "PATCH" and self.messages[message_id]["author"]["id"] != str(BOT_ID):
+        if method == "PATCH" and not is_ours(self.messages[message_id]):
             return refused(403, 50005, "Cannot edit a message authored by another user")
         if method == "PATCH":
             return self._edit(message_id, body)
@@ -472,7 +472,7 @@ class DiscordPlace:
         self.dispatch("RESUMED", {})
 
     def _new_id(self) -> int:
-        return max(int(self.now() * 1000 - _EPOCH_MS) << 22, self._newest_id + 1)
+        return max(int(self.now() * 1000 - EPOCH_MS) << 22, self._newest_id + 1)
 
     def _message(self, author: Payload, content: str, channel_id: int) -> Payload:
         self._newest_id = self._new_id()
@@ -609,6 +609,11 @@ async def local_discord(*channel_ids: int) -> AsyncIterator[LocalDiscord]:
         yield place
     finally:
         await place.down()
+
+
+def is_ours(message: Payload) -> bool:
+    """Tell whether a message is the bot's."""
+    return bool(message["author"]["id"] == str(BOT_ID))
 
 
 def _fault_of(body: Payload) -> Reply | None:

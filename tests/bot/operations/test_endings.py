@@ -48,6 +48,24 @@ async def until_shown(discord: LocalDiscord, folder: Path, timeout_s: float) -> 
         await asyncio.sleep(0.02)
 
 
+def newest(folder: Path, channel_id: int = CHANNEL_ID) -> sqlite3.Row:
+    """Return the newest answer of a channel as it is stored."""
+    with closing(sqlite3.connect(f"file:{folder / 'bot.sqlite3'}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(
+            "SELECT state, content FROM messages JOIN conversations ON conversations.id = conversation_id"
+            " WHERE channel_id = ? ORDER BY messages.id DESC LIMIT 1",
+            (channel_id,),
+        ).fetchone()
+        return row
+
+
+async def until_stored(folder: Path, text: str) -> None:
+    async with asyncio.timeout(30):
+        while text not in newest(folder)["content"]:  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.02)
+
+
 def says(discord: LocalDiscord, text: str, channel_id: int = CHANNEL_ID) -> Callable[[], bool]:
     """Return whether the bot says something."""
     return lambda: any(text in message["content"] for message in discord.ours(channel_id))
@@ -112,6 +130,41 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
             assert "I am being restarted" in discord.texts[-1]
             assert "word9" in discord.texts[-1], "what a page lacks is not deleted"
             assert incomplete.times == 0
+
+
+async def test_what_a_kill_left_unsent_comes_as_new_messages(tmp_path: Path) -> None:
+    """A nonce that was used before the restart would bring back the first message, and nothing be sent."""
+    async with local_discord() as discord:
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            discord.ask("400 words")
+            await discord.until_true(says(discord, "word9"))
+            discord.faults.append(Fault("POST", "/messages$", times=None, reply=refused(503)))
+            await until_stored(tmp_path, "word350")
+            bot.process.kill()
+            await bot.exit_code()
+        discord.faults.clear()
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            await until_shown(discord, tmp_path, 30)
+            first, *others = discord.texts
+            assert len(others) >= 1
+            assert "word9" in first
+            assert "word350" in others[-1]
+            assert others[-1].endswith("\n-# I was restarted before this answer was complete.")
+
+
+async def test_the_parts_of_a_long_answer_stand_above_those_who_wait(tmp_path: Path) -> None:
+    async with local_discord() as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        for person_id in (480, 10, 11):
+            discord.ask(f"{person_id} words", person_id=person_id)
+        await discord.until_true(says(discord, "Waiting: place 1"))
+        await discord.until_true(says(discord, "word479"))
+        await until_shown(discord, tmp_path, 60)
+        *_, last, second, third = discord.texts
+        for text, word in ((last, "word479"), (second, "word9"), (third, "word10")):
+            assert word in text
 
 
 async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
@@ -196,20 +249,10 @@ async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:
             is_said = acted.told == ["Stopped."]
             assert is_said or acted.told == ["No answer is being written here."]
             await until_shown(discord, tmp_path, 30)
-            assert state_of_newest(tmp_path, channel_id) == ("stopped" if is_said else "complete")
+            assert newest(tmp_path, channel_id)["state"] == ("stopped" if is_said else "complete")
             truths[is_said] += 1
 
         for _ in range(4):
             await asyncio.gather(*map(ask_and_stop, channel_ids))
     assert len(truths) == 2, "some came before the end, some after it"
     assert discord.unknown == []
-
-
-def state_of_newest(folder: Path, channel_id: int) -> str:
-    with closing(sqlite3.connect(f"file:{folder / 'bot.sqlite3'}?mode=ro", uri=True)) as connection:
-        (row,) = connection.execute(
-            "SELECT state FROM messages JOIN conversations ON conversations.id = conversation_id"
-            " WHERE channel_id = ? ORDER BY messages.id DESC LIMIT 1",
-            (channel_id,),
-        )
-        return str(row[0])
