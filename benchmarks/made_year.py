@@ -50,7 +50,7 @@ HOURS = (2, 1, 1, 1, 1, 2, 3, 5, 7, 8, 8, 9, 9, 8, 8, 8, 9, 10, 12, 14, 15, 13, 
 NUM_CHANNELS, NUM_PEOPLE = 200, 400
 AT_ONCE, MOST_AT_ONCE = 0.04, 5
 """Of questions, those that others follow within five seconds in the same channel; and with those how many."""
-LENGTHS = ((4, 1), (12, 4), (20, 8), (10, 60), (30, 60))
+LENGTHS = ((4, 1), (6, 8), (10, 16), (8, 75), (24, 75))
 """Of answers: pieces, and words in each. The last two take several messages, and a file."""
 SHARES = (30, 30, 25, 10, 5)
 STEPS = 700
@@ -58,6 +58,8 @@ STEPS = 700
 AGAIN = 0.15
 """Of the lives after a kill are killed while they repair."""
 OUTAGES_A_WEEK, OUTAGE_S, RESUMABLE_S = 2, (10.0, 3600.0), 180.0
+MOST_BEFORE_S = 8.0
+"""From a question to an outage: each comes while something is answered."""
 LOST_SHARE = 0.002
 GOAL_S = 60.0
 UNSURE_S = 10.0
@@ -82,7 +84,7 @@ def respond(dialog: Sequence[ChatMessage]) -> Script:
     random = Random(question)
     ((num_pieces, size),) = random.choices(LENGTHS, SHARES)
     pieces = [f"{question}.{number} " * size for number in range(num_pieces)]
-    return Script(pieces, delay_s=random.uniform(0.05, 1.0))
+    return Script(pieces, delay_s=random.uniform(0.05, 0.6))
 
 
 class YearEngine(ScriptedEngine):
@@ -132,7 +134,7 @@ def plan(days: int, num_questions: int, num_kills: int, seed: int) -> Plan:
     asked, channels = asked[order], channels[order]
     killed = random.choice(num_questions, min(num_kills, num_questions), replace=False)
     num_outages = round(OUTAGES_A_WEEK * days / 7)
-    starts = np.sort(START_S + random.random(num_outages) * days * DAY_S)
+    starts = np.sort(random.choice(asked, num_outages) + random.uniform(0.0, MOST_BEFORE_S, num_outages))
     lengths = np.exp(random.uniform(np.log(OUTAGE_S[0]), np.log(OUTAGE_S[1]), num_outages))
     return Plan(
         asked.tolist(),
@@ -166,7 +168,10 @@ class Year:
     num_restarts: int = 0
     num_presses: int = 0
     faults: list[str] = field(default_factory=list)
+    returned_s: list[float] = field(default_factory=list)
+    """From Discord's return to the bot's, after each outage that the bot lived through."""
     repaired_s: list[float] = field(default_factory=list)
+    """From the bot's return, or start, until all that had ended was seen to be shown as stored."""
     sizes: list[tuple[float, float]] = field(default_factory=list)
     """Megabytes of the database and of the process, once a day."""
 
@@ -270,6 +275,7 @@ class Year:
         self.world.is_away = False
         num_connects = len(place.connected_at)
         await _until(lambda: len(place.connected_at) > num_connects)
+        self.returned_s.append(loop.now_s - self.away_until_s)
         self._hears_again(UNSURE_S)
         await self.check()
 
@@ -424,8 +430,10 @@ async def kill_processes(folder: Path, num_kills: int, seed: int) -> list[str]:
 def report(year: Year, seconds: float) -> bool:
     """Print what came of it; return whether all goals were met."""
     place, sizes = year.world.place, np.array(year.sizes or [(0.0, 0.0)])
-    repaired = np.array(year.repaired_s or [0.0])
-    until_shown = " / ".join(f"{one:.0f}" for one in np.percentile(repaired, [50, 99, 100]))
+    until_back, until_shown = (
+        " / ".join(f"{one:.0f}" for one in np.percentile(times or [0.0], [50, 99, 100]))
+        for times in (year.returned_s, year.repaired_s)
+    )
     print_table(
         f"A made year, {seconds:.0f} s",
         ["", "figure"],
@@ -437,7 +445,8 @@ def report(year: Year, seconds: float) -> bool:
             ["places in our code where a kill came", f"{len(year.world.killed_in):,}"],
             ["restarts", f"{year.num_restarts:,}"],
             ["outages", f"{year.next_outage:,}"],
-            ["shown as stored after, s (median, 99 %, longest)", until_shown],
+            ["back after an outage, s (median, 99 %, longest)", until_back],
+            ["shown as stored after that, s (median, 99 %, longest)", until_shown],
             ["new sessions a day", f"{len(place.identified_at) / len(sizes):.1f}"],
             ["differences", f"{len(year.faults):,}"],
         ],
