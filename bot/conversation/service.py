@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering
-from bot.conversation.dialog import with_quote
+from bot.conversation.dialog import with_quotes
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
@@ -140,7 +140,7 @@ class ChatService:
     async def take(self, question: Question, view: AnswerView, arrival: Arrival) -> int:
         """Do as `ask` does with a question that stands in the line of arrivals."""
         channel_id, origin = question.conversation.channel_id, question.asked_from
-        text = with_quote(question.content, question.quote)
+        text = with_quotes(question.content, question.quotes)
         if self._gate is not None:
             await self._gate.admit(origin, text)
         async with self._queues.place(channel_id, _keys(origin, channel_id)) as ticket:
@@ -245,6 +245,18 @@ class ChatService:
     def note_change(self) -> None:
         """Learn that something was written, or that the engine let go of what it kept."""
         self.idle.note_change()
+
+    def place_gone(self, channel_id: int) -> None:
+        """End every answer in a channel that is there no more."""
+        self._queues.stop_conversation(channel_id, StopReason.NOT_SHOWABLE)
+
+    def server_gone(self, guild_id: int) -> None:
+        """End every answer on a server that we are in no more."""
+        self._queues.stop_server(guild_id, StopReason.NOT_SHOWABLE)
+
+    def is_unshown(self, answer_id: int) -> bool:
+        """Tell whether an answer is being made or shown."""
+        return self._queues.find(answer_id) is not None
 
     def out_of_time(self, answer_id: int) -> None:
         """End an answer that can be shown no longer, if it has not ended."""

@@ -84,6 +84,7 @@ def incoming_of(message: discord.Message) -> Incoming:
     """Return what decides whether a message is for us."""
     spoken = outside_quotes(message.content)
     replied = None if message.reference is None else message.reference.resolved
+    us = None if message.guild is None else message.guild.self_role
     return Incoming(
         author_id=message.author.id,
         is_bot=message.author.bot,
@@ -93,8 +94,19 @@ def incoming_of(message: discord.Message) -> Incoming:
         mentioned_user_ids=frozenset(
             user.id for user in message.mentions if re.search(rf"<@!?{user.id}>", spoken)
         ),
-        mentioned_role_ids=frozenset(role.id for role in message.role_mentions if role.mention in spoken),
+        mentioned_role_ids=frozenset(
+            # Of a text that Discord does not show us, it still tells which roles are in it.
+            role.id
+            for role in message.role_mentions
+            if role.mention in spoken or not message.content
+        ),
         replied_author_id=replied.author.id if isinstance(replied, discord.Message) else None,
+        text=message.content,
+        names_others=message.mention_everyone
+        or any(user.id != message.author.id for user in message.mentions)
+        or any(role != us for role in message.role_mentions),
+        is_reply=message.type is discord.MessageType.reply,
+        has_more=bool(message.attachments or message.message_snapshots),
     )
 
 
@@ -114,8 +126,28 @@ def may_answer(message: discord.Message) -> bool:
         return True
     permissions = channel.permissions_for(message.guild.me)
     if isinstance(channel, discord.Thread):
-        return permissions.view_channel and permissions.send_messages_in_threads
+        is_open = not channel.locked or permissions.manage_threads
+        return is_open and permissions.view_channel and permissions.send_messages_in_threads
     return permissions.view_channel and permissions.send_messages
+
+
+def may_open(thread: discord.Thread) -> bool:
+    """Tell whether to open an archived thread again: one that moderators locked is theirs to open."""
+    me: discord.Member | None = thread.guild.me  # None where the server is not there for now
+    return (
+        not thread.locked
+        and me is not None
+        and thread.parent is not None
+        and thread.permissions_for(me).send_messages_in_threads
+    )
+
+
+def may_embed(channel: object) -> bool:
+    """Tell whether we may show embeds in a channel; unknown counts as yes."""
+    if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
+        return True
+    me: discord.Member | None = channel.guild.me
+    return me is None or channel.permissions_for(me).embed_links
 
 
 def origin_of_message(message: discord.Message) -> Origin:

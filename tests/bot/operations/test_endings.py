@@ -204,6 +204,19 @@ async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None
     assert discord.unknown == []
 
 
+async def test_slow_mode_delays_an_answer_and_loses_nothing(tmp_path: Path) -> None:
+    """Bots are not bound by it; should one be all the same, Discord says when the next message may come."""
+    slow = limited(30.0)
+    slow.content["code"] = 20016
+    async with local_discord() as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        discord.faults.append(Fault("POST", "/messages$", times=2, reply=slow))
+        discord.ask("20 words")
+        await discord.until_true(says(discord, "word19"))
+        await until_shown(discord, tmp_path, 60)
+        assert len(discord.ours()) == 1
+
+
 async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Path) -> None:
     async with (
         local_discord(OTHER_ID, THIRD_ID) as discord,
@@ -226,9 +239,14 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         discord.permit(CHANNEL_ID)
         discord.archive(OTHER_ID, is_archived=False)
         await until_shown(discord, tmp_path, 30)
-        for channel_id in (CHANNEL_ID, OTHER_ID):
+        for channel_id, end in (
+            (CHANNEL_ID, "-# Stopped, because I could not write here."),
+            (OTHER_ID, "word199"),
+        ):
             (message,) = discord.ours(channel_id)
-            assert message["content"].endswith("-# Stopped, because I could not write here.")
+            assert message["content"].endswith(end), (
+                "somebody may open a thread again while the answer is made"
+            )
 
 
 async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:

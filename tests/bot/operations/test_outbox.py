@@ -10,6 +10,7 @@ from discord.http import Route
 
 from bot.delivery.outbox import (
     Buttons,
+    OutboxClosedError,
     OutboxError,
     OutboxForbiddenError,
     OutboxGoneError,
@@ -91,7 +92,8 @@ async def test_a_send_whose_answer_is_lost_is_repeated_without_a_second_message(
         (refused(400, 50035), OutboxRefusedError),
         (refused(400, 200000, "Message was blocked by automatic moderation"), OutboxRefusedError),
         (refused(413), OutboxRefusedError),
-        (refused(400, 50083, "Thread is archived"), OutboxForbiddenError),
+        (refused(400, 50083, "Thread is archived"), OutboxClosedError),
+        (refused(400, 160005, "Thread is locked"), OutboxForbiddenError),
         (refused(403, 50013), OutboxForbiddenError),
         (refused(403, 50001), OutboxForbiddenError),
         (refused(404, 10003), OutboxGoneError),
