@@ -28,7 +28,7 @@ async def test_whoever_waited_long_is_notified_once_the_answer_is_there(world: W
     await world.run(2)
     answer, notice = world.replies(world.general)
     assert labels(answer) == ["Regenerate"]
-    assert notice.content == f"{world.anna.mention} I am done with your question."
+    assert notice.content == f"{world.anna.mention} your answer is ready."
     assert [user.id for user in notice.mentions] == [world.anna.id]
     assert notice.reference is not None
     assert notice.reference.message_id == answer.id
