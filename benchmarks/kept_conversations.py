@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import itertools
 import math
 import random
 from collections import defaultdict, deque
@@ -277,7 +278,7 @@ def _expect(
             times.popleft()
         if times:
             late.append(Asked(channel, len(times), _moment(times[-1])))
-    for channel in likeliest(late, _moment(at))[:MAX_CONVERSATIONS]:
+    for channel in itertools.islice(likeliest(late, _moment(at)), MAX_CONVERSATIONS):
         ids = next_ids[channel]
         if is_all_kept(slots.find_ahead(ids), ids) or not computes:
             continue
