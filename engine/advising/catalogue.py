@@ -163,9 +163,8 @@ def _as_q4_k_m(shape: DecoderConfig) -> Held:
             number, eighth = int(layer), shape.num_layers // 8
             more = number < eighth or number >= 7 * eighth or (number - eighth) % 3 == 2
             parts = {part.rpartition(".")[2] for part in tensor.parts}
-            held[tensor.name] = Kept(
-                8 if more and parts & {"v", "down"} else 4, parts != {"down"} or not more
-            )
+            is_wide = more and not parts.isdisjoint({"v", "down"})
+            held[tensor.name] = Kept(8 if is_wide else 4, parts != {"down"} or not more)
     return held
 
 

@@ -58,7 +58,7 @@ async def test_a_models_own_values_follow_the_model(preferences: Preferences) ->
     said = await preferences.describe(HERE)
     assert "**temperature** = `0.2` (the model's own, 0 to 2)" in said[0]
     await preferences.set(HERE, "temperature", "0.5", by_user_id=1)
-    assert "(set here; without that 0.2," in (await preferences.describe(HERE))[0]
+    assert "(set here; otherwise 0.2," in (await preferences.describe(HERE))[0]
     preferences.defaults = replace(SAFE, chosen=frozenset({"top_k"}))
     assert preferences.defaults.sampling.top_k == 40
 
