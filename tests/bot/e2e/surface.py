@@ -364,7 +364,7 @@ ROWS = [
             ("page", "Language of this server", None),
             ("free_channels", "", lambda _: []),
             ("language", "Language of this server: Deutsch", lambda _: ["de"]),
-            ("proxies", "Bots that post for members", lambda _: []),
+            ("proxies", "Proxy bots", lambda _: []),
             ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )
