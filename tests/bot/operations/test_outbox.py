@@ -20,6 +20,7 @@ from bot.delivery.outbox import (
 from bot.on_discord.answers.outboxes import DiscordOutbox
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
+    READ_HISTORY,
     Fault,
     LocalDiscord,
     Reply,
@@ -128,3 +129,17 @@ async def test_an_answer_is_a_reply_once_also_when_its_only_message_was_taken_aw
         await outbox.send(text, buttons=Buttons.STOP)
     replies = [message.get("message_reference", {}).get("message_id") for message in place.ours()]
     assert replies == [question, None]
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_what_cannot_be_a_reply_is_a_message_of_its_own(
+    place: LocalDiscord, client: discord.Client, *, is_deleted: bool
+) -> None:
+    question = place.ask("hi")
+    if is_deleted:
+        del place.messages[question]
+    else:
+        place.permit(CHANNEL_ID, denied=READ_HISTORY)
+    await outbox_of(client, question).send("one", buttons=Buttons.STOP)
+    assert place.texts == ["one"]
+    assert "message_reference" not in place.ours()[0]
