@@ -155,7 +155,7 @@ def _on_cpu(entry: Entry, resources: Resources, bandwidth: float | None) -> Here
 
 
 def _as_q4_k_m(shape: DecoderConfig) -> Held:
-    """Return what a GGUF file of that kind holds: values and down projections of half the layers in more bits."""
+    """Return what such a GGUF file holds: values and down projections of half the layers have more bits."""
     held: dict[str, Kept] = {}
     for tensor in decoder_tensors(shape):
         layer = tensor.name.split(".")[1] if tensor.name.startswith("layers.") else ""
