@@ -91,6 +91,8 @@ class MessageIntake:
             return
         incoming = incoming_of(message)
         if is_for_us(incoming, bot) or is_from_a_person(incoming):
+            if not is_for_us(incoming, bot):
+                self._questions.notice(message)
             await self._ask(message, message, bot, incoming)
 
     async def _take_copy(self, copy: discord.Message, bot: Bot) -> None:
