@@ -16,6 +16,7 @@ from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.outcome import can_go_on
+from bot.conversation.overheard import Ears
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.summing import Summing
@@ -90,7 +91,7 @@ class ChatService:
         self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
-        answering = Answering(
+        self._answering = answering = Answering(
             engine,
             room,
             conversations,
@@ -148,6 +149,7 @@ class ChatService:
                 await self._gate.readmit(origin, text)  # it may have waited at the entrance
             content, conversation_id = await self._intake.check(question)
             arrival.check()
+            self.ears.taken(question.discord_id)
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
                 return last.answer_id
@@ -188,6 +190,19 @@ class ChatService:
             job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
             await self._start(channel_id, job, parts)
         return answer.id
+
+    @property
+    def ears(self) -> Ears:
+        """What knows what is said in channels besides."""
+        return self._answering.ears
+
+    @ears.setter
+    def ears(self, ears: Ears) -> None:
+        self._answering.ears = ears
+
+    def unsay(self, discord_id: int) -> None:
+        """Learn that a message that was not for us was edited or deleted."""
+        self._queues.unsay(discord_id)
 
     async def check_text(self, origin: Origin, text: str) -> None:
         """Raise the `RefusalError` of a text that the server does not allow."""
@@ -259,6 +274,7 @@ class ChatService:
         """
         if guild_id is None:
             self.arrivals.withdraw(author_id=user_id)
+            self.ears.forget(user_id)
         jobs = self._queues.stop_asker(user_id, reason, guild_id)
         unanswered = [job for job in jobs if not job.is_again and not job.text.strip()]
         for job in unanswered:

@@ -50,6 +50,7 @@ class ServerConfig:
     answers are shown as embeds. hides_previews: whether links in answers are shown without a preview.
     shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. sums_up: whether
     what a model no longer sees of a conversation is summed up for it, if the operator has that done.
+    reads_along: whether a model is told what people said in a channel before a question.
     answer_defaults: parameters of answers, over the operator's. system_prompt: what the model is told first
     where a conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says.
     """
@@ -73,6 +74,7 @@ class ServerConfig:
     hides_previews: bool = True
     shows_thoughts: bool = False
     sums_up: bool = True
+    reads_along: bool = False
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
     system_prompt: str | None = None
     language: str | None = None
@@ -217,6 +219,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "hides_previews": _flag,
     "shows_thoughts": _flag,
     "sums_up": _flag,
+    "reads_along": _flag,
     "answer_defaults": _parameters,
     "system_prompt": _system_prompt,
     "language": _language,

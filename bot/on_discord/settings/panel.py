@@ -18,7 +18,7 @@ from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, Se
 
 SWITCHES = (
     *("removes_invites", "labels_answers", "uses_embeds", "hides_previews", "shows_thoughts"),
-    *("sums_up", "lists_everywhere", "refuses_unchecked"),
+    *("sums_up", "reads_along", "lists_everywhere", "refuses_unchecked"),
 )
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""

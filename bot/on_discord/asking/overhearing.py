@@ -1,0 +1,212 @@
+"""What people say in a server's channels besides, as far as questions need it: from memory, else by asking.
+
+A channel is known from its first question on: Discord is asked once for what was said before, and events tell
+of all that follows, until the connection or a permission is lost. Nothing of it is stored. Knows nothing of
+whose words may be heard and of what the model is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import discord
+
+from bot.conversation.mentions import Bot, is_for_us, is_from_a_person, readable
+from bot.conversation.overheard import MAX_AGE, MAX_CHARS, Heard, Moment
+from bot.on_discord.interactions import DISCORD_FAILURES
+from bot.on_discord.origins import incoming_of, names_of
+from bot.servers.rates import loop_seconds
+from bot.servers.servers import Servers
+from bot.tasks import Tasks
+from storage.errors import StorageError
+
+_log = logging.getLogger(__name__)
+
+NUM_LOOKED_AT = 50
+"""Messages before a question, whoever wrote them."""
+NUM_FETCHED = 100
+"""As many as Discord gives at once."""
+MAX_KEPT = 150
+"""Of a channel."""
+MAX_CHANNELS = 500
+"""Known at a time."""
+FETCH_TIMEOUT_S = 5.0
+PATIENCE_S = 600.0
+"""How long Discord is not asked again about a channel where it did not say."""
+_LATE = timedelta(minutes=10)
+"""So long after a question what was said before it may lie behind what is newest."""
+
+
+@dataclass(eq=False, slots=True)
+class _Channel:
+    """What is known of one channel: the newest messages from an id on, by id; None for what is not heard."""
+
+    guild_id: int
+    messages: dict[int, Heard | None] = field(default_factory=dict)
+    known_from: int | None = None
+    """0 is from its beginning; None is not known yet."""
+    fetch: asyncio.Task[None] | None = None
+    asks_again_s: float = 0.0
+    gone: set[int] = field(default_factory=set)
+    """What was deleted while Discord was asked."""
+
+    def put(self, message_id: int, heard: Heard | None) -> None:
+        """Keep a message, and let go of the oldest where there are too many."""
+        self.messages[message_id] = heard
+        if len(self.messages) > MAX_KEPT:
+            oldest = min(self.messages)
+            del self.messages[oldest]
+            if self.known_from is not None:
+                self.known_from = max(self.known_from, oldest + 1)
+
+    def knows(self, moment: Moment) -> bool:
+        """Tell whether nothing before a moment that counts is missing."""
+        if self.known_from is None:
+            return False
+        num_before = sum(one < moment.discord_id for one in self.messages)
+        first_id = discord.utils.time_snowflake(moment.at - MAX_AGE)
+        return num_before >= NUM_LOOKED_AT or self.known_from <= first_id
+
+
+_Place = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread
+_PLACES = (discord.TextChannel, discord.VoiceChannel, discord.StageChannel, discord.Thread)
+
+
+class Overhearing:
+    """Listens in the channels of servers that want it. `sees_all`: whether we get all messages' content."""
+
+    def __init__(self, client: discord.Client, servers: Servers, *, sees_all: bool) -> None:
+        self._client = client
+        self._servers = servers
+        self._sees_all = sees_all
+        self._channels: OrderedDict[int, _Channel] = OrderedDict()
+        self._tasks = Tasks()
+
+    async def listens(self, guild_id: int | None) -> bool:
+        """Tell whether a server wants it, and Discord lets us. Never raises."""
+        if guild_id is None or not self._sees_all:
+            return False
+        try:
+            return (await self._servers.config(guild_id)).reads_along
+        except StorageError:
+            return False
+
+    async def before(self, moment: Moment) -> Sequence[Heard]:
+        """Return the newest messages before a moment, oldest first. Never raises."""
+        place = self._place_of(moment) if await self.listens(moment.guild_id) else None
+        if place is None:
+            return ()
+        channel = self._known(place.id, moment.guild_id)
+        may_look = place.permissions_for(place.guild.me).read_message_history
+        if may_look and not channel.knows(moment):
+            is_late = channel.known_from is not None or discord.utils.utcnow() - moment.at > _LATE
+            if is_late:
+                channel = self._known(-moment.discord_id, moment.guild_id)
+            await self._ask(channel, place, moment.discord_id if is_late else None)
+        newest = sorted(one for one in channel.messages if one < moment.discord_id)[-NUM_LOOKED_AT:]
+        return [heard for one in newest if (heard := channel.messages[one]) is not None]
+
+    def said(self, message: discord.Message, bot: Bot) -> None:
+        """Learn of a new message."""
+        if (channel := self._channels.get(message.channel.id)) is not None:
+            channel.put(message.id, heard_in(message, bot))
+
+    def edited(self, message: discord.Message, bot: Bot) -> bool:
+        """Learn what a message says now; return whether it was heard."""
+        channels = [one for one in self._channels.values() if one.messages.get(message.id) is not None]
+        for channel in channels:
+            channel.messages[message.id] = heard_in(message, bot)
+        return bool(channels)
+
+    def deleted(self, message_id: int) -> bool:
+        """Learn that a message is gone; return whether it was heard."""
+        was_heard = False
+        for channel in self._channels.values():
+            was_heard |= channel.messages.get(message_id) is not None
+            if channel.fetch is not None:
+                channel.gone.add(message_id)
+            if message_id in channel.messages:
+                channel.messages[message_id] = None
+        return was_heard
+
+    def taken(self, discord_id: int) -> None:
+        """See `Ears.taken`."""
+        self.deleted(discord_id)
+
+    def forget(self, user_id: int) -> None:
+        """See `Ears.forget`."""
+        for channel in self._channels.values():
+            for message_id, heard in channel.messages.items():
+                if heard is not None and heard.author_id == user_id:
+                    channel.messages[message_id] = None
+
+    def begun(self, channel_id: int, guild_id: int) -> None:
+        """Learn that a channel is new: nothing was said there before."""
+        self._known(channel_id, guild_id).known_from = 0
+
+    def lose(self, guild_id: int | None = None) -> None:
+        """Forget what is known of a server, or of all: something may have been missed."""
+        for key, channel in list(self._channels.items()):
+            if guild_id in (None, channel.guild_id):
+                del self._channels[key]
+
+    async def close(self) -> None:
+        """Ask for nothing more."""
+        await self._tasks.close()
+
+    def _known(self, key: int, guild_id: int) -> _Channel:
+        """Return what is known of a channel, or under a question's negative id of what was before that."""
+        channel = self._channels.setdefault(key, _Channel(guild_id))
+        self._channels.move_to_end(key)
+        if len(self._channels) > MAX_CHANNELS:
+            self._channels.popitem(last=False)
+        return channel
+
+    def _place_of(self, moment: Moment) -> _Place | None:
+        place = self._client.get_channel(moment.channel_id)
+        if isinstance(place, discord.Thread) and place.id == moment.discord_id:
+            place = place.parent  # the question that a thread was opened for was asked there
+        return place if isinstance(place, _PLACES) else None
+
+    async def _ask(self, channel: _Channel, place: _Place, before_id: int | None) -> None:
+        """Have Discord say what was said before; for all who want to know that at the same time, once."""
+        if channel.fetch is None and channel.known_from is None and loop_seconds() >= channel.asks_again_s:
+            channel.asks_again_s = loop_seconds() + PATIENCE_S
+            channel.fetch = self._tasks.start(_fetch(channel, place, before_id), "looking what was said")
+        if channel.fetch is not None:
+            await asyncio.wait({channel.fetch}, timeout=FETCH_TIMEOUT_S)
+
+
+async def _fetch(channel: _Channel, place: _Place, before_id: int | None) -> None:
+    """Ask Discord. Never raises."""
+    us, role = place.guild.me, place.guild.self_role
+    try:
+        before = None if before_id is None else discord.Object(before_id)
+        found = [message async for message in place.history(limit=NUM_FETCHED, before=before)]
+        bot = Bot(us.id, us.display_name, None if role is None else role.id)
+        for message in found:
+            is_gone = message.id in channel.gone
+            channel.messages.setdefault(message.id, None if is_gone else heard_in(message, bot))
+        channel.known_from = 0 if len(found) < NUM_FETCHED else found[-1].id
+    except DISCORD_FAILURES as error:
+        _log.info("What was said before a question could not be looked up: %s", type(error).__name__)
+    finally:
+        channel.fetch = None
+        channel.gone.clear()
+
+
+def heard_in(message: discord.Message, bot: Bot) -> Heard | None:
+    """Return what a person said to others in a message; None where it was said by none, or to us."""
+    incoming = incoming_of(message)
+    if not is_from_a_person(incoming) or message.author.id == bot.user_id or is_for_us(incoming, bot):
+        return None
+    content = readable(message.content, bot, names_of(message))[: MAX_CHARS + 1]
+    if not content.strip():
+        return None
+    author = message.author
+    return Heard(message.id, message.channel.id, author.id, author.display_name, content, message.created_at)
