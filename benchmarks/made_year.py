@@ -299,6 +299,9 @@ class Year:
                     if message_id < old or message_id not in sorted(here)[-KEPT_MESSAGES:]:
                         del place.messages[message_id]
         self.sizes.append((database.stat().st_size / 1e6, _resident_mb()))
+        if len(self.sizes) % 30 == 0:
+            done = f"{len(self.sizes)} days, {self.num_killed} kills, {len(self.faults)} differences"
+            print(done, *self.faults[-3:], file=sys.stderr, flush=True)
 
     def _note(self, when: str, found: Sequence[Difference]) -> None:
         self.faults += [f"{when}, answer {one.answer_id}: {one.text[:300]}" for one in found]

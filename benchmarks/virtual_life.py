@@ -15,6 +15,7 @@ import sys
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import connect
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
-from bot.privacy import Keeping, Privacy
+from bot.privacy import Keeping, Privacy, Purging, Sweeper
 from bot.servers.moderation import Moderation
 from bot.servers.rates import Allowance
 from engine.types import TextEngine
@@ -38,6 +39,8 @@ from storage.conversations import Conversations
 from storage.database import Database
 from storage.migrations import MIGRATIONS
 from storage.opening import open_connection
+from storage.people import People
+from storage.retention import Retention
 from storage.settings import SettingsStore
 from tests.bot.operations.local_discord import DiscordPlace, LostError, Payload, Reply
 
@@ -126,6 +129,9 @@ class World:
     def _now(self) -> float:
         return self.now_s if self.loop is None else self.loop.now_s
 
+    def _utc(self) -> datetime:
+        return datetime.fromtimestamp(self._now(), UTC)
+
     def live(
         self, people: Callable[[asyncio.Event], Coroutine[Any, Any, None]], killed_at: int | None = None
     ) -> bool:
@@ -162,10 +168,12 @@ class World:
                 raise error
 
     async def _client(self, database: Database) -> LlamacordClient:
-        conversations = Conversations(database)
+        conversations = Conversations(database, now=self._utc)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         engine = self.new_engine()
-        privacy = Privacy.over(database, conversations, self.keeping, undo_time=UNDO_TIME, engines=())
+        retention, purging = Retention(database, now=self._utc), Purging(conversations, UNDO_TIME, ())
+        sweeper = Sweeper(retention, self.keeping, purging.note, now=self._utc)
+        privacy = Privacy(People(database), retention, sweeper, purging)
         chat = ChatService(
             engine,
             conversations,

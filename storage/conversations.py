@@ -127,14 +127,14 @@ class Conversations:
         author_name: str,
         content: str,
         created_at: datetime,
-        quote: Quote | None = None,
+        quotes: tuple[Quote, ...] = (),
     ) -> Turn:
         """Store a question and its empty answer.
 
         Raises `DuplicateMessageError` if the Discord message is known, `NotFoundError` if the conversation
         is not.
         """
-        new = NewQuestion(discord_id, author_id, author_name, content, created_at, quote)
+        new = NewQuestion(discord_id, author_id, author_name, content, created_at, quotes)
         async with self._database.transaction() as transaction:
             await parts.refuse_known(transaction, discord_id)
             question = await insert_question(transaction, conversation_id, new)

@@ -15,35 +15,36 @@ from storage.types import Message, to_quoting_message
 _DISCORD_EPOCH, _TIME_SHIFT = 1_420_070_400_000, 22
 """Ids of Discord hold milliseconds since 2015 above so many bits."""
 _NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
-_SEEN = "SELECT seen.*, quotes.author_name AS quoted_name, quotes.content AS quoted"
-_WITH_QUOTES = "LEFT JOIN quotes ON quotes.message_id = seen.id"
+SEEN = """
+SELECT seen.*, (
+    SELECT json_group_array(json_array(position, author_name, content))
+    FROM quotes WHERE message_id = seen.id) AS quoted"""
+"""Selects messages, of a table that is called so, with what they quote."""
 _COUNTS = """
 seen.superseded_by IS NULL AND (
     seen.role = 'user' OR (seen.state IN ('complete', 'stopped', 'interrupted') AND seen.content <> ''))"""
 VISIBLE_TO_MODEL = f"""
-{_SEEN} FROM messages AS answer
+{SEEN} FROM messages AS answer
 JOIN messages AS seen ON seen.conversation_id = answer.conversation_id
     AND coalesce(seen.reply_to, seen.id) <= answer.reply_to
-{_WITH_QUOTES}
 WHERE answer.id = ? AND answer.role = 'assistant' AND seen.id <> answer.id AND {_COUNTS}
 {_NEWEST_FIRST}"""
 VISIBLE_BEFORE_THREAD = f"""
-{_SEEN} FROM messages AS answer
+{SEEN} FROM messages AS answer
 JOIN conversations ON conversations.id = answer.conversation_id
 JOIN messages AS start ON start.id = conversations.continues_id
 JOIN messages AS seen
     ON seen.conversation_id = start.conversation_id
     AND coalesce(seen.reply_to, seen.id) <= start.reply_to
-{_WITH_QUOTES}
 WHERE answer.id = ? AND {_COUNTS}
 AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
 {_NEWEST_FIRST}"""  # noqa: S608 - made of constants
 VISIBLE_NEXT = f"""
-{_SEEN} FROM messages AS seen {_WITH_QUOTES}
+{SEEN} FROM messages AS seen
 WHERE seen.conversation_id = ? AND {_COUNTS}
 {_NEWEST_FIRST}"""
 NEWEST = f"""
-{_SEEN} FROM messages AS seen {_WITH_QUOTES}
+{SEEN} FROM messages AS seen
 WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
 {_NEWEST_FIRST}"""
 

@@ -130,6 +130,17 @@ CREATE TABLE quotes (
     author_name TEXT NOT NULL,
     content TEXT NOT NULL
 ) STRICT"""
+# A question may refer to several messages.
+_SEVERAL_QUOTES = """
+CREATE TABLE several_quotes (
+    message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    discord_id INTEGER NOT NULL,
+    author_id INTEGER NOT NULL,
+    author_name TEXT NOT NULL,
+    content TEXT NOT NULL,
+    PRIMARY KEY (message_id, position)
+) STRICT"""
 # The answer that a thread was started from: its history goes before that of the thread.
 _CONTINUES = """
 ALTER TABLE conversations ADD COLUMN continues_id INTEGER REFERENCES messages (id) ON DELETE SET NULL"""
@@ -238,6 +249,19 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX summed_up_by_message ON summed_up (message_id)",
             _GO_WITH_MESSAGES,
             _GO_WITH_EDITS,
+            _GO_WITH_QUOTES,
+        ),
+    ),
+    Migration(
+        "several quotes in a question",
+        (
+            _SEVERAL_QUOTES,
+            "INSERT INTO several_quotes SELECT message_id, 0, discord_id, author_id, author_name, content"
+            " FROM quotes",
+            "DROP TABLE quotes",
+            "ALTER TABLE several_quotes RENAME TO quotes",
+            "CREATE INDEX quotes_by_discord_message ON quotes (discord_id)",
+            "CREATE INDEX quotes_by_author ON quotes (author_id)",
             _GO_WITH_QUOTES,
         ),
     ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.database import Database
+from storage.history import SEEN
 from storage.types import (
     Message,
     from_milliseconds,
@@ -31,9 +32,8 @@ JOIN messages AS start ON start.id = conversations.continues_id
 JOIN summaries ON summaries.conversation_id = start.conversation_id AND until_id <= start.reply_to
 WHERE conversations.id = ? AND NOT EXISTS (SELECT 1 FROM resets WHERE shelf_id = start.conversation_id)
 ORDER BY until_id, summaries.id"""
-_STANDING = """
-SELECT seen.*, quotes.author_name AS quoted_name, quotes.content AS quoted
-FROM messages AS seen LEFT JOIN quotes ON quotes.message_id = seen.id
+_STANDING = f"""
+{SEEN} FROM messages AS seen
 WHERE seen.id = ? AND seen.conversation_id = ? AND seen.superseded_by IS NULL"""
 _INSERT = """
 INSERT INTO summaries (conversation_id, until_id, content, created_at) VALUES (?, ?, ?, ?) RETURNING id"""
@@ -94,5 +94,5 @@ class Summaries:
         return len(rows)
 
 
-def _said(message: Message) -> tuple[str, str | None]:
-    return message.content, None if message.quote is None else message.quote.content
+def _said(message: Message) -> tuple[str, list[str]]:
+    return message.content, [quote.content for quote in message.quotes]

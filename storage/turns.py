@@ -20,8 +20,8 @@ INSERT INTO messages (conversation_id, role, state, author_id, author_name, cont
 VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
 # Nothing is kept of a person who opted out, not even where another one quotes them.
 _INSERT_QUOTE = """
-INSERT INTO quotes (message_id, discord_id, author_id, author_name, content)
-SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM opt_outs WHERE user_id = ?3)"""
+INSERT INTO quotes (message_id, position, discord_id, author_id, author_name, content)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM opt_outs WHERE user_id = ?4)"""
 _NEWEST_ANSWER = """
 SELECT * FROM messages
 WHERE conversation_id = ? AND role = 'assistant' AND superseded_by IS NULL ORDER BY id DESC LIMIT 1"""
@@ -59,7 +59,7 @@ class NewQuestion:
     author_name: str
     content: str
     created_at: datetime
-    quote: Quote | None = None
+    quotes: tuple[Quote, ...] = ()
 
 
 class Turns:
@@ -178,15 +178,15 @@ class Turns:
 
 
 async def insert_question(transaction: Transaction, conversation_id: int, question: NewQuestion) -> Message:
-    """Store a question with its Discord message and its quote."""
+    """Store a question with its Discord message and its quotes."""
     at = to_milliseconds(question.created_at)
     name, content = storable(question.author_name), storable(question.content)
     (row,) = await transaction.fetch_all(
         _INSERT_QUESTION, (conversation_id, question.author_id, name, content, at, at)
     )
     await parts.attach(transaction, row["id"], question.discord_id, 0)
-    if (quote := question.quote) is not None:
-        params = (row["id"], quote.discord_id, quote.author_id, storable(quote.author_name))
+    for position, quote in enumerate(question.quotes):
+        params = (row["id"], position, quote.discord_id, quote.author_id, storable(quote.author_name))
         await transaction.fetch_all(_INSERT_QUOTE, (*params, storable(quote.content)))
     return to_message(row)
 

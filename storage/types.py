@@ -6,6 +6,7 @@ Rows become messages, times are milliseconds, and text has no half characters.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -63,7 +64,7 @@ class ConversationRef:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The message that a question replies to or is about. `discord_id` 0 and `author_id` 0 are unknown."""
+    """A message that a question refers to. `discord_id` 0 and `author_id` 0 are unknown."""
 
     author_name: str
     content: str
@@ -91,7 +92,7 @@ class Message:
     reply_to: int | None
     num_tokens: int | None
     finish_reason: str | None
-    quote: Quote | None = None
+    quotes: tuple[Quote, ...] = ()
     view_from: int | None = None
 
 
@@ -147,11 +148,9 @@ def to_message(row: Row) -> Message:
 
 
 def to_quoting_message(row: Row) -> Message:
-    """Return the message in a row of messages joined with its quote, if any."""
-    message = to_message(row)
-    if row["quoted"] is None:
-        return message
-    return dataclasses.replace(message, quote=Quote(row["quoted_name"], row["quoted"]))
+    """Return the message in a row of messages that has its quotes as JSON: places, names and texts."""
+    quotes = tuple(Quote(name, content) for _, name, content in sorted(json.loads(row["quoted"])))
+    return dataclasses.replace(to_message(row), quotes=quotes)
 
 
 def to_milliseconds(at: datetime) -> int:

@@ -64,17 +64,20 @@ def build_dialog(history: Sequence[Message], system_prompt: str, summed_up: str 
     return Dialog((*system, *turns), _stops(spoken, names), first_ids)
 
 
-def with_quote(content: str, quote: Quote | None) -> str:
+def with_quotes(content: str, quotes: Sequence[Quote]) -> str:
     """Return a question with what it refers to before it, quoted as people quote in mails."""
-    if quote is None:
-        return content
-    quoted = "\n".join(f"> {line}" for line in quote.content.splitlines())
-    return f"About what {quote.author_name or YOU} wrote:\n{quoted}\n\n{content}"
+    about = [f"About what {quote.author_name or YOU} wrote:\n{quoted(quote.content)}" for quote in quotes]
+    return "\n\n".join((*about, content))
+
+
+def quoted(text: str) -> str:
+    """Return a text as people quote in mails."""
+    return "\n".join(f"> {line}" for line in text.splitlines())
 
 
 def spoken(message: Message) -> str:
     """Return all that a message says."""
-    return with_quote(message.content, message.quote)
+    return with_quotes(message.content, message.quotes)
 
 
 def _from_first_question(history: Sequence[Message]) -> Sequence[Message]:

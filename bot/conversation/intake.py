@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.conversation.dialog import with_quote
+from bot.conversation.dialog import with_quotes
 from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
 from bot.conversation.prompting import check_question
@@ -58,7 +58,7 @@ class Intake:
             raise EmptyQuestionError
         self.check_engine()
         conversation_id = await self._conversations.open(question.conversation)
-        await self.check_prompt(conversation_id, with_quote(content, question.quote))
+        await self.check_prompt(conversation_id, with_quotes(content, question.quotes))
         return content, conversation_id
 
     async def ask_on(self, job: Job, question: Question, content: str) -> bool:
@@ -93,7 +93,7 @@ class Intake:
             author_name=question.author_name,
             content=content,
             created_at=question.created_at,
-            quote=question.quote,
+            quotes=question.quotes,
         )
         return Job(
             turn.answer.id,
@@ -116,7 +116,7 @@ def _stored(question: Question, content: str) -> NewQuestion:
         question.author_name,
         content,
         question.created_at,
-        question.quote,
+        question.quotes,
     )
 
 

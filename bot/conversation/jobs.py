@@ -56,8 +56,8 @@ class Question:
     author_name: str
     content: str
     created_at: datetime
-    quote: Quote | None = None
-    """The message that the question replies to or is about."""
+    quotes: tuple[Quote, ...] = ()
+    """What the question refers to: the message that it replies to or is about, and others."""
     starter_id: int | None = None
     """The Discord message that the thread was started from, for a question in a thread."""
     settings_of: ConversationRef | None = None

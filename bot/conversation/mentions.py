@@ -9,15 +9,20 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 MAX_LABEL_CHARS = 32
 FALLBACK_LABEL = "User"
 
 _TOKEN = re.compile(
     r"<(?:@!?(?P<user>[0-9]{1,20})|@&(?P<role>[0-9]{1,20})|#(?P<channel>[0-9]{1,20})"
-    r"|a?:(?P<emoji>[A-Za-z0-9_]{2,32}):[0-9]{1,20}|/(?P<command>[\w -]{1,100}):[0-9]{1,20})>"
+    r"|a?:(?P<emoji>[A-Za-z0-9_]{2,32}):[0-9]{1,20}|/(?P<command>[\w -]{1,100}):[0-9]{1,20}"
+    r"|t:(?P<time>-?[0-9]{1,12})(?::(?P<style>[tTdDfFRsS]))?)>"
 )
 _QUOTED = re.compile(r"```.*?(?:```|\Z)|^>>> .*|^> [^\n]*", re.DOTALL | re.MULTILINE)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES = {"t": "%H:%M UTC", "T": "%H:%M:%S UTC", "d": "%Y-%m-%d", "D": "%Y-%m-%d"}
+"""What `<t:…>` shows, by its style; all others show date and time."""
 _LABEL_FORBIDDEN = frozenset("<>[]|:")
 
 
@@ -80,7 +85,7 @@ def is_for_us(incoming: Incoming, bot: Bot) -> bool:
 
 
 def readable(content: str, bot: Bot, names: Names) -> str:
-    """Return what a person reads: our own mention at either end gone, others and emoji as their names."""
+    """Return what a person reads: our own mention at either end gone, others and emoji as names, times."""
     text = _strip_own_mentions(content, bot)
     return _TOKEN.sub(lambda match: _name_of(match, bot, names), text).strip()
 
@@ -103,7 +108,18 @@ def _name_of(match: re.Match[str], bot: Bot, names: Names) -> str:
         return f"#{label(names.channels.get(int(channel)) or 'a channel')}"
     if emoji := match["emoji"]:
         return f":{emoji}:"
-    return f"/{match['command']}"
+    if command := match["command"]:
+        return f"/{command}"
+    return _time_of(match)
+
+
+def _time_of(match: re.Match[str]) -> str:
+    """Return the time that a reader sees, in UTC; as it is written if there is no such time."""
+    try:
+        at = _EPOCH + timedelta(seconds=int(match["time"]))
+    except OverflowError:
+        return match[0]
+    return at.strftime(_TIMES.get(match["style"] or "f", "%Y-%m-%d %H:%M UTC"))
 
 
 def label(name: str, max_chars: int = MAX_LABEL_CHARS) -> str:

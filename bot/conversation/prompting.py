@@ -125,7 +125,7 @@ def next_prefixes(
         return []
 
     def fit(seen: Sequence[Message], text: str) -> FittedPrompt:
-        question = dataclasses.replace(asked[-1], id=history[-1].id + 1, content=text, quote=None)
+        question = dataclasses.replace(asked[-1], id=history[-1].id + 1, content=text, quotes=())
         return fit_history(engine, [*seen, question], system_prompt, max_tokens, "", summaries)
 
     found: dict[Prompt, None] = {}

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering
-from bot.conversation.dialog import with_quote
+from bot.conversation.dialog import with_quotes
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
@@ -141,7 +141,7 @@ class ChatService:
     async def take(self, question: Question, view: AnswerView, arrival: Arrival) -> int:
         """Do as `ask` does with a question that stands in the line of arrivals."""
         channel_id, origin = question.conversation.channel_id, question.asked_from
-        text = with_quote(question.content, question.quote)
+        text = with_quotes(question.content, question.quotes)
         if self._gate is not None:
             await self._gate.admit(origin, text)
         async with self._queues.place(channel_id, _keys(origin, channel_id)) as ticket:

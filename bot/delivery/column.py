@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from bot.tasks import Pause
 
@@ -74,20 +74,19 @@ class Column:
 
     def __init__(self) -> None:
         self.pace = ChannelPace()
-        self._shown: list[Shown] = []
+        self._shown: WeakSet[Shown] = WeakSet()  # whoever is dropped on the way holds up nobody
         self._pause = Pause()
 
     def enter(self, one: Shown) -> None:
         """Take part; whoever uses the same messages gives way."""
-        for other in self._shown:
+        for other in tuple(self._shown):
             if set(other.part_ids) & set(one.part_ids):
                 other.give_way()
-        self._shown.append(one)
+        self._shown.add(one)
 
     def leave(self, one: Shown) -> None:
         """Take part no longer."""
-        if one in self._shown:
-            self._shown.remove(one)
+        self._shown.discard(one)
         self.moved()
 
     def has(self, one: Shown) -> bool:

@@ -59,7 +59,7 @@ async def everything(database: Database, conversations: Conversations) -> None:
         await transaction.fetch_all("INSERT INTO reports VALUES (1, ?, 0)", (ANNA,))
         bobs = "(SELECT id FROM messages WHERE content = 'bob one')"
         await transaction.fetch_all(
-            f"INSERT INTO quotes VALUES ({bobs}, 9, ?, ?, 'anna said')",  # noqa: S608
+            f"INSERT INTO quotes VALUES ({bobs}, 0, 9, ?, ?, 'anna said')",  # noqa: S608
             (ANNA, f"name{ANNA}"),
         )
         await transaction.fetch_all(

@@ -105,7 +105,7 @@ async def test_it_goes_with_what_one_of_its_messages_quotes(
     conversation_id = await summed_up(conversations)
     (first, *_) = await conversations.recent(conversation_id, 100)
     async with database.transaction() as transaction:
-        await transaction.fetch_all("INSERT INTO quotes VALUES (?, 9, 8, 'Bob', 'said')", (first.id,))
+        await transaction.fetch_all("INSERT INTO quotes VALUES (?, 0, 9, 8, 'Bob', 'said')", (first.id,))
     await conversations.turns.forget_quotes(9)
     assert await texts(conversations, conversation_id) == []
 

@@ -214,7 +214,7 @@ async def _question(interaction: Interaction, request: Request, discord_id: int)
         content=joined(request.prompt, await read_texts(request.files)),
         created_at=interaction.created_at,
         origin=origin_of(interaction),
-        quote=request.quote,
+        quotes=() if request.quote is None else (request.quote,),
         starter_id=interaction.channel_id if is_our_thread else None,
         overrides=request.overrides,
     )

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import discord
 
 from bot.conversation.jobs import Question
-from bot.conversation.mentions import Bot, label, readable
+from bot.conversation.mentions import Bot, label
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase
+from bot.on_discord.hearing.message_text import blocks_of, text_of, told
 from bot.on_discord.interactions import DISCORD_FAILURES
-from bot.on_discord.origins import names_of, origin_of_message, ref_of
+from bot.on_discord.origins import origin_of_message, ref_of
 from storage.conversations import Quote
 
 MAX_QUOTE_CHARS = 1500
@@ -48,7 +49,7 @@ async def question_of(message: discord.Message, bot: Bot, newest_part_id: int | 
         content=content,
         created_at=message.created_at,
         origin=origin_of_message(message),
-        quote=quote,
+        quotes=() if quote is None else (quote,),
         starter_id=message.channel.id if isinstance(message.channel, discord.Thread) else None,
         notes=(*notes, *([phrase("files.image")] if has_pictures else [])),
     )
@@ -64,7 +65,7 @@ def quote_of(message: discord.Message, bot: Bot) -> Quote | None:
 
 def quoted(message: discord.Message, bot: Bot) -> Quote:
     """Return a message as a quote; our own are from nobody by name."""
-    text = readable(message.content, bot, names_of(message)) or _embedded(message)
+    text = text_of(message, bot) if blocks_of(message, bot) else ""
     cut = text if len(text) <= MAX_QUOTE_CHARS else f"{text[:MAX_QUOTE_CHARS]}…"
     name = "" if message.author.id == bot.user_id else label(message.author.display_name)
     return Quote(name, cut, message.id, message.author.id)
@@ -128,13 +129,9 @@ def _decoded(data: bytes) -> str | None:
 
 async def _content_of(message: discord.Message, bot: Bot) -> tuple[str, bool]:
     """Return text and files of a message, and whether it has pictures too."""
-    text = readable(message.content, bot, names_of(message))
+    text = told(blocks_of(message, bot))
     pictures = [one for one in message.attachments if is_seen_or_heard(one)]
     others = [one for one in message.attachments if not is_seen_or_heard(one)]
     if pictures and not others and not text:
         raise AttachmentError(phrase("files.image"))
     return joined(text, await read_texts(others)), bool(pictures)
-
-
-def _embedded(message: discord.Message) -> str:
-    return "\n".join(embed.description for embed in message.embeds if embed.description)

@@ -267,12 +267,30 @@ async def test_an_edit_afterwards_offers_the_newest_answer_only(setup: Setup) ->
 async def test_a_quote_comes_before_the_question_and_goes_with_its_message(setup: Setup) -> None:
     quote = Quote("Bob", "Tea is\nbest.", discord_id=77, author_id=2)
     view = RecordingView()
-    await setup.chat.ask(Question(GENERAL_CHANNEL, 1, 1, "Anna", "Is it?", NOW, quote), view)
+    await setup.chat.ask(Question(GENERAL_CHANNEL, 1, 1, "Anna", "Is it?", NOW, (quote,)), view)
     await view.ending()
     assert setup.seen() == ["About what Bob wrote:\n> Tea is\n> best.\n\nIs it?"]
     await setup.chat.upkeep.message_deleted(10, 77)
     await (await setup.ask("More?")).ending()
     assert setup.seen()[0] == "Is it?"
+
+
+async def test_a_question_may_quote_several_messages_and_each_goes_by_itself(setup: Setup) -> None:
+    quotes = (
+        Quote("Bob", "Tea.", discord_id=77, author_id=2),
+        Quote("Eve", "Milk.", 78, 3),
+        Quote("", "Ah."),
+    )
+    view = RecordingView()
+    await setup.chat.ask(Question(GENERAL_CHANNEL, 1, 1, "Anna", "Which?", NOW, quotes), view)
+    await view.ending()
+    assert setup.seen() == [
+        "About what Bob wrote:\n> Tea.\n\nAbout what Eve wrote:\n> Milk.\n\n"
+        "About what you wrote:\n> Ah.\n\nWhich?"
+    ]
+    await setup.chat.upkeep.message_deleted(10, 77)
+    await (await setup.ask("More?")).ending()
+    assert setup.seen()[0] == "About what Eve wrote:\n> Milk.\n\nAbout what you wrote:\n> Ah.\n\nWhich?"
 
 
 async def test_a_thread_goes_on_from_the_answer_it_was_started_from(setup: Setup) -> None:

@@ -404,7 +404,7 @@ async def test_a_prompt_that_waits_loses_a_quote_whose_message_is_deleted(setup:
     setup.engine.scripts = [FOREVER, Script()]
     running = await setup.ask("long", channel_id=11, user_id=2)
     await running.shown.wait()
-    view = await setup.ask("Is it?", quote=Quote("Bob", "a secret", discord_id=77, author_id=3))
+    view = await setup.ask("Is it?", quotes=(Quote("Bob", "a secret", discord_id=77, author_id=3),))
     await view.told.wait()
     await setup.chat.upkeep.message_deleted(10, 77)
     setup.chat.stop(running.answer_id)

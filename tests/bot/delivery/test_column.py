@@ -213,6 +213,19 @@ def test_nobody_waits_for_an_answer_that_can_be_shown_no_more() -> None:
     assert in_virtual_time(scene()).answer_ids[-2:] == [2, 3]
 
 
+def test_an_answer_that_was_dropped_on_the_way_holds_up_nobody() -> None:
+    async def scene() -> list[int]:
+        wall = Wall()
+        dropped = wall.answer(1, 11, 12)
+        second = wall.answer(2)
+        del dropped
+        gc.collect()
+        await asyncio.wait_for(second.finish("text"), 5)
+        return wall.answer_ids
+
+    assert in_virtual_time(scene()) == [1, 1, 2]
+
+
 def test_messages_of_before_are_moved_only_where_nothing_is_lost_by_it() -> None:
     async def scene(*, can_move: bool) -> list[int]:
         wall = Wall()

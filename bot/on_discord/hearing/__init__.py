@@ -1,0 +1,1 @@
+"""What people send, as text: messages with all that they hold, files, and what they refer to."""
