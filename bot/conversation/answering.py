@@ -183,9 +183,7 @@ class Answering:
         job.heard_ids = frozenset()
         if ref.guild_id is None or self._gate is None or not (job.origin and job.origin.reads_back):
             return []
-        question = asked[-1]
-        discord_id = next(iter(await self._conversations.parts(question.id)), 0)
-        moment = Moment(ref.guild_id, ref.channel_id, discord_id, question.created_at)
+        moment = await self._moment(asked, ref.guild_id, ref.channel_id)
         heard = lately(await self.ears.before(moment), moment)
         heard = await self._gate.may_be_heard(job.origin, heard) if heard else []
         if heard:
@@ -195,6 +193,14 @@ class Answering:
             heard = [one for one in heard if one.discord_id in unknown and one.content not in said]
         job.heard_ids = frozenset(one.discord_id for one in heard)
         return heard
+
+    async def _moment(self, asked: Sequence[Message], guild_id: int, channel_id: int) -> Moment:
+        """Return where and when questions were asked; what a thread was opened for, before that."""
+        for question in (asked[0], asked[-1]):
+            discord_id = next(iter(await self._conversations.parts(question.id)), 0)
+            if discord_id == channel_id:
+                break
+        return Moment(guild_id, channel_id, discord_id, question.created_at)
 
     async def _prompt(
         self, job: Job, history: Sequence[Message], surroundings: Surroundings, heard: Sequence[Heard]

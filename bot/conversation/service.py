@@ -6,7 +6,7 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
@@ -51,6 +51,8 @@ REPAIR_TIME = timedelta(days=7)
 """How long after its end an answer whose ending never reached its readers is still shown to them."""
 MAX_REPAIRED = 1000
 """Such answers, at one start."""
+Settle = Callable[[Question, AnswerView], Awaitable[tuple[Question, AnswerView]]]
+"""Says where a question is to be asked, and what shows its answer. Raises `StorageError`."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -138,12 +140,22 @@ class ChatService:
         with self.arrivals.enter(channel_id, question.discord_id, question.author_id) as arrival:
             return await self.take(question, view, arrival)
 
-    async def take(self, question: Question, view: AnswerView, arrival: Arrival) -> int:
-        """Do as `ask` does with a question that stands in the line of arrivals."""
+    async def take(
+        self, question: Question, view: AnswerView, arrival: Arrival, settle: Settle | None = None
+    ) -> int:
+        """Do as `ask` does with a question that stands in the line of arrivals.
+
+        `settle` is told once it may be asked, and may have it asked and answered somewhere else.
+        """
         channel_id, origin = question.conversation.channel_id, question.asked_from
         text = with_quotes(question.content, question.quotes)
         if self._gate is not None:
             await self._gate.admit(origin, text)
+        if settle is not None:
+            await self._intake.check(question)
+            arrival.check()
+            question, view = await settle(question, view)
+            channel_id = question.conversation.channel_id
         async with self._queues.place(channel_id, _keys(origin, channel_id)) as ticket:
             if self._gate is not None:
                 await self._gate.readmit(origin, text)  # it may have waited at the entrance
@@ -190,6 +202,11 @@ class ChatService:
             job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
             await self._start(channel_id, job, parts)
         return answer.id
+
+    def takes(self, channel_id: int, author_id: int) -> bool:
+        """Tell whether what a person adds in a conversation now joins their question."""
+        last = self._queues.last(channel_id)
+        return last is not None and last.takes(author_id)
 
     @property
     def ears(self) -> Ears:

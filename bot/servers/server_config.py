@@ -46,7 +46,8 @@ class ServerConfig:
     allowed_channels, allowed_roles: where and whom we answer; empty is everywhere and everybody.
     user_per_minute, server_per_minute: None leaves the operator's limit. lists_everywhere: whether the lists
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
-    checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
+    checked in time. free_channels: where every message is answered, without a mention. thread_channels: the
+    channels, and categories of channels, where each question gets a thread. uses_embeds: whether
     answers are shown as embeds. hides_previews: whether links in answers are shown without a preview.
     shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. sums_up: whether
     what a model no longer sees of a conversation is summed up for it, if the operator has that done.
@@ -73,6 +74,7 @@ class ServerConfig:
     uses_embeds: bool = False
     hides_previews: bool = True
     shows_thoughts: bool = False
+    thread_channels: frozenset[int] = frozenset()
     sums_up: bool = True
     reads_along: bool = False
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
@@ -215,6 +217,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "lists_everywhere": _flag,
     "refuses_unchecked": _flag,
     "free_channels": _ids,
+    "thread_channels": _ids,
     "uses_embeds": _flag,
     "hides_previews": _flag,
     "shows_thoughts": _flag,

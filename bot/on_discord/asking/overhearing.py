@@ -16,10 +16,11 @@ from datetime import timedelta
 
 import discord
 
-from bot.conversation.mentions import Bot, is_for_us, is_from_a_person, readable
+from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
 from bot.conversation.overheard import MAX_AGE, MAX_CHARS, Heard, Moment
+from bot.on_discord.hearing.message_text import text_of
 from bot.on_discord.interactions import DISCORD_FAILURES
-from bot.on_discord.origins import incoming_of, names_of
+from bot.on_discord.origins import incoming_of
 from bot.servers.rates import loop_seconds
 from bot.servers.servers import Servers
 from bot.tasks import Tasks
@@ -47,6 +48,8 @@ class _Channel:
     """What is known of one channel: the newest messages from an id on, by id; None for what is not heard."""
 
     guild_id: int
+    parent_id: int | None = None
+    """Of a thread that we opened for a question."""
     messages: dict[int, Heard | None] = field(default_factory=dict)
     known_from: int | None = None
     """0 is from its beginning; None is not known yet."""
@@ -145,9 +148,10 @@ class Overhearing:
                 if heard is not None and heard.author_id == user_id:
                     channel.messages[message_id] = None
 
-    def begun(self, channel_id: int, guild_id: int) -> None:
-        """Learn that a channel is new: nothing was said there before."""
-        self._known(channel_id, guild_id).known_from = 0
+    def begun(self, thread: discord.Thread) -> None:
+        """Learn that a thread is new: nothing was said there before."""
+        channel = self._known(thread.id, thread.guild.id)
+        channel.known_from, channel.parent_id = 0, thread.parent_id
 
     def lose(self, guild_id: int | None = None) -> None:
         """Forget what is known of a server, or of all: something may have been missed."""
@@ -169,8 +173,10 @@ class Overhearing:
 
     def _place_of(self, moment: Moment) -> _Place | None:
         place = self._client.get_channel(moment.channel_id)
-        if isinstance(place, discord.Thread) and place.id == moment.discord_id:
-            place = place.parent  # the question that a thread was opened for was asked there
+        if moment.channel_id == moment.discord_id:  # a thread was opened for it, from where it was asked
+            known = self._channels.get(moment.channel_id)
+            parent_id = place.parent_id if isinstance(place, discord.Thread) else known and known.parent_id
+            place = self._client.get_channel(parent_id or 0)
         return place if isinstance(place, _PLACES) else None
 
     async def _ask(self, channel: _Channel, place: _Place, before_id: int | None) -> None:
@@ -205,7 +211,7 @@ def heard_in(message: discord.Message, bot: Bot) -> Heard | None:
     incoming = incoming_of(message)
     if not is_from_a_person(incoming) or message.author.id == bot.user_id or is_for_us(incoming, bot):
         return None
-    content = readable(message.content, bot, names_of(message))[: MAX_CHARS + 1]
+    content = text_of(message, bot)[: MAX_CHARS + 1]
     if not content.strip():
         return None
     author = message.author

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from simcord.backend.models import Overwrite
 
 from bot.conversation.overheard import MAX_AGE, MAX_CHARS, MAX_MESSAGES, OVERHEARD
 from bot.parameters import ChatParameters
+from bot.servers.rates import Allowance
 from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, open_world
 from tests.fakes import CONTROL_TAG, Script
@@ -309,3 +312,45 @@ async def test_what_was_missed_while_we_could_not_see_the_channel_is_looked_up(w
     await world.env.settle()
     assert "> Bob: unseen" in await ask(world)
     assert fetches(world, world.general) == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_it_is_of_this_channel_and_of_who_may_be_heard(
+    world: World, seed: int
+) -> None:
+    """People talk, delete, edit, opt out and in, are blocked, and ask, in three places, in any order."""
+    chance = random.Random(seed)
+    world.allowance = Allowance(per_user=0, per_server=0)
+    await world.restart()
+    world.engine.respond = lambda _: Script(("answer",))
+    places = [world.general, world.random, world.open_thread(world.general)]
+    people = {person.id: person for person in (world.anna, world.bob, world.newcomer())}
+    silent: set[int] = set()
+    said: dict[str, tuple[int, int, discord.Message]] = {}
+    for number in range(60):
+        who, place = chance.choice(list(people.values())), chance.choice(places)
+        act, mark = chance.choice(["say"] * 4 + ["ask", "delete", "edit", "out", "in"]), f"m{number}x"
+        if act == "say":
+            said[mark] = (place.id, who.id, await who.send(place, f"I say {mark}"))
+        elif act == "ask":
+            await world.mod.send(place, f"{world.me} and {mark}?")
+            await world.run(2)
+            dialog = "\n".join(message.content for message in world.engine.dialogs[-1])
+            told = set(re.findall(r"m\d+x", dialog)) & said.keys()
+            may = {
+                one for one, (where, author, _) in said.items() if where == place.id and author not in silent
+            }
+            assert told <= may
+            assert set(sorted(may, key=lambda one: said[one][2].id)[-3:]) <= told
+        elif act in ("out", "in"):
+            await who.slash(world.random, f"opt-{act}")
+            silent = silent | {who.id} if act == "out" else silent - {who.id}
+            said = {one: its for one, its in said.items() if its[1] != who.id or act == "in"}
+        elif said:
+            old = chance.choice(list(said))
+            where, author, message = said.pop(old)
+            if act == "delete":
+                await people[author].delete(message)
+            else:
+                await people[author].edit(message, f"I mean {mark}")
+                said[mark] = (where, author, message)
