@@ -45,10 +45,10 @@ class ChatError(Exception):
 
 
 class EmptyQuestionError(ChatError):
-    """There is nothing to answer."""
+    """There is nothing to answer. `sentence` says how to ask."""
 
-    def __init__(self) -> None:
-        super().__init__(phrase("errors.empty_question"))
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(sentence or phrase("errors.empty_question"))
 
 
 class ConversationBusyError(ChatError):

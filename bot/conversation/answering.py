@@ -17,9 +17,9 @@ from bot.conversation.dialog import spoken
 from bot.conversation.jobs import Job, StopReason
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
-from bot.conversation.overheard import Ears, Heard, Moment, NoEars, lately
 from bot.conversation.preferences import Preferences, Surroundings
-from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, with_overheard
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, with_talk
+from bot.conversation.talk import Ears, Heard, Moment, NoEars, lately
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
@@ -147,7 +147,7 @@ class Answering:
         await screen.check_question("\n".join(spoken(message) for message in asked))
         ref = await self._conversations.ref_of(job.settings_id or job.conversation_id)
         surroundings = self._preferences.surroundings(ref.guild_id, ref.channel_id)
-        heard = await self._overhear(job, asked, ref)
+        heard = await self._heard_before(job, asked, ref)
         parameters, fitted = await self._prompt(job, history, surroundings, heard)
         text = "\n".join(spoken(message) for message in asked if message.author_id == job.asker_id)
         # Where answers have an end of their own, a line that begins with a name is part of what is said.
@@ -178,7 +178,7 @@ class Answering:
             tell,
         )
 
-    async def _overhear(self, job: Job, asked: Sequence[Message], ref: ConversationRef) -> list[Heard]:
+    async def _heard_before(self, job: Job, asked: Sequence[Message], ref: ConversationRef) -> list[Heard]:
         """Return what people said in the channel before a question, as far as the model may be told."""
         job.heard_ids = frozenset()
         if ref.guild_id is None or self._gate is None or not (job.origin and job.origin.reads_back):
@@ -219,7 +219,7 @@ class Answering:
         )
         if heard:
             room = parameters.prompt_room(self._engine.info.context_length)
-            fitted = await asyncio.to_thread(with_overheard, self._engine, fitted, heard, room, job.begun)
+            fitted = await asyncio.to_thread(with_talk, self._engine, fitted, heard, room, job.begun)
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted

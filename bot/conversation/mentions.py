@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +19,20 @@ _TOKEN = re.compile(
     r"|a?:(?P<emoji>[A-Za-z0-9_]{2,32}):[0-9]{1,20}|/(?P<command>[\w -]{1,100}):[0-9]{1,20}"
     r"|t:(?P<time>-?[0-9]{1,12})(?::(?P<style>[tTdDfFRsS]))?)>"
 )
-_QUOTED = re.compile(r"```.*?(?:```|\Z)|^>>> .*|^> [^\n]*", re.DOTALL | re.MULTILINE)
+_QUOTED = re.compile(
+    r"```.+?```|(?<!`)(?P<ticks>`{1,2})(?!`).+?(?<!`)(?P=ticks)(?!`)|^>>> .*|^> [^\n]*",
+    re.DOTALL | re.MULTILINE,
+)
+"""Quoted lines, and code that ends: backticks that nothing closes are only characters."""
+_WORDLESS = re.compile(r"<a?:\w{2,32}:[0-9]{1,20}>|https?://\S+")
+_COMMAND = re.compile(
+    r"(?:[!?/+~^&%>]{1,2}|[b-df-hj-np-tv-z]{1,2}[!;~](?=[a-z]))[0-9]?[A-Za-z][\w-]*(?:\s|\Z)"
+    r"|[.$;,=-]{1,2}[a-z][\w-]*(?:\s(?!.*\?\s*\Z)|\Z)",
+    re.DOTALL,
+)
+"""How people call other bots: `!play`, `p!catch`. What begins like `.env` and asks is a question."""
+_CALL = re.compile(r"@(?P<name>[^\s@,:]{2,32})")
+_MIN_NAME_CHARS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = {"t": "%H:%M UTC", "T": "%H:%M:%S UTC", "d": "%Y-%m-%d", "D": "%Y-%m-%d"}
 """What `<t:…>` shows, by its style; all others show date and time."""
@@ -49,7 +62,10 @@ class Incoming:
     """One message as far as the decision needs it.
 
     `mentioned_role_ids` holds roles named in the text; @everyone and @here are in neither set.
-    `is_ordinary` is false for joins, pins, boosts and other messages of the system.
+    `is_ordinary` is false for joins, pins, boosts and other messages of the system. `names_others`: it
+    mentions somebody besides us and its author, a role of others, or everybody. `is_reply`: whether it is
+    one; `replied_author_id` is None where nobody knows to whom. `has_more`: it brings what may be text,
+    besides `text`, which is as it was typed.
     """
 
     author_id: int
@@ -60,6 +76,10 @@ class Incoming:
     mentioned_user_ids: frozenset[int] = frozenset()
     mentioned_role_ids: frozenset[int] = frozenset()
     replied_author_id: int | None = None
+    text: str = ""
+    names_others: bool = False
+    is_reply: bool = False
+    has_more: bool = False
 
 
 def outside_quotes(content: str) -> str:
@@ -82,6 +102,46 @@ def is_for_us(incoming: Incoming, bot: Bot) -> bool:
         or (bot.managed_role_id is not None and bot.managed_role_id in incoming.mentioned_role_ids)
         or incoming.replied_author_id == bot.user_id
     )
+
+
+def is_for_anybody(incoming: Incoming, bot: Bot, present: Iterable[str] = ()) -> bool:
+    """Tell whether a message where every message is answered is a question that is meant for nobody else.
+
+    `present`: names of the others who write there.
+    """
+    return (
+        is_from_a_person(incoming)
+        and not incoming.names_others
+        and (not incoming.is_reply or incoming.replied_author_id in (bot.user_id, incoming.author_id))
+        and (incoming.has_more or has_words(incoming.text))
+        and _COMMAND.match(incoming.text) is None
+        and not _calls_somebody(incoming.text, bot, present)
+    )
+
+
+def has_words(text: str) -> bool:
+    """Tell whether a text says something: emoji and links alone do not, a lone question mark does."""
+    return any(c.isalnum() or c in "?\uff1f" for c in _WORDLESS.sub("", text))
+
+
+def _calls_somebody(text: str, bot: Bot, present: Iterable[str]) -> bool:
+    """Tell whether a text speaks to somebody by name: `@Bob …`, `Bob, …` or `…, Bob?`."""
+    said, ours = text.strip().casefold(), _short_names(bot.name)
+    call = _CALL.match(said)
+    if call is not None and not any(call["name"].startswith(name) for name in ours):
+        return True
+    ending = said.rstrip(".!?\u2026 ")
+    names = {short for name in present for short in _short_names(name)} - ours
+    return any(
+        re.match(rf"{re.escape(name)}\s*[,:]", said) or re.search(rf",\s*{re.escape(name)}\Z", ending)
+        for name in names
+    )
+
+
+def _short_names(name: str) -> set[str]:
+    """Return how people call somebody: by the whole name or its first word."""
+    whole = " ".join(name.casefold().split())
+    return {short for short in (whole, whole.partition(" ")[0]) if len(short) >= _MIN_NAME_CHARS}
 
 
 def readable(content: str, bot: Bot, names: Names) -> str:

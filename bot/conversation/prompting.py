@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import Dialog, build_dialog, spoken, with_frame
-from bot.conversation.overheard import SHARE, Heard, lines_of, told
+from bot.conversation.talk import SHARE, Heard, lines_of, told
 from engine.errors import PromptError, PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message, MessageState, Role
@@ -88,7 +88,7 @@ def fit_history(
     return FittedPrompt(fitted.prompt, fitted.dialog.stop, fitted.view_from, num_left_out, fitted.messages)
 
 
-def with_overheard(
+def with_talk(
     engine: TextEngine, fitted: FittedPrompt, heard: Sequence[Heard], max_tokens: int, begun: str = ""
 ) -> FittedPrompt:
     """Return a prompt that also tells what was overheard, right before the question.

@@ -16,11 +16,11 @@ from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
 from bot.conversation.outcome import can_go_on
-from bot.conversation.overheard import Ears
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
+from bot.conversation.talk import Ears
 from bot.conversation.upkeep import Steering, Upkeep
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for

@@ -6,7 +6,7 @@ Knows nothing of when what is kept of a place goes. Nothing here raises.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import discord
 
@@ -26,21 +26,26 @@ from storage.turns import NewestTurn
 
 _log = logging.getLogger(__name__)
 
+Take = Callable[[discord.Message, Bot], Awaitable[None]]
+
 
 class MessageChanges:
     """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, locales: Locales) -> None:
+    def __init__(self, chat: ChatService, locales: Locales, take: Take) -> None:
+        """`take`: takes an edited message that was no question so far."""
         self._chat = chat
         self._locales = locales
+        self._take = take
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
-        """Take an edited question in the place of what was asked."""
+        """Take an edited question in the place of what was asked, or as a question if it was none."""
         try:
             if (arrival := self._chat.arrivals.find(message.channel.id, message.id)) is not None:
                 arrival.edit(message)
                 await arrival.has_left.wait()  # what came too late to be taken with it is an edit after all
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
+                await self._take(message, bot)
                 return
             question = await question_of(message, bot)
             await self._chat.check_text(origin_of_message(message), question.content)
@@ -63,7 +68,8 @@ class MessageChanges:
 async def _offer_redo(message: discord.Message, turn: NewestTurn, locale: str) -> None:
     """Put a button below the answer to a question that was edited afterwards."""
     view = answer_view(turn.answer.id, Buttons.REDO, locale)
-    part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
+    thread = None if message.guild is None else message.guild.get_thread(message.id)
+    part = discord.PartialMessage(channel=thread or message.channel, id=turn.part_ids[-1])
     try:
         await part.edit(view=view, allowed_mentions=SILENT)
     except DISCORD_FAILURES as error:

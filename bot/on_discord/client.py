@@ -20,9 +20,10 @@ from bot.on_discord.answers.controls import AnswerControls
 from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
+from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.asking.overhearing import Overhearing
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
@@ -82,7 +83,28 @@ class LlamacordClient(discord.Client):
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
-        self._changes = MessageChanges(chat, self._locales)
+        self._talk = ChannelTalk(self, moderation.servers, sees_all=sees_all_messages)
+        chat.ears = self._talk
+        self._threads = QuestionThreads(
+            self,
+            chat,
+            moderation.servers,
+            self._locales,
+            self._talk,
+            self._answer_in,
+            sees_all=sees_all_messages,
+        )
+        self._intake = MessageIntake(
+            chat,
+            moderation.servers,
+            self._locales,
+            self._answer_in,
+            metrics.refused,
+            self._talk,
+            self._threads,
+            sees_all=sees_all_messages,
+        )
+        self._changes = MessageChanges(chat, self._locales, self._intake.take_edited)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -92,16 +114,6 @@ class LlamacordClient(discord.Client):
             self._changes.deleted,
         )
         self._departures = Departures(privacy.retention)
-        self._overhearing = Overhearing(self, moderation.servers, sees_all=sees_all_messages)
-        chat.ears = self._overhearing
-        self._intake = MessageIntake(
-            chat,
-            moderation.servers,
-            self._locales,
-            self._answer_in,
-            metrics.refused,
-            sees_all=sees_all_messages,
-        )
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
         answers = AnswerControls(chat, moderation, self._answer_in)
@@ -126,7 +138,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(Asking(chat, self._answer_in, self._locales)),
+                *ask_commands(Asking(chat, self._answer_in, self._locales, self._threads)),
                 *privacy_commands(chat, privacy),
                 resets.command(),
                 *block_commands(chat, moderation),
@@ -163,7 +175,7 @@ class LlamacordClient(discord.Client):
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self.chat.close()
-        await self._overhearing.close()
+        await self._talk.close()
         await self._endings.close()
         await self._mod_log.close()
         await self._tasks.close()
@@ -188,13 +200,13 @@ class LlamacordClient(discord.Client):
         """Answer what is meant for us."""
         if self.user is not None:
             bot = bot_of(self.user, message.guild)
-            self._overhearing.said(message, bot)
+            self._talk.said(message, bot)
             await self._intake.take(message, bot)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
         message = payload.message
-        if self.user is not None and self._overhearing.edited(message, bot_of(self.user, message.guild)):
+        if self.user is not None and self._talk.edited(message, bot_of(self.user, message.guild)):
             self.chat.unsay(message.id)
         if self.user is None or message.author.bot or message.edited_at is None or not message.content:
             return
@@ -203,6 +215,7 @@ class LlamacordClient(discord.Client):
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
         self._unhear(payload.message_id)
+        await self._threads.question_deleted(payload.guild_id, payload.message_id)
         if not self._columns.is_deleted(payload.message_id):
             await self._changes.deleted(payload.channel_id, payload.message_id)
 
@@ -210,21 +223,22 @@ class LlamacordClient(discord.Client):
         """Forget what moderators clear."""
         for message_id in payload.message_ids:
             self._unhear(message_id)
+            await self._threads.question_deleted(payload.guild_id, message_id)
         for message_id in sorted(payload.message_ids):
             await self._changes.deleted(payload.channel_id, message_id)
 
     def _unhear(self, message_id: int) -> None:
         """Let nobody be told any more what a message said."""
-        if self._overhearing.deleted(message_id):
+        if self._talk.deleted(message_id):
             self.chat.unsay(message_id)
 
     async def on_connect(self) -> None:
         """Begin anew with what is said: a new session does not tell what was missed."""
-        self._overhearing.lose()
+        self._talk.lose()
 
     async def on_guild_unavailable(self, guild: discord.Guild) -> None:
         """Begin anew with what is said in a server that is away."""
-        self._overhearing.lose(guild.id)
+        self._talk.lose(guild.id)
 
     async def on_ready(self) -> None:
         """Look which servers we are in, and what is owed there."""
@@ -248,20 +262,20 @@ class LlamacordClient(discord.Client):
         self._endings.look()
         us = after.guild.me
         if before.permissions_for(us).view_channel != after.permissions_for(us).view_channel:
-            self._overhearing.lose(after.guild.id)
+            self._talk.lose(after.guild.id)
 
     async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:
         """Look what is owed where we may write again, and begin anew with what we could not read."""
         self._endings.look()
         if before.permissions != after.permissions:
-            self._overhearing.lose(after.guild.id)
+            self._talk.lose(after.guild.id)
 
     async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:
         """Look what is owed where we may write again, and begin anew with what we could not read."""
         if after == after.guild.me:
             self._endings.look()
             if before.roles != after.roles:
-                self._overhearing.lose(after.guild.id)
+                self._talk.lose(after.guild.id)
 
     async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
         """Look what is owed in a thread that is not archived any more."""

@@ -84,6 +84,7 @@ def incoming_of(message: discord.Message) -> Incoming:
     """Return what decides whether a message is for us."""
     spoken = outside_quotes(message.content)
     replied = None if message.reference is None else message.reference.resolved
+    us = None if message.guild is None else message.guild.self_role
     return Incoming(
         author_id=message.author.id,
         is_bot=message.author.bot,
@@ -93,8 +94,19 @@ def incoming_of(message: discord.Message) -> Incoming:
         mentioned_user_ids=frozenset(
             user.id for user in message.mentions if re.search(rf"<@!?{user.id}>", spoken)
         ),
-        mentioned_role_ids=frozenset(role.id for role in message.role_mentions if role.mention in spoken),
+        mentioned_role_ids=frozenset(
+            # Of a text that Discord does not show us, it still tells which roles are in it.
+            role.id
+            for role in message.role_mentions
+            if role.mention in spoken or not message.content
+        ),
         replied_author_id=replied.author.id if isinstance(replied, discord.Message) else None,
+        text=message.content,
+        names_others=message.mention_everyone
+        or any(user.id != message.author.id for user in message.mentions)
+        or any(role != us for role in message.role_mentions),
+        is_reply=message.type is discord.MessageType.reply,
+        has_more=bool(message.attachments or message.message_snapshots),
     )
 
 

@@ -27,6 +27,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.asking.questions import joined, quoted, read_texts
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.interactions import (
     DISCORD_FAILURES,
     SILENT,
@@ -74,7 +75,10 @@ class Request:
 class Asking:
     """Takes requests. Never raises: whoever asks gets an answer or a sentence."""
 
-    def __init__(self, chat: ChatService, make_answer: MakeAnswer, locales: Locales) -> None:
+    def __init__(
+        self, chat: ChatService, make_answer: MakeAnswer, locales: Locales, threads: QuestionThreads
+    ) -> None:
+        self._threads = threads
         self._chat = chat
         self._make_answer = make_answer
         self._locales = locales
@@ -100,7 +104,8 @@ class Asking:
             question = await _question(interaction, request, discord_id)
             view = await self._make_answer(channel, response.message_id)
             await arrival.is_first.wait()
-            await self._chat.take(question, view, arrival)
+            settle = functools.partial(self._threads.settle, channel=channel, text=request.prompt)
+            await self._chat.take(question, view, arrival, settle)
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)

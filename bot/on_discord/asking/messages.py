@@ -6,28 +6,52 @@ Whoever is to be answered gets an answer or a sentence. Knows nothing of the con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import discord
 
 from bot.conversation.intake import Arrival
-from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
+from bot.conversation.jobs import Question
+from bot.conversation.mentions import Bot, has_words, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
-from bot.errors import BlockedError, NotHereError, RefusalError, is_expected, sentence_for
-from bot.language.phrases import render
+from bot.errors import BlockedError, EmptyQuestionError, NotHereError, RefusalError, is_expected, sentence_for
+from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
+from bot.on_discord.asking.channel_talk import ChannelTalk
+from bot.on_discord.asking.overheard import Overheard
 from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, incoming_of, may_answer, ref_of
-from bot.servers.rates import RefusalPace, loop_seconds
+from bot.servers.rates import Buckets, Rate, RefusalPace, loop_seconds
 from bot.servers.servers import Servers
-from storage.errors import DuplicateMessageError, StorageError
+from storage.errors import DuplicateMessageError
 
 _log = logging.getLogger(__name__)
 
 OnRefusal = Callable[[Exception], None]
 """Told of every question that is not taken, and why."""
+QUIET = (BlockedError, NotHereError, EmptyQuestionError)
+"""Not told where every message is answered: who may not ask there may still talk to others."""
+SENTENCES_PER_MINUTE = 6
+"""To one person, of what is not paced otherwise: who mentions us in a flood is not answered with one."""
+EDIT_TIME = timedelta(minutes=15)
+"""For so long after it was written an edit makes a message a question."""
+MAX_TRIES = 4
+"""Of one message that is edited again and again."""
+MAX_EDITED = 1000
+"""Edited messages that are known."""
+BEFORE_TIME = timedelta(minutes=5)
+"""How far back a mention without words may point."""
+MAX_BEFORE = 4
+"""Messages in a row that are the question of such a mention."""
+
+_NO_WORD = re.compile(r"[\s!?.\u2026]*")
 
 
 class MessageIntake:
@@ -40,17 +64,24 @@ class MessageIntake:
         locales: Locales,
         make_answer: MakeAnswer,
         on_refusal: OnRefusal,
+        talk: ChannelTalk,
+        threads: QuestionThreads,
         *,
         sees_all: bool,
     ) -> None:
         """`sees_all`: whether we get messages that do not mention us."""
+        self._talk = talk
+        self._threads = threads
         self._chat = chat
-        self._servers = servers
         self._locales = locales
         self._make_answer = make_answer
         self._on_refusal = on_refusal
         self._sees_all = sees_all
+        self._overheard = Overheard(chat, servers, sees_all=sees_all)
         self._refusal_pace = RefusalPace(loop_seconds)
+        self._sentences = Buckets(loop_seconds)
+        self._tried: OrderedDict[int, set[int]] = OrderedDict()
+        """By message, hashes of what it said when it was not taken."""
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
         """Answer what is meant for us."""
@@ -61,6 +92,24 @@ class MessageIntake:
         is_addressed = is_for_us(incoming, bot)
         if is_addressed or is_from_a_person(incoming):
             await self._ask(message, bot, is_addressed=is_addressed)
+
+    async def take_edited(self, message: discord.Message, bot: Bot) -> None:
+        """Answer a message that was no question when it was written, if its edit speaks to us."""
+        is_late = message.edited_at is None or message.edited_at - message.created_at > EDIT_TIME
+        if is_late or not is_for_us(incoming_of(message), bot):
+            return
+        if self._is_new_try(message):
+            await self.take(message, bot)
+
+    def _is_new_try(self, message: discord.Message) -> bool:
+        """Note what a message says that is no question; tell whether that was not tried, nor too often."""
+        tried = self._tried.setdefault(message.id, set())
+        is_new = hash(message.content) not in tried and len(tried) < MAX_TRIES
+        tried.add(hash(message.content))
+        self._tried.move_to_end(message.id)
+        if len(self._tried) > MAX_EDITED:
+            self._tried.popitem(last=False)
+        return is_new
 
     async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
         refusal: Exception | None = None
@@ -74,51 +123,99 @@ class MessageIntake:
         if arrival.is_withdrawn:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
+            self._is_new_try(message)
             await self._say_why(message, refusal, is_addressed=is_addressed)
 
     async def _take_in(
         self, message: discord.Message, bot: Bot, arrival: Arrival, *, is_addressed: bool
     ) -> None:
         """Take a message as a question, in the order in which all came and with its newest text."""
-        if not is_addressed and not await self._is_free(message):
+        if not is_addressed and not await self._overheard.is_for_us(message, incoming_of(message), bot):
             return
-        if not may_answer(message):
+        if not (may_answer(message) or await self._threads.opens_in(message.channel)):
             _log.info("A question was left alone: no permission to answer there")
             return
         question = await question_of(message, bot, await self._newest_part(message))
-        view = await self._make_answer(message.channel, message.id)
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
             question = dataclasses.replace(question, content=(await question_of(edited, bot)).content)
-        await self._chat.take(question, view, arrival)
+        is_said = bool(question.content.strip()) and not (
+            is_addressed and _NO_WORD.fullmatch(question.content)
+        )
+        for one in [question] if is_said else await self._meant(message, question, bot):
+            view = await self._make_answer(message.channel, one.discord_id)
+            said = message.content if one.discord_id == message.id else one.content
+            settle = functools.partial(self._threads.settle, channel=message.channel, text=said)
+            await self._chat.take(one, view, arrival, settle)
+
+    async def _meant(self, message: discord.Message, question: Question, bot: Bot) -> Sequence[Question]:
+        """Return what somebody asks who mentions us without a word: what they reply to, or said before.
+
+        Raises `EmptyQuestionError` with how to ask.
+        """
+        is_blank = not question.content.strip()
+        if question.quotes and is_blank:
+            asked = render(phrase("ask.bare_reply"), await self._locales.of(message.guild))
+            return [dataclasses.replace(question, content=asked)]
+        if question.notes and is_blank:  # what they reply to is not shown to us
+            raise EmptyQuestionError(question.notes[0])
+        if not message.content:
+            is_role = bool(message.role_mentions)
+            me = f"<@{bot.user_id}>"
+            raise EmptyQuestionError(phrase("errors.role_mention", me=me) if is_role else None)
+        # Discord tells nothing of a member with a message of the past, so they are who they are now.
+        before = [
+            dataclasses.replace(
+                await question_of(one, bot), origin=question.origin, author_name=question.author_name
+            )
+            for one in await self._said_before(message)
+        ]
+        found = [one for one in before if one.content.strip()] or ([] if is_blank else [question])
+        if not found:
+            raise EmptyQuestionError(phrase("errors.bare_mention"))
+        return found
+
+    async def _said_before(self, message: discord.Message) -> list[discord.Message]:
+        """Return what the author of a message said right before it and was not asked, oldest first."""
+        found: list[discord.Message] = []
+        if not self._sees_all or message.guild is None:
+            return found
+        try:
+            for one in await self._talk.right_before(message, BEFORE_TIME):
+                is_theirs = one.author.id == message.author.id
+                if message.created_at - one.created_at > BEFORE_TIME or (found and not is_theirs):
+                    break
+                if not is_theirs:
+                    continue
+                is_known = await self._chat.conversations.find_by_discord_id(one.id) is not None
+                if is_known or not is_from_a_person(incoming_of(one)) or len(found) == MAX_BEFORE:
+                    break
+                found.append(one)
+        except DISCORD_FAILURES as error:
+            _log.info("What was said before a mention could not be read: %s", type(error).__name__)
+        return found[::-1]
 
     async def _say_why(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> None:
         """Say why a question is not taken, unless that would be too much."""
         self._on_refusal(refusal)
-        if isinstance(refusal, RefusalError):
-            # Where every message is answered, who may not ask may still talk to others.
-            is_quiet = not is_addressed and isinstance(refusal, (BlockedError, NotHereError))
-            if is_quiet or not self._refusal_pace.may_tell(message.author.id, _guild_id(message), refusal):
-                return
-        elif not is_expected(refusal):
+        if not is_expected(refusal):
             _log.error("A question could not be taken", exc_info=refusal)
-        await self._refuse(message, sentence_for(refusal))
+        if self._may_tell(message, refusal, is_addressed=is_addressed):
+            await self._refuse(message, sentence_for(refusal))
 
-    async def _is_free(self, message: discord.Message) -> bool:
-        """Tell whether every message is answered where this one is: a free channel, or a thread of ours."""
-        if not self._sees_all or message.guild is None or message.mentions:
+    def _may_tell(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> bool:
+        """Tell whether to say why; if so, that is counted."""
+        author_id, guild_id = message.author.id, _guild_id(message)
+        if not is_addressed and (isinstance(refusal, QUIET) or not has_words(message.content)):
             return False
-        channel = message.channel
-        parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
-        try:
-            free = (await self._servers.config(message.guild.id)).free_channels
-            if channel.id in free or parent_id in free:
-                return True
-            return isinstance(channel, discord.Thread) and await self._chat.is_our_thread(channel.id)
-        except StorageError as error:
-            _log.error("It could not be told whether to answer: %s", error)
-            return False
+        if isinstance(refusal, RefusalError):
+            return self._refusal_pace.may_tell(author_id, guild_id, refusal)
+        rate = Rate((author_id, guild_id or 0), SENTENCES_PER_MINUTE)
+        is_allowed = self._sentences.wait_s(rate) == 0
+        if is_allowed:
+            self._sentences.take([rate])
+        return is_allowed
 
     async def _newest_part(self, message: discord.Message) -> int | None:
         """Return the message replied to if it shows the newest answer: all that is said follows that."""

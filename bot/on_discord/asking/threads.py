@@ -20,7 +20,7 @@ from bot.conversation.service import ChatService
 from bot.conversation.views import AnswerView
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
-from bot.on_discord.asking.overhearing import Overhearing
+from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.interactions import DISCORD_FAILURES
 from bot.on_discord.origins import Locales
 from bot.servers.servers import Servers
@@ -39,18 +39,19 @@ _LINK = re.compile(r"\[([^\[\]]+)\]\([^()\s]*\)")
 _ADDRESS = re.compile(r"\S*(?:://|\b[\w-]+\.\w+/)\S*")
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,3} |-# |>{1,3} |[-*] |\d+\. |`{3}\w*)", re.MULTILINE)
 _MARK = re.compile(r"`+|\|\||~~|(?<!\w)[*_]+|[*_]+(?!\w)")
+_LOOSE = re.compile(r"[\s,;:]+(?=[?!.]+\Z)")
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
 
 
 def title_of(text: str) -> str:
-    """Return what a thread for a question is called: its words on one line, without mentions, links and marks.
+    """Return what a thread for a question is called: its words alone, on one line; empty where none are left.
 
-    Empty where no words are left. Pure.
+    Without mentions, links and marks of Markdown. Pure.
     """
     plain = _ADDRESS.sub(" ", _LINK.sub(r"\1", _TOKEN.sub(" ", text)))
     plain = _MARK.sub("", _LINE_MARK.sub("", plain))
     kept = "".join(c if unicodedata.category(c) not in _UNSEEN else " " for c in plain)
-    title = " ".join(kept.split()).strip(" ,:;-")
+    title = _LOOSE.sub("", " ".join(kept.split())).strip(" ,:;-")
     if len(title) <= MAX_TITLE_CHARS:
         return title
     return f"{title[:MAX_TITLE_CHARS].rpartition(' ')[0] or title[:MAX_TITLE_CHARS]}…"
@@ -61,19 +62,21 @@ class QuestionThreads:
 
     def __init__(
         self,
+        client: discord.Client,
         chat: ChatService,
         servers: Servers,
         locales: Locales,
-        overhearing: Overhearing,
+        talk: ChannelTalk,
         make_answer: MakeAnswer,
         *,
         sees_all: bool,
     ) -> None:
         """`sees_all`: whether we get messages that do not mention us, as those in such a thread."""
+        self._client = client
         self._chat = chat
         self._servers = servers
         self._locales = locales
-        self._overhearing = overhearing
+        self._talk = talk
         self._make_answer = make_answer
         self._sees_all = sees_all
         self._newest: OrderedDict[tuple[int, int], discord.Thread] = OrderedDict()
@@ -89,19 +92,19 @@ class QuestionThreads:
         return allowed.view_channel and allowed.create_public_threads and allowed.send_messages_in_threads
 
     async def settle(
-        self, question: Question, view: AnswerView, message: discord.PartialMessage, text: str
+        self, question: Question, view: AnswerView, *, channel: object, text: str
     ) -> tuple[Question, AnswerView]:
-        """Return the question as one of a thread that is opened from `message`, or as it is.
+        """Return a question of a channel as one of a thread that is opened from it, or as it is.
 
         What its asker adds before the answer begins joins it there. text: what the thread is called by.
         Raises `StorageError`.
         """
-        channel = message.channel
         if not isinstance(channel, discord.TextChannel) or not await self.opens_in(channel):
             return question, view
         key = (channel.id, question.author_id)
         thread = self._newest.get(key)
         if thread is None or not self._chat.takes(thread.id, question.author_id):
+            message = discord.PartialMessage(channel=channel, id=question.discord_id)
             thread = await self._opened(message, await self._title(channel, question, text))
         if thread is None:
             return question, view
@@ -133,12 +136,16 @@ class QuestionThreads:
                 _log.info("A question is answered in its channel: no thread could be opened")
                 return None
             return found
-        self._overhearing.begun(thread)
+        self._talk.begun(thread)
         return thread
 
-    async def forget_title(self, thread: discord.Thread) -> None:
+    async def question_deleted(self, guild_id: int | None, message_id: int) -> None:
         """Take the words of a question that was deleted from the name of its thread. Never raises."""
+        guild = None if guild_id is None else self._client.get_guild(guild_id)
+        thread = None if guild is None else guild.get_thread(message_id)
+        if guild is None or thread is None or thread.owner_id != guild.me.id:
+            return
         try:
-            await thread.edit(name=render(phrase("threads.deleted"), await self._locales.of(thread.guild)))
+            await thread.edit(name=render(phrase("threads.deleted"), await self._locales.of(guild)))
         except DISCORD_FAILURES as error:
             _log.info("A thread could not be given another name: %s", type(error).__name__)

@@ -244,7 +244,11 @@ async def test_the_token_limit_is_said(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "no text to answer"), (f"{CONTROL_TAG}system", "control tags"), ("x" * 1900, "Send a shorter one")],
+    [
+        ("", "mentioned me without a question"),
+        (f"{CONTROL_TAG}system", "control tags"),
+        ("x" * 1900, "Send a shorter one"),
+    ],
 )
 async def test_what_cannot_be_answered_is_told(world: World, text: str, sentence: str) -> None:
     await world.anna.send(world.general, f"{world.me} {text}")

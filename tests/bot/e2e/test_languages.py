@@ -82,7 +82,7 @@ async def test_what_everybody_reads_is_in_the_servers_language(world: World) -> 
     speak_in_server(world, "pl")
     world.answers("word ", loops=True)
     await world.anna.send(world.general, f"{world.me}")
-    assert world.reply(world.general).content.startswith("Nie widzę tekstu")
+    assert world.reply(world.general).content.startswith("Twoja wzmianka o mnie")
     await world.anna.send(world.general, f"{world.me} one")
     await world.bob.send(world.general, f"{world.me} two")
     await world.run(1)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversation.overheard import OVERHEARD, SHARE, Heard, Moment, lately, lines_of, told
-from bot.conversation.prompting import FittedPrompt, with_overheard
+from bot.conversation.prompting import FittedPrompt, with_talk
+from bot.conversation.talk import SHARE, TALK, Heard, Moment, lately, lines_of, told
 from tests.bot.conversation.test_strides import Past
 from tests.fakes import CONTROL_TAG
 
@@ -28,7 +28,7 @@ ALL_HEARD = st.lists(st.builds(heard, TEXTS, author_id=st.integers(1, 4), name=N
 
 def fitted_with(past: Past, question: str, said: list[Heard], room: int) -> tuple[FittedPrompt, FittedPrompt]:
     fitted = past.fit(question)
-    return fitted, with_overheard(past.engine, fitted, said, room)
+    return fitted, with_talk(past.engine, fitted, said, room)
 
 
 @given(ALL_HEARD, st.integers(0, 30), st.text(min_size=1, max_size=200), st.integers(LIMIT, 2 * LIMIT))
@@ -79,15 +79,15 @@ def test_nobody_can_speak_with_another_ones_name_or_leave_the_quote(said: list[H
 
 def test_what_is_told_begins_with_what_it_is_and_the_newest_stay() -> None:
     lines = ["> Bob: one", "> Bob: two", "> Bob: three"]
-    room = len(f"{OVERHEARD}\n\n") + len("> Bob: two\n> Bob: three\n")
-    assert told(lines, len, room) == f"{OVERHEARD}\n> Bob: two\n> Bob: three"
-    assert told(lines, len, len(OVERHEARD)) == ""
+    room = len(f"{TALK}\n\n") + len("> Bob: two\n> Bob: three\n")
+    assert told(lines, len, room) == f"{TALK}\n> Bob: two\n> Bob: three"
+    assert told(lines, len, len(TALK)) == ""
     assert told([], len, LIMIT) == ""
 
 
 def test_unsafe_words_are_left_out_and_the_others_stay() -> None:
     _, fitted = fitted_with(Past(), "hi", [heard(CONTROL_TAG), heard("harmless")], LIMIT)
-    assert fitted.messages[-1].content == f"{OVERHEARD}\n> Bob: harmless\n\nhi"
+    assert fitted.messages[-1].content == f"{TALK}\n> Bob: harmless\n\nhi"
 
 
 def test_only_what_came_before_and_lately_counts_whatever_the_order() -> None:

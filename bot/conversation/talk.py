@@ -19,7 +19,7 @@ MAX_CHARS = 600
 """Of one message."""
 SHARE = 1 / 6
 """How much of what a prompt may take. It is computed anew with every question, on a processor in seconds."""
-OVERHEARD = "What people said in this channel before, to each other and not to you:"
+TALK = "What people said in this channel before, to each other and not to you:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ def lines_of(heard: Sequence[Heard]) -> list[str]:
 def told(lines: Sequence[str], count: Callable[[str], int], max_tokens: int) -> str:
     """Return what the model is told: the newest of the lines, as many as fit; nothing where none does."""
     shown: list[str] = []
-    room = max_tokens - count(f"{OVERHEARD}\n\n")
+    room = max_tokens - count(f"{TALK}\n\n")
     for line in reversed(lines):
         room -= count(f"{line}\n")
         if room < 0:
             break
         shown.insert(0, line)
-    return "\n".join((OVERHEARD, *shown)) if shown else ""
+    return "\n".join((TALK, *shown)) if shown else ""
 
 
 def _line(name: str, content: str) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import discord
 
 from bot.conversation.mentions import Bot, is_for_us, is_from_a_person
-from bot.conversation.overheard import MAX_AGE, MAX_CHARS, Heard, Moment
+from bot.conversation.talk import MAX_AGE, MAX_CHARS, Heard, Moment
 from bot.on_discord.hearing.message_text import text_of
 from bot.on_discord.interactions import DISCORD_FAILURES
 from bot.on_discord.origins import incoming_of
@@ -32,6 +32,8 @@ NUM_LOOKED_AT = 50
 """Messages before a question, whoever wrote them."""
 NUM_FETCHED = 100
 """As many as Discord gives at once."""
+NUM_NEWEST = 16
+"""Messages of a channel that are kept whole."""
 MAX_KEPT = 150
 """Of a channel."""
 MAX_CHANNELS = 500
@@ -57,6 +59,8 @@ class _Channel:
     asks_again_s: float = 0.0
     gone: set[int] = field(default_factory=set)
     """What was deleted while Discord was asked."""
+    newest: deque[discord.Message] = field(default_factory=lambda: deque(maxlen=NUM_NEWEST))
+    """In order."""
 
     def put(self, message_id: int, heard: Heard | None) -> None:
         """Keep a message, and let go of the oldest where there are too many."""
@@ -66,6 +70,12 @@ class _Channel:
             del self.messages[oldest]
             if self.known_from is not None:
                 self.known_from = max(self.known_from, oldest + 1)
+
+    def has_newest(self, since: datetime) -> bool:
+        """Tell whether all that was said since then is among the newest, or more than these."""
+        is_full = len(self.newest) == NUM_NEWEST
+        first_id = discord.utils.time_snowflake(since)
+        return self.known_from is not None and (is_full or self.known_from <= first_id)
 
     def knows(self, moment: Moment) -> bool:
         """Tell whether nothing before a moment that counts is missing."""
@@ -80,7 +90,7 @@ _Place = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | dis
 _PLACES = (discord.TextChannel, discord.VoiceChannel, discord.StageChannel, discord.Thread)
 
 
-class Overhearing:
+class ChannelTalk:
     """Listens in the channels of servers that want it. `sees_all`: whether we get all messages' content."""
 
     def __init__(self, client: discord.Client, servers: Servers, *, sees_all: bool) -> None:
@@ -114,13 +124,28 @@ class Overhearing:
         newest = sorted(one for one in channel.messages if one < moment.discord_id)[-NUM_LOOKED_AT:]
         return [heard for one in newest if (heard := channel.messages[one]) is not None]
 
+    async def right_before(self, message: discord.Message, within: timedelta) -> list[discord.Message]:
+        """Return the few messages before one, the newest first. Raises what `DISCORD_FAILURES` has."""
+        since = message.created_at - within
+        if message.guild is not None and await self.listens(message.guild.id):
+            moment = Moment(message.guild.id, message.channel.id, message.id, message.created_at)
+            await self.before(moment)
+            if (channel := self._channels.get(message.channel.id)) is not None and channel.has_newest(since):
+                return [one for one in reversed(channel.newest) if one.id < message.id]
+        return [one async for one in message.channel.history(limit=NUM_NEWEST, before=message)]
+
     def said(self, message: discord.Message, bot: Bot) -> None:
         """Learn of a new message."""
         if (channel := self._channels.get(message.channel.id)) is not None:
             channel.put(message.id, heard_in(message, bot))
+            channel.newest.append(message)
 
     def edited(self, message: discord.Message, bot: Bot) -> bool:
         """Learn what a message says now; return whether it was heard."""
+        for known in self._channels.values():
+            for at, one in enumerate(known.newest):
+                if one.id == message.id:
+                    known.newest[at] = message
         channels = [one for one in self._channels.values() if one.messages.get(message.id) is not None]
         for channel in channels:
             channel.messages[message.id] = heard_in(message, bot)
@@ -131,6 +156,8 @@ class Overhearing:
         was_heard = False
         for channel in self._channels.values():
             was_heard |= channel.messages.get(message_id) is not None
+            for one in [one for one in channel.newest if one.id == message_id]:
+                channel.newest.remove(one)
             if channel.fetch is not None:
                 channel.gone.add(message_id)
             if message_id in channel.messages:
@@ -198,6 +225,10 @@ async def _fetch(channel: _Channel, place: _Place, before_id: int | None) -> Non
         for message in found:
             is_gone = message.id in channel.gone
             channel.messages.setdefault(message.id, None if is_gone else heard_in(message, bot))
+        kept = [one for one in found if one.id not in channel.gone and before is None]
+        both = {one.id: one for one in (*kept, *channel.newest)}
+        channel.newest.clear()
+        channel.newest.extend(both[message_id] for message_id in sorted(both))
         channel.known_from = 0 if len(found) < NUM_FETCHED else found[-1].id
     except DISCORD_FAILURES as error:
         _log.info("What was said before a question could not be looked up: %s", type(error).__name__)
