@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering
+from bot.conversation.catching_up import CatchingUp
 from bot.conversation.dialog import with_quotes
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
@@ -20,7 +21,7 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
-from bot.conversation.talk import Ears
+from bot.conversation.talk import Ears, Heard
 from bot.conversation.upkeep import Steering, Upkeep
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
@@ -110,6 +111,7 @@ class ChatService:
             summing=Summing(engine, room, screening),
             may_work=may_work_ahead or (lambda: False),
         )
+        self.catching_up = CatchingUp(engine, room, gate, screening)
         self._works_ahead = may_work_ahead is not None
         self._tasks = Tasks()
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
@@ -220,6 +222,15 @@ class ChatService:
     def unsay(self, discord_id: int) -> None:
         """Learn that a message that was not for us was edited or deleted."""
         self._queues.unsay(discord_id)
+
+    async def admit(self, origin: Origin) -> None:
+        """Count work that somebody has us do besides questions. Raises a `RefusalError`."""
+        if self._gate is not None:
+            await self._gate.admit(origin, "")
+
+    async def may_be_heard(self, origin: Origin, heard: Sequence[Heard]) -> Sequence[Heard]:
+        """Return what may be told of what people said where somebody asks."""
+        return heard if self._gate is None or not heard else await self._gate.may_be_heard(origin, heard)
 
     async def check_text(self, origin: Origin, text: str) -> None:
         """Raise the `RefusalError` of a text that the server does not allow."""

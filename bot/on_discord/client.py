@@ -20,6 +20,7 @@ from bot.on_discord.answers.controls import AnswerControls
 from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
+from bot.on_discord.asking.catchup import CatchUp
 from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
@@ -114,6 +115,7 @@ class LlamacordClient(discord.Client):
             self._changes.deleted,
         )
         self._departures = Departures(privacy.retention)
+        self._catch_up = CatchUp(chat, self._talk)
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
         answers = AnswerControls(chat, moderation, self._answer_in)
@@ -128,6 +130,7 @@ class LlamacordClient(discord.Client):
             Press.HISTORY: history.press,
             Press.CONFIG: panel.press,
             Press.PROMPT: editor.press,
+            Press.CATCHUP: on_number(self._catch_up.stop),
         }
         self._forms = {Press.CONFIG: panel.submit, Press.PROMPT: editor.submit}
         self.tree = Commands(
@@ -139,12 +142,13 @@ class LlamacordClient(discord.Client):
                 help_command(chat),
                 *answers.commands(),
                 *ask_commands(Asking(chat, self._answer_in, self._locales, self._threads)),
-                *privacy_commands(chat, privacy),
+                *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
                 panel.command(),
                 *free_commands(moderation.servers, sees_all=sees_all_messages),
                 history.command(),
+                self._catch_up.command(),
             ),
         )
 
@@ -174,6 +178,7 @@ class LlamacordClient(discord.Client):
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
+        await self._catch_up.close()
         await self.chat.close()
         await self._talk.close()
         await self._endings.close()

@@ -86,8 +86,8 @@ class _Channel:
         return num_before >= NUM_LOOKED_AT or self.known_from <= first_id
 
 
-_Place = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread
-_PLACES = (discord.TextChannel, discord.VoiceChannel, discord.StageChannel, discord.Thread)
+Place = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread
+PLACES = (discord.TextChannel, discord.VoiceChannel, discord.StageChannel, discord.Thread)
 
 
 class ChannelTalk:
@@ -96,13 +96,13 @@ class ChannelTalk:
     def __init__(self, client: discord.Client, servers: Servers, *, sees_all: bool) -> None:
         self._client = client
         self._servers = servers
-        self._sees_all = sees_all
+        self.sees_all = sees_all
         self._channels: OrderedDict[int, _Channel] = OrderedDict()
         self._tasks = Tasks()
 
     async def listens(self, guild_id: int | None) -> bool:
         """Tell whether a server wants it, and Discord lets us. Never raises."""
-        if guild_id is None or not self._sees_all:
+        if guild_id is None or not self.sees_all:
             return False
         try:
             return (await self._servers.config(guild_id)).reads_along
@@ -198,15 +198,15 @@ class ChannelTalk:
             self._channels.popitem(last=False)
         return channel
 
-    def _place_of(self, moment: Moment) -> _Place | None:
+    def _place_of(self, moment: Moment) -> Place | None:
         place = self._client.get_channel(moment.channel_id)
         if moment.channel_id == moment.discord_id:  # a thread was opened for it, from where it was asked
             known = self._channels.get(moment.channel_id)
             parent_id = place.parent_id if isinstance(place, discord.Thread) else known and known.parent_id
             place = self._client.get_channel(parent_id or 0)
-        return place if isinstance(place, _PLACES) else None
+        return place if isinstance(place, PLACES) else None
 
-    async def _ask(self, channel: _Channel, place: _Place, before_id: int | None) -> None:
+    async def _ask(self, channel: _Channel, place: Place, before_id: int | None) -> None:
         """Have Discord say what was said before; for all who want to know that at the same time, once."""
         if channel.fetch is None and channel.known_from is None and loop_seconds() >= channel.asks_again_s:
             channel.asks_again_s = loop_seconds() + PATIENCE_S
@@ -215,7 +215,7 @@ class ChannelTalk:
             await asyncio.wait({channel.fetch}, timeout=FETCH_TIMEOUT_S)
 
 
-async def _fetch(channel: _Channel, place: _Place, before_id: int | None) -> None:
+async def _fetch(channel: _Channel, place: Place, before_id: int | None) -> None:
     """Ask Discord. Never raises."""
     us, role = place.guild.me, place.guild.self_role
     try:
@@ -237,10 +237,12 @@ async def _fetch(channel: _Channel, place: _Place, before_id: int | None) -> Non
         channel.gone.clear()
 
 
-def heard_in(message: discord.Message, bot: Bot) -> Heard | None:
+def heard_in(message: discord.Message, bot: Bot, *, to_us_too: bool = False) -> Heard | None:
     """Return what a person said to others in a message; None where it was said by none, or to us."""
     incoming = incoming_of(message)
-    if not is_from_a_person(incoming) or message.author.id == bot.user_id or is_for_us(incoming, bot):
+    if not is_from_a_person(incoming) or message.author.id == bot.user_id:
+        return None
+    if not to_us_too and is_for_us(incoming, bot):
         return None
     content = text_of(message, bot)[: MAX_CHARS + 1]
     if not content.strip():

@@ -22,7 +22,7 @@ SWITCHES = (
 )
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""
-_ON_SECOND_PAGE = {"free_channels", "language", "answer_defaults", "system_prompt"}
+_ON_SECOND_PAGE = {"free_channels", "thread_channels", "language", "answer_defaults", "system_prompt"}
 """Settings that are changed there: Discord shows five rows at a time."""
 _PLACES = [
     discord.ChannelType.text,
@@ -31,6 +31,7 @@ _PLACES = [
     discord.ChannelType.stage_voice,
     discord.ChannelType.forum,
 ]
+_THREAD_PLACES = [discord.ChannelType.text, discord.ChannelType.news, discord.ChannelType.category]
 FORMS: dict[str, tuple[str, ...]] = {
     "question_lists": ("question_words", "question_patterns"),
     "answer_lists": ("answer_words", "answer_patterns"),
@@ -119,6 +120,7 @@ def _answer_lines(config: ServerConfig) -> list[str]:
     prompt = config.system_prompt
     return [
         phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or "—"),
+        phrase("config.threads", value=_mentions(config.thread_channels, "<#{}>") or "—"),
         phrase("config.language_is", value=language),
         phrase("config.answers_are", value=", ".join(f"{name} = {text}" for name, text in defaults) or "—"),
         phrase("config.prompt_is_own", characters=len(prompt)) if prompt else phrase("config.prompt_is_not"),
@@ -149,6 +151,7 @@ def _first_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
 
 def _second_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
     yield _channels("free_channels", config.free_channels, locale, _PLACES)
+    yield _channels("thread_channels", config.thread_channels, locale, _THREAD_PLACES)
     of_discord = (AS_DISCORD_SAYS, render(phrase("config.language_of_discord"), locale))
     languages = [of_discord, *LANGUAGE_NAMES.items()]
     chosen = [config.language or AS_DISCORD_SAYS]

@@ -269,3 +269,14 @@ async def test_what_has_no_words_is_called_by_who_asked(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} https://example.com/page")
     await world.run(2)
     assert world.general.threads[-1].name == "Question by Anna"
+
+
+async def test_it_is_set_in_the_panel(world: World) -> None:
+    await world.set_up(world.guild.id, {"thread_channels": []})
+    panel = await world.chief.slash(world.general, "config")
+    assert panel.response is not None
+    await world.chief.click(panel.response, custom_id="llamacord:config:page:second")
+    await world.chief.select(panel.response, [world.random], custom_id="llamacord:config:thread_channels")
+    shown = world.env.backend.get_message(world.general.id, panel.response.id).content
+    assert f"each question in: {world.random.mention}" in shown
+    assert (await world.moderation.servers.config(world.guild.id)).thread_channels == {world.random.id}

@@ -18,6 +18,7 @@ from bot.parameters import ChatParameters
 from bot.servers.rates import Allowance
 from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, open_world
+from tests.bot.e2e.world import said as said_by
 from tests.fakes import CONTROL_TAG, Script
 
 
@@ -356,3 +357,36 @@ async def test_whatever_happens_it_is_of_this_channel_and_of_who_may_be_heard(
             else:
                 await people[author].edit(message, f"I mean {mark}")
                 said[mark] = (where, author, message)
+
+
+# The setting
+
+
+async def test_it_is_switched_on_in_the_panel_and_privacy_says_it(world: World) -> None:
+    await switch(world, on=False)
+    assert "Before a question" not in said_by(await world.anna.slash(world.general, "privacy"))
+    panel = await world.chief.slash(world.general, "config")
+    assert panel.response is not None
+    await world.chief.select(panel.response, ["reads_along"], custom_id="llamacord:config:switches")
+    assert (await world.moderation.servers.config(world.guild.id)).reads_along
+    assert "Before a question" in said_by(await world.anna.slash(world.general, "privacy"))
+    assert "Before a question" not in said_by(await world.anna.user.slash("privacy"))
+
+
+async def test_without_the_intent_neither_this_nor_threads_can_be_switched_on(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "blind.sqlite3") as world:
+        panel = await world.chief.slash(world.general, "config")
+        assert panel.response is not None
+        for values, name in ((["reads_along"], "switches"), ([world.general], "thread_channels")):
+            await world.chief.click(panel.response, custom_id="llamacord:config:page:first")
+            if name == "thread_channels":
+                await world.chief.click(panel.response, custom_id="llamacord:config:page:second")
+            chosen = await world.chief.select(panel.response, values, custom_id=f"llamacord:config:{name}")
+            assert "MESSAGE_CONTENT_INTENT=on" in chosen.followups[0].content
+        config = await world.moderation.servers.config(world.guild.id)
+        assert (config.reads_along, config.thread_channels) == (False, frozenset())
+        await switch(world, on=True)  # as it was before the operator gave the intent up
+        await world.chief.click(panel.response, custom_id="llamacord:config:page:first")
+        values = ["reads_along", "uses_embeds"]
+        await world.chief.select(panel.response, values, custom_id="llamacord:config:switches")
+        assert (await world.moderation.servers.config(world.guild.id)).uses_embeds
