@@ -25,6 +25,7 @@ from bot.config_keys import CHAT_KEYS, KEYS, Key
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
+from engine.hub.address import HubAddress
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ class Settings:
     """What the operator chose. `.env.example` says what 0 means."""
 
     discord_token: str | None = field(repr=False)
-    model: Path | None
+    model: Path | HubAddress | None
+    hub_token: str | None = field(repr=False)
+    hub_endpoint: str | None
     precision: str
     provider: str
     cache: Path
@@ -57,6 +60,7 @@ class Settings:
     max_concurrent: int
     context_tokens: int
     kv_cache_mb: int
+    kv_disk_mb: int
     max_queue: int
     works_ahead: str
     summaries: str
@@ -147,6 +151,8 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
     return Settings(
         discord_token=values["DISCORD_TOKEN"],
         model=values["MODEL"],
+        hub_token=values["HF_TOKEN"],
+        hub_endpoint=values["HF_ENDPOINT"],
         precision=values["PRECISION"],
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or platformdirs.user_cache_path("llamacord", appauthor=False),
@@ -155,6 +161,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
         kv_cache_mb=values["KV_CACHE_MB"],
+        kv_disk_mb=values["KV_DISK_MB"],
         max_queue=values["MAX_QUEUE"],
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],

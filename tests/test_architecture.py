@@ -27,11 +27,15 @@ OWNERS: dict[str, set[str]] = {
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py"},
+    "huggingface_hub": {"engine/hub/hub.py"},
     "onnx": {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
         *(f"engine/release/{name}.py" for name in ("contract", "model")),
-        *(f"engine/graphs/{name}.py" for name in ("attention", "decoder", "graph_builder", "sampler_graph")),
+        *(
+            f"engine/graphs/{name}.py"
+            for name in ("attention", "decoder", "graph_builder", "plain_attention", "sampler_graph")
+        ),
     },
     "onnxruntime": {
         "engine/bench/stages.py",
@@ -40,6 +44,7 @@ OWNERS: dict[str, set[str]] = {
     },
     "platformdirs": {"bot/config.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
+    "pypdf": {"bot/documents/extract.py"},
     "regex": {
         "bot/delivery/dialect.py",
         "bot/delivery/render.py",
@@ -62,6 +67,7 @@ OWNERS: dict[str, set[str]] = {
 
 IMPORT_NAMES = {
     "charset-normalizer": "charset_normalizer",
+    "huggingface-hub": "huggingface_hub",
     "discord.py": "discord",
     "onnxruntime-gpu": "onnxruntime",
     "prometheus-client": "prometheus_client",
@@ -71,7 +77,7 @@ BESIDES = {"aiohttp", "simcord", "PIL"}
 """discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
 
 WITHOUT_DISCORD = (
-    "bot/conversation/", "bot/delivery/", "bot/safety/", "bot/servers/",
+    "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",
     "bot/config.py", "bot/config_keys.py", "bot/errors.py", "bot/models.py", "bot/privacy.py",
     "bot/terminal.py",
 )  # fmt: skip
@@ -84,10 +90,12 @@ WALLS: dict[str, set[str]] = {
     "servers": {"errors", "language", "origin", "parameters", "safety"},
     "conversation": {"errors", "language", "origin", "parameters", "safety", "servers", "tasks"},
     "delivery": {"tasks"},
+    "documents": set(),
     "operations": {"conversation", "tasks"},
     "playground": {"tasks"},
     "on_discord": {
-        *("config", "conversation", "delivery", "errors", "language", "operations", "origin", "parameters"),
+        *("config", "conversation", "delivery", "documents", "errors", "language", "operations", "origin"),
+        "parameters",
         *("privacy", "servers", "tasks"),
     },
 }

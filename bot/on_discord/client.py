@@ -24,11 +24,13 @@ from bot.on_discord.asking.catchup import CatchUp
 from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
 from bot.on_discord.connection import intents, keep_presence
+from bot.on_discord.hearing.hearing import Hearing
 from bot.on_discord.interactions import SILENT, answer_old_form
 from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
@@ -95,9 +97,12 @@ class LlamacordClient(discord.Client):
             self._answer_in,
             sees_all=sees_all_messages,
         )
+        hearing = Hearing(self, sees_all=sees_all_messages)
+        questions = Questions(hearing, chat)
         self._intake = MessageIntake(
             chat,
             moderation.servers,
+            questions,
             self._locales,
             self._answer_in,
             metrics.refused,
@@ -105,7 +110,7 @@ class LlamacordClient(discord.Client):
             self._threads,
             sees_all=sees_all_messages,
         )
-        self._changes = MessageChanges(chat, self._locales, self._intake.take_edited)
+        self._changes = MessageChanges(chat, questions, self._locales, self._intake)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -141,7 +146,9 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(Asking(chat, self._answer_in, self._locales, self._threads)),
+                *ask_commands(
+                    Asking(chat, questions, hearing, self._answer_in, self._locales, self._threads)
+                ),
                 *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
@@ -213,7 +220,8 @@ class LlamacordClient(discord.Client):
         message = payload.message
         if self.user is not None and self._talk.edited(message, bot_of(self.user, message.guild)):
             self.chat.unsay(message.id)
-        if self.user is None or message.author.bot or message.edited_at is None or not message.content:
+        is_of_a_bot = message.author.bot and message.webhook_id is None  # copies for members change, too
+        if self.user is None or is_of_a_bot or message.edited_at is None or not message.content:
             return
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
@@ -329,6 +337,7 @@ class LlamacordClient(discord.Client):
             as_embeds=config.uses_embeds,
             hides_previews=config.hides_previews,
             shows_thoughts=config.shows_thoughts,
+            notify_after_s=config.notify_after_s,
             edit_interval_s=self._edit_interval_s,
             columns=self._columns,
             on_owed=self._endings.owe,

@@ -124,6 +124,7 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
         found.notes.append(
             "It also runs as it is, as MODEL or with `complete`, one answer at a time and slower."
         )
+    found.notes += source.notes
     stored: Mapping[str, SourceTensor] = {}
     if isinstance(source, TensorCatalogue):
         stored = source.catalogue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine.commands import Subparsers
 from engine.convert.converter import convert, open_source
+from engine.convert.source import ModelSource
 from engine.describing.architecture import Precision
 from engine.describing.manifest import ChatSpec
 from engine.text.prompt import llama2_chat
@@ -19,24 +21,44 @@ _CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none":
 
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
-    command = commands.add_parser("convert", help="turn the weights of a Llama model into a model folder")
+    command = commands.add_parser("convert", help="turn somebody's weights into a model folder")
     command.add_argument(
         "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
     )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
+    add_options(command)
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
+    command.set_defaults(act=_convert)
+
+
+def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], object] = Path) -> None:
+    """Add what a conversion can be told, wherever weights come from; `adapter` reads one from its text."""
     command.add_argument(
         "--chat-format",
         choices=["auto", *_CHAT_FORMATS],
         default="auto",
         help="how the model was trained to chat; auto reads it from the file",
     )
-    command.set_defaults(act=_convert)
+    command.add_argument(
+        "--adapter",
+        type=adapter,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
+    )
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model, destination = open_source(arguments.source), arguments.destination
-    precision = Precision(arguments.precision)
+    source = open_source(arguments.source, arguments.adapter)
+    convert_into(source, arguments.destination, Precision(arguments.precision), arguments)
+    return 0
+
+
+def convert_into(
+    model: ModelSource, destination: Path, precision: Precision, arguments: argparse.Namespace
+) -> None:
+    """Convert what was opened, as `add_options` has it, and say what came of it. Raises `ModelError`."""
     if arguments.chat_format != "auto":
         model.chat = _CHAT_FORMATS[arguments.chat_format]
     console = Console(stderr=True)
@@ -50,9 +72,10 @@ def _convert(arguments: argparse.Namespace) -> int:
             lambda share: progress.update(task, completed=share),
             lambda: progress.update(task, description="Comparing it with the source", total=None),
         )
+    for note in model.notes:
+        console.print(note)
     kind = _describe(model.chat.format)
     console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
-    return 0
 
 
 def _describe(chat_format: str | None) -> str:

@@ -22,6 +22,7 @@ from engine.advising.report import Measured, Report, as_json
 from engine.commands import Subparsers
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import size
+from engine.describing.layers import Rotation
 from engine.machine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import Resources, resources
 from engine.types import preset_name
@@ -183,6 +184,8 @@ def _description_facts(description: Description) -> Iterator[tuple[str, str]]:
     yield "Parameters", f"{config.num_parameters / 1e6:,.1f} M"
     yield "Shape", _shape(config)
     yield "Context", f"{config.context_length} tokens, rope theta {config.rope_theta:g}{_scaling(config)}"
+    if config.layers:
+        yield "Layers", _layers(config)
     for index, group in enumerate(description.tensors):
         yield "" if index else "Tensors", f"{group.count} {group.kind}, {size(group.num_bytes)}"
     if description.tokenizer is not None:
@@ -206,8 +209,27 @@ def _shape(config: DecoderConfig) -> str:
     )
 
 
+def _layers(config: DecoderConfig) -> str:
+    """Say which layers see only the newest tokens, and which do not know their order."""
+    said = []
+    windows = [layer.window for layer in config.layers if layer.window]
+    if windows:
+        said.append(f"{len(windows)} of {config.num_layers} see the newest {max(windows):,} tokens only")
+    unordered = sum(layer.rotation is Rotation.NONE for layer in config.layers)
+    if unordered:
+        said.append(f"{unordered} rotate nothing by position")
+    return ", ".join(said) or "all alike"
+
+
 def _scaling(config: DecoderConfig) -> str:
-    return "" if config.rope_factor == 1 else f", positions divided by {config.rope_factor:g}"
+    scaling, said = config.rope_scaling, ""
+    if config.rope_factor != 1:
+        said += f", positions divided by {config.rope_factor:g}"
+    if scaling.divisors:
+        said += f", frequencies divided by up to {max(scaling.divisors):.3g}"
+    if scaling.original_context:
+        said += f", stretched beyond {scaling.original_context:,} tokens"
+    return said
 
 
 def _system_prompt(text: str) -> str:

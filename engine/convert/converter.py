@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,22 +36,36 @@ _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
 
 
-def open_source(path: Path) -> ModelSource:
-    """Open the weights at `path`. Raises `ModelFormatError` where there are none that this program reads."""
+def open_source(path: Path, adapters: Sequence[Path] = ()) -> ModelSource:
+    """Open the weights at `path` with LoRA adapters merged into them, in this order.
+
+    Raises `ModelFormatError` where there are none that this program reads, saying what there is.
+    """
     # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
+    from engine.convert.adapters import AdaptedSource, Adapter
+    from engine.convert.other_files import followed
+
+    path = followed(path)
+    places = [followed(adapter) for adapter in adapters]
+    source = _open_weights(path, with_adapter=any(place.resolve() == path.resolve() for place in places))
+    return AdaptedSource(source, [Adapter(place) for place in places]) if places else source
+
+
+def _open_weights(path: Path, *, with_adapter: bool) -> ModelSource:
     from engine.convert.gguf_source import GGUFSource
-    from engine.convert.hf_source import CONFIG_FILE, HuggingFaceSource
+    from engine.convert.hf_source import HuggingFaceSource
+    from engine.convert.other_files import refuse_other_file, refuse_other_folder
     from engine.convert.release_source import ReleaseSource
 
     if is_release(path):
         return ReleaseSource(path)
     if path.is_dir():
-        if (path / CONFIG_FILE).exists():
-            return HuggingFaceSource(path)
-        raise ModelFormatError(f"{path} is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx.")
+        refuse_other_folder(path, with_adapter=with_adapter)
+        return HuggingFaceSource(path)
     if not path.is_file():
         raise ModelFormatError(f"There is no file or folder {path}.")
     refuse_pointer(path)
+    refuse_other_file(path)
     return GGUFSource(path)
 
 
@@ -157,7 +171,7 @@ def _check_prompts(folder: Path, manifest: Manifest) -> None:
 def _publish(partial: Path, destination: Path) -> None:
     """Make the finished folder durable and visible at once. Losing a race to another process is fine."""
     for path in partial.iterdir():
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
     try:
         partial.rename(destination)

@@ -47,6 +47,8 @@ Row = TypeVar("Row", bound=np.generic)
 class GGUFSource:
     """A `ModelSource` over one GGUF file, memory-mapped."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         """Raises `ModelFormatError` for a file that is truncated, no GGUF, or of another architecture."""
         self._path = path

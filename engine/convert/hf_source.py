@@ -1,14 +1,11 @@
-"""Reads a Hugging Face folder of a Llama model: config, safetensors, tokenizer, chat template.
+"""Reads a Hugging Face folder: configuration, safetensors, tokenizer, chat template.
 
-Defaults of the config are those of transformers' `LlamaConfig`. What would change the model's results and is
-not computed here is refused by its name. The tokenizer becomes one file in which no text can become a
-control token: those are what the folder calls special, what the model ends with, and what the chat template
-writes, for not all authors mark the last ones.
+The tokenizer becomes one file in which no text can become a control token: those are what the folder calls
+special, what the model ends with, and what the chat template writes, for not all authors mark the last ones.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,36 +13,53 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.convert.hf_config import check_family, describe_decoder, text_part
+from engine.convert.keys import Json
+from engine.convert.other_files import CONFIG_FILE
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFolder
 from engine.convert.source import SourceTensor
 from engine.convert.tokenizer_files import AddedToken, SentencePieceFile, TokenizerFile, TokenizersFile
-from engine.describing.architecture import DecoderConfig, source_shapes
+from engine.describing.architecture import source_shapes
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
 from engine.files import read_json, read_optional_json, refuse_pointer
 from engine.text.prompt import detect_chat
 
-CONFIG_FILE = "config.json"
 _FILE = "chat_template.jinja"
-Json = Mapping[str, Any]
-_OUTER = {"embed": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
+_OUTER = {"embed": "embed_tokens", "final_norm": "norm"}
 _IN_LAYER = {
     "attn_norm": "input_layernorm",
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
     "o": "self_attn.o_proj",
     "mlp_norm": "post_attention_layernorm",
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-_LAYER = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
+_WITH_NORMS_BEHIND = {
+    "attn_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj"),
+    **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
+}
+_PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+"""Of a decoder's tensors, by itself and as a part of a model for images too."""
+_OTHER_PARTS = (
+    "vision_tower.",
+    "multi_modal_projector.",
+    "model.vision_tower.",
+    "model.multi_modal_projector.",
+)
 _DERIVED = "self_attn.rotary_emb.inv_freq"
 """Old files store what follows from the configuration."""
-_DEFAULT_IDS = {"bos": 1, "eos": 2}
-"""Those of LlamaConfig."""
 _MOST_PADDING = 2048
 """Embeddings are padded to a round number of rows for the sake of the hardware they were trained on."""
 
@@ -56,19 +70,28 @@ class HuggingFaceSource:
     def __init__(self, folder: Path) -> None:
         """Raises `ModelFormatError` for a folder that is incomplete, damaged or of another architecture."""
         config = read_json(folder / CONFIG_FILE)
-        self.config = read_decoder_config(config)
+        check_family(config)
         self._tensors = SafetensorsFolder(folder)
-        self._refuse_unknown_tensors(folder)
+        names = self._tensors.names
+        self._prefix = next((p for p in _PREFIXES if f"{p}{_OUTER['embed']}.weight" in names), _PREFIXES[0])
+        self._head = "lm_head.weight"
+        if self._prefix == _PREFIXES[1]:
+            self._head = "language_model.lm_head.weight"
+        embed = f"{self._prefix}{_OUTER['embed']}.weight"
+        stored_as = self._tensors.stored(embed).kind if embed in names else "F32"
+        described = describe_decoder(config, has_head=self._head in names, stored_as=stored_as)
+        self.config, self._family, self.notes = described.config, described.family, described.notes
+        self._refuse_unknown_tensors(folder, text_part(config)[1])
         self._tokenizer = HuggingFaceTokenizer(folder)
         vocab_size = self.config.vocab_size
         generation = read_optional_json(folder / "generation_config.json")
         begins, ends = (
             [
                 *self._tokenizer.token_ids(f"{kind}_token"),
-                *read_token_ids(config, f"{kind}_token_id", vocab_size, default),
+                *read_token_ids(text_part(config)[0], f"{kind}_token_id", vocab_size, default),
                 *read_token_ids(generation, f"{kind}_token_id", vocab_size),
             ]
-            for kind, default in _DEFAULT_IDS.items()
+            for kind, default in zip(("bos", "eos"), self._family.ends, strict=True)
         )
         if not ends:
             raise ModelFormatError(f"{folder} names no token that ends a text.")
@@ -80,35 +103,61 @@ class HuggingFaceSource:
         self.origin = {"format": "huggingface", "folder": self.name}
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
-        return self._tensors.read(_stored_name(name))
+        stored, rows = self._place(name)
+        values = self._tensors.read(stored, rows)
+        return values + np.float32(self._family.norm_offset) if name.endswith("norm") else values
 
     def blocks(self, name: str) -> BlockQuantized | None:  # noqa: ARG002
         return None
 
     def catalogue(self) -> dict[str, SourceTensor]:
         """See `TensorCatalogue`."""
-        names = {name: _stored_name(name) for name in source_shapes(self.config)}
-        there = self._tensors.names
-        return {name: self._tensors.stored(stored) for name, stored in names.items() if stored in there}
+        found: dict[str, SourceTensor] = {}
+        for name in source_shapes(self.config):
+            stored, rows = self._place(name)
+            if stored in self._tensors.names:
+                tensor = self._tensors.stored(stored)
+                found[name] = tensor if rows is None else tensor.part(rows)
+        return found
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         written = {self.bos_id, self.eos_id, *self.stop_ids}
         return self._tokenizer.save(folder, self.config.vocab_size, written)
 
-    def _refuse_unknown_tensors(self, folder: Path) -> None:
+    def _refuse_unknown_tensors(self, folder: Path, is_part: bool) -> None:
         """Biases, adapters, experts: leaving any of them out would change what the model says."""
-        outer = {f"{stored}.weight" for stored in _OUTER.values()}
-        inner = {_DERIVED, *(f"{stored}.weight" for stored in _IN_LAYER.values())}
-        for name in sorted(self._tensors.names - outer):
-            layer = _LAYER.fullmatch(name)
-            if not layer or layer[2] not in inner or int(layer[1]) >= self.config.num_layers:
+        known = {self._head, *(self._place(name)[0] for name in source_shapes(self.config))}
+        known |= {f"{self._prefix}layers.{layer}.{_DERIVED}" for layer in range(self.config.num_layers)}
+        for name in sorted(self._tensors.names - known):
+            if not (is_part and name.startswith(_OTHER_PARTS)):
                 raise ModelFormatError(f"{folder} has the tensor {name}, which is not supported.")
 
+    def _place(self, name: str) -> tuple[str, range | None]:
+        """Return what Hugging Face calls a tensor, and which rows of it are meant where not all are.
 
-def _stored_name(name: str) -> str:
-    """Return what Hugging Face calls a tensor: `layers.0.q` is `model.layers.0.self_attn.q_proj.weight`."""
-    prefix, _, last = name.rpartition(".")
-    return f"model.{prefix}.{_IN_LAYER[last]}.weight" if prefix else f"{_OUTER[last]}.weight"
+        `layers.0.q` is `model.layers.0.self_attn.q_proj.weight`.
+        """
+        layer, _, part = name.rpartition(".")
+        if part == "head":
+            return self._head, None
+        if not layer:
+            return f"{self._prefix}{_OUTER[part]}.weight", None
+        kind = "bias" if part.endswith("_bias") else "weight"
+        part = part.removesuffix("_bias")
+        names = _IN_LAYER | (_WITH_NORMS_BEHIND if self.config.norms.has_after else {})
+        rows = self._rows(name, part) if self._family.is_fused and part in _FUSED else None
+        stem = names[part] if rows is None else _FUSED[part]
+        return f"{self._prefix}{layer}.{stem}.{kind}", rows
+
+    def _rows(self, name: str, part: str) -> range:
+        """Return where a matrix lies in the one that several share, in their order."""
+        shapes, start = source_shapes(self.config), 0
+        for other in _FUSED:
+            size = shapes[f"{name.rpartition('.')[0]}.{other}"][0]
+            if other == part:
+                return range(start, start + size)
+            start += size if _FUSED[other] == _FUSED[part] else 0
+        raise LookupError(part)
 
 
 def _name(folder: Path) -> str:
@@ -118,84 +167,14 @@ def _name(folder: Path) -> str:
     return folder.name
 
 
-def read_decoder_config(config: Json) -> DecoderConfig:
-    """Return the decoder's dimensions. Raises `ModelFormatError`."""
-    _refuse_unsupported(config)
-    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    theta, factor = _rope(config)
-    return DecoderConfig(
-        num_layers=_size(config, "num_hidden_layers"),
-        hidden_size=hidden,
-        intermediate_size=_size(config, "intermediate_size"),
-        num_heads=heads,
-        num_kv_heads=_size(config, "num_key_value_heads", heads),
-        head_dim=_size(config, "head_dim", hidden // heads),
-        vocab_size=_size(config, "vocab_size"),
-        context_length=_size(config, "max_sequence_length", _size(config, "max_position_embeddings", 2048)),
-        rope_theta=theta,
-        rms_norm_eps=_number(config, "rms_norm_eps", 1e-6),
-        tied_embeddings=config.get("tie_word_embeddings") is True,
-        rope_factor=factor,
-    )
-
-
 def read_token_ids(config: Json, key: str, vocab_size: int, default: int | None = None) -> list[int]:
     """Return the ids under `key`, if any; `default` where there is no such key. Raises `ModelFormatError`."""
-    raw = config.get(key, default)
+    raw = config.get(key, default if default is None or default < vocab_size else None)
     ids = raw if isinstance(raw, list) else [] if raw is None else [raw]
     for token in ids:
         if type(token) is not int or not 0 <= token < vocab_size:
             raise ModelFormatError(f"The model's {key} {token!r} is outside its vocabulary.")
     return ids
-
-
-def _refuse_unsupported(config: Json) -> None:
-    kind = config.get("model_type")
-    if kind != "llama":
-        raise ModelFormatError(
-            f"The model is of the type {kind!r}; this program runs the llama architecture."
-        )
-    if config.get("quantization_config"):
-        raise ModelFormatError("The model's weights are quantised already. Get them in float16 or bfloat16.")
-    for key in ("attention_bias", "mlp_bias"):
-        if config.get(key):
-            raise ModelFormatError(f"The model has biases ({key}), which are not supported.")
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ModelFormatError(f"The model's activation is {activation!r}; only silu is supported.")
-
-
-def _rope(config: Json) -> tuple[float, float]:
-    """Return theta and the linear scaling factor, from the new key or the old ones."""
-    new, old = (config.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
-    if not isinstance(new, dict) or not isinstance(old, dict):
-        raise ModelFormatError("The model's rope settings are damaged.")
-    scaling = new or old
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ("default", "linear"):
-        raise ModelFormatError(f"The model uses rope scaling of the type {kind!r}, which is not supported.")
-    for holder in (config, scaling):
-        if holder.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ModelFormatError("The model rotates only a part of each head, which is not supported.")
-    theta = _number(config, "rope_theta", 10000.0)
-    factor = _number(scaling, "factor", 1.0) if kind == "linear" else 1.0
-    return _number(new, "rope_theta", theta), factor
-
-
-def _size(config: Json, key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if type(value) is not int or value < 1:
-        raise ModelFormatError(f"The model's {key} must be a whole number above 0, not {value!r}.")
-    return value
-
-
-def _number(config: Json, key: str, default: float) -> float:
-    value = config.get(key, default)
-    if type(value) not in (int, float):
-        raise ModelFormatError(f"The model's {key} must be a number, not {value!r}.")
-    return float(value)
 
 
 class HuggingFaceTokenizer:

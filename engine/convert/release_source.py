@@ -35,6 +35,7 @@ class ReleaseSource:
     bos_id = 1
     eos_id = 2
     stop_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         """Raises `ModelFormatError` where a file is missing or damaged, or the graph is no Llama's."""

@@ -73,24 +73,30 @@ class SafetensorsFile:
         entry = self._entries[name]
         return SourceTensor(entry.kind, entry.shape, entry.num_bytes)
 
-    def read(self, name: str) -> npt.NDArray[np.float32]:
-        """Return one of the file's tensors as float32. Raises `ModelFormatError`."""
+    def read(self, name: str, rows: range | None = None) -> npt.NDArray[np.float32]:
+        """Return one of the file's tensors, or some of its rows, as float32. Raises `ModelFormatError`."""
         entry = self._entries[name]
         if entry.kind not in _STORED_AS:
             raise ModelFormatError(
                 f"{self._path} stores {name} as {entry.kind}, which is not supported. "
                 "Get the model in float32, float16 or bfloat16."
             )
-        num_values = math.prod(entry.shape)
+        shape, offset = entry.shape, entry.offset
+        if rows is not None:
+            if not shape or rows.stop > shape[0]:
+                raise ModelFormatError(f"{self._path} has {name} in the shape {shape}: rows are missing.")
+            offset += rows.start * math.prod(shape[1:]) * _STORED_AS[entry.kind].itemsize
+            shape = (len(rows), *shape[1:])
+        num_values = math.prod(shape)
         try:
-            values = np.fromfile(self._path, _STORED_AS[entry.kind], num_values, offset=entry.offset)
+            values = np.fromfile(self._path, _STORED_AS[entry.kind], num_values, offset=offset)
         except OSError as error:
             raise ModelFormatError(f"{self._path} cannot be read: {error.strerror}.") from error
         if len(values) != num_values:
             raise ModelFormatError(f"{self._path} was changed while it was read.")
         if entry.kind == "BF16":  # the upper half of a float32
             values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
-        return np.asarray(values, np.float32).reshape(entry.shape)
+        return np.asarray(values, np.float32).reshape(shape)
 
 
 def _entry(raw: dict[str, Any], start: int, size: int) -> _Entry:
@@ -105,8 +111,8 @@ def _entry(raw: dict[str, Any], start: int, size: int) -> _Entry:
     return _Entry(kind, shape, start + begin, end - begin)
 
 
-_INDEX_FILE = "model.safetensors.index.json"
-_SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 
 
 class SafetensorsFolder:
@@ -131,26 +137,26 @@ class SafetensorsFolder:
         """Return what is known of one of `names` without reading it."""
         return self._files[name].stored(name)
 
-    def read(self, name: str) -> npt.NDArray[np.float32]:
-        """Return one tensor as float32. Raises `ModelFormatError`."""
+    def read(self, name: str, rows: range | None = None) -> npt.NDArray[np.float32]:
+        """Return one tensor, or some of its rows, as float32. Raises `ModelFormatError`."""
         if name not in self._files:
             raise ModelFormatError(f"{self._folder} has no tensor {name}.")
-        return self._files[name].read(name)
+        return self._files[name].read(name, rows)
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / _INDEX_FILE
+    index = folder / INDEX_FILE
     if index.exists():
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not places:
             raise ModelFormatError(f"{index} does not say which file holds which tensor.")
         return [_beside(index, name) for name in sorted(set(map(str, places.values())))]
-    if (folder / _SINGLE_FILE).exists():
-        return [folder / _SINGLE_FILE]
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        only = f"; {pickles[0]} cannot be read safely" if pickles else ""
+        pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+        only = f", only {pickles[0]}, a pickle that may run any code when it is opened" if pickles else ""
         raise ModelFormatError(
             f"{folder} has no safetensors files{only}. Get the model in the safetensors format."
         )

@@ -27,6 +27,12 @@ class SourceTensor:
     shape: tuple[int, ...]
     num_bytes: int
 
+    def part(self, rows: range) -> SourceTensor:
+        """Return what it says of some of its rows, as many of them as there are."""
+        num_rows = max(0, min(rows.stop, self.shape[0]) - rows.start)
+        num_bytes = self.num_bytes * num_rows // max(self.shape[0], 1)
+        return SourceTensor(self.kind, (num_rows, *self.shape[1:]), num_bytes)
+
 
 class ModelSource(Protocol):
     """One tensor at a time, so that no source is ever whole in memory.
@@ -43,6 +49,8 @@ class ModelSource(Protocol):
     stop_ids: tuple[int, ...]
     """What ends the model's turn beside `eos_id`, often nothing."""
     origin: dict[str, str]
+    notes: tuple[str, ...]
+    """What its user should know of how it is taken."""
 
     def tensor(self, name: str) -> FloatArray:
         """Return one tensor as float32. Raises `ModelFormatError` when it is missing or unreadable."""
@@ -87,6 +95,7 @@ class SyntheticSource:
     bos_id = 0
     eos_id = 1
     stop_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
+from engine.describing.layers import UNSCALED, Activation, Layer, Norms, QueryKeyNorm, RopeScaling
 from engine.errors import ModelFormatError
 
-_MOST_LAYERS = 1024
+MOST_LAYERS = 1024
 """The largest models have some 130; a damaged file must not make us count to a million millions."""
 _HEAD_DIM_UNIT = 16
 """ONNX Runtime's rotary attention refuses other head sizes, but only when it runs."""
@@ -35,7 +36,10 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Dimensions of a decoder. Raises `ModelFormatError` when they do not fit each other."""
+    """What a decoder is. Raises `ModelFormatError` when its parts do not fit each other.
+
+    What has a default is as Llama 2 has it.
+    """
 
     num_layers: int
     hidden_size: int
@@ -50,12 +54,33 @@ class DecoderConfig:
     tied_embeddings: bool
     rope_factor: float = 1.0
     """Linear rope scaling: positions are divided by it."""
+    rope_size: int = 0
+    """Values of each head that are rotated, the first ones; 0 for all."""
+    rope_scaling: RopeScaling = UNSCALED
+    local_rope_theta: float = 10000.0
+    layers: tuple[Layer, ...] = ()
+    """Empty where all are alike."""
+    norms: Norms = Norms.BEFORE
+    query_key_norm: QueryKeyNorm = QueryKeyNorm.NONE
+    activation: Activation = Activation.SILU
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    attention_scale: float = 0.0
+    """Products of queries and keys are multiplied by it; 0 for one over the root of a head's size."""
+    attention_softcap: float = 0.0
+    """Where above 0, these products are bent to stay below it."""
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """What attention and MLP give is multiplied by it, before it is added."""
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = (self.num_layers, self.hidden_size, self.intermediate_size, self.num_heads, self.num_kv_heads)
         if min(*sizes, self.head_dim, self.vocab_size, self.context_length) < 1:
             raise ModelFormatError("The model's description has a dimension below 1.")
-        if self.num_layers > _MOST_LAYERS:
+        if self.num_layers > MOST_LAYERS:
             raise ModelFormatError(f"The model's description has {self.num_layers} layers: it is damaged.")
         if self.num_heads % self.num_kv_heads:
             raise ModelFormatError(
@@ -67,6 +92,47 @@ class DecoderConfig:
             )
         if not all(0 < x < math.inf for x in (self.rope_theta, self.rope_factor, self.rms_norm_eps)):
             raise ModelFormatError("The model's rope_theta, rope factor and rms_norm_eps must be above 0.")
+        self._check_rotation()
+        self._check_factors()
+
+    def _check_rotation(self) -> None:
+        scaling, size = self.rope_scaling, self.rotated_size
+        if not 0 <= self.rope_size <= self.head_dim or self.rope_size % _HEAD_DIM_UNIT:
+            raise ModelFormatError(
+                f"{self.rope_size} rotated values of {self.head_dim} are not supported: no multiple of "
+                f"{_HEAD_DIM_UNIT}."
+            )
+        for divisors in (scaling.divisors, scaling.long_divisors):
+            if len(divisors) not in (0, size // 2) or not all(0 < x < math.inf for x in divisors):
+                raise ModelFormatError(f"The model's rope factors are no {size // 2} numbers above 0.")
+        numbers = (self.local_rope_theta, scaling.magnitude, scaling.ntk_factor)
+        if not all(0 < x < math.inf for x in numbers) or scaling.original_context < 0:
+            raise ModelFormatError("The model's rope scaling must be of numbers above 0.")
+        depends_on_length = bool(scaling.long_divisors) or scaling.ntk_factor > 1
+        if depends_on_length and not scaling.original_context:
+            raise ModelFormatError("The model's rope scaling does not say which context it stretches.")
+        if len(self.layers) not in (0, self.num_layers) or any(layer.window < 0 for layer in self.layers):
+            raise ModelFormatError(f"The model's description is not one of {self.num_layers} layers.")
+
+    def _check_factors(self) -> None:
+        factors = (self.embedding_scale, self.residual_scale, self.logit_scale)
+        zero_is_off = (self.attention_scale, self.attention_softcap, self.logit_softcap)
+        if not (all(0 < x < math.inf for x in factors) and all(0 <= x < math.inf for x in zero_is_off)):
+            raise ModelFormatError("The model's scales and soft caps must be numbers above 0.")
+
+    def layer(self, index: int) -> Layer:
+        """Return what a layer's attention has of its own."""
+        return self.layers[index] if self.layers else Layer()
+
+    @property
+    def rotated_size(self) -> int:
+        """Values of each head that are rotated."""
+        return self.rope_size or self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        return self.attention_scale or self.head_dim**-0.5
 
     @property
     def qkv_size(self) -> int:
@@ -151,19 +217,38 @@ def _layer_tensors(config: DecoderConfig, prefix: str) -> Iterator[DecoderTensor
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
 
-    def vector(name: str, size: int) -> DecoderTensor:
-        return DecoderTensor(prefix + name, Role.VECTOR, {prefix + name: size})
+    def vector(name: str, *sizes: int, **parts: int) -> DecoderTensor:
+        within = {prefix + part: size for part, size in parts.items()} or {prefix + name: sizes[0]}
+        return DecoderTensor(prefix + name, Role.VECTOR, within)
 
     def matrix(name: str, columns: int, **parts: int) -> DecoderTensor:
         within = {prefix + part: rows for part, rows in parts.items()}
         return DecoderTensor(prefix + name, Role.LINEAR, within, columns)
 
-    yield vector("attn_norm", hidden)
+    if config.norms.has_before:
+        yield vector("attn_norm", hidden)
     yield matrix("qkv", hidden, q=queries, k=keys, v=keys)
+    if config.qkv_bias:
+        yield vector("qkv_bias", q_bias=queries, k_bias=keys, v_bias=keys)
+    if config.query_key_norm is not QueryKeyNorm.NONE:
+        is_whole = config.query_key_norm is QueryKeyNorm.WHOLE
+        yield vector("q_norm", queries if is_whole else config.head_dim)
+        yield vector("k_norm", keys if is_whole else config.head_dim)
     yield matrix("o", queries, o=hidden)
-    yield vector("mlp_norm", hidden)
+    if config.output_bias:
+        yield vector("o_bias", hidden)
+    if config.norms.has_after:
+        yield vector("attn_post_norm", hidden)
+    if config.norms.has_before:
+        yield vector("mlp_norm", hidden)
     yield matrix("gate_up", hidden, gate=inner, up=inner)
+    if config.mlp_bias:
+        yield vector("gate_up_bias", gate_bias=inner, up_bias=inner)
     yield matrix("down", inner, down=hidden)
+    if config.mlp_bias:
+        yield vector("down_bias", hidden)
+    if config.norms.has_after:
+        yield vector("mlp_post_norm", hidden)
 
 
 @cache

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig, Precision, decoder_tensors
@@ -24,6 +24,8 @@ from engine.files import from_json
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
 FORMAT_VERSION = 3
+_NEWEST_VERSION = 4
+"""Of decoders that have what version 3 did not know of."""
 
 _REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."
 _HASHED_AT_LOAD_BYTES = 64 * 2**20
@@ -95,20 +97,47 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`."""
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        described = asdict(self)
+        decoder = described["decoder"] = _decoder_json(self.decoder)
+        if decoder.keys() & _SINCE_VERSION_4:
+            described["format_version"] = _NEWEST_VERSION
+        text = json.dumps(described, indent=1, ensure_ascii=False)
         (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+_SINCE_VERSION_4 = frozenset(
+    {
+        *("rope_size", "rope_scaling", "local_rope_theta", "layers", "norms", "query_key_norm", "activation"),
+        *("qkv_bias", "output_bias", "mlp_bias", "attention_scale", "attention_softcap", "embedding_scale"),
+        *("residual_scale", "logit_scale", "logit_softcap"),
+    }
+)
+
+
+def _decoder_json(config: DecoderConfig) -> dict[str, object]:
+    """Describe a decoder; what it has as every decoder of version 3 has it goes without saying."""
+    said = {
+        entry.name
+        for entry in fields(config)
+        if entry.name not in _SINCE_VERSION_4 or getattr(config, entry.name) != entry.default
+    }
+    return {name: value for name, value in asdict(config).items() if name in said}
 
 
 def load_manifest(folder: Path) -> Manifest:
     """Read and validate a folder's manifest. Raises `ModelFormatError`."""
     path = folder / MANIFEST_FILE
     try:
+        if folder.is_file():
+            raise ModelFormatError(
+                f"{folder} is a file, not a converted model. {_convert(folder, folder.stem)}"
+            )
         if not folder.is_dir():
             raise ModelFormatError(f"There is no model folder at {folder}. Check MODEL.")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFormatError(
-            f"{folder} is not a converted model: it has no {MANIFEST_FILE}. Convert the model first."
+            f"{folder} is not a converted model: it has no {MANIFEST_FILE}. {_convert(folder, folder.name)}"
         ) from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
@@ -125,12 +154,16 @@ def load_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _convert(path: Path, name: str) -> str:
+    return f"Convert the model first: python -m engine convert {path} models/{name}"
+
+
 def _check_version(folder: Path, raw: object) -> None:
     described = raw if isinstance(raw, dict) else {}
     version = described.get("format_version")
-    if version == FORMAT_VERSION:
+    if version in (FORMAT_VERSION, _NEWEST_VERSION):
         return
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > _NEWEST_VERSION:
         what = "has no format that this version of the program reads: a newer one may have converted it."
         raise ModelFormatError(f"{folder} {what} Update the program, or convert the model anew.")
     source, precision = described.get("source"), described.get("precision")

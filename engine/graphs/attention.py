@@ -1,24 +1,29 @@
-"""Attention as nodes of a decoder's graph, in the three ways that there are.
+"""Attention as nodes of a decoder's graph. There is a third way: `plain_attention.py`.
 
-Each takes a layer's packed queries, keys and values [rows, qkv], rotates them, writes keys and values to the
-layer's cache, and gives what the rows attend to [rows, heads * head_dim]. Each says which inputs of the graph
-it needs, and which caches it has.
+Each takes a layer's queries, keys and values, packed [rows, qkv] or each by itself, rotates them, writes keys
+and values to the layer's cache, and gives what the rows attend to [rows, heads * head_dim]. Each says which
+inputs of the graph it needs, and which caches it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
 from engine.describing.architecture import DecoderConfig
+from engine.describing.layers import Rotation
 from engine.graphs.graph_builder import CONTRIB, GraphBuilder
+from engine.graphs.rotary import rotary_tables
 
 
 class Attention(Protocol):
     """Attention over one kind of cache."""
+
+    norms_heads: bool
+    """Whether it norms each head of queries and keys itself."""
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         """Give the graph's inputs, `input_ids` and the caches among them."""
@@ -26,8 +31,8 @@ class Attention(Protocol):
     def outputs(self) -> Iterator[ValueInfoProto]:
         """Give the graph's outputs, the caches that were written."""
 
-    def attend(self, layer: int, qkv: str) -> str:
-        """Add one layer's attention."""
+    def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
+        """Add one layer's attention. qkv: one value or three. norms: of each head of queries and of keys."""
 
 
 class SlotAttention:
@@ -39,14 +44,16 @@ class SlotAttention:
     `present_key.{i}`, `present_value.{i}`.
     """
 
-    def __init__(self, graph: GraphBuilder, config: DecoderConfig, num_positions: int) -> None:
+    norms_heads = False
+
+    def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
         self._graph = graph
         self._config = config
-        self._tables = _rope_tables(graph, config, num_positions, np.float32)
+        self._rope = RopeTables(graph, config, max_tokens, np.float32)
         # [B, S, width of queries, keys and values]: everywhere else the rows are [B * S, width].
         width = graph.constant("qkv_width", np.array([config.qkv_size]))
-        batch = graph.op("Shape", ["input_ids"])
-        self._shape = graph.op("Concat", [batch, width], "sequence_shape", axis=0)
+        self._batch = graph.op("Shape", ["input_ids"])
+        self._shape = graph.op("Concat", [self._batch, width], "sequence_shape", axis=0)
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         yield helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
@@ -57,17 +64,26 @@ class SlotAttention:
     def outputs(self) -> Iterator[ValueInfoProto]:
         yield from self._caches("present")
 
-    def attend(self, layer: int, qkv: str) -> str:
+    def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:  # noqa: ARG002
         config, output = self._config, f"attention.{layer}"
-        sequences = self._graph.op("Reshape", [qkv, self._shape])
-        inputs = [sequences, "", "", f"past_key.{layer}", f"past_value.{layer}"]
-        inputs += ["seqlens_k", "total_sequence_length", *self._tables]
+        if len(qkv) == 1:
+            sequences = [self._graph.op("Reshape", [qkv[0], self._shape]), "", ""]
+        else:
+            sequences = [self._sequence(values) for values in qkv]
+        inputs = [*sequences, f"past_key.{layer}", f"past_value.{layer}"]
+        inputs += ["seqlens_k", "total_sequence_length", *self._rope.tables(layer)]
         self._graph.node(
             "GroupQueryAttention", inputs, [output, f"present_key.{layer}", f"present_value.{layer}"],
-            domain=CONTRIB, num_heads=config.num_heads, kv_num_heads=config.num_kv_heads, do_rotary=1,
+            domain=CONTRIB, **_attributes(config, layer),
         )  # fmt: skip
         shape = self._graph.constant("attention_shape", np.array([-1, config.num_heads * config.head_dim]))
         return self._graph.op("Reshape", [output, shape])
+
+    def _sequence(self, values: str) -> str:
+        """Return rows, or rows of heads, as [B, S, width]."""
+        any_width = self._graph.constant("any_width", np.array([-1]))
+        shape = self._graph.op("Concat", [self._batch, any_width], axis=0)
+        return self._graph.op("Reshape", [values, shape])
 
     def _caches(self, prefix: str) -> Iterator[ValueInfoProto]:
         shape = ["batch", self._config.num_kv_heads, "max_len", self._config.head_dim]
@@ -87,10 +103,12 @@ class PagedAttention:
     same memory as `key_cache_out.{i}`, `value_cache_out.{i}`.
     """
 
-    def __init__(self, graph: GraphBuilder, config: DecoderConfig, num_positions: int) -> None:
+    norms_heads = True
+
+    def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
         self._graph = graph
         self._config = config
-        self._tables = _rope_tables(graph, config, num_positions, np.float16)
+        self._rope = RopeTables(graph, config, max_tokens, np.float16)
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         yield helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"])
@@ -103,15 +121,17 @@ class PagedAttention:
     def outputs(self) -> Iterator[ValueInfoProto]:
         yield from self._caches("_out")
 
-    def attend(self, layer: int, qkv: str) -> str:
+    def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
         output = f"attention.{layer}"
-        inputs = [qkv, "", "", f"key_cache.{layer}", f"value_cache.{layer}"]
-        inputs += ["cumulative", "past", "block_table", *self._tables]
-        inputs += ["", "", "", "", "", "", "attention_metadata"]
+        inputs = [*qkv, *[""] * (3 - len(qkv)), f"key_cache.{layer}", f"value_cache.{layer}"]
+        inputs += ["cumulative", "past", "block_table", *(self._rope.tables(layer) or ["", ""])]
+        inputs += ["", "", *(norms or ["", ""]), "", "", "attention_metadata"]
+        attributes = _attributes(self._config, layer)
+        if norms:
+            attributes["qk_norm_epsilon"] = self._config.rms_norm_eps
         self._graph.node(
             "PagedAttention", inputs, [output, f"key_cache_out.{layer}", f"value_cache_out.{layer}"],
-            domain=CONTRIB, num_heads=self._config.num_heads, kv_num_heads=self._config.num_kv_heads,
-            do_rotary=1,
+            domain=CONTRIB, **attributes,
         )  # fmt: skip
         return output
 
@@ -123,104 +143,44 @@ class PagedAttention:
                 yield helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape)
 
 
-class PlainAttention(PagedAttention):
-    """The same by elementary operators, for devices whose library has no paged attention.
+class RopeTables:
+    """The tables of cos and sin that layers rotate by, each made once it is asked for."""
 
-    Each token gathers the KV of its whole sequence, so that memory grows with tokens times context: run a few
-    tokens at once. Where it runs, it is also what paged attention is compared with.
-    """
+    def __init__(
+        self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int, kind: type[np.generic]
+    ) -> None:
+        self._graph, self._config, self._max_tokens, self._kind = graph, config, max_tokens, kind
+        self._made: dict[Rotation, list[str]] = {Rotation.NONE: []}
+        self.of(config.layer(0).rotation)
 
-    def __init__(self, graph: GraphBuilder, config: DecoderConfig, num_positions: int) -> None:
-        super().__init__(graph, config, num_positions)
-        self._find_places()
+    def tables(self, layer: int) -> list[str]:
+        """Return cos and sin of a layer; nothing where it rotates nothing."""
+        return self.of(self._config.layer(layer).rotation)
 
-    def attend(self, layer: int, qkv: str) -> str:
-        config, op = self._config, self._graph.op
-        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        parts = [f"{part}.{layer}" for part in "qkv"]
-        self._graph.node("Split", [qkv, self._ints("parts", queries, keys, keys)], parts, axis=1)
-        query = self._rotate(self._heads(parts[0], config.num_heads))
-        key = self._rotate(self._heads(parts[1], config.num_kv_heads))
-        stored_keys = self._store(f"key_cache{{}}.{layer}", key)
-        stored_values = self._store(f"value_cache{{}}.{layer}", self._heads(parts[2], config.num_kv_heads))
-        # Queries [T, kv_heads, group, d] against keys [T, kv_heads, d, length].
-        group = config.num_heads // config.num_kv_heads
-        grouped = op(
-            "Reshape", [query, self._ints("groups", -1, config.num_kv_heads, group, config.head_dim)]
-        )
-        across = op("Transpose", [self._history(stored_keys)], perm=[0, 2, 3, 1])
-        scores = op("Cast", [op("MatMul", [grouped, across])], to=TensorProto.FLOAT)
-        scaled = op("Mul", [scores, self._float("scale", config.head_dim**-0.5)])
-        masked = op("Where", [self._hidden, self._float("never", -1e30), scaled])
-        shares = op("Cast", [op("Softmax", [masked], axis=-1)], to=TensorProto.FLOAT16)
-        values = op("Transpose", [self._history(stored_values)], perm=[0, 2, 1, 3])
-        return op("Reshape", [op("MatMul", [shares, values]), self._ints("rows", -1, queries)])
-
-    def _find_places(self) -> None:
-        """Compute what all layers share: each token's sequence and position, and where its KV is written."""
-        op, ints = self._graph.op, self._ints
-        zero, one = self._int("zero", 0), self._int("one", 1)
-        first, last = ints("first", 0), ints("last", -1)
-        begins, past, table = (
-            op("Cast", [name], to=TensorProto.INT64) for name in ("cumulative", "past", "block_table")
-        )
-        tokens = op("Range", [zero, op("Squeeze", [op("Shape", ["input_ids"])]), one])
-        ends = op("Slice", [begins, ints("from_1", 1), ints("to_end", 2**62)])
-        over = op("LessOrEqual", [ends, op("Unsqueeze", [tokens, last])])
-        sequence = op("ReduceSum", [op("Cast", [over], to=TensorProto.INT64), last], keepdims=0)
-        num_before = op("Sub", [tokens, op("Gather", [begins, sequence])])
-        position = op("Add", [op("Gather", [past, sequence]), num_before])
-        block_size = op("Gather", [op("Shape", ["key_cache.0"]), one])
-        self._blocks = op("Gather", [table, sequence])
-        whole = op("Unsqueeze", [op("Div", [position, block_size]), last])
-        block = op("GatherElements", [self._blocks, whole], axis=1)
-        inside = op("Unsqueeze", [op("Mod", [position, block_size]), last])
-        self._places = op("Concat", [block, inside], axis=1)
-        length = op("Mul", [op("Gather", [op("Shape", ["block_table"]), one]), block_size])
-        self._length = op("Unsqueeze", [length, first])
-        later = op("Greater", [op("Range", [zero, length, one]), op("Unsqueeze", [position, last])])
-        self._hidden = op("Unsqueeze", [later, ints("middle", 1, 2)])
-        self._cos, self._sin = (
-            op("Unsqueeze", [op("Gather", [table, position]), ints("heads", 1)]) for table in self._tables
-        )
-
-    def _heads(self, rows: str, num_heads: int) -> str:
-        shape = self._ints(f"heads.{num_heads}", -1, num_heads, self._config.head_dim)
-        return self._graph.op("Reshape", [rows, shape])
-
-    def _rotate(self, heads: str) -> str:
-        """Rotate the pairs (i, i + d/2) of [T, heads, d] by each token's position."""
-        op, first, second = self._graph.op, f"{heads}.first", f"{heads}.second"
-        self._graph.node("Split", [heads], [first, second], axis=-1, num_outputs=2)
-        left = op("Sub", [op("Mul", [first, self._cos]), op("Mul", [second, self._sin])])
-        right = op("Add", [op("Mul", [second, self._cos]), op("Mul", [first, self._sin])])
-        return op("Concat", [left, right], axis=-1)
-
-    def _store(self, cache: str, values: str) -> str:
-        return self._graph.op("ScatterND", [cache.format(""), self._places, values], cache.format("_out"))
-
-    def _history(self, cache: str) -> str:
-        """Return each token's sequence in a cache, [T, length, kv_heads, head_dim]."""
-        op, config = self._graph.op, self._config
-        inner = self._ints("inner", config.num_kv_heads, config.head_dim)
-        shape = op("Concat", [self._ints("outer", -1), self._length, inner], axis=0)
-        return op("Reshape", [op("Gather", [cache, self._blocks]), shape])
-
-    def _int(self, name: str, value: int) -> str:
-        return self._graph.constant(f"plain.{name}", np.array(value, np.int64))
-
-    def _ints(self, name: str, *values: int) -> str:
-        return self._graph.constant(f"plain.{name}", np.array(values, np.int64))
-
-    def _float(self, name: str, value: float) -> str:
-        return self._graph.constant(f"plain.{name}", np.array(value, np.float32))
+    def of(self, rotation: Rotation) -> list[str]:
+        """Return cos and sin of a kind of layers."""
+        if rotation not in self._made:
+            local = "local_" if rotation is Rotation.LOCAL else ""
+            made = rotary_tables(self._config, rotation, self._max_tokens)
+            self._made[rotation] = [
+                self._graph.constant(f"{local}rope_{name}", table.astype(self._kind))
+                for name, table in zip(("cos", "sin"), made, strict=True)
+            ]
+        return self._made[rotation]
 
 
-def _rope_tables(
-    graph: GraphBuilder, config: DecoderConfig, num_positions: int, kind: type[np.generic]
-) -> list[str]:
-    """Add cos and sin [positions, head_dim / 2] of position / factor / theta^(2i / head_dim)."""
-    exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    angles = np.outer(np.arange(num_positions) / config.rope_factor, config.rope_theta**-exponents)
-    tables = {"rope_cos": np.cos(angles), "rope_sin": np.sin(angles)}
-    return [graph.constant(name, table.astype(np.float32).astype(kind)) for name, table in tables.items()]
+def _attributes(config: DecoderConfig, layer: int) -> dict[str, object]:
+    """Return what both operators are told of a layer."""
+    own = config.layer(layer)
+    attributes: dict[str, object] = {
+        "num_heads": config.num_heads,
+        "kv_num_heads": config.num_kv_heads,
+        "do_rotary": int(own.rotation is not Rotation.NONE),
+    }
+    if own.window:
+        attributes["local_window_size"] = own.window
+    if config.attention_scale:
+        attributes["scale"] = config.attention_scale
+    if config.attention_softcap:
+        attributes["softcap"] = config.attention_softcap
+    return attributes

@@ -18,7 +18,6 @@ from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
 CONTRIB = "com.microsoft"
 _OPSETS = {"": 21, CONTRIB: 1}
 FLOAT, HALF = "float32", "float16"
-FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
 """Activations as int8. Without it 8-bit weights are 100 times slower on a CPU."""
@@ -64,6 +63,10 @@ class GraphBuilder:
         self.node(kind, inputs, [output], domain=domain, **attributes)
         return output
 
+    def cast(self, value: str, kind: str, wanted: str) -> str:
+        """Return a value of the type `kind` in another one."""
+        return value if kind == wanted else self.op("Cast", [value], to=_ONNX_TYPES[wanted])
+
     def build(self, name: str, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> bytes:
         """Return the finished model, serialised."""
         graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._initializers.values()))
@@ -80,11 +83,15 @@ class StoredWeights:
     def __init__(self, graph: GraphBuilder, tensors: Mapping[str, StoredTensor], computes_in: str) -> None:
         self._graph = graph
         self._tensors = tensors
-        self._type = computes_in
+        self.type = computes_in
 
-    def vector(self, name: str) -> str:
-        """Add the weights of a norm and return their name."""
-        return self._dense(name, name)
+    def vector(self, name: str, kind: str = "") -> str:
+        """Add a norm's weights or a bias and return their name; in the type `kind`, if it is another one."""
+        tensor = self._tensors[name]
+        if not isinstance(tensor, DenseTensor):
+            raise TypeError(f"The vector {name} is in blocks.")
+        stored = self._file(name, tensor.type, tensor.shape, tensor.offset)
+        return self._graph.cast(stored, tensor.type, kind or self.type)
 
     def embedding(self, ids: str) -> str:
         """Look ids up."""
@@ -107,8 +114,16 @@ class StoredWeights:
         return self._graph.op("Gemm", [rows, self._dense("embed", "embed.weight")], output, transB=1)
 
     def linear(self, name: str, x: str, output: str = "") -> str:
-        """Multiply rows x [n, inputs] by a matrix."""
+        """Multiply rows x [n, inputs] by a matrix, and add its bias if there is one."""
         graph, tensor = self._graph, self._tensors[name]
+        if f"{name}_bias" in self._tensors:
+            # An operator that adds it itself would keep a GPU from its fast products.
+            product = self._product(name, tensor, x)
+            return graph.op("Add", [product, self.vector(f"{name}_bias")], output)
+        return self._product(name, tensor, x, output)
+
+    def _product(self, name: str, tensor: StoredTensor, x: str, output: str = "") -> str:
+        graph = self._graph
         if isinstance(tensor, DenseTensor):
             return graph.op("MatMul", [x, self._dense(name, f"{name}.weight")], output)
         if tensor.zero_points is None:
@@ -128,7 +143,7 @@ class StoredWeights:
         return self._graph.op(
             "MatMulNBits", [x, values, self._scales(name, tensor)], output, domain=CONTRIB,
             N=tensor.shape[0], K=tensor.shape[1], bits=tensor.bits, block_size=tensor.block_size,
-            **(_CPU_ATTRIBUTES if self._type == FLOAT else {}),
+            **(_CPU_ATTRIBUTES if self.type == FLOAT else {}),
         )  # fmt: skip
 
     def _scales(self, name: str, tensor: BlockTensor) -> str:
@@ -146,4 +161,4 @@ class StoredWeights:
 
     def _cast(self, value: str, kind: str) -> str:
         """Return a value of the type `kind` in the type that the graph computes in."""
-        return value if kind == self._type else self._graph.op("Cast", [value], to=_ONNX_TYPES[self._type])
+        return self._graph.cast(value, kind, self.type)

@@ -17,6 +17,9 @@ _NO_CUDA = (
     "There is no usable CUDA device here: an NVIDIA GPU is needed, and CUDA's libraries, which "
     "`.venv/bin/python -m pip install 'onnxruntime-gpu[cuda]==1.31.1' 'nvidia-cublas>=13,<14'` installs."
 )
+_CPU_ONLY = (
+    "This ONNX Runtime computes on the CPU alone: it is made with CUDA for x86-64 only, on Linux and Windows."
+)
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
 
 
@@ -50,6 +53,8 @@ def open_session(
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
     providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
     if device == "cuda":
+        if _CUDA not in onnxruntime.get_available_providers():
+            raise ModelResourceError(_CPU_ONLY)
         _find_cuda()
         # Weights of few bits in blocks of 32 are multiplied as they are, many rows at once.
         options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")

@@ -7,9 +7,10 @@ loaded to learn that there is none.
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 
-_LIBRARY = "libcuda.so.1"
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NEEDED_DRIVER = 13000
 """CUDA version that ONNX Runtime's libraries are made for, times 1000."""
 _OLDEST = (7, 5)

@@ -6,6 +6,7 @@ and /proc, elsewhere there always is. Portable fallbacks.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -62,14 +63,14 @@ def memory_bytes() -> int:
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        physical = 8 * 2**30
+        physical = _windows_memory()[0] or 8 * 2**30
     limit = read_limits().memory_bytes
     return physical if limit is None else min(physical, limit)
 
 
 def free_memory_bytes() -> int | None:
     """Return the bytes that can be had without swapping, or None where the system does not say."""
-    free = [_mem_available(), read_limits().free_memory_bytes]
+    free = [_mem_available() or _windows_memory()[1], read_limits().free_memory_bytes]
     return min((number for number in free if number is not None), default=None)
 
 
@@ -183,6 +184,26 @@ def _mem_available() -> int | None:
     except (OSError, ValueError):
         return None
     return None
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in ("total", "available", "total_page", "available_page")),
+        *((name, ctypes.c_uint64) for name in ("total_virtual", "available_virtual", "available_extended")),
+    )
+
+
+def _windows_memory() -> tuple[int | None, int | None]:
+    """Return what Windows says of all memory and of what is free; None, None elsewhere."""
+    library = getattr(ctypes, "windll", None)
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    if library is None or not library.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None, None
+    return int(status.total), int(status.available)
 
 
 def _siblings(cpu: int) -> str:

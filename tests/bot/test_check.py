@@ -109,6 +109,15 @@ def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place)
     assert "tiny (fp32)" in findings["Model"].sentence
 
 
+def test_room_for_kv_on_disk_is_told_and_must_be_there(place: Place) -> None:
+    finding = place.check(KV_DISK_MB="64")["Cache"]
+    assert finding.is_good
+    assert "Up to 64.0 MiB of them take what memory has no room for." in finding.sentence
+    finding = place.check(KV_DISK_MB="10000000")["Cache"]
+    assert not finding.is_good
+    assert "up to 9766 GiB of KV may go there. Lower KV_DISK_MB." in finding.sentence
+
+
 def test_bad_settings_are_all_named_and_end_the_check(place: Place) -> None:
     findings = place.check(TOP_K="x", TEMPERATURE="9")
     assert list(findings) == ["Settings"]

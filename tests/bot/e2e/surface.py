@@ -207,7 +207,7 @@ def before_panel(name: str) -> Before:
     return second_page if name in SECOND_PAGE else panel
 
 
-SECOND_PAGE = ("free_channels", "thread_channels", "language", "prompt", "answers")
+SECOND_PAGE = ("free_channels", "thread_channels", "language", "prompt", "answers", "notify", "proxies")
 
 
 async def panel(world: World, person: Person) -> None:
@@ -261,7 +261,7 @@ ROWS = [
             ({"prompt": ""}, "no text"),
             ({"prompt": CONTROL_TAG}, "control tags"),
             ({"prompt": "x" * 9000}, "Send a shorter one"),
-            ({"prompt": "why?", "file": ("cat.png", b"\x89PNG\x00")}, "cat.png"),
+            ({"prompt": "why?", "file": ("cat.png", b"\x89PNG\x00")}, "cannot see pictures"),
             ({"prompt": "why?", "temperature": 99.0}, ""),
             ({"prompt": "why?", "max_new_tokens": -1}, ""),
             ({"prompt": "\ud800"}, ""),
@@ -368,6 +368,7 @@ ROWS = [
             ("free_channels", "", lambda _: []),
             ("thread_channels", "", lambda _: []),
             ("language", "Language of this server: Deutsch", lambda _: ["de"]),
+            ("proxies", "Bots that post for members", lambda _: []),
             ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )

@@ -17,6 +17,7 @@ import simcord
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
+from bot.language.phrases import phrase, render
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
@@ -191,6 +192,8 @@ class World:
         """Let the database grow no further, and fill what room it has left."""
         filler = ConversationRef(1, ConversationKind.CHANNEL, None)
         conversation_id = await self.conversations.open(filler)
+        async with self.database.transaction() as transaction:
+            await transaction.fetch_all("CREATE TABLE filler (text TEXT)")
         await self.database.fetch_all("PRAGMA max_page_count = 1")
         for num_characters in (3000, 300, 30, 1):
             with contextlib.suppress(StorageFullError):
@@ -203,6 +206,10 @@ class World:
                         content="x" * num_characters,
                         created_at=self.env.now(),
                     )
+        with contextlib.suppress(StorageFullError):  # a page is left where a question would take two
+            while True:
+                async with self.database.transaction() as transaction:
+                    await transaction.fetch_all("INSERT INTO filler VALUES (?)", ("x" * 1000,))
 
     def answers(self, *pieces: str, **script: Any) -> None:
         """Let the engine answer so from now on, a token a piece."""
@@ -242,13 +249,18 @@ class World:
         return [m for row in rows for m in await self.conversations.recent(row["id"], 100)]
 
     def check_no_pings(self) -> None:
-        """Assert that no request could have pinged anybody."""
+        """Assert that no request could have pinged anybody but whoever is told that an answer is there."""
         for request in self.env.http_requests:
             body = request.json if isinstance(request.json, dict) else {}
             message = body.get("data") if "/callback" in request.path else body
             if isinstance(message, dict) and "content" in message:
                 assert message["allowed_mentions"]["parse"] == [], request.path
                 assert not message["allowed_mentions"].get("replied_user"), request.path
+                assert not message["allowed_mentions"].get("roles"), request.path
+                pinged = message["allowed_mentions"].get("users", [])
+                assert pinged == [] or message["content"] == render(
+                    phrase("answer.notify", user=f"<@{pinged[0]}>"), "en"
+                ), request.path
 
 
 def said(result: simcord.InteractionResult) -> str:

@@ -79,19 +79,86 @@ def added(token_id: int, text: str) -> dict[str, Any]:
 
 
 SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
-    "another architecture": (set_key("model_type", "qwen2"), "'qwen2'; this program runs the llama arch"),
+    "another architecture": (
+        set_key("model_type", "bert"),
+        "of the type 'bert', which does not run here. These do: Llama 2 and 3, Mistral, Qwen 2",
+    ),
+    "experts by name": (
+        set_key("model_type", "qwen3_moe"),
+        "'qwen3_moe', a mixture of experts, which does not run here. These do: Qwen3 4B, 8B and 14B.",
+    ),
+    "a hybrid by name": (
+        set_key("model_type", "gemma3n"),
+        "'gemma3n', no plain decoder, which does not run here. These do: Gemma 3 1B to 27B.",
+    ),
     "no architecture": (lambda model: model.config.pop("model_type"), "type None"),
-    "biases": (set_key("attention_bias", True), "biases (attention_bias)"),
-    "biases of the mlp": (set_key("mlp_bias", True), "biases (mlp_bias)"),
-    "another activation": (set_key("hidden_act", "gelu"), "activation is 'gelu'"),
+    "biases that are missing": (
+        set_key("attention_bias", True),
+        "has no tensor model.layers.0.self_attn",
+    ),
+    "biases of the mlp": (set_key("mlp_bias", True), "has no tensor model.layers.0.mlp.gate_proj.bias"),
+    "another activation": (set_key("hidden_act", "relu"), "activation is 'relu'"),
+    "a model that looks ahead": (set_key("use_bidirectional_attention", True), "not made to write text"),
+    "another family's norms": (
+        set_key("model_type", "qwen3"),
+        "no tensor model.layers.0.self_attn.q_norm",
+    ),
+    "a window of 0": (
+        lambda model: model.config.update(model_type="mistral", sliding_window=-1),
+        "sliding_window must be a whole number above 0, not -1",
+    ),
+    "a window in words": (
+        lambda model: model.config.update(model_type="mistral", sliding_window="8"),
+        "sliding_window must be a whole number above 0, not '8'",
+    ),
+    "layers of unknown kinds": (
+        lambda model: model.config.update(
+            model_type="ministral", sliding_window=8, layer_types=["chunked_attention"] * 3
+        ),
+        "layer_types do not describe its 3 layers as known here",
+    ),
+    "too few kinds of layers": (
+        lambda model: model.config.update(
+            model_type="ministral", sliding_window=8, layer_types=["full_attention"]
+        ),
+        "layer_types do not describe its 3 layers as known here",
+    ),
+    "layers of SmolLM3": (
+        lambda model: model.config.update(model_type="smollm3", no_rope_layers=[1, 0]),
+        "no_rope_layers do not describe its 3 layers",
+    ),
+    "logits divided by 0": (
+        lambda model: model.config.update(model_type="granite", logits_scaling=0),
+        "scales and soft caps must be numbers above 0",
+    ),
+    "a soft cap below 0": (
+        lambda model: model.config.update(model_type="gemma2", final_logit_softcapping=-1.0),
+        "scales and soft caps must be numbers above 0",
+    ),
     "quantised": (set_key("quantization_config", {"bits": 4}), "quantised already"),
-    "dynamic rope": (rope(rope_type="dynamic", factor=2.0), "rope scaling of the type 'dynamic'"),
-    "llama 3's rope": (rope(rope_type="llama3", factor=8.0), "rope scaling of the type 'llama3'"),
-    "yarn in the old key": (old_rope(type="yarn", factor=2.0), "rope scaling of the type 'yarn'"),
+    "dynamic rope without a factor": (rope(rope_type="dynamic"), "factor must be a number, not None"),
+    "llama 3's rope without its numbers": (
+        rope(rope_type="llama3", factor=8.0),
+        "low_freq_factor must be a number, not None",
+    ),
+    "llama 3's rope over nothing": (
+        rope(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=1.0),
+        "rope scaling must be of numbers above 0",
+    ),
+    "yarn by nothing": (old_rope(type="yarn", factor=-2.0), "rope scaling must be of numbers above 0"),
+    "long rope without factors": (rope(rope_type="longrope"), "short_factor must be a list of numbers"),
+    "long rope of another size": (
+        rope(rope_type="longrope", short_factor=[1.0], long_factor=[2.0], factor=2.0),
+        "rope factors are no 8 numbers above 0",
+    ),
+    "a rope of images": (rope(rope_type="proportional"), "rope scaling of the type 'proportional'"),
     "rope that is no object": (set_key("rope_parameters", "linear"), "rope settings are damaged"),
     "a rope factor of 0": (rope(rope_type="linear", factor=0.0), "rope factor"),
     "a rope factor of text": (rope(rope_type="linear", factor="2"), "factor must be a number, not '2'"),
-    "partial rope": (set_key("partial_rotary_factor", 0.5), "only a part of each head"),
+    "an odd part of each head": (
+        set_key("partial_rotary_factor", 0.5),
+        "8 rotated values of 16 are not",
+    ),
     "no hidden size": (lambda model: model.config.pop("hidden_size"), "hidden_size must be a whole number"),
     "layers in words": (set_key("num_hidden_layers", "many"), "num_hidden_layers must be a whole number"),
     "true layers": (set_key("num_hidden_layers", True), "must be a whole number above 0, not True"),
@@ -279,7 +346,7 @@ def test_a_pickle_is_never_read(tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = TinyHuggingFace().save(tmp_path / "source")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     said = refusal(folder, capsys)
-    assert "has no safetensors files; pytorch_model.bin cannot be read safely" in said
+    assert "has no safetensors files, only pytorch_model.bin, a pickle" in said
 
 
 def test_a_tokenizer_with_a_token_far_beyond_the_others_is_refused(

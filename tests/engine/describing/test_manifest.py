@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -10,11 +11,21 @@ from typing import Any
 
 import pytest
 
+from engine.convert.converter import convert
 from engine.describing import manifest as manifest_module
 from engine.describing.architecture import Precision
+from engine.describing.layers import Layer, Norms, RopeScaling, Rotation
 from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, load_manifest, verify_files
 from engine.errors import ModelFormatError
-from tests.engine.tiny_model import BOS_ID, EOS_ID, SYSTEM_PROMPT, VOCAB_SIZE, make_tiny_model, tiny_config
+from tests.engine.tiny_model import (
+    BOS_ID,
+    EOS_ID,
+    SYSTEM_PROMPT,
+    VOCAB_SIZE,
+    TinySource,
+    make_tiny_model,
+    tiny_config,
+)
 
 FILES = (WEIGHTS_FILE, "tokenizer.json")
 
@@ -90,7 +101,7 @@ def test_a_folder_in_the_place_of_a_file_is_reported(folder: Path) -> None:
 
 NO_MODELS: dict[str, tuple[str, str]] = {
     "nothing there": ("nowhere", "There is no model folder"),
-    "a file": (f"model/{WEIGHTS_FILE}", "There is no model folder"),
+    "a file": (f"model/{WEIGHTS_FILE}", "is a file, not a converted model. Convert the model first"),
     "below a file": (f"model/{WEIGHTS_FILE}/model", "There is no model folder"),
     "no manifest": (".", "is not a converted model"),
     "a name too long": ("x" * 300, "cannot be read: File name too long"),
@@ -150,6 +161,28 @@ def test_what_an_older_version_did_not_know_of_has_its_default(folder: Path) -> 
     assert load_manifest(folder).decoder == tiny_config()
 
 
+def test_what_an_older_version_runs_is_written_as_it_wrote_it(folder: Path) -> None:
+    raw = json.loads((folder / MANIFEST_FILE).read_text())
+    assert raw["format_version"] == 3
+    assert len(raw["decoder"]) == 12
+    assert raw["decoder"]["rope_factor"] == 1.0
+
+
+def test_what_an_older_version_cannot_run_has_a_newer_number(tmp_path: Path) -> None:
+    layers = (Layer(window=8), Layer(rotation=Rotation.LOCAL), Layer(rotation=Rotation.NONE))
+    scaling = RopeScaling((1.0,) * 8, (2.0,) * 8, original_context=64, magnitude=1.5)
+    config = dataclasses.replace(
+        tiny_config(), layers=layers, rope_scaling=scaling, norms=Norms.AROUND, logit_softcap=30.0
+    )
+    convert(TinySource(config), tmp_path / "model", Precision.INT8)
+    raw = json.loads((tmp_path / "model" / MANIFEST_FILE).read_text())
+    assert raw["format_version"] == 4
+    assert load_manifest(tmp_path / "model").decoder == config
+    change(tmp_path / "model", lambda raw: raw["decoder"]["layers"].pop())
+    with pytest.raises(ModelFormatError, match="not one of 3 layers"):
+        load_manifest(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "key", ["precision", "decoder", "tokenizer", "chat", "bos_id", "eos_id", "source", "files", "tensors"]
 )
@@ -188,6 +221,15 @@ BAD_VALUES: dict[str, tuple[str, str, object]] = {
     "rope scaled to nothing": ("decoder", "rope_factor", 0.0),
     "a template that is no text": ("chat", "template", ["{{ 1 }}"]),
     "no number": ("decoder", "rms_norm_eps", float("nan")),
+    "a window below 0": ("decoder", "layers", [{"window": -1}] * 3),
+    "a layer that is a number": ("decoder", "layers", [1, 2, 3]),
+    "norms that nobody knows": ("decoder", "norms", "everywhere"),
+    "rotation by nothing": ("decoder", "rope_scaling", {"divisors": [0.0] * 8}),
+    "too few divisors": ("decoder", "rope_scaling", {"divisors": [1.0] * 7}),
+    "a stretch of no context": ("decoder", "rope_scaling", {"ntk_factor": 2.0}),
+    "more rotated than there is": ("decoder", "rope_size", 32),
+    "an embedding times 0": ("decoder", "embedding_scale", 0.0),
+    "an endless soft cap": ("decoder", "logit_softcap", float("inf")),
     "unknown dimension": ("decoder", "num_experts", 8),
     "a kind that is a number": ("tokenizer", "kind", 1),
     "special ids that are a list": ("tokenizer", "special_ids", ["<s>"]),

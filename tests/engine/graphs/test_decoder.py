@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,39 @@ def places(tensor: StoredTensor) -> set[int]:
     if not isinstance(tensor, BlockTensor):
         return {tensor.offset}
     return {tensor.values, tensor.scales, *([] if tensor.zero_points is None else [tensor.zero_points])}
+
+
+def outline(graph: bytes) -> str:
+    """Return a short hash of all of a graph but the numbers of its constants."""
+    described, digest = onnx.load_from_string(graph).graph, hashlib.sha256()
+    for part in (*described.node, *described.input, *described.output):
+        digest.update(part.SerializeToString(deterministic=True))
+    for tensor in described.initializer:
+        places = sorted((entry.key, entry.value) for entry in tensor.external_data)
+        digest.update(repr((tensor.name, list(tensor.dims), tensor.data_type, places)).encode())
+    return digest.hexdigest()[:16]
+
+
+LLAMA_2 = {
+    ("fp32", True): ["f245696ae3e5035e", "9cb0ee9d7e6208f9", "50cc55abb936efa1"],
+    ("fp32", False): ["e3d08a50d7f73fc8", "f9d7573f033d8bbb", "b945b94958fa7981"],
+    ("fp16", True): ["1b7fd07f4ea98dee", "3741d7f9d0fcd17a", "a44f9c94a71be145"],
+    ("fp16", False): ["4aea859db04aa1c8", "ea854c7905d8ba40", "bccf5d542b70486f"],
+    ("int8", True): ["251b9d140023c64a", "d697869677b3c27a", "8adda871d72b7386"],
+    ("int8", False): ["4a5c4e15c071aa5e", "92483bb70552fdb6", "5e7a056a1954a222"],
+    ("int4", True): ["e8aef18ba45f1e21", "65653a6bfcd49700", "bdb5bea6b52f07fb"],
+    ("int4", False): ["5dff99fee8f397b7", "21f3317e10285f66", "7cdbd6bc5f6f319b"],
+}
+"""The graphs for the CPU, for a GPU and in elementary operators, as they were before other families."""
+
+
+@pytest.mark.parametrize(("precision", "tied"), LLAMA_2)
+def test_the_graphs_of_a_llama_2_have_no_node_that_other_families_brought(
+    tmp_path: Path, precision: str, tied: bool
+) -> None:
+    manifest = load_manifest(make_tiny_model(tmp_path / "model", Precision(precision), tied=tied))
+    graphs = (slot_graph(manifest, 64), paged_graph(manifest, 64), paged_graph(manifest, 64, is_plain=True))
+    assert [outline(graph) for graph in graphs] == LLAMA_2[precision, tied]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
 
 import pytest
 
 from engine.machine import machine
+from engine.machine.cgroups import Limits
 
 
 def test_this_machine_has_cores_and_memory() -> None:
@@ -62,3 +64,19 @@ def test_unknown_memory_is_taken_as_8_gib(monkeypatch: pytest.MonkeyPatch, error
     assert machine.memory_bytes() == 8 * 2**30
     monkeypatch.delattr(os, "sysconf")
     assert machine.memory_bytes() == 8 * 2**30
+
+
+def test_windows_tells_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(pointer: object) -> int:
+        filled = pointer._obj  # type: ignore[attr-defined]
+        assert filled.length == 64  # what Windows wants to be told first
+        filled.total, filled.available = 16 * 2**30, 9 * 2**30
+        return 1
+
+    kernel32 = types.SimpleNamespace(GlobalMemoryStatusEx=status)
+    monkeypatch.setattr("ctypes.windll", types.SimpleNamespace(kernel32=kernel32), raising=False)
+    monkeypatch.setattr(machine, "_mem_available", lambda: None)
+    monkeypatch.setattr(machine, "read_limits", Limits)
+    monkeypatch.delattr(os, "sysconf")
+    assert machine.memory_bytes() == 16 * 2**30
+    assert machine.free_memory_bytes() == 9 * 2**30
