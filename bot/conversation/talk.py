@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from bot.conversation.mentions import label
+from engine.types import TALK
 
 MAX_MESSAGES = 30
 MAX_AGE = timedelta(hours=3)
@@ -19,7 +20,6 @@ MAX_CHARS = 600
 """Of one message."""
 SHARE = 1 / 6
 """How much of what a prompt may take. It is computed anew with every question, on a processor in seconds."""
-TALK = "What people said in this channel before, to each other and not to you:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.conversation.prompting import FittedPrompt, with_talk
-from bot.conversation.talk import SHARE, TALK, Heard, Moment, lately, lines_of, told
+from bot.conversation.talk import SHARE, Heard, Moment, lately, lines_of, told
+from engine.types import TALK
 from tests.bot.conversation.test_strides import Past
 from tests.fakes import CONTROL_TAG
 

@@ -13,9 +13,10 @@ import simcord
 from simcord.backend.models import Overwrite
 from simcord.enums import OverwriteType
 
-from bot.conversation.talk import MAX_AGE, MAX_CHARS, MAX_MESSAGES, TALK
+from bot.conversation.talk import MAX_AGE, MAX_CHARS, MAX_MESSAGES
 from bot.parameters import ChatParameters
 from bot.servers.rates import Allowance
+from engine.types import TALK
 from storage.conversations import ConversationKind, ConversationRef
 from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, open_world
 from tests.bot.e2e.world import said as said_by
@@ -378,7 +379,6 @@ async def test_without_the_intent_neither_this_nor_threads_can_be_switched_on(tm
         panel = await world.chief.slash(world.general, "config")
         assert panel.response is not None
         for values, name in ((["reads_along"], "switches"), ([world.general], "thread_channels")):
-            await world.chief.click(panel.response, custom_id="llamacord:config:page:first")
             if name == "thread_channels":
                 await world.chief.click(panel.response, custom_id="llamacord:config:page:second")
             chosen = await world.chief.select(panel.response, values, custom_id=f"llamacord:config:{name}")
