@@ -34,20 +34,22 @@ NUM_FETCHED = 100
 """As many as Discord gives at once."""
 NUM_NEWEST = 16
 """Messages of a channel that are kept whole."""
-MAX_KEPT = 150
+MAX_KEPT = 120
 """Of a channel."""
-MAX_CHANNELS = 500
-"""Known at a time."""
+MAX_CHANNELS = 2000
+"""Known at a time, threads that were opened for questions among them."""
 FETCH_TIMEOUT_S = 5.0
 PATIENCE_S = 600.0
 """How long Discord is not asked again about a channel where it did not say."""
+_TIME_SHIFT = 22
+"""Ids of Discord hold milliseconds above so many bits."""
 _LATE = timedelta(minutes=10)
 """So long after a question what was said before it may lie behind what is newest."""
 
 
 @dataclass(eq=False, slots=True)
 class _Channel:
-    """What is known of one channel: the newest messages from an id on, by id; None for what is not heard."""
+    """What is known of one channel: its newest messages, in order; None for what is not heard."""
 
     guild_id: int
     parent_id: int | None = None
@@ -63,10 +65,10 @@ class _Channel:
     """In order."""
 
     def put(self, message_id: int, heard: Heard | None) -> None:
-        """Keep a message, and let go of the oldest where there are too many."""
+        """Keep a new message, and let go of those that are too old, or too many."""
         self.messages[message_id] = heard
-        if len(self.messages) > MAX_KEPT:
-            oldest = min(self.messages)
+        too_old = message_id - (int(MAX_AGE.total_seconds() * 1000) << _TIME_SHIFT)
+        while (oldest := next(iter(self.messages))) < too_old or len(self.messages) > MAX_KEPT:
             del self.messages[oldest]
             if self.known_from is not None:
                 self.known_from = max(self.known_from, oldest + 1)
@@ -225,6 +227,7 @@ async def _fetch(channel: _Channel, place: Place, before_id: int | None) -> None
         for message in found:
             is_gone = message.id in channel.gone
             channel.messages.setdefault(message.id, None if is_gone else heard_in(message, bot))
+        channel.messages = dict(sorted(channel.messages.items()))
         kept = [one for one in found if one.id not in channel.gone and before is None]
         both = {one.id: one for one in (*kept, *channel.newest)}
         channel.newest.clear()

@@ -70,7 +70,7 @@ class Heartbeat:
 
 
 @contextlib.asynccontextmanager
-async def red_world(path: Path) -> AsyncIterator[World]:
+async def red_world(path: Path, *, sees_all: bool = False) -> AsyncIterator[World]:
     """Open a world with the operator's guidance, a secret in another channel, and no rate limits."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
@@ -78,6 +78,7 @@ async def red_world(path: Path) -> AsyncIterator[World]:
         world.engine.info = ModelInfo("red", "fp32", "cpu", "llama-2", 8192, META_SYSTEM_PROMPT)
         world.defaults = ChatParameters(max_history_tokens=4096, guidance=Guidance())
         world.allowance = Allowance(per_user=0, per_server=0)
+        world.sees_all_messages = sees_all
         await world.start()
         world.engine.respond = lambda _: Script(("noted",))
         await world.bob.send(world.random, f"{world.me} the word is {SECRET}")
