@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
@@ -27,6 +29,9 @@ from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
 from engine.runtime.model_folder import DiskRoom, ModelFolder
 from engine.types import ModelInfo
+
+if TYPE_CHECKING:
+    from engine.advising.catalogue import Here
 
 MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""
@@ -80,6 +85,23 @@ def model_here(settings: Settings) -> Path | None:
 def _hub_precision(settings: Settings) -> Precision | None:
     """Return the precision of a model from Hugging Face, None for what suits file and machine."""
     return None if settings.precision == "auto" else Precision(settings.precision)
+
+
+def better_model(settings: Settings) -> Here | None:
+    """Return the model of the catalogue that suits this machine, None if none fits.
+
+    Blocking: the speed of its memory is measured in a second at most.
+    """
+    from engine.advising.catalogue import on_this_machine, pick  # needed where the default model answers
+    from engine.advising.measuring import memory_bandwidth
+
+    device = None
+    if settings.provider != "cpu":
+        with contextlib.suppress(NoCudaError):
+            device = find_device()
+    resources = machine.resources()
+    bandwidth = None if device is not None else memory_bandwidth(settings.threads or resources.num_cores)
+    return pick(on_this_machine(resources, bandwidth, device))
 
 
 def moderation_model(settings: Settings) -> ModelFolder | None:

@@ -84,9 +84,12 @@ def cut_as_shown(text: str) -> list[str]:
 
 
 class Departures:
-    """Notes which servers we left and which channels were deleted, so that what is kept of them can go."""
+    """Follows which servers we left and which channels were deleted: nothing is answered there, and what is
+    kept of them can go.
+    """
 
-    def __init__(self, retention: Retention) -> None:
+    def __init__(self, chat: ChatService, retention: Retention) -> None:
+        self._chat = chat
         self._retention = retention
 
     async def compare(self, guilds: Iterable[discord.Guild]) -> None:
@@ -106,6 +109,7 @@ class Departures:
     async def removed(self, guild: discord.Guild) -> None:
         """We are in a server no longer."""
         _log.info("Removed from a server; what is kept of it will be deleted")
+        self._chat.server_gone(guild.id)
         await self._mark(Place.SERVER, guild.id)
 
     async def channel_deleted(self, channel: discord.abc.GuildChannel) -> None:
@@ -119,6 +123,8 @@ class Departures:
         await self._mark(Place.CHANNEL, thread_id)
 
     async def _mark(self, place: Place, discord_id: int) -> None:
+        if place is Place.CHANNEL:
+            self._chat.place_gone(discord_id)
         try:
             await self._retention.mark_gone(place, discord_id)
         except StorageError as error:

@@ -35,7 +35,7 @@ from bot.on_discord.interactions import SILENT, answer_old_form
 from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
 from bot.on_discord.moderation.reset import Resets
-from bot.on_discord.origins import Channel, Interaction, Locales, bot_of, surroundings_of
+from bot.on_discord.origins import Channel, Interaction, Locales, bot_of, may_embed, surroundings_of
 from bot.on_discord.privacy import PersonForgetting, privacy_commands
 from bot.on_discord.settings.command import ModelCommands, SettingsCommands
 from bot.on_discord.settings.server import ConfigPanel, free_commands
@@ -119,11 +119,11 @@ class LlamacordClient(discord.Client):
             self._columns,
             self._changes.deleted,
         )
-        self._departures = Departures(privacy.retention)
+        self._departures = Departures(chat, privacy.retention)
         self._catch_up = CatchUp(chat, self._talk)
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
-        answers = AnswerControls(chat, moderation, self._answer_in)
+        answers = AnswerControls(chat, moderation, self._answer_in, self._endings.owe)
         history, resets = History(chat), Resets(chat, moderation)
         self.presses: dict[Press, OnPress] = {
             Press.STOP: on_number(answers.stop),
@@ -283,6 +283,15 @@ class LlamacordClient(discord.Client):
         if before.permissions != after.permissions:
             self._talk.lose(after.guild.id)
 
+    async def on_guild_role_delete(self, role: discord.Role) -> None:
+        """Look what is owed where we may write again, and begin anew with what we could not read."""
+        self._endings.look()
+        self._talk.lose(role.guild.id)
+
+    async def on_thread_join(self, thread: discord.Thread) -> None:  # noqa: ARG002
+        """Look what is owed in a private thread that we are in again."""
+        self._endings.look()
+
     async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:
         """Look what is owed where we may write again, and begin anew with what we could not read."""
         if after == after.guild.me:
@@ -291,8 +300,9 @@ class LlamacordClient(discord.Client):
                 self._talk.lose(after.guild.id)
 
     async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
-        """Look what is owed in a thread that is not archived any more."""
-        if not payload.data.get("thread_metadata", {}).get("archived"):
+        """Look what is owed in a thread that is open again, or that we may open."""
+        state = payload.data.get("thread_metadata", {})
+        if not (state.get("archived") and state.get("locked")):
             self._endings.look()
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
@@ -334,7 +344,7 @@ class LlamacordClient(discord.Client):
             trigger_id,
             self.chat.conversations,
             locale=await self._locales.of(guild),
-            as_embeds=config.uses_embeds,
+            as_embeds=config.uses_embeds and may_embed(channel),
             hides_previews=config.hides_previews,
             shows_thoughts=config.shows_thoughts,
             notify_after_s=config.notify_after_s,

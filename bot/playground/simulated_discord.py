@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -27,7 +27,8 @@ _READY_TIMEOUT_S = 10.0
 class SimulatedDiscord:
     """The people, the channels, and the page on which to meet the bot: a log channel too, for moderators."""
 
-    def __init__(self, env: LiveEnv, *, port: int) -> None:
+    def __init__(self, env: LiveEnv, client: discord.Client, *, port: int) -> None:
+        self._client = client
         env.backend.bot_user.name = BOT_NAME
         guild = env.create_guild("Playground")
         topic = f"Write @{BOT_NAME} and a question, or / for its commands."
@@ -47,6 +48,7 @@ class SimulatedDiscord:
             *_seats("Max (moderator)", moderator, [*rooms, log]),
             *_german_seats(env, rights),
         ]
+        self._first_rooms = {seat.channel.id for seat in (seats[0], seats[-2])}
         self.page = LivePreview(
             env,
             seats,
@@ -56,6 +58,16 @@ class SimulatedDiscord:
             port=port,
         )
 
+    async def greet(self, greeting: Callable[[object], str]) -> None:
+        """Let the bot speak first, on each server in its language."""
+        for room in self._first_rooms:
+            channel = self._client.get_channel(room)
+            if isinstance(channel, discord.TextChannel):
+                text = greeting(channel.guild.preferred_locale)
+                await channel.send(
+                    text, allowed_mentions=discord.AllowedMentions.none(), suppress_embeds=True
+                )
+
 
 @contextlib.asynccontextmanager
 async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[SimulatedDiscord]:
@@ -63,7 +75,7 @@ async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[Simula
     env = LiveEnv(client)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
-        world = SimulatedDiscord(env, port=port)
+        world = SimulatedDiscord(env, client, port=port)
         await env.start()
         stack.push_async_callback(env.shutdown)
         stack.push_async_callback(client.close)  # before the shutdown: a closing bot may still have to speak

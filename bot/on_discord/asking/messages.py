@@ -114,6 +114,7 @@ class MessageIntake:
                 await arrival.has_left.wait()
             name = copy.author.display_name
             content = await self._questions.content_of(copy, bot)
+            await self._chat.check_text(origin_of_message(asked), content)
             if await self._chat.upkeep.question_moved(channel_id, asked.id, copy.id, name, content):
                 return
         except Exception as error:  # noqa: BLE001 - the edge: the copy is a question all the same
@@ -132,10 +133,10 @@ class MessageIntake:
         is_late = message.edited_at is None or message.edited_at - message.created_at > EDIT_TIME
         if is_late or not is_for_us(incoming_of(message), bot):
             return
-        if self._is_new_try(message):
+        if self._note_try(message):
             await self.take(message, bot)
 
-    def _is_new_try(self, message: discord.Message) -> bool:
+    def _note_try(self, message: discord.Message) -> bool:
         """Note what a message says that is no question; tell whether that was not tried, nor too often."""
         tried = self._tried.setdefault(message.id, set())
         is_new = hash(message.content) not in tried and len(tried) < MAX_TRIES
@@ -165,7 +166,7 @@ class MessageIntake:
         if arrival.is_withdrawn:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
-            self._is_new_try(message)
+            self._note_try(message)
             await self._say_why(message, incoming.author_id, refusal, is_addressed=is_addressed)
         return refusal is None or arrival.is_withdrawn
 
