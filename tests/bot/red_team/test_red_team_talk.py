@@ -123,7 +123,7 @@ def test_there_are_enough_attempts_and_no_two_are_the_same() -> None:
 @pytest.mark.parametrize("in_threads", [False, True], ids=["in the channel", "in threads"])
 @pytest.mark.parametrize("group", list(groups()))
 async def test_no_talk_breaks_a_rule(group: tuple[Said, ...], in_threads: bool, tmp_path: Path) -> None:
-    async with red_world(tmp_path / "llamacord.sqlite3", sees_all=True) as world:
+    async with red_world(tmp_path / "llamacord.sqlite3", sees_all_messages=True) as world:
         threads = [world.general.id] if in_threads else []
         await world.set_up(world.guild.id, {"reads_along": True, "thread_channels": threads})
         heartbeat = Heartbeat()
