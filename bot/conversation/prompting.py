@@ -32,6 +32,8 @@ MADE = (MessageState.COMPLETE, MessageState.STOPPED)
 """Of answers whose prompt is known."""
 NUM_LATE = 8
 """The newest questions: the next one is expected to be as long as one of them."""
+TURNS_AHEAD = 3
+"""So long before a stride it is computed where it leads: more than one pause may be needed for that."""
 _ANY = "…"
 """Stands for a question of which nothing is known yet."""
 
@@ -130,8 +132,8 @@ def next_prefixes(
 
     found: dict[Prompt, None] = {}
     late = sorted((message.content for message in asked[-NUM_LATE:]), key=len)
-    turn_more = f"{late[-1]}\n{history[-1].content}"[: max_tokens // 2]
-    for text in (late[len(late) // 2], _ANY, late[-1], turn_more):
+    turns_more = "\n".join([late[-1], *(m.content for m in history[-2 * TURNS_AHEAD :])])[: max_tokens // 2]
+    for text in (late[len(late) // 2], _ANY, late[-1], turns_more):
         with contextlib.suppress(PromptError):
             fitted = fit(history, text)
             other = fit(history[fitted.num_left_out :], "?" if text == _ANY else _ANY)

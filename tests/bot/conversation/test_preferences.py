@@ -74,7 +74,7 @@ async def test_the_guidance_counts_where_room_is_short(
     preferences: Preferences, prompts: SystemPrompts
 ) -> None:
     await preferences.set(HERE, "max_history_tokens", str(2 * META_TOKENS + 40), by_user_id=1)
-    with pytest.raises(SystemPromptError, match="the operator's guidance included"):
+    with pytest.raises(SystemPromptError, match="including the safety guidance"):
         await prompts.set(HERE, "This is a long prompt.", by_user_id=1)
     with pytest.raises(ParameterError, match="too little room"):
         await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)

@@ -83,14 +83,14 @@ async def test_since_a_time_it_is_all_that_was_said_then(world: World) -> None:
     assert "m2x m3x" in told
     assert "m1x" not in told
     assert "m1x m2x m3x" in await catch_up(world, since="2 hours")
-    assert "do not understand that time" in await catch_up(world, since="whenever")
+    assert "don't understand that time" in await catch_up(world, since="whenever")
 
 
 async def test_where_nothing_was_said_that_is_told(world: World) -> None:
     await world.anna.send(world.general, "I was here")
-    assert "Nothing was said" in await catch_up(world)
+    assert "Nobody has said anything" in await catch_up(world)
     await world.env.advance_time(120)
-    assert "Nothing was said" in await catch_up(world, world.bob, since="1m")
+    assert "Nobody has said anything" in await catch_up(world, world.bob, since="1m")
 
 
 async def test_what_does_not_fit_is_summed_up_in_parts_which_are_put_together(world: World) -> None:
@@ -113,14 +113,14 @@ async def test_it_is_bounded_and_says_what_is_left_out(world: World, monkeypatch
     monkeypatch.setattr(catchup, "MAX_MESSAGES", 20)
     await talk(world, *range(30))
     told = await catch_up(world)
-    assert "the newest 20 messages only" in told
+    assert "only looked at the newest 20 messages" in told
     assert "m10x" in told
     assert "m9x" not in told
     world.engine.info = ModelInfo("scripted", "fp32", "cpu", "bytes", 1500, "")
     for number in range(20):
         await world.bob.send(world.general, f"m{number}x " + "and so on " * 50)
     told = await catch_up(world, seconds=200)
-    assert "older messages were too much for one look" in told
+    assert "older messages: they were too much at once" in told
     assert len({dialog[-1].content for dialog in world.engine.dialogs[-2 * MAX_PARTS :]}) <= 2 * MAX_PARTS
 
 
@@ -137,7 +137,7 @@ async def test_it_waits_its_turn_and_can_be_stopped(world: World) -> None:
     await world.anna.click(result.response, label="Stop")
     await world.env.advance_time(5)
     shown = world.env.backend.get_message(world.general.id, result.response.id)
-    assert shown.content == "Stopped. Nothing of it was kept."
+    assert shown.content == "Stopped. I kept none of it."
     assert not shown.components
     assert world.client.chat.num_waiting == 0
 
@@ -162,7 +162,7 @@ async def test_before_discord_gives_the_command_up_what_there_is_is_shown(world:
     told = await catch_up(world, seconds=14 * 60)
     assert "m0x" in told
     assert "m59x" not in told
-    assert "Time ran out" in told
+    assert "ran out of time" in told
     assert world.engine.num_running == 0
 
 
@@ -188,21 +188,21 @@ async def test_only_who_may_read_back_is_told_and_only_of_this_channel(world: Wo
     assert "m2x" not in await catch_up(world)
     history = Overwrite(world.anna.id, OverwriteType.MEMBER, 0, 1 << 16)
     world.env.backend.set_overwrite(world.general.id, history)
-    assert "may not read back" in await catch_up(world)
+    assert "can't read this channel's history" in await catch_up(world)
     ours = Overwrite(world.env.backend.bot_user.id, OverwriteType.MEMBER, 0, 1 << 16)
     world.env.backend.set_overwrite(world.general.id, ours)
-    assert "I cannot read what was said" in await catch_up(world, world.mod)
+    assert "I can't read this channel" in await catch_up(world, world.mod)
 
 
 async def test_it_needs_the_setting_and_counts_as_a_question(world: World) -> None:
     await talk(world, 1)
     await world.set_up(world.guild.id, {"reads_along": False})
-    assert "I do not read what is not meant for me" in await catch_up(world)
+    assert "I don't read messages that aren't for me" in await catch_up(world)
     await world.set_up(world.guild.id, {"reads_along": True, "user_per_minute": 1})
     assert "m1x" in await catch_up(world, seconds=5)
     assert "asked a lot" in await catch_up(world)
     await world.mod.slash(world.general, "block", user=world.chief)
-    assert "do not answer you here" in await catch_up(world, world.chief)
+    assert "I don't answer you here" in await catch_up(world, world.chief)
 
 
 async def test_neither_words_nor_sums_do_any_harm(world: World) -> None:

@@ -155,7 +155,7 @@ async def test_of_a_long_pdf_it_is_said_how_far_it_was_read(world: World) -> Non
     echo(world)
     await post(world, world.general, world.anna, world.me, files=[("long.pdf", pdf(*["Page."] * 60))])
     await world.run(2)
-    assert "Of long.pdf I read pages 1 to 50 of 60." in last(world, world.general)
+    assert "I read pages 1 to 50 of 60 in long.pdf." in last(world, world.general)
     assert asked(world).endswith("\n…")
 
 

@@ -174,7 +174,7 @@ async def test_a_mention_of_our_role_is_told_how_to_ask_where_discord_hides_its_
     await world.anna.send(world.general, f"{role.mention} hi")
     await world.run(2)
     assert world.reply(world.general).content == (
-        f"Discord does not show me messages that mention my role. Mention {world.me} instead."
+        f"Discord doesn't show me messages that mention my role. Please mention {world.me} instead."
     )
 
 

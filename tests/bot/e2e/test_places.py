@@ -164,7 +164,7 @@ async def test_a_restart_opens_a_thread_that_was_archived_meanwhile(
     await world.env.advance_time(LATER_S)
     assert threads.opened == [thread.id]
     answer = world.reply(thread)
-    assert answer.content.endswith("-# I was restarted before this answer was complete.")
+    assert answer.content.endswith("-# I was restarted before this answer was finished.")
     assert "Stop" not in labels(answer)
 
 
@@ -227,7 +227,7 @@ async def test_where_no_more_may_be_sent_what_stands_has_no_dead_button(world: W
     await world.run(6)
     answer = world.reply(world.general)
     assert labels(answer) == []
-    assert answer.content.endswith("\n-# I may not write here right now.")
+    assert answer.content.endswith("\n-# I can't write here right now.")
     assert await owed(world) == 1
     world.env.backend.faults.clear()
     world.guild.create_role("any")
@@ -235,7 +235,7 @@ async def test_where_no_more_may_be_sent_what_stands_has_no_dead_button(world: W
     await world.env.advance_time(LATER_S)
     assert await owed(world) == 0
     shown = world.replies(world.general)
-    assert "I may not write here right now" not in str([m.content for m in shown])
+    assert "I can't write here right now" not in str([m.content for m in shown])
     assert labels(shown[-1]) == ["Regenerate", "Continue"]
 
 
@@ -266,7 +266,7 @@ async def test_a_press_on_a_button_that_was_left_behind_shows_the_end(world: Wor
     answer = world.reply(world.general)
     assert labels(answer) == ["Stop"]
     result = await world.anna.click(answer, label="Stop")
-    assert "has ended already" in result.followups[0].content
+    assert "has already ended" in result.followups[0].content
     await world.env.advance_time(LATER_S)
     assert "Stop" not in labels(world.reply(world.general))
     assert await owed(world) == 0

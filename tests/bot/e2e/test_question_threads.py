@@ -280,5 +280,5 @@ async def test_it_is_set_in_the_panel(world: World) -> None:
     await world.chief.click(panel.response, custom_id="llamacord:config:page:second")
     await world.chief.select(panel.response, [world.random], custom_id="llamacord:config:thread_channels")
     shown = world.env.backend.get_message(world.general.id, panel.response.id).content
-    assert f"each question in: {world.random.mention}" in shown
+    assert f"Threads for questions in:** {world.random.mention}" in shown
     assert (await world.moderation.servers.config(world.guild.id)).thread_channels == {world.random.id}

@@ -162,7 +162,7 @@ async def test_nothing_of_it_is_stored_and_nothing_of_a_person_stays_in_memory(w
     assert b"meeting" not in world.path.read_bytes()
     form = await world.bob.slash(world.general, "forget-me")
     assert form.response is not None
-    await world.bob.click(form.response, label="Delete all of it")
+    await world.bob.click(form.response, label="Delete it all")
     assert await ask(world, "and now?") == "and now?"
 
 
