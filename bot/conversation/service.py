@@ -166,11 +166,18 @@ class ChatService:
             self.ears.taken(question.discord_id)
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
+                await self._forget_gone(question)
                 return last.answer_id
             arrival.check()
             job = await self._intake.begin(conversation_id, question, content, view, ticket)
+            await self._forget_gone(question)
             await self._start(channel_id, job)
         return job.answer_id
+
+    async def _forget_gone(self, question: Question) -> None:
+        """Forget what a question quotes that was deleted while it was on its way."""
+        for quote in self.arrivals.gone_of(question):
+            await self.conversations.turns.forget_quotes(quote.discord_id)
 
     async def regenerate(
         self,
@@ -231,6 +238,11 @@ class ChatService:
     async def may_be_heard(self, origin: Origin, heard: Sequence[Heard]) -> Sequence[Heard]:
         """Return what may be told of what people said where somebody asks."""
         return heard if self._gate is None or not heard else await self._gate.may_be_heard(origin, heard)
+
+    async def precheck(self, origin: Origin) -> None:
+        """Raise the `RefusalError` of somebody who may ask nothing now, before anything is done for it."""
+        if self._gate is not None:
+            await self._gate.precheck(origin)
 
     async def check_text(self, origin: Origin, text: str) -> None:
         """Raise the `RefusalError` of a text that the server does not allow."""

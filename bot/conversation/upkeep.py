@@ -112,15 +112,16 @@ class Upkeep:
         self._arrivals.withdraw(discord_id=discord_id)
         channel_id = await self._place_of(discord_id, channel_id)
         async with self._queues.entrance(channel_id):
-            was_quoted = await self._conversations.turns.forget_quotes(discord_id)
+            quoted_in = await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
             message = await self._conversations.find_by_discord_id(discord_id)
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
-        if was_quoted or deleted is not None or message is not None:
-            self._queues.reread(channel_id)
+        if quoted_in or deleted is not None or message is not None:
+            for one in {channel_id, *quoted_in}:
+                self._queues.reread(one)
             self._on_removed()
 
     async def forget_conversation(self, channel_id: int) -> None:

@@ -102,6 +102,14 @@ class Gate:
         self._rates.admit(origin.user_id, origin.guild_id, config)
         await self._check_text(origin, config, text)
 
+    async def precheck(self, origin: Origin) -> None:
+        """Raise what `admit` would raise whatever is written, before anything is done for a question.
+
+        Nothing is counted.
+        """
+        config = await self._check_person(origin)
+        self._rates.check(origin.user_id, origin.guild_id, config)
+
     async def readmit(self, origin: Origin, text: str) -> None:
         """Look at a question once more that was let in and has waited; it is not counted again.
 

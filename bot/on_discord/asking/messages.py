@@ -97,6 +97,8 @@ class MessageIntake:
             return
         incoming = incoming_of(message)
         if is_for_us(incoming, bot) or is_from_a_person(incoming):
+            if not is_for_us(incoming, bot):
+                self._questions.notice(message)
             original = await self.proxies.see(message)
             if original is None or not await self.proxies.is_replaced(original):
                 is_refused = not await self._ask(message, message, bot, incoming)

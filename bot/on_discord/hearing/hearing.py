@@ -82,6 +82,9 @@ class Hearing:
 
     async def quote(self, message: discord.Message, bot: Bot, head: str = "") -> Reference:
         """Return a message as a quote, with a line in front of it; our own are from nobody by name."""
+        if message.type is discord.MessageType.thread_starter_message and message.reference is not None:
+            started_from = message.reference.resolved  # what stands above a thread only points there
+            message = started_from if isinstance(started_from, discord.Message) else message
         try:
             heard = await self.hear(message, bot)
         except AttachmentError as error:
