@@ -24,7 +24,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
 from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.overheard import Overheard
-from bot.on_discord.asking.proxies import Proxies
+from bot.on_discord.asking.proxies import Original, Proxies
 from bot.on_discord.asking.questions import Questions
 from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
@@ -99,11 +99,7 @@ class MessageIntake:
         if is_for_us(incoming, bot) or is_from_a_person(incoming):
             if not is_for_us(incoming, bot):
                 self._questions.notice(message)
-            original = await self.proxies.see(message)
-            if original is None or not await self.proxies.is_replaced(original):
-                is_refused = not await self._ask(message, message, bot, incoming)
-                if original is not None:
-                    original.is_refused = is_refused
+            await self._ask(message, message, bot, incoming)
 
     async def _take_copy(self, copy: discord.Message, bot: Bot) -> None:
         """Answer what was posted for a member, whose message it takes the place of."""
@@ -150,15 +146,19 @@ class MessageIntake:
 
     async def _ask(
         self, message: discord.Message, written: discord.Message, bot: Bot, incoming: Incoming
-    ) -> bool:
-        """Take a message as a question if it is one; return False where that was refused.
+    ) -> None:
+        """Take a message as a question if it is one.
 
         written: what the person wrote who asks; another message than `message` where that is a copy.
         """
+        original: Original | None = None
         refusal: Exception | None = None
         is_addressed = is_for_us(incoming, bot)
         with self._chat.arrivals.enter(message.channel.id, message.id, incoming.author_id) as arrival:
-            try:
+            try:  # nothing is waited for before it has arrived: it may be changed or deleted from here on
+                original = await self.proxies.see(message) if written is message else None
+                if original is not None and await self.proxies.is_replaced(original):
+                    return
                 if is_addressed or await self._overheard.is_for_us(message, incoming, bot):
                     await self._take_in(message, written, bot, arrival, is_addressed=is_addressed)
             except DuplicateMessageError:
@@ -168,9 +168,10 @@ class MessageIntake:
         if arrival.is_withdrawn:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
+            if original is not None:
+                original.is_refused = True
             self._note_try(message)
             await self._say_why(message, incoming.author_id, refusal, is_addressed=is_addressed)
-        return refusal is None or arrival.is_withdrawn
 
     async def _take_in(
         self,
