@@ -156,6 +156,10 @@ async def config_more(page: Page) -> None:
     await page.until_shown("Language: the one set on Discord")
     await page.choose("Language of this server", "English")
     await page.until_shown("Language: English")
+    await page.click("Slow answers")
+    await page.write_in_form(1, "60")
+    await page.submit_form()
+    await page.until_shown("after 60 s")
 
 
 async def refusal(page: Page) -> None:

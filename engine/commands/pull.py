@@ -14,6 +14,7 @@ from engine.describing.architecture import Precision
 from engine.describing.footprint import size
 from engine.errors import ModelResourceError
 from engine.hub.address import HubAddress
+from engine.text.chat_choice import named_chat
 
 
 def add_to(commands: Subparsers) -> None:
@@ -59,7 +60,7 @@ def pull(arguments: argparse.Namespace) -> int:
     if destination.exists():
         raise ModelResourceError(f"{destination} exists already. Remove it, or name another folder.")
     precision = None if arguments.precision == "auto" else Precision(arguments.precision)
-    hub, console = Hub(), Console(stderr=True)
+    hub, console, chat = Hub(), Console(stderr=True), named_chat(arguments.chat_template)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars, tempfile.TemporaryDirectory() as scratch:
         tasks: dict[str, TaskID] = {}
@@ -74,7 +75,7 @@ def pull(arguments: argparse.Namespace) -> int:
             for adapter in arguments.adapter
         ]
         looking = bars.add_task(f"Looking at {address.repository}", total=None)
-        found = pulling.find(hub, address, precision, Path(scratch), destination, adapters)
+        found = pulling.find(hub, address, precision, Path(scratch), destination, adapters, chat)
         bars.update(looking, total=1.0, completed=1.0)
         memory = found.advice.option(found.precision).memory.total
         bars.print(
@@ -83,8 +84,8 @@ def pull(arguments: argparse.Namespace) -> int:
         )
         for note in found.notes:
             bars.print(note)
-        source = pulling.fetch(hub, found, on_progress, adapters)
-    convert.convert_into(source, destination, found.precision, arguments)
+        source = pulling.fetch(hub, found, on_progress, adapters, chat)
+    convert.convert_into(source, destination, found.precision)
     console.print(
         f"Now write MODEL={destination} into .env. The download stays in {hub.cache}.", soft_wrap=True
     )

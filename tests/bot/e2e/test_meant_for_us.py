@@ -258,7 +258,7 @@ async def test_without_the_intent_a_bare_mention_is_told_how_to_ask(world: World
     await world.anna.send(world.general, "How do I reset my router?")
     await world.anna.send(world.general, world.me)
     await world.run(2)
-    assert "Add it to that message" in world.reply(world.general).content
+    assert "Add one to that message" in world.reply(world.general).content
     assert all("/messages?" not in request.path for request in world.env.http_requests)
 
 
@@ -274,7 +274,7 @@ async def test_where_the_history_is_closed_a_bare_mention_is_told_how_to_ask(see
     seeing.env.inject_error("GET", "/channels/*/messages", status=403, code=50013, times=None)
     await seeing.anna.send(seeing.general, seeing.me)
     await seeing.run(2)
-    assert "Add it to that message" in seeing.reply(seeing.general).content
+    assert "Add one to that message" in seeing.reply(seeing.general).content
 
 
 async def test_a_mention_with_a_question_mark_points_at_what_was_said_before(seeing: World) -> None:
