@@ -110,6 +110,7 @@ class Upkeep:
         `cut` returns the stretches of an answer's text that its messages show.
         """
         self._arrivals.withdraw(discord_id=discord_id)
+        channel_id = await self._place_of(discord_id, channel_id)
         async with self._queues.entrance(channel_id):
             quoted_in = await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
@@ -134,6 +135,7 @@ class Upkeep:
 
         Raises, and keeps the old text, what a new question would raise.
         """
+        channel_id = await self._place_of(discord_id, channel_id)
         async with self._queues.entrance(channel_id):
             asked = await self._conversations.find_by_discord_id(discord_id)
             content = content.strip()
@@ -152,6 +154,13 @@ class Upkeep:
             if job is not None and job.has_begun:
                 job.is_outdated = is_newest
         return newest if job is None and is_newest else None
+
+    async def _place_of(self, discord_id: int, channel_id: int) -> int:
+        """Return where a question is answered: in a thread, perhaps, that was opened for it."""
+        message = await self._conversations.find_by_discord_id(discord_id)
+        if message is None or message.role is not Role.USER:
+            return channel_id
+        return (await self._conversations.ref_of(message.conversation_id)).channel_id
 
     async def question_moved(
         self, channel_id: int, from_id: int, to_id: int, author_name: str, content: str

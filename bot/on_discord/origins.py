@@ -153,12 +153,11 @@ def may_embed(channel: object) -> bool:
 def origin_of_message(message: discord.Message) -> Origin:
     """Return who wrote a message, and where."""
     channel, author = message.channel, message.author
-    is_moderator = (
-        isinstance(author, discord.Member)
-        and isinstance(channel, (discord.abc.GuildChannel, discord.Thread))
-        and channel.permissions_for(author).manage_messages
-    )
-    return _origin(author, channel, channel.id, message.guild, is_moderator=is_moderator)
+    rights = discord.Permissions.none()
+    is_place = isinstance(channel, (discord.abc.GuildChannel, discord.Thread))
+    if is_place and isinstance(author, discord.Member):
+        rights = channel.permissions_for(author)
+    return _origin(author, channel, channel.id, message.guild, rights)
 
 
 def origin_of(interaction: Interaction) -> Origin:
@@ -168,7 +167,7 @@ def origin_of(interaction: Interaction) -> Origin:
         interaction.channel,
         interaction.channel_id or 0,
         interaction.guild_id,
-        is_moderator=interaction.permissions.manage_messages,
+        interaction.permissions,
     )
 
 
@@ -177,8 +176,7 @@ def _origin(
     channel: object,
     channel_id: int,
     guild: discord.Guild | int | None,
-    *,
-    is_moderator: bool,
+    rights: discord.Permissions,
 ) -> Origin:
     parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel_id
     return Origin(
@@ -187,8 +185,9 @@ def _origin(
         guild_id=guild.id if isinstance(guild, discord.Guild) else guild,
         place_ids=frozenset({channel_id, parent_id}),
         role_ids=frozenset(role.id for role in getattr(person, "roles", ())),
-        is_moderator=is_moderator,
+        is_moderator=rights.manage_messages,
         is_age_restricted=_is_age_restricted(channel),
+        reads_back=rights.read_message_history,
     )
 
 

@@ -19,12 +19,12 @@ from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, Se
 
 SWITCHES = (
     *("removes_invites", "labels_answers", "uses_embeds", "hides_previews", "shows_thoughts"),
-    *("sums_up", "lists_everywhere", "refuses_unchecked"),
+    *("sums_up", "reads_along", "lists_everywhere", "refuses_unchecked"),
 )
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""
 _ON_SECOND_PAGE = {
-    *("free_channels", "language", "answer_defaults", "system_prompt"),
+    *("free_channels", "thread_channels", "language", "answer_defaults", "system_prompt"),
     *("notify_after_s", "proxies"),
 }
 """Settings that are changed there: Discord shows five rows at a time."""
@@ -35,6 +35,7 @@ _PLACES = [
     discord.ChannelType.stage_voice,
     discord.ChannelType.forum,
 ]
+_THREAD_PLACES = [discord.ChannelType.text, discord.ChannelType.news, discord.ChannelType.category]
 FORMS: dict[str, tuple[str, ...]] = {
     "question_lists": ("question_words", "question_patterns"),
     "answer_lists": ("answer_words", "answer_patterns"),
@@ -139,6 +140,9 @@ def _answer_lines(config: ServerConfig) -> list[str]:
     prompt, wait_s = config.system_prompt, config.notify_after_s
     return [
         phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or phrase("config.nowhere")),
+        phrase(
+            "config.threads", value=_mentions(config.thread_channels, "<#{}>") or phrase("config.nowhere")
+        ),
         phrase("config.language_is", value=language),
         phrase(
             "config.answers_are",
@@ -174,6 +178,7 @@ def _first_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
 
 def _second_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
     yield _channels("free_channels", config.free_channels, locale, _PLACES)
+    yield _channels("thread_channels", config.thread_channels, locale, _THREAD_PLACES)
     of_discord = (AS_DISCORD_SAYS, render(phrase("config.language_of_discord"), locale))
     languages = [of_discord, *LANGUAGE_NAMES.items()]
     chosen = [config.language or AS_DISCORD_SAYS]

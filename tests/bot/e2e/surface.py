@@ -23,7 +23,9 @@ from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World
 from tests.fakes import CONTROL_TAG, Script
 
-NUMBERED = tuple(one for one in Press if one not in (Press.HISTORY, Press.CONFIG, Press.PROMPT))
+NUMBERED = tuple(
+    one for one in Press if one not in (Press.HISTORY, Press.CONFIG, Press.PROMPT, Press.CATCHUP)
+)
 """Buttons that carry the number of an answer, a reset or a person."""
 PREFIX = id_of(Press.CONFIG, "")
 CANARY = "xylophonequartz"
@@ -205,7 +207,7 @@ def before_panel(name: str) -> Before:
     return second_page if name in SECOND_PAGE else panel
 
 
-SECOND_PAGE = ("free_channels", "language", "prompt", "answers", "notify", "proxies")
+SECOND_PAGE = ("free_channels", "thread_channels", "language", "prompt", "answers", "notify", "proxies")
 
 
 async def panel(world: World, person: Person) -> None:
@@ -282,6 +284,7 @@ ROWS = [
     ),
     slash("unblock", MODERATOR, "isn't blocked", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("blocked", MODERATOR, "Nobody", in_dm=ON_A_SERVER),
+    slash("catchup", said="MESSAGE_CONTENT_INTENT=on", in_dm=None),
     slash("config", MANAGER, "Server settings", in_dm=ON_A_SERVER),
     slash("free", MANAGER, "only answer mentions", options=lambda _: {"on": False}, in_dm=ON_A_SERVER),
     slash("embeds", MANAGER, "as embeds", options=lambda _: {"on": True}, in_dm=ON_A_SERVER),
@@ -374,6 +377,7 @@ ROWS = [
             ("age", "Age-restricted", None),
             ("page", "**Language:**", None),
             ("free_channels", "", lambda _: []),
+            ("thread_channels", "", lambda _: []),
             ("language", "**Language:** Deutsch", lambda _: ["de"]),
             ("proxies", "**Bots that post for members:**", lambda _: []),
             ("prompt", "", None),

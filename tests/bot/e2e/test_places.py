@@ -231,7 +231,7 @@ async def test_where_no_more_may_be_sent_what_stands_has_no_dead_button(world: W
     assert await owed(world) == 1
     world.env.backend.faults.clear()
     world.guild.create_role("any")
-    world.client.dispatch("guild_role_delete", None)
+    world.client.dispatch("guild_role_delete", world.client.guilds[0].default_role)
     await world.env.advance_time(LATER_S)
     assert await owed(world) == 0
     shown = world.replies(world.general)

@@ -54,7 +54,7 @@ async def test_privacy_says_what_is_kept_in_every_language_within_one_message(wo
     )
     for language in LANGUAGES:
         for days in (0, 1, 90):
-            lines = [render(line, language) for line in policy_lines(Keeping(days, days))]
+            lines = [render(line, language) for line in policy_lines(Keeping(days, days), reads_along=True)]
             assert len("\n".join(lines)) <= 2000, language
 
 
