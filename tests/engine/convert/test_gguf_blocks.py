@@ -88,10 +88,10 @@ class Mixed(GGUFSource):
         self._kind = kind
 
     def rows(self, name: str) -> ByteArray:
-        shape = source_shapes(self.config)[name]
+        num_rows, num_weights = source_shapes(self.config)[name]
         seed = zlib.crc32(name.encode())
-        wide = dequantized(self._kind, random_rows(self._kind, seed, *shape)).std()
-        rows = random_rows(self._kind, seed, *shape, spread=float(2 * 0.06 / wide))
+        wide = dequantized(self._kind, random_rows(self._kind, seed, num_rows, num_weights)).std()
+        rows = random_rows(self._kind, seed, num_rows, num_weights, spread=float(2 * 0.06 / wide))
         return self._half_split(name, rows)
 
     def tensor(self, name: str) -> FloatArray:
