@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,10 @@ class ConvertedFolder:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return self.manifest.stop_ids
+
+    @property
+    def sampling(self) -> Mapping[str, float]:
+        return self.manifest.sampling
 
     @property
     def context_length(self) -> int:

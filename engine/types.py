@@ -7,7 +7,7 @@ Frozen, validated on construction, free of any I/O. The bot's side depends on `T
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -150,7 +150,8 @@ class ModelInfo:
     """What is loaded. `chat_format` is None for a base model, which has none.
 
     reasoning: the marks that its folder names. ends_turns: whether its chat format has a token for the end of
-    an answer; without one, a model may go on with the next person's turn.
+    an answer; without one, a model may go on with the next person's turn. sampling: its authors' advice, by
+    the names of `SamplingParams`.
     """
 
     name: str
@@ -161,6 +162,7 @@ class ModelInfo:
     default_system_prompt: str
     reasoning: Reasoning | None = None
     ends_turns: bool = True
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 class Health(StrEnum):

@@ -74,15 +74,24 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
-def inspect(path: Path, *, verify: bool = False, on_progress: OnProgress = lambda _: None) -> Inspection:
-    """Inspect what lies at `path`; `verify` reads every byte of it, which takes time."""
+def inspect(
+    path: Path,
+    *,
+    chat: ChatSpec | None = None,
+    verify: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Inspection:
+    """Inspect what lies at `path`, with `chat` in the place of the chat format of what is not converted yet.
+
+    `verify` reads every byte of it, which takes time.
+    """
     is_converted = (path / MANIFEST_FILE).exists()
     found = Inspection(path, "converted model" if is_converted else "nothing readable", _bytes_at(path))
     try:
         if is_converted:
             _inspect_folder(found, verify)
         else:
-            _inspect_source(found, verify, on_progress)
+            _inspect_source(found, chat, verify, on_progress)
     except ModelError as error:
         found.problems.append(str(error))
     if found.description is not None and found.description.chat.format is None:
@@ -116,8 +125,8 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
     make_chat_format(manifest, tokenizer)
 
 
-def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) -> None:
-    source = open_source(found.path)
+def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_progress: OnProgress) -> None:
+    source = open_source(found.path, chat=chat)
     kind = source.origin.get("format", "unknown")
     found.kind = f"{_KINDS.get(kind, kind)}, not converted yet"
     if kind == _RELEASED:

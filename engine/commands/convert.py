@@ -8,13 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engine.commands import Subparsers
+from engine.commands import Subparsers, add_chat_template
 from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
-from engine.describing.manifest import ChatSpec
-from engine.text.prompt import llama2_chat
-
-_CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none": ChatSpec(None)}
+from engine.text.chat_choice import named_chat
 
 
 def add_to(commands: Subparsers) -> None:
@@ -25,12 +22,7 @@ def add_to(commands: Subparsers) -> None:
     )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
-    command.add_argument(
-        "--chat-format",
-        choices=["auto", *_CHAT_FORMATS],
-        default="auto",
-        help="how the model was trained to chat; auto reads it from the file",
-    )
+    add_chat_template(command)
     command.add_argument(
         "--adapter",
         type=Path,
@@ -43,10 +35,9 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    model, destination = open_source(arguments.source, arguments.adapter), arguments.destination
-    precision = Precision(arguments.precision)
-    if arguments.chat_format != "auto":
-        model.chat = _CHAT_FORMATS[arguments.chat_format]
+    chat = named_chat(arguments.chat_template)
+    model = open_source(arguments.source, arguments.adapter, chat)
+    destination, precision = arguments.destination, Precision(arguments.precision)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -67,5 +58,5 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _describe(chat_format: str | None) -> str:
     if chat_format is None:
-        return "no chat format found: a base model, or name it with --chat-format"
+        return "no chat format found: a base model, or name it with --chat-template"
     return f"chat format {chat_format}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -51,6 +52,8 @@ class ModelSource(Protocol):
     origin: dict[str, str]
     notes: tuple[str, ...]
     """What its user should know of how it is taken."""
+    sampling: Mapping[str, float]
+    """Its authors' advice on how to sample, by the names of `SamplingParams`."""
 
     def tensor(self, name: str) -> FloatArray:
         """Return one tensor as float32. Raises `ModelFormatError` when it is missing or unreadable."""
@@ -96,6 +99,7 @@ class SyntheticSource:
     eos_id = 1
     stop_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    sampling: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config

@@ -53,3 +53,12 @@ WHISPERING = "{% for message in messages %}<|im_start|>{{ message.content | lowe
 FORMING = (
     "{% for message in messages %}<|im_start|>{{ message.content | replace('#', '') }}<|im_end|>{% endfor %}"
 )
+LLAMA_2 = (
+    "{% if messages[0].role == 'system' %}{% set said = messages[1:] %}"
+    "{% set told = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% else %}{% set said, told = messages, '' %}{% endif %}"
+    "{% for message in said %}{% set text = (told if loop.first else '') + message.content %}"
+    "{% if message.role == 'user' %}{{ bos_token + '[INST] ' + text.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + text.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+"""Meta's own rules."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import tokenizers
 
+from engine.describing.manifest import ChatSpec
 from tests.engine import chat_templates
 from tests.engine.tiny_fast_llama import SCHEMES, fast_llama
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_tokenizer
@@ -74,3 +75,13 @@ CASES = {
         for name in ("ZEPHYR", "WITHOUT_SYSTEM")
     },
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptModel:
+    """A `ChatModel` of its bare values."""
+
+    chat: ChatSpec
+    bos_id: int
+    eos_id: int
+    stop_ids: tuple[int, ...] = ()

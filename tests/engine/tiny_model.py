@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import tokenizers
@@ -63,6 +64,7 @@ class TinySource:
     eos_id = EOS_ID
     stop_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    sampling: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, config: DecoderConfig | None = None, seed: int = 0) -> None:
         self.config = config or tiny_config()

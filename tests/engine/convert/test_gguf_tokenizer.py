@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.convert.gguf_source import GGUFSource
-from engine.convert.tokenizer_files import save_tokenizer
+from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.errors import ModelFormatError
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 from tests.engine.tiny_gguf import TinyGGUF
@@ -50,7 +50,7 @@ def gguf_fields(processor: sentencepiece.SentencePieceProcessor) -> dict[str, An
 
 def through_gguf(processor: sentencepiece.SentencePieceProcessor, folder: Path) -> Tokenizer:
     fields = gguf_fields(processor)
-    return load_tokenizer(folder, save_tokenizer(fields.__getitem__, folder))
+    return load_tokenizer(folder, save_tokenizer(fields.get, folder))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_an_added_piece_is_control_where_it_ends_a_text(
     fields["tokenizer.ggml.scores"] += [0.0, 0.0]
     fields["tokenizer.ggml.token_type"] += [4, 4]
     size = trained.vocab_size()
-    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.__getitem__, tmp_path, "", [size + 1]))
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.get, tmp_path, lambda _, i: i == size + 1))
     assert dict(tokenizer.special_ids) == {"<s>": 1, "</s>": 2, "<end>": size + 1}
     ids = tokenizer.encode("a<tool>b<end>")
     assert (size in ids, size + 1 in ids) == (True, False)
@@ -155,10 +155,10 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
         "tokenizer.ggml.model": "bert",
     }
     with pytest.raises(ModelFormatError, match="'bert'"):
-        save_tokenizer(fields.__getitem__, tmp_path)
+        save_tokenizer(fields.get, tmp_path)
 
 
 def test_token_types_must_match_the_tokens(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1]}
     with pytest.raises(ModelFormatError, match="2 tokens and 1 token types"):
-        save_tokenizer(fields.__getitem__, tmp_path)
+        save_tokenizer(fields.get, tmp_path)

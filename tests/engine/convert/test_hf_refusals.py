@@ -188,12 +188,15 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     ),
     "no tokenizer": (lambda model: model.files.clear(), "neither a tokenizer.model nor a tokenizer.json"),
     "a tokenizer pointer": (set_file("tokenizer.json", POINTER), "tokenizer.json is a Git LFS pointer"),
-    "a model pointer": (set_file("tokenizer.model", POINTER), "tokenizer.model is a Git LFS pointer"),
+    "a model pointer": (
+        lambda model: model.files.update({"tokenizer.model": POINTER}) or model.files.pop("tokenizer.json"),
+        "tokenizer.model is a Git LFS pointer",
+    ),
     "half a tokenizer": (set_file("tokenizer.json", b'{"model": '), "tokenizer.json is not valid JSON"),
     "an empty tokenizer": (set_file("tokenizer.json", {}), "damaged tokenizer"),
-    "ids with gaps": (
-        edit_tokenizer(lambda raw: raw["added_tokens"].append(added(390, "<far>"))),
-        "has a damaged tokenizer (its ids have gaps)",
+    "two tokens of one id": (
+        edit_tokenizer(lambda raw: raw["added_tokens"].append(added(0, "<twin>"))),
+        "has a damaged tokenizer (two of its tokens have the same id)",
     ),
     "a word tokenizer": (
         edit_tokenizer(lambda raw: raw["model"].update(type="WordPiece")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +163,7 @@ class WrongSource:
         self.bos_id, self.eos_id = 1, 2
         self.stop_ids: tuple[int, ...] = ()
         self.notes: tuple[str, ...] = ()
+        self.sampling: Mapping[str, float] = {}
         self.config = change(self._source.config)
         self.verify, self.save_tokenizer = self._source.verify, self._source.save_tokenizer
         self.blocks = self._source.blocks

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from benchmarks.record_hf_reference import PROMPTS_FILE
 from engine.convert.converter import open_source
-from engine.describing.manifest import load_manifest
+from engine.describing.manifest import ChatSpec, load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
+from engine.text.chat_choice import detect_chat
 from engine.text.chat_template import ChatTemplate
 from engine.text.jinja_format import JinjaFormat
-from engine.text.prompt import ChatMLFormat, Llama2Format, detect_chat, fit_prompt, make_chat_format
+from engine.text.prompt import ChatMLFormat, Llama2Format, fit_prompt, make_chat_format
 from engine.text.template_process import TemplateProcess
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 from engine.types import ChatMessage
@@ -39,7 +40,7 @@ EVIL_CONTENTS = st.lists(st.one_of(st.sampled_from(EVIL), CONTENTS)).map("".join
 
 
 def made(template: str, tokenizer: Tokenizer | None = None, bos_id: int = 1) -> JinjaFormat:
-    return JinjaFormat(template, tokenizer or tiny_bpe(), bos_id, 2)
+    return JinjaFormat(ChatSpec("jinja", "", template), tokenizer or tiny_bpe(), bos_id, 2)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,11 @@ def test_without_a_place_for_it_the_system_prompt_goes_before_the_first_question
 
 
 def test_the_token_behind_an_answer_ends_one() -> None:
-    assert JinjaFormat(chat_templates.CHATML, tiny_bpe(), 0, 0, [1]).stop_ids == {0, 1, 2}
+    assert JinjaFormat(ChatSpec("jinja", "", chat_templates.CHATML), tiny_bpe(), 0, 0, [1]).stop_ids == {
+        0,
+        1,
+        2,
+    }
 
 
 def test_old_turns_are_dropped_to_fit(formats: dict[str, JinjaFormat]) -> None:
@@ -295,7 +300,8 @@ def test_what_templates_of_transformers_may_use() -> None:
     ("template", "kind"),
     [
         (chat_templates.CHATML, "chatml"),
-        ("{% if messages[0].role == 'system' %}<<SYS>>{% endif %}[INST] … [/INST]", "llama-2"),
+        (chat_templates.LLAMA_2, "llama-2"),
+        ("{% if messages[0].role == 'system' %}<<SYS>>{% endif %}[INST] … [/INST]", "jinja"),
         ("[INST] {{ messages[0].content }} [/INST]", "jinja"),
         (chat_templates.TRIMMING.replace("<|im_end|>", "<|eot|>"), "jinja"),
         (chat_templates.THINKING, "jinja"),
@@ -305,7 +311,7 @@ def test_what_templates_of_transformers_may_use() -> None:
     ],
 )
 def test_known_formats_are_recognised_and_others_kept(template: str, kind: str | None) -> None:
-    chat = detect_chat(template)
+    chat = detect_chat(template, {"bos_token": "<s>", "eos_token": "</s>"})
     assert chat.format == kind
     assert chat.template == (template if kind == "jinja" else "")
 
@@ -323,5 +329,5 @@ def test_another_format_can_be_used_in_the_place_of_a_template(tmp_path: Path) -
     engine = Engine(folder, EngineOptions(chat_format="llama-2"))
     dialog = [ChatMessage("user", "Task: check this")]
     assert list(engine.fit_prompt(dialog, 500).ids) == Llama2Format(tiny_bpe(), 1, 2).encode(dialog)
-    with pytest.raises(ModelFormatError, match="no chat format called"):
+    with pytest.raises(ModelFormatError, match="neither a chat format with a name"):
         Engine(folder, EngineOptions(chat_format="unknown"))
