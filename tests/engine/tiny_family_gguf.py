@@ -76,10 +76,10 @@ def gguf_tensors(name: str, source: ModelSource) -> dict[str, FloatArray]:
             values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
         found[f"blk.{layer.removeprefix('layers.')}.{stored}" if layer else stored] = values
     if kind == "phi3":
-        for layer in range(source.config.num_layers):
+        for number in range(source.config.num_layers):
             for fused, parts in _FUSED.items():
-                joined = np.concatenate([found.pop(f"blk.{layer}.{part}.weight") for part in parts])
-                found[f"blk.{layer}.{fused}.weight"] = joined
+                joined = np.concatenate([found.pop(f"blk.{number}.{part}.weight") for part in parts])
+                found[f"blk.{number}.{fused}.weight"] = joined
     rope = {key: np.array(values, np.float32) for key, values in recorded["rope"].items()}
     return {**found, **rope}
 
@@ -92,8 +92,8 @@ def save_family_gguf(
     own = {key: value for key, value in TinyGGUF().fields.items() if not key.startswith("llama.")}
     fields = {**own, **recorded}
     writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
-    for key, value in fields.items():
-        add_field(writer, key, value)
+    for field, value in fields.items():
+        add_field(writer, field, value)
     for key, values in (tensors or gguf_tensors(name, source)).items():
         stored = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         writer.add_tensor(key, gguf.quantize(values, stored), raw_dtype=stored)
