@@ -92,7 +92,7 @@ def compare(template: str, name: str, kind: Kind) -> Result:
     before = [{"role": "system", "content": default}] if default else []
     for dialog in DIALOGS:
         told = dialog if dialog[0]["role"] == "system" else [*before, *dialog]
-        expected, got = _theirs(theirs, dialog), _ours(ours, told)
+        expected, got = transformers_ids(theirs, dialog), _ours(ours, told)
         num_dialogs += 1
         if expected != got:
             problems.append(
@@ -101,7 +101,7 @@ def compare(template: str, name: str, kind: Kind) -> Result:
     return Result(num_dialogs, tuple(problems), made.chat.format or "none")
 
 
-def _theirs(tokenizer: Any, dialog: list[dict[str, str]]) -> list[int] | str:
+def transformers_ids(tokenizer: Any, dialog: list[dict[str, str]]) -> list[int] | str:
     """Return transformers' ids; where there is no place for a system prompt, with that folded in."""
 
     def ids(messages: list[dict[str, str]]) -> list[int]:

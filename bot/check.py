@@ -21,9 +21,8 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.models import default_precision, moderation_model
+from bot.models import model_here, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
-from engine.convert.default_model import default_model_folder
 from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
@@ -60,10 +59,9 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield check_memory(settings, model, moderation_model(settings))
         yield check_system_prompt(settings, model)
         yield check_precision(settings, model)
-    if measure and model is not None and finding.is_good:
-        yield check_speed(
-            settings, settings.model or default_model_folder(settings.cache, default_precision(settings))
-        )
+    folder = model_here(settings)
+    if measure and folder is not None and finding.is_good:
+        yield check_speed(settings, folder)
     if settings.moderation_model is not None:
         yield _check_moderation_model(settings.moderation_model)
     yield _check_database(settings.database)
@@ -72,10 +70,11 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     """Read every byte of the model and compare checksums."""
-    default = default_model_folder(settings.cache, default_precision(settings))
-    if settings.model is None and not default.exists():
-        return None, Finding(False, "Model", "the default model is not here yet; `run` downloads it (93 MB).")
-    folder = settings.model or default
+    folder = model_here(settings)
+    if folder is None:
+        which = "the default model" if settings.model is None else str(settings.model)
+        size = " (93 MB)" if settings.model is None else ""
+        return None, Finding(False, "Model", f"{which} is not here yet; `run` downloads it{size}.")
     try:
         model = open_folder(folder)
     except ModelError as error:

@@ -25,6 +25,7 @@ from bot.config_keys import CHAT_KEYS, KEYS, Key
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
+from engine.hub.address import HubAddress
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ class Settings:
     """What the operator chose. `.env.example` says what 0 means."""
 
     discord_token: str | None = field(repr=False)
-    model: Path | None
+    model: Path | HubAddress | None
+    hub_token: str | None = field(repr=False)
+    hub_endpoint: str | None
     precision: str
     provider: str
     cache: Path
@@ -86,10 +89,13 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     """
     written, problems = _read_env_file(env_file)
     values: dict[str, Any] = {}
+    given = set()
     for key in KEYS:
         value, origin = environment.get(key.name, "").strip(), "environment"
         if not value:
             value, origin = written.get(key.name, "").strip(), str(env_file)
+        if value:
+            given.add(key)
         try:
             values[key.name] = key.parse(value or key.default) if value or key.default else None
         except ValueError as error:
@@ -97,7 +103,8 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     hints = _hints(written, env_file)
     if problems:
         raise ConfigError(_report(problems + list(hints)))
-    return _settings(values, hints)
+    chosen = frozenset(key.name.lower() for key in given.intersection(CHAT_KEYS))
+    return _settings(values, chosen, hints)
 
 
 class Reloader:
@@ -143,10 +150,12 @@ def ignore_early_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
+def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[str, ...]) -> Settings:
     return Settings(
         discord_token=values["DISCORD_TOKEN"],
         model=values["MODEL"],
+        hub_token=values["HF_TOKEN"],
+        hub_endpoint=values["HF_ENDPOINT"],
         precision=values["PRECISION"],
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or platformdirs.user_cache_path("llamacord", appauthor=False),
@@ -165,6 +174,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             system_prompt=values["SYSTEM_PROMPT"],
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             limits=values["LIMITS"] or {},
+            chosen=chosen,
         ).with_values({key.name.lower(): values[key.name] for key in CHAT_KEYS}),
         moderation_model=values["MODERATION_MODEL"],
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",

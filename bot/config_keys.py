@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
+from engine.hub.address import HubAddress
 
 Number = TypeVar("Number", int, float)
 _FIRST_SNOWFLAKE = 1 << 22
@@ -85,6 +87,25 @@ def path(written: str) -> Path:
         raise ValueError("begins with ~, but the home folder is not known: write the whole path") from None
 
 
+def model(written: str) -> Path | HubAddress:
+    """Return the path, or the address of a model at Hugging Face."""
+    return HubAddress.parse(written) if HubAddress.is_one(written) else path(written)
+
+
+def address(written: str) -> str:
+    """Return the address of a web server without a slash at its end."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", written):
+        raise ValueError("must begin with https:// or http://")
+    return written.rstrip("/")
+
+
+def hub_token(written: str) -> str:
+    """Return a token of Hugging Face after a look at its shape."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", written):
+        raise ValueError("must be a token without spaces, as huggingface.co/settings/tokens shows it")
+    return written
+
+
 def token(written: str) -> str:
     """Return a Discord token after a look at its shape."""
     if bot_id(written) is None:
@@ -134,7 +155,9 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
-    Key("MODEL", "", path),
+    Key("MODEL", "", model),
+    Key("HF_TOKEN", "", hub_token, is_secret=True),
+    Key("HF_ENDPOINT", "", address),
     Key("MODELS", "", path),
     Key("OPERATOR_IDS", "", ids),
     Key("PRECISION", "auto", choice("auto", "fp32", "fp16", "int8", "int4")),

@@ -10,11 +10,18 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.convert.default_model import DEFAULT_PRECISION, NAME, Progress, ensure_default_model
+from engine.convert.default_model import (
+    DEFAULT_PRECISION,
+    NAME,
+    Progress,
+    default_model_folder,
+    ensure_default_model,
+)
 from engine.describing.architecture import Precision
 from engine.describing.footprint import GPU_LIBRARIES_BYTES
 from engine.engine import EngineOptions, context_tokens, kv_room
 from engine.errors import ModelError
+from engine.hub.address import HubAddress, pulled_folder
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
@@ -44,13 +51,34 @@ def engine_options(settings: Settings) -> EngineOptions:
 
 
 def find_model(settings: Settings, on_progress: Progress) -> Path:
-    """Return the model's folder; fetch and convert the default model if none is set and it is not there.
+    """Return the model's folder; fetch and convert it where it is the default one or at Hugging Face.
 
     Blocking, seconds to minutes the first time. Raises `ModelError`.
     """
+    if isinstance(settings.model, HubAddress):
+        from engine.hub.hub import Hub  # takes a start a third of a second
+        from engine.hub.pulling import ensure_pulled
+
+        hub = Hub(settings.hub_endpoint, settings.hub_token)
+        return ensure_pulled(settings.cache, settings.model, _hub_precision(settings), hub, on_progress)
     if settings.model is not None:
         return settings.model
     return ensure_default_model(settings.cache, default_precision(settings), on_progress)
+
+
+def model_here(settings: Settings) -> Path | None:
+    """Return the model's folder without fetching anything, None where it still has to be fetched."""
+    if isinstance(settings.model, HubAddress):
+        return pulled_folder(settings.cache, settings.model, _hub_precision(settings))
+    if settings.model is not None:
+        return settings.model
+    folder = default_model_folder(settings.cache, default_precision(settings))
+    return folder if folder.exists() else None
+
+
+def _hub_precision(settings: Settings) -> Precision | None:
+    """Return the precision of a model from Hugging Face, None for what suits file and machine."""
+    return None if settings.precision == "auto" else Precision(settings.precision)
 
 
 def moderation_model(settings: Settings) -> ModelFolder | None:

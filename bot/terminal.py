@@ -174,6 +174,9 @@ class TerminalView:
     def working(self) -> None:
         """The answer is about to appear."""
 
+    def moved(self, from_id: int, to_id: int) -> None:
+        """Nothing is copied here."""
+
     def followed(self) -> None:
         """Nobody else asks here."""
 

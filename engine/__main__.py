@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.commands import bench, complete, convert, inspect, tokens
+from engine.commands import bench, complete, convert, inspect, pull, tokens
 from engine.errors import EngineError
 
 _ENDED_BY_READER = 141
 """What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
-_COMMANDS = (bench, complete, convert, inspect, tokens)
+_COMMANDS = (bench, complete, convert, inspect, pull, tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

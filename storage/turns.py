@@ -94,6 +94,25 @@ class Turns:
             )
         return None if row is None else to_message(row)
 
+    async def move_question(self, from_id: int, to_id: int, author_name: str, content: str) -> bool:
+        """Let another Discord message hold a question, with its name and text; return whether one was there.
+
+        Not if that message is known already.
+        """
+        async with self._database.transaction() as transaction:
+            moved = await transaction.fetch_one(
+                "UPDATE discord_messages SET discord_id = ?2 WHERE discord_id = ?1 "
+                "AND NOT EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = ?2) "
+                "AND (SELECT role FROM messages WHERE id = message_id) = 'user' RETURNING message_id",
+                (from_id, to_id),
+            )
+            if moved is not None:
+                await transaction.fetch_all(
+                    "UPDATE messages SET author_name = ?, content = ? WHERE id = ?",
+                    (storable(author_name), storable(content), moved["message_id"]),
+                )
+        return moved is not None
+
     async def begin_continuation(self, answer_id: int) -> Message:
         """Store a pending answer that begins as this one does, text and view, and takes its place.
 

@@ -294,6 +294,8 @@ class RecordingView:
         self.is_working = True
         self.states.append("working")
 
+    def moved(self, from_id: int, to_id: int) -> None: ...
+
     def followed(self) -> None:
         self.is_followed = True
         self.states.append("followed")

@@ -26,7 +26,8 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
-    "gguf": {"engine/convert/gguf_source.py"},
+    "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
+    "huggingface_hub": {"engine/hub/hub.py"},
     "onnx": {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),
@@ -52,6 +53,7 @@ OWNERS: dict[str, set[str]] = {
     "sentencepiece": {
         "engine/text/tokenizer.py",
         "engine/convert/tokenizer_files.py",
+        "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
@@ -59,7 +61,7 @@ OWNERS: dict[str, set[str]] = {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
     "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
-    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/tokenizer_files.py"},
+    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
 }
 """Libraries, and the only files that import them."""
 

@@ -80,6 +80,8 @@ class Answering:
         """
         outcome = await self._make(job, tell)
         ending = await self._store(job, outcome)
+        if job.stop_reason is None and job.origin is not None:
+            ending = dataclasses.replace(ending, waiter_id=job.origin.user_id)
         if self._on_answered is not None:
             self._on_answered(outcome.state, outcome.completion)
         return ending

@@ -119,6 +119,10 @@ class AnswerQueues:
         lane = self._lanes.get(channel_id)
         return [] if lane is None else lane.jobs()
 
+    def unended(self, channel_id: int) -> list[Job]:
+        """Return the jobs of a conversation that are not yet shown to their end, in order."""
+        return [job for lane, job in self._all() if lane.channel_id == channel_id]
+
     def find(self, answer_id: int) -> Job | None:
         """Return the job of an answer that is not yet shown to its end."""
         return next((job for _, job in self._all() if job.answer_id == answer_id), None)

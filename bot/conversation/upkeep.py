@@ -152,6 +152,24 @@ class Upkeep:
                 job.is_outdated = is_newest
         return newest if job is None and is_newest else None
 
+    async def question_moved(
+        self, channel_id: int, from_id: int, to_id: int, author_name: str, content: str
+    ) -> bool:
+        """Let the copy of a question take its place, in what is stored and in what shows its answer.
+
+        Return whether there was such a question.
+        """
+        async with self._queues.entrance(channel_id):
+            asked = await self._conversations.find_by_discord_id(from_id)
+            moves = asked is not None and await self._conversations.turns.move_question(
+                from_id, to_id, author_name, content.strip()
+            )
+            if moves:
+                self._queues.reread(channel_id)
+                for job in self._queues.unended(channel_id):
+                    job.view.moved(from_id, to_id)
+        return moves
+
     async def _part_deleted(self, answer: Message, discord_id: int, cut: Cut) -> None:
         is_unfinished = self._queues.find(answer.id) is not None
         self._queues.stop(answer.id, StopReason.ANSWER_DELETED)

@@ -31,6 +31,8 @@ class Ending:
     """The question was edited while it was being answered."""
     thought: str = ""
     """What the model thought first, for views that show it; it is stored nowhere."""
+    waiter_id: int | None = None
+    """Who waited for it to the end; None where somebody ended it."""
 
 
 class AnswerView(Protocol):
@@ -50,6 +52,9 @@ class AnswerView(Protocol):
 
     def followed(self) -> None:
         """Learn that another answer waits behind this one, which is to be shown below it."""
+
+    def moved(self, from_id: int, to_id: int) -> None:
+        """Learn that another Discord message has taken the place of one that was asked."""
 
     def thinking(self, seconds: int) -> None:
         """Show that the model has been thinking for so long, and says nothing yet."""
@@ -136,6 +141,10 @@ class HeldView:
     def followed(self) -> None:
         """See `AnswerView.followed`."""
         self._do("followed", self._view.followed)
+
+    def moved(self, from_id: int, to_id: int) -> None:
+        """See `AnswerView.moved`."""
+        self._view.moved(from_id, to_id)
 
     def thinking(self, seconds: int) -> None:
         """See `AnswerView.thinking`."""

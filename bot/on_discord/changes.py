@@ -6,7 +6,7 @@ Knows nothing of when what is kept of a place goes. Nothing here raises.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 import discord
 
@@ -17,6 +17,7 @@ from bot.delivery.outbox import Buttons
 from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.answers.outboxes import answer_view
+from bot.on_discord.asking.messages import MessageIntake
 from bot.on_discord.asking.questions import question_of
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, origin_of_message
@@ -26,17 +27,14 @@ from storage.turns import NewestTurn
 
 _log = logging.getLogger(__name__)
 
-Take = Callable[[discord.Message, Bot], Awaitable[None]]
-
 
 class MessageChanges:
     """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, locales: Locales, take: Take) -> None:
-        """`take`: takes an edited message that was no question so far."""
+    def __init__(self, chat: ChatService, locales: Locales, intake: MessageIntake) -> None:
         self._chat = chat
         self._locales = locales
-        self._take = take
+        self._intake = intake
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked, or as a question if it was none."""
@@ -45,7 +43,7 @@ class MessageChanges:
                 arrival.edit(message)
                 await arrival.has_left.wait()  # what came too late to be taken with it is an edit after all
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
-                await self._take(message, bot)
+                await self._intake.take_edited(message, bot)
                 return
             question = await question_of(message, bot)
             await self._chat.check_text(origin_of_message(message), question.content)
@@ -58,7 +56,8 @@ class MessageChanges:
             await _offer_redo(message, turn, await self._locales.of(message.guild))
 
     async def deleted(self, channel_id: int, message_id: int) -> None:
-        """Forget what was deleted."""
+        """Forget what was deleted, unless it lives on in a copy."""
+        await self._intake.proxies.deleted(channel_id, message_id)
         try:
             await self._chat.upkeep.message_deleted(channel_id, message_id, cut_as_shown)
         except StorageError as error:

@@ -89,7 +89,7 @@ class LlamacordClient(discord.Client):
             metrics.refused,
             sees_all=sees_all_messages,
         )
-        self._changes = MessageChanges(chat, self._locales, self._intake.take_edited)
+        self._changes = MessageChanges(chat, self._locales, self._intake)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -188,7 +188,8 @@ class LlamacordClient(discord.Client):
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
         message = payload.message
-        if self.user is None or message.author.bot or message.edited_at is None or not message.content:
+        is_of_a_bot = message.author.bot and message.webhook_id is None  # copies for members change, too
+        if self.user is None or is_of_a_bot or message.edited_at is None or not message.content:
             return
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
@@ -279,6 +280,7 @@ class LlamacordClient(discord.Client):
             as_embeds=config.uses_embeds,
             hides_previews=config.hides_previews,
             shows_thoughts=config.shows_thoughts,
+            notify_after_s=config.notify_after_s,
             edit_interval_s=self._edit_interval_s,
             columns=self._columns,
             on_owed=self._endings.owe,

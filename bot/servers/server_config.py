@@ -23,6 +23,8 @@ MAX_WORD_CHARS = 60
 MAX_LIST_CHARS = 4000
 """As many as a field of a form on Discord takes."""
 MAX_PER_MINUTE = 1000
+WAITS_S = range(5, 3601)
+"""Seconds after which somebody may be notified."""
 
 Stored = str | int | float | bool | list[str] | list[int]
 
@@ -52,6 +54,8 @@ class ServerConfig:
     what a model no longer sees of a conversation is summed up for it, if the operator has that done.
     answer_defaults: parameters of answers, over the operator's. system_prompt: what the model is told first
     where a conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says.
+    notify_after_s: whoever asked is notified of an answer that took longer; None is never. proxies: bots of
+    which we answer what they post for members, as plural systems do.
     """
 
     allowed_channels: frozenset[int] = frozenset()
@@ -76,6 +80,8 @@ class ServerConfig:
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
     system_prompt: str | None = None
     language: str | None = None
+    notify_after_s: int | None = None
+    proxies: frozenset[int] = frozenset()
 
     def with_value(self, name: str, value: object) -> ServerConfig:
         """Return the settings with one of them changed. Raises `SettingError`."""
@@ -123,6 +129,12 @@ def _id(value: object) -> int | None:
 def _per_minute(value: object) -> int | None:
     if value is not None and (type(value) is not int or not 1 <= value <= MAX_PER_MINUTE):
         raise SettingError(phrase("config.bad_limit"))
+    return value
+
+
+def _wait_s(value: object) -> int | None:
+    if value is not None and (type(value) is not int or value not in WAITS_S):
+        raise SettingError(phrase("config.bad_wait", low=WAITS_S.start, high=WAITS_S.stop - 1))
     return value
 
 
@@ -220,4 +232,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "answer_defaults": _parameters,
     "system_prompt": _system_prompt,
     "language": _language,
+    "notify_after_s": _wait_s,
+    "proxies": _ids,
 }

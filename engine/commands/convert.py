@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from engine.advising.advice import bits_sentence
 from engine.commands import Subparsers, add_chat_template
 from engine.convert.converter import convert, open_source
+from engine.convert.source import ModelSource
+from engine.convert.weights import held_by
 from engine.describing.architecture import Precision
+from engine.describing.footprint import bit_shares, size
 from engine.text.chat_choice import named_chat
 
 
@@ -21,23 +26,32 @@ def add_to(commands: Subparsers) -> None:
         "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
     )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
+    add_options(command)
     command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
+    command.set_defaults(act=_convert)
+
+
+def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], object] = Path) -> None:
+    """Add what a conversion can be told, wherever weights come from; `adapter` reads one from its text."""
     add_chat_template(command)
     command.add_argument(
         "--adapter",
-        type=Path,
+        type=adapter,
         action="append",
         default=[],
         metavar="FOLDER",
         help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
     )
-    command.set_defaults(act=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    chat = named_chat(arguments.chat_template)
-    model = open_source(arguments.source, arguments.adapter, chat)
-    destination, precision = arguments.destination, Precision(arguments.precision)
+    source = open_source(arguments.source, arguments.adapter, named_chat(arguments.chat_template))
+    convert_into(source, arguments.destination, Precision(arguments.precision))
+    return 0
+
+
+def convert_into(model: ModelSource, destination: Path, precision: Precision) -> None:
+    """Convert what was opened, and say what came of it. Raises `ModelError`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -52,8 +66,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     for note in model.notes:
         console.print(note)
     kind = _describe(model.chat.format)
-    console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
-    return 0
+    num_bytes = sum(path.stat().st_size for path in destination.iterdir())
+    bits = bits_sentence(bit_shares(model.config, precision, held_by(model)))
+    console.print(
+        f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {size(num_bytes)} "
+        f"({bits}), {kind}."
+    )
 
 
 def _describe(chat_format: str | None) -> str:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from engine.advising.advice import Advice, Load, Speed, advise
+from engine.advising.advice import Advice, Load, Speed, advise, bits_sentence
 from engine.advising.gpu_advice import GpuAdvice, advise_gpu
 from engine.advising.inspection import Description, Inspection, inspect
 from engine.advising.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
@@ -96,9 +96,7 @@ def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:
     if found.description.precision is Precision.FP32:
         found.notes.append("In fp32 it runs on the CPU alone: for the GPU convert it to fp16, int8 or int4.")
     config, blocks = found.description.config, found.description.blocks
-    return advise_gpu(
-        config, device, free, load, has_4_bits=blocks.has_4_bits, has_zero_points=blocks.has_zero_points
-    )
+    return advise_gpu(config, device, free, load, has_4_bits=blocks.has_4_bits, held=blocks.held)
 
 
 def _measure(found: Inspection, machine: Resources, load: Load, progress: Progress) -> Measured:
@@ -245,12 +243,13 @@ def _system_prompt(text: str) -> str:
 def _memory_table(advice: Advice) -> Table:
     load = advice.load
     title = f"Memory for {load.num_conversations} conversations of up to {load.num_tokens} tokens"
-    table = _table(title, ("", "on disk", "weights", "KV", "in total", "fits"))
+    table = _table(title, ("", "weights in", "on disk", "weights", "KV", "in total", "fits"))
     for option in advice.candidates:
         memory = option.memory
         sizes = (option.disk_bytes, memory.weights, memory.kv, memory.total)
         name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
-        table.add_row(name, *(size(number) for number in sizes), str(option.fit))
+        bits = bits_sentence(option.bits)
+        table.add_row(name, bits, *(size(number) for number in sizes), str(option.fit))
     return table
 
 

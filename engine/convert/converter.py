@@ -13,9 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.convert.source import ModelSource, VerifiableSource
-from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
+from engine.convert.weights import WeightsReader, WeightsWriter, held_by, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import beside_bytes, conversion_bytes, running_weight_bytes, weight_bytes
+from engine.describing.footprint import (
+    beside_bytes,
+    conversion_bytes,
+    disk_bytes,
+    held_in,
+    running_weight_bytes,
+)
 from engine.describing.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -93,7 +99,7 @@ def convert(
         if destination.exists():
             raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
-        _check_space(parent, source.config, precision)
+        _check_space(parent, source, precision)
         _check_memory(source.config)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
@@ -108,8 +114,8 @@ def convert(
         ) from error
 
 
-def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
-    needed = weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
+def _check_space(folder: Path, source: ModelSource, precision: Precision) -> None:
+    needed = disk_bytes(source.config, precision, held_by(source)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -157,9 +163,8 @@ def _write(
 def _reference(folder: Path, manifest: Manifest) -> Reference | None:
     """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
     config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
-    needed = (
-        running_weight_bytes(config, precision, has_zero_points=True) + beside_bytes(config) + _SPARE_BYTES
-    )
+    weights = running_weight_bytes(config, precision, held_in(manifest.tensors))
+    needed = weights + beside_bytes(config) + _SPARE_BYTES
     if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
     return record_reference(folder, manifest, machine.num_physical_cores())

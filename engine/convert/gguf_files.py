@@ -50,7 +50,7 @@ class GGUFFiles:
         self.path = paths[0]
         readers = [_open(part) for part in paths]
         self.fields = readers[0].fields
-        self._check_parts(paths, readers)
+        _check_parts(paths, readers)
         self.tensors: dict[str, gguf.ReaderTensor] = {}
         for part, reader in zip(paths, readers, strict=True):
             for tensor in reader.tensors:
@@ -59,27 +59,27 @@ class GGUFFiles:
                         f"{part.name} has the tensor {tensor.name}, which another part has too."
                     )
                 self.tensors[tensor.name] = tensor
-
-    def _check_parts(self, paths: list[Path], readers: list[gguf.GGUFReader]) -> None:
-        for number, (path, reader) in enumerate(zip(paths, readers, strict=True)):
-            count, index = (_whole(reader, f"split.{key}") for key in ("count", "no"))
-            expected = len(paths) if len(paths) > 1 else 0
-            if (count or 0) > 1 and count != expected:
-                name = f"NAME-{(index or 0) + 1:05}-of-{count:05}.gguf"
-                raise ModelFormatError(
-                    f"{path.name} is one of {count} files of a model: give it back its name, {name}, "
-                    "beside the others."
-                )
-            if expected and (count != expected or index != number):
-                raise ModelFormatError(
-                    f"{path.name} is not part {number + 1} of this model. Get all parts anew."
-                )
         total = _whole(readers[0], "split.tensors.count")
-        found = sum(len(reader.tensors) for reader in readers)
-        if len(readers) > 1 and total is not None and total != found:
+        if len(paths) > 1 and total not in (None, len(self.tensors)):
             raise ModelFormatError(
-                f"{self.path.name} and its parts have {found} tensors, not {total}. Get them anew."
+                f"{self.path.name} and its parts have {len(self.tensors)} tensors, not {total}. "
+                "Get them anew."
             )
+
+
+def _check_parts(paths: list[Path], readers: list[gguf.GGUFReader]) -> None:
+    """Raise `ModelFormatError` where the parts do not call themselves parts of one model in this order."""
+    for number, (path, reader) in enumerate(zip(paths, readers, strict=True)):
+        count, index = (_whole(reader, f"split.{key}") for key in ("count", "no"))
+        expected = len(paths) if len(paths) > 1 else 0
+        if (count or 0) > 1 and count != expected:
+            name = f"NAME-{(index or 0) + 1:05}-of-{count:05}.gguf"
+            raise ModelFormatError(
+                f"{path.name} is one of {count} files of a model: give it back its name, {name}, "
+                "beside the others."
+            )
+        if expected and (count != expected or index != number):
+            raise ModelFormatError(f"{path.name} is not part {number + 1} of this model. Get all parts anew.")
 
 
 def _open(path: Path) -> gguf.GGUFReader:

@@ -14,6 +14,7 @@ _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MOST_ENTRIES = 2**24
 """Of fields, of tensors and of an array: a damaged file must not make us count for hours."""
+_ALIGNMENT = 32
 Scalar = str | int | float | bool
 
 
@@ -23,10 +24,10 @@ class IncompleteError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """fields: the single values. num_bytes: how long the header is, names and places of tensors included."""
+    """fields: the single values. places: where each tensor's values begin in the file."""
 
     fields: Mapping[str, Scalar]
-    num_bytes: int
+    places: Mapping[str, int]
 
     @property
     def kind(self) -> str:
@@ -48,10 +49,14 @@ def read_header(content: bytes) -> GGUFHeader:
         key, value = walk.text(), walk.value(walk.number("I"))
         if value is not None:
             fields[key] = value
+    offsets: dict[str, int] = {}
     for _ in range(num_tensors):
-        walk.text()
-        walk.skip(8 * walk.number("I") + 4 + 8)  # dimensions, type, place
-    return GGUFHeader(fields, walk.position)
+        name = walk.text()
+        walk.skip(8 * walk.number("I") + 4)  # dimensions and type
+        offsets[name] = walk.number("Q")
+    alignment = max(1, int(fields.get("general.alignment", _ALIGNMENT)))
+    start = -(-walk.position // alignment) * alignment
+    return GGUFHeader(fields, {name: start + offset for name, offset in offsets.items()})
 
 
 class _Walk:

@@ -81,7 +81,8 @@ class GGUFSource:
         self.bos_id = self._token_id("bos", 1)
         self.eos_id = self._token_id("eos", 2)
         self.stop_ids = tuple(sorted(self._ends() - {self.eos_id}))
-        self.chat = self._read_chat() if chat is None else chat
+        template = str(self._field("tokenizer.chat_template", " ")) if chat is None else chat.template
+        self.chat = chat if chat is not None and not template else self._detected(template)
         self.sampling: Mapping[str, float] = read_gguf_sampling(self._field)
         self.origin = {
             "format": "gguf",
@@ -200,9 +201,8 @@ class GGUFSource:
         known = {control[text] for text in END_TOKENS if text in control}
         return known | {self._token_id(kind, self.eos_id) for kind in ("eot", "eom")}
 
-    def _read_chat(self) -> ChatSpec:
-        """Return the format of the file's template; of several, the one without a name is for plain chat."""
-        template = str(self._field("tokenizer.chat_template", " "))
+    def _detected(self, template: str) -> ChatSpec:
+        """Return the chat format of a template in this model."""
         pieces = self._field("tokenizer.ggml.tokens", ())
         names = {
             f"{kind}_token": pieces[token]

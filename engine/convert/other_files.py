@@ -16,23 +16,23 @@ CONFIG_FILE = "config.json"
 _LOOK = 2**22
 """Bytes at the beginning of a file; what a GGUF file says of itself is among the first."""
 _SHOWN_CHARACTERS = 80
-_GET_GGUF = "Get the model as a GGUF file (Q4_K_M, for example), or as a folder in the safetensors format."
+GET_ANOTHER_FORM = "Get the model as a GGUF file (such as Q4_K_M) or as a folder in the safetensors format."
 
 _FIRST_BYTES: tuple[tuple[tuple[bytes, ...], str], ...] = (
     (
         (b"lmgg", b"fmgg", b"tjgg"),
         "is in llama.cpp's format of before August 2023 (GGML), which is no longer read. Get it as GGUF.",
     ),
-    ((b"algg",), f"is a LoRA adapter in llama.cpp's old format. {_GET_GGUF}"),
+    ((b"algg",), f"is a LoRA adapter in llama.cpp's old format. {GET_ANOTHER_FORM}"),
     (
         (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
-        f"is a PyTorch file, a pickle that may run any code, or a ZIP archive. {_GET_GGUF}",
+        f"is a PyTorch file, a pickle that may run any code, or a ZIP archive. {GET_ANOTHER_FORM}",
     ),
     (
         (b"\x1f\x8b", b"7z\xbc\xaf", b"\xfd7zXZ", b"BZh", b"Rar!", b"\x28\xb5\x2f\xfd"),
         "is an archive: unpack it first.",
     ),
-    ((b"\x89HDF",), f"is a file of Keras or TensorFlow. {_GET_GGUF}"),
+    ((b"\x89HDF",), f"is a file of Keras or TensorFlow. {GET_ANOTHER_FORM}"),
 )
 _GGUF_KINDS = {
     "adapter": "is a LoRA adapter, not a model. Take the adapter's folder as peft saved it, with --adapter.",
@@ -127,7 +127,7 @@ def _file(path: Path, content: bytes) -> str:
         words = " ".join(content.decode("ascii").split())
         shown = words if len(words) <= _SHOWN_CHARACTERS else f"{words[: _SHOWN_CHARACTERS - 1]}…"
         return f'is a text, not a model: "{shown}". The download failed.'
-    return f"is not a GGUF file, nor anything else that can be converted. {_GET_GGUF}"
+    return f"is not a GGUF file, nor anything else that can be converted. {GET_ANOTHER_FORM}"
 
 
 def _folder(folder: Path, with_adapter: bool) -> str:
@@ -180,8 +180,8 @@ def _metas_own(folder: Path) -> str:
     if not (folder / "params.json").exists():
         return ""
     if (folder / "consolidated.safetensors").exists():
-        return f"is in Mistral's own format, without {CONFIG_FILE}. {_GET_GGUF}"
-    return f'is Meta\'s own download, made of pickles. Get the model whose name ends with "-hf". {_GET_GGUF}'
+        return f"is in Mistral's own format, without {CONFIG_FILE}. {GET_ANOTHER_FORM}"
+    return f"is Meta's own download, made of pickles. {GET_ANOTHER_FORM} Its name ends with hf or GGUF."
 
 
 def _ggufs(folder: Path) -> str:
@@ -191,12 +191,16 @@ def _ggufs(folder: Path) -> str:
 
 def _pickles(folder: Path) -> str:
     names = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
-    return f"holds {names[0]}, a pickle that may run any code when it is opened. {_GET_GGUF}" if names else ""
+    return (
+        f"holds {names[0]}, a pickle that may run any code when it is opened. {GET_ANOTHER_FORM}"
+        if names
+        else ""
+    )
 
 
 def _of_onnx(folder: Path) -> str:
     found = next((path for kind in ("*.onnx", "*/*.onnx") for path in folder.glob(kind)), None)
-    return f"holds ONNX files of another program ({found.name}). {_GET_GGUF}" if found else ""
+    return f"holds ONNX files of another program ({found.name}). {GET_ANOTHER_FORM}" if found else ""
 
 
 def _cache(folder: Path) -> str:

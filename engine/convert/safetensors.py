@@ -111,8 +111,8 @@ def _entry(raw: dict[str, Any], start: int, size: int) -> _Entry:
     return _Entry(kind, shape, start + begin, end - begin)
 
 
-_INDEX_FILE = "model.safetensors.index.json"
-_SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 
 
 class SafetensorsFolder:
@@ -145,14 +145,14 @@ class SafetensorsFolder:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / _INDEX_FILE
+    index = folder / INDEX_FILE
     if index.exists():
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not places:
             raise ModelFormatError(f"{index} does not say which file holds which tensor.")
         return [_beside(index, name) for name in sorted(set(map(str, places.values())))]
-    if (folder / _SINGLE_FILE).exists():
-        return [folder / _SINGLE_FILE]
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))

@@ -50,10 +50,10 @@ class ModelSource(Protocol):
     stop_ids: tuple[int, ...]
     """What ends the model's turn beside `eos_id`, often nothing."""
     origin: dict[str, str]
-    notes: tuple[str, ...]
-    """What its user should know of how it is taken."""
     sampling: Mapping[str, float]
     """Its authors' advice on how to sample, by the names of `SamplingParams`."""
+    notes: tuple[str, ...]
+    """What its user should know of how it is taken."""
 
     def tensor(self, name: str) -> FloatArray:
         """Return one tensor as float32. Raises `ModelFormatError` when it is missing or unreadable."""
@@ -98,8 +98,8 @@ class SyntheticSource:
     bos_id = 0
     eos_id = 1
     stop_ids: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
     sampling: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig) -> None:
         self.config = config

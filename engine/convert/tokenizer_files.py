@@ -85,6 +85,8 @@ class SentencePieceFile:
         try:
             self._original = path.read_bytes()
             self._model.ParseFromString(self._original)
+            if not self._model.pieces:
+                raise ValueError("no pieces")
         except OSError as error:
             raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
         except Exception as error:
@@ -179,6 +181,12 @@ class TokenizersFile:
         ]
         # Cutting and padding are for training.
         changed = self._raw | {"added_tokens": tokens, "truncation": None, "padding": None}
+        vocabulary = self._raw["model"]["vocab"]
+        beside = [token for token in tokens if token["content"] not in vocabulary]
+        if [token["id"] for token in beside] != [*range(len(vocabulary), len(vocabulary) + len(beside))]:
+            # The library numbers them on, whatever their ids: only what is in the vocabulary may have gaps.
+            own = vocabulary | {token["content"]: token["id"] for token in beside}
+            changed["model"] = self._raw["model"] | {"vocab": own}
         path.write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
 
 

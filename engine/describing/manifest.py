@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -110,13 +111,15 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        """Write the manifest into `folder`."""
+        """Write the manifest into `folder`, at once: whoever reads it meanwhile reads a whole one."""
         described = asdict(self)
         decoder = described["decoder"] = _decoder_json(self.decoder)
         if decoder.keys() & _SINCE_VERSION_4:
             described["format_version"] = _NEWEST_VERSION
         text = json.dumps(described, indent=1, ensure_ascii=False)
-        (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        partial = folder / f".{MANIFEST_FILE}.{os.getpid()}"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(folder / MANIFEST_FILE)
 
 
 _SINCE_VERSION_4 = frozenset(

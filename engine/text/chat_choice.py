@@ -178,7 +178,9 @@ class _Written:
             for system in _SYSTEM
             for dialog in self.bare[:: len(_SYSTEM)]
         ]
-        rendered = process.render([*self.bare, *self.told])
+        emptied = [ChatMessage("system", ""), *self.bare[0]]
+        *rendered, last = process.render([*self.bare, *self.told, emptied])
+        self.writes_empty_system = last.text == _chatml_text(emptied)
         texts = [None if one.error is not None else one.text for one in rendered]
         self.bare_texts, self.told_texts = texts[: len(self.bare)], texts[len(self.bare) :]
 
@@ -196,7 +198,8 @@ def _as_chatml(written: _Written) -> ChatSpec | None:
     opening = "<|im_start|>system\n"
     first = written.bare_texts[0] or ""
     default = first.removeprefix(opening).partition("<|im_end|>")[0] if first.startswith(opening) else ""
-    return ChatSpec("chatml", default) if written.matches(_chatml_text, default) else None
+    is_chatml = written.writes_empty_system and written.matches(_chatml_text, default)
+    return ChatSpec("chatml", default) if is_chatml else None
 
 
 def _chatml_text(dialog: Dialog) -> str:

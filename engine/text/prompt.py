@@ -54,6 +54,7 @@ class ChatMLFormat:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
+        check_tokens(ChatSpec("chatml"), tokenizer.special_ids)
         self._start = tokenizer.special_ids["<|im_start|>"]
         self._end = tokenizer.special_ids["<|im_end|>"]
         self.stop_ids = frozenset({self._end, *stop_ids})

@@ -63,8 +63,8 @@ class TinySource:
     bos_id = BOS_ID
     eos_id = EOS_ID
     stop_ids: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
     sampling: Mapping[str, float] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig | None = None, seed: int = 0) -> None:
         self.config = config or tiny_config()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from bot.conversation.views import Ending
 from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
 from bot.delivery.delivery import UNSHOWN, Delivery, Outcome
-from bot.delivery.outbox import Buttons
+from bot.delivery.outbox import Buttons, OutboxError
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, DiscordOutbox, InteractionOutbox
 from bot.on_discord.interactions import DISCORD_FAILURES
@@ -49,6 +49,7 @@ class DiscordAnswer:
         as_embeds: bool = False,
         hides_previews: bool = True,
         shows_thoughts: bool = False,
+        notify_after_s: int | None = None,
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
         columns: Columns | None = None,
@@ -56,6 +57,7 @@ class DiscordAnswer:
         on_shown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`locale`: of the readers. `outbox`: shows it instead of the channel. `columns`: of all channels.
+        `notify_after_s`: whoever waited longer than that, from now on, is notified.
 
         `on_owed` is told of channel, answer and outcome where the ending could not be shown; `on_shown` is
         called once nothing is left to be shown.
@@ -70,6 +72,7 @@ class DiscordAnswer:
         self._as_embeds = as_embeds
         self._hides_previews = hides_previews
         self.shows_thoughts = shows_thoughts
+        self._notify_at_s = None if notify_after_s is None else loop_seconds() + notify_after_s
         self._edit_interval_s = edit_interval_s
         self._columns = Columns() if columns is None else columns
         self._column = Column() if channel is None else self._columns.of(channel.id)
@@ -77,6 +80,7 @@ class DiscordAnswer:
         self._part_ids: list[int] = []
         self._outbox: DiscordOutbox | InteractionOutbox | None = None
         self._delivery: Delivery | None = None
+        self._moving = Tasks()
         self._typing = Tasks()
         self._is_typing = False
 
@@ -131,6 +135,21 @@ class DiscordAnswer:
         if not self._has_message and self._given_outbox is None:
             self.update("")
 
+    def moved(self, from_id: int, to_id: int) -> None:
+        """Reply to the message that has taken the place of the one asked; what is shown comes anew."""
+        if self._trigger_id != from_id or not isinstance(self._outbox, DiscordOutbox):
+            return
+        self._trigger_id = to_id
+        self._outbox.reply_to(to_id)
+        if self._part_ids and self._delivery is not None:
+            self._moving.start(self._move(self._delivery), "replying to a copy")
+
+    async def _move(self, delivery: Delivery) -> None:
+        try:
+            await delivery.withdraw()
+        except OutboxError as error:
+            _log.info("Answer %d: what is shown could not be taken away: %s", self._answer_id, error)
+
     def thinking(self, seconds: int) -> None:
         """Show for how long the model has been thinking."""
         self._say(phrase("answer.thinking", seconds=seconds))
@@ -160,8 +179,21 @@ class DiscordAnswer:
             await self._note_shown(ending.answer_id)
         else:
             self._on_owed(self._channel.id, ending.answer_id, result.outcome)
+        if result.outcome is Outcome.SHOWN and result.parts:
+            await self._notify(ending.waiter_id, result.parts[0])
         if self._on_shown is not None:
             await self._on_shown()
+
+    async def _notify(self, user_id: int | None, discord_id: int) -> None:
+        """Notify whoever waited long for what a message shows: edits notify nobody."""
+        is_long = self._notify_at_s is not None and loop_seconds() > self._notify_at_s
+        if user_id is None or not is_long or not isinstance(self._outbox, DiscordOutbox):
+            return
+        try:
+            sentence = phrase("answer.notify", user=f"<@{user_id}>")
+            await self._outbox.notify(user_id, discord_id, render(sentence, self._locale))
+        except OutboxError as error:
+            _log.info("Answer %d: nobody was notified: %s", self._answer_id, error)
 
     def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
         if self._given_outbox is not None:

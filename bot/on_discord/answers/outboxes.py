@@ -82,6 +82,10 @@ class DiscordOutbox:
         self._newest_id = trigger_id or 0
         self._nonce = _new_nonce()
 
+    def reply_to(self, trigger_id: int) -> None:
+        """Reply to this message from now on."""
+        self._trigger_id = trigger_id
+
     async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
         """Send a message and return its id. A repeated attempt never makes a second message."""
         with translated():
@@ -115,6 +119,17 @@ class DiscordOutbox:
         with translated(), suppress(discord.NotFound):
             await self._message(discord_id).delete()
         self._shown.discard(discord_id)
+
+    async def notify(self, user_id: int, discord_id: int, sentence: str) -> None:
+        """Send `sentence`, which mentions a person, as a reply to a message; nothing else ever pings."""
+        pinged = discord.AllowedMentions(
+            everyone=False, roles=False, replied_user=False, users=[discord.Object(user_id)]
+        )
+        reference = discord.MessageReference(
+            message_id=discord_id, channel_id=self._channel.id, fail_if_not_exists=False
+        )
+        with translated():
+            await self._channel.send(sentence, reference=reference, allowed_mentions=pinged)
 
     def _note(self, discord_id: int) -> None:
         self._shown.add(discord_id)

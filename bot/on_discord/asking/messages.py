@@ -16,15 +16,16 @@ import discord
 
 from bot.conversation.intake import Arrival
 from bot.conversation.jobs import Question
-from bot.conversation.mentions import Bot, has_words, is_for_us, is_from_a_person
+from bot.conversation.mentions import Bot, Incoming, has_words, is_for_us, is_from_a_person
 from bot.conversation.service import ChatService
 from bot.errors import BlockedError, EmptyQuestionError, NotHereError, RefusalError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
 from bot.on_discord.asking.overheard import Overheard
+from bot.on_discord.asking.proxies import Proxies
 from bot.on_discord.asking.questions import question_of
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
-from bot.on_discord.origins import Locales, incoming_of, may_answer, ref_of
+from bot.on_discord.origins import Locales, incoming_of, may_answer, origin_of_message, ref_of
 from bot.servers.rates import Buckets, Rate, RefusalPace, loop_seconds
 from bot.servers.servers import Servers
 from storage.errors import DuplicateMessageError
@@ -72,6 +73,7 @@ class MessageIntake:
         self._on_refusal = on_refusal
         self._sees_all = sees_all
         self._overheard = Overheard(chat, servers, sees_all=sees_all)
+        self.proxies = Proxies(servers)
         self._refusal_pace = RefusalPace(loop_seconds)
         self._sentences = Buckets(loop_seconds)
         self._tried: OrderedDict[int, set[int]] = OrderedDict()
@@ -82,10 +84,40 @@ class MessageIntake:
         if message.guild is None and not isinstance(message.channel, discord.DMChannel):
             _log.info("A message came from a server that Discord has not announced")
             return  # without its server it would look like a direct message
+        if message.webhook_id is not None:
+            await self._take_copy(message, bot)
+            return
         incoming = incoming_of(message)
-        is_addressed = is_for_us(incoming, bot)
-        if is_addressed or is_from_a_person(incoming):
-            await self._ask(message, bot, is_addressed=is_addressed)
+        if is_for_us(incoming, bot) or is_from_a_person(incoming):
+            original = await self.proxies.see(message)
+            if original is None or not await self.proxies.is_replaced(original):
+                is_refused = not await self._ask(message, message, bot, incoming)
+                if original is not None:
+                    original.is_refused = is_refused
+
+    async def _take_copy(self, copy: discord.Message, bot: Bot) -> None:
+        """Answer what was posted for a member, whose message it takes the place of."""
+        original = await self.proxies.claim(copy)
+        if original is None:
+            return
+        try:
+            channel_id, asked = copy.channel.id, original.message
+            if (arrival := self._chat.arrivals.find(channel_id, asked.id)) is not None:
+                await arrival.has_left.wait()
+            name = copy.author.display_name
+            content = (await question_of(copy, bot)).content
+            if await self._chat.upkeep.question_moved(channel_id, asked.id, copy.id, name, content):
+                return
+        except Exception as error:  # noqa: BLE001 - the edge: the copy is a question all the same
+            if not is_expected(error):
+                _log.exception("A copy could not take the place of its original")
+        finally:
+            original.settle()
+        if not original.is_refused:
+            incoming = dataclasses.replace(
+                incoming_of(copy), author_id=asked.author.id, is_bot=False, is_webhook=False
+            )
+            await self._ask(copy, asked, bot, incoming)
 
     async def take_edited(self, message: discord.Message, bot: Bot) -> None:
         """Answer a message that was no question when it was written, if its edit speaks to us."""
@@ -105,11 +137,19 @@ class MessageIntake:
             self._tried.popitem(last=False)
         return is_new
 
-    async def _ask(self, message: discord.Message, bot: Bot, *, is_addressed: bool) -> None:
+    async def _ask(
+        self, message: discord.Message, written: discord.Message, bot: Bot, incoming: Incoming
+    ) -> bool:
+        """Take a message as a question if it is one; return False where that was refused.
+
+        written: what the person wrote who asks; another message than `message` where that is a copy.
+        """
         refusal: Exception | None = None
-        with self._chat.arrivals.enter(message.channel.id, message.id, message.author.id) as arrival:
+        is_addressed = is_for_us(incoming, bot)
+        with self._chat.arrivals.enter(message.channel.id, message.id, incoming.author_id) as arrival:
             try:
-                await self._take_in(message, bot, arrival, is_addressed=is_addressed)
+                if is_addressed or await self._overheard.is_for_us(message, incoming, bot):
+                    await self._take_in(message, written, bot, arrival, is_addressed=is_addressed)
             except DuplicateMessageError:
                 _log.info("A question arrived twice")
             except Exception as error:  # noqa: BLE001 - the edge: whoever asks gets an answer
@@ -118,14 +158,19 @@ class MessageIntake:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
             self._is_new_try(message)
-            await self._say_why(message, refusal, is_addressed=is_addressed)
+            await self._say_why(message, incoming.author_id, refusal, is_addressed=is_addressed)
+        return refusal is None or arrival.is_withdrawn
 
     async def _take_in(
-        self, message: discord.Message, bot: Bot, arrival: Arrival, *, is_addressed: bool
+        self,
+        message: discord.Message,
+        written: discord.Message,
+        bot: Bot,
+        arrival: Arrival,
+        *,
+        is_addressed: bool,
     ) -> None:
         """Take a message as a question, in the order in which all came and with its newest text."""
-        if not is_addressed and not await self._overheard.is_for_us(message, incoming_of(message), bot):
-            return
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
@@ -134,6 +179,9 @@ class MessageIntake:
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
             question = dataclasses.replace(question, content=(await question_of(edited, bot)).content)
+        if written is not message:
+            asked_from = origin_of_message(written)
+            question = dataclasses.replace(question, author_id=written.author.id, origin=asked_from)
         is_said = bool(question.content.strip()) and not (
             is_addressed and _NO_WORD.fullmatch(question.content)
         )
@@ -182,17 +230,21 @@ class MessageIntake:
             _log.info("What was said before a mention could not be read: %s", type(error).__name__)
         return found[::-1]
 
-    async def _say_why(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> None:
+    async def _say_why(
+        self, message: discord.Message, author_id: int, refusal: Exception, *, is_addressed: bool
+    ) -> None:
         """Say why a question is not taken, unless that would be too much."""
         self._on_refusal(refusal)
         if not is_expected(refusal):
             _log.error("A question could not be taken", exc_info=refusal)
-        if self._may_tell(message, refusal, is_addressed=is_addressed):
+        if self._may_tell(message, author_id, refusal, is_addressed=is_addressed):
             await self._refuse(message, sentence_for(refusal))
 
-    def _may_tell(self, message: discord.Message, refusal: Exception, *, is_addressed: bool) -> bool:
+    def _may_tell(
+        self, message: discord.Message, author_id: int, refusal: Exception, *, is_addressed: bool
+    ) -> bool:
         """Tell whether to say why; if so, that is counted."""
-        author_id, guild_id = message.author.id, _guild_id(message)
+        guild_id = _guild_id(message)
         if not is_addressed and (isinstance(refusal, QUIET) or not has_words(message.content)):
             return False
         if isinstance(refusal, RefusalError):

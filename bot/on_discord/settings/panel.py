@@ -22,7 +22,10 @@ SWITCHES = (
 )
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""
-_ON_SECOND_PAGE = {"free_channels", "language", "answer_defaults", "system_prompt"}
+_ON_SECOND_PAGE = {
+    *("free_channels", "language", "answer_defaults", "system_prompt"),
+    *("notify_after_s", "proxies"),
+}
 """Settings that are changed there: Discord shows five rows at a time."""
 _PLACES = [
     discord.ChannelType.text,
@@ -36,8 +39,11 @@ FORMS: dict[str, tuple[str, ...]] = {
     "answer_lists": ("answer_words", "answer_patterns"),
     "limits": ("user_per_minute", "server_per_minute"),
     "answers": ("answer_defaults",),
+    "notify": ("notify_after_s",),
 }
 """The forms, and the settings that each of them has."""
+NUMBERS = {"user_per_minute", "server_per_minute", "notify_after_s"}
+MAX_PROXIES = 5
 _FIELD_LABELS = {
     "question_words": "config.field_words",
     "question_patterns": "config.field_patterns",
@@ -46,6 +52,7 @@ _FIELD_LABELS = {
     "user_per_minute": "config.field_user_per_minute",
     "server_per_minute": "config.field_server_per_minute",
     "answer_defaults": "config.field_answer_defaults",
+    "notify_after_s": "config.field_notify_after_s",
 }
 
 
@@ -72,7 +79,7 @@ def form(name: str, config: ServerConfig, locale: object) -> discord.ui.Modal:
         timeout=600.0,
     )
     for setting in FORMS[name]:
-        is_number = setting.endswith("_per_minute")
+        is_number = setting in NUMBERS
         modal.add_item(
             discord.ui.TextInput[discord.ui.Modal](
                 label=render(phrase(_FIELD_LABELS[setting]), locale)[:45],
@@ -116,12 +123,14 @@ def _access_lines(config: ServerConfig) -> list[str]:
 def _answer_lines(config: ServerConfig) -> list[str]:
     language = LANGUAGE_NAMES[config.language] if config.language else phrase("config.language_of_discord")
     defaults = written_parameters(config.answer_defaults).items()
-    prompt = config.system_prompt
+    prompt, wait_s = config.system_prompt, config.notify_after_s
     return [
         phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or "—"),
         phrase("config.language_is", value=language),
         phrase("config.answers_are", value=", ".join(f"{name} = {text}" for name, text in defaults) or "—"),
         phrase("config.prompt_is_own", characters=len(prompt)) if prompt else phrase("config.prompt_is_not"),
+        phrase("config.notify_is", seconds=wait_s) if wait_s else phrase("config.notify_is_not"),
+        phrase("config.proxies_are", value=_mentions(config.proxies, "<@{}>") or "—"),
     ]
 
 
@@ -153,8 +162,17 @@ def _second_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
     languages = [of_discord, *LANGUAGE_NAMES.items()]
     chosen = [config.language or AS_DISCORD_SAYS]
     yield _choices("language", languages, chosen, locale, min_values=1, max_values=1)
+    proxies = discord.ui.UserSelect[discord.ui.View](
+        custom_id=id_of(Press.CONFIG, "proxies"),
+        placeholder=render(phrase("config.choose_proxies"), locale),
+        min_values=0,
+        max_values=MAX_PROXIES,
+        default_values=_defaults(config.proxies, discord.User),
+    )
+    yield Lasting(proxies)
     yield _button("prompt", "config.prompt", locale)
     yield _button("answers", "config.answers", locale)
+    yield _button("notify", "config.notify", locale)
     yield _button("page:first", "config.back", locale)
 
 
@@ -214,6 +232,9 @@ def _mentions(ids: frozenset[int], form: str) -> str:
 
 
 def _defaults(ids: Any, kind: Any) -> list[discord.SelectDefaultValue]:
-    is_role = kind is discord.Role
-    value_type = discord.SelectDefaultValueType.role if is_role else discord.SelectDefaultValueType.channel
+    types = {
+        discord.Role: discord.SelectDefaultValueType.role,
+        discord.User: discord.SelectDefaultValueType.user,
+    }
+    value_type = types.get(kind, discord.SelectDefaultValueType.channel)
     return [discord.SelectDefaultValue(id=one, type=value_type) for one in sorted(ids)]

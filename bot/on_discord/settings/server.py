@@ -29,6 +29,7 @@ from bot.on_discord.origins import Interaction
 from bot.on_discord.settings.panel import (
     AS_DISCORD_SAYS,
     FORMS,
+    NUMBERS,
     SWITCHES,
     form,
     page_of,
@@ -176,6 +177,11 @@ def _changes(interaction: Interaction, name: str, value: str, selected: list[str
             return {name: next((one for one in selected if one != AS_DISCORD_SAYS), None)}
         case "allowed_channels" | "allowed_roles" | "free_channels":
             return {name: [int(one) for one in selected if one.isdecimal()]}
+        case "proxies":
+            people = data_of(interaction).get("resolved", {}).get("users", {})
+            if not all(people.get(one, {}).get("bot") for one in selected):
+                raise SettingError(phrase("config.not_a_bot"))
+            return {name: [int(one) for one in selected if one.isdecimal()]}
         case "log_channel":
             ids = [int(one) for one in selected if one.isdecimal()]
             return {name: _log_channel(interaction, ids[0]) if ids else None}
@@ -196,9 +202,9 @@ def _log_channel(interaction: Interaction, channel_id: int) -> int:
 
 def _read(setting: str, written: str) -> object:
     """Return what was written in a field as a setting is given. Raises `SettingError`."""
-    if not setting.endswith("_per_minute"):
+    if setting not in NUMBERS:
         return written.splitlines()
     text = written.strip()
-    if text and not text.isdecimal():
-        raise SettingError(phrase("config.bad_limit"))
-    return int(text) if text else None
+    if not text.isdecimal():
+        return text or None  # what is no number is refused as a setting, with what may be one
+    return int(text[:9])

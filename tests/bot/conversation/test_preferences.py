@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ async def test_a_conversations_text_follows_the_guidance_and_is_counted_with_it(
     assert told.origin == "set for this conversation"
     preferences.defaults = REPLACEABLE
     assert await prompts.read(HERE) == SystemPrompt("Rhyme.", "Rhyme.", is_guided=False)
+
+
+async def test_a_models_own_values_follow_the_model(preferences: Preferences) -> None:
+    assert (await preferences.parameters(1)).sampling.temperature == 0.7
+    engine = preferences._engine
+    assert isinstance(engine, ScriptedEngine)
+    engine.info = replace(engine.info, sampling={"temperature": 0.2, "top_k": 20})
+    assert (await preferences.parameters(1)).sampling.temperature == 0.2
+    said = await preferences.describe(HERE)
+    assert "**temperature** = `0.2` (the model's own, 0 to 2)" in said[0]
+    await preferences.set(HERE, "temperature", "0.5", by_user_id=1)
+    assert "(set here; without that 0.2," in (await preferences.describe(HERE))[0]
+    preferences.defaults = replace(SAFE, chosen=frozenset({"top_k"}))
+    assert preferences.defaults.sampling.top_k == 40
 
 
 async def test_presets(preferences: Preferences, prompts: SystemPrompts) -> None:

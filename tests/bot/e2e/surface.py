@@ -205,7 +205,7 @@ def before_panel(name: str) -> Before:
     return second_page if name in SECOND_PAGE else panel
 
 
-SECOND_PAGE = ("free_channels", "language", "prompt", "answers")
+SECOND_PAGE = ("free_channels", "language", "prompt", "answers", "notify", "proxies")
 
 
 async def panel(world: World, person: Person) -> None:
@@ -364,6 +364,7 @@ ROWS = [
             ("page", "Language of this server", None),
             ("free_channels", "", lambda _: []),
             ("language", "Language of this server: Deutsch", lambda _: ["de"]),
+            ("proxies", "Bots that post for members", lambda _: []),
             ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )

@@ -17,6 +17,7 @@ import simcord
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
+from bot.language.phrases import phrase, render
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics
 from bot.parameters import ChatParameters
@@ -242,13 +243,18 @@ class World:
         return [m for row in rows for m in await self.conversations.recent(row["id"], 100)]
 
     def check_no_pings(self) -> None:
-        """Assert that no request could have pinged anybody."""
+        """Assert that no request could have pinged anybody but whoever is told that an answer is there."""
         for request in self.env.http_requests:
             body = request.json if isinstance(request.json, dict) else {}
             message = body.get("data") if "/callback" in request.path else body
             if isinstance(message, dict) and "content" in message:
                 assert message["allowed_mentions"]["parse"] == [], request.path
                 assert not message["allowed_mentions"].get("replied_user"), request.path
+                assert not message["allowed_mentions"].get("roles"), request.path
+                pinged = message["allowed_mentions"].get("users", [])
+                assert pinged == [] or message["content"] == render(
+                    phrase("answer.notify", user=f"<@{pinged[0]}>"), "en"
+                ), request.path
 
 
 def said(result: simcord.InteractionResult) -> str:

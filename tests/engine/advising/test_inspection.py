@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from engine import __main__ as cli
-from engine.advising.advice import Blocks
 from engine.advising.inspection import inspect
 from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
 from engine.describing.architecture import Precision
-from engine.describing.footprint import weight_bytes
+from engine.describing.footprint import Kept, disk_bytes
 from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, describe_files, load_manifest
 from engine.machine import machine
 from engine.machine.cgroups import Limits
@@ -81,12 +80,12 @@ def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Pa
     for path in (file, folder):
         description = inspect(path).description
         assert description is not None
-        assert description.blocks == Blocks(has_4_bits=True, has_zero_points=kind == QuantType.Q4_1)
-        expected = weight_bytes(
-            description.config, Precision.INT4, has_zero_points=description.blocks.has_zero_points
-        )
+        assert description.blocks.has_4_bits
+        held = description.blocks.held
+        assert held["layers.0.qkv"] == Kept(4, kind == QuantType.Q4_1)
         written = (folder / WEIGHTS_FILE).stat().st_size
-        assert expected - 1024 <= written < expected + 100 * 4096
+        assert disk_bytes(description.config, Precision.INT4, held) - 4096 <= written
+        assert written <= disk_bytes(description.config, Precision.INT4, held)
 
 
 def test_a_released_model_is_explained() -> None:

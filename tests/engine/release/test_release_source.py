@@ -162,8 +162,8 @@ class WrongSource:
         self.name, self.chat, self.origin = self._source.name, self._source.chat, self._source.origin
         self.bos_id, self.eos_id = 1, 2
         self.stop_ids: tuple[int, ...] = ()
-        self.notes: tuple[str, ...] = ()
         self.sampling: Mapping[str, float] = {}
+        self.notes: tuple[str, ...] = ()
         self.config = change(self._source.config)
         self.verify, self.save_tokenizer = self._source.verify, self._source.save_tokenizer
         self.blocks = self._source.blocks

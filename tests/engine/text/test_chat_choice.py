@@ -26,7 +26,7 @@ WITH_DEFAULT = (
     "{%- if messages[0].role == 'system' %}"
     "{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}"
     "{%- else %}{{- '<|im_start|>system\\n" + DEFAULT + "<|im_end|>\\n' }}{%- endif %}"
-    "{%- for message in messages if not (loop.first and message.role == 'system') %}"
+    "{%- for message in (messages[1:] if messages[0].role == 'system' else messages) %}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}{%- endfor %}"
     "{%- if tools %}# Tools{%- endif %}{{- '<|im_start|>assistant\\n' }}"
 )
@@ -63,6 +63,11 @@ SPACED = (
         (BARE_SYSTEM, "jinja", ""),
         (SPACED, "jinja", ""),
         ("{{ bos_token }}" + CHATML, "jinja", ""),
+        (
+            CHATML.replace("{{ '<|im", "{{ '' if not message.content and loop.first else '<|im", 1),
+            "jinja",
+            "",
+        ),
         (LLAMA_2.replace("text.strip()", "text"), "jinja", ""),
         (LLAMA_2.replace("+ ' ' + eos_token", "+ eos_token"), "jinja", ""),
         (chat_templates.THINKING, "jinja", ""),
@@ -105,9 +110,10 @@ def opened(
     folder: Path, kind: str, control: tuple[str, ...], chat: ChatSpec | None
 ) -> tuple[ChatSpec, Tokenizer]:
     """Open a folder with a tokenizer of this kind and no template, to be used with `chat`."""
-    size = KINDS[kind].tokenizer(control).get_vocab_size()
-    model = TinyHuggingFace(tiny_config(vocab_size=size))
+    library = KINDS[kind].tokenizer(control)
+    model = TinyHuggingFace(tiny_config(vocab_size=library.get_vocab_size()))
     model.files = KINDS[kind].folder("", control)
+    model.config |= {"bos_token_id": None, "eos_token_id": library.token_to_id(KINDS[kind].eos_token)}
     source = open_source(model.save(folder / "source"), chat=chat)
     return source.chat, load_tokenizer(folder, source.save_tokenizer(folder))
 
@@ -126,7 +132,7 @@ CLASSICS = {
         "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nYes</s>\n"
         "<|user|>\nSo?</s>\n<|assistant|>\n",
     ),
-    "mistral-v1": ("llama-2", (), "<s> [INST] Be brief.\n\nHi [/INST] Yes</s> [INST] So? [/INST]"),
+    "mistral-v1": ("llama-2", (), "<s>[INST] Be brief.\n\nHi [/INST] Yes</s>[INST] So? [/INST]"),
     "mistral-v3": (
         "mistral",
         ("[INST]", "[/INST]"),
