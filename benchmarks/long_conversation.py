@@ -2,13 +2,14 @@
 
     python -m benchmarks.long_conversation [--plot FILE.png] [--channels 1 8] [--pauses 0 10]
     python -m benchmarks.long_conversation --shape 1.1b --turns 30
+    python -m benchmarks.long_conversation --shape 7b --turns 14 --limit 1024 --channels 1
     python -m benchmarks.long_conversation --work-ahead off
 
 The whole service answers, with its storage in a temporary folder: questions of 20 to 100 words, answers of
 at most 64 tokens, and a random pause before each question. Pauses are virtual: where nobody asks and nothing
 is left to do ahead, the rest of them is skipped. A first word counts from the question until the answer's
 first text is to be shown. "below" are the answers before the first stride, from a quarter of the limit on;
-"at" are all after that.
+"at" are all after that. A shape has random weights, and a tokenizer whose words are characters.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.common import default_model, print_table
 from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
 from bot.conversation.views import Ending
-from bot.parameters import ChatParameters
+from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from engine.bench.figures import SHAPES
 from engine.bench.random_model import write_random_model
 from engine.describing.architecture import Precision
@@ -48,6 +49,7 @@ WORDS = (
     "way about many then them would write like so these her long make thing see him two has look more day",
     "could go come did my sound no most number who over know water than call first people may down side been",
 )
+WORDS_OF_SHAPES = [chr(0x4E00 + number) for number in range(100, 1100)]
 GOALS = {0.0: 2.5, 10.0: 1.3}
 """The median first word at the limit, over the one below it, by the mean pause in seconds."""
 _LOOK_S = 0.02
@@ -131,11 +133,14 @@ class Pauses:
 class Talk:
     """The conversations of some channels, at once."""
 
-    def __init__(self, chat: ChatService, num_channels: int, num_turns: int, pause_s: float) -> None:
+    def __init__(
+        self, chat: ChatService, num_channels: int, num_turns: int, pause_s: float, words: Sequence[str]
+    ) -> None:
         self._chat = chat
         self._num_channels = num_channels
         self._num_turns = num_turns
         self._pause_s = pause_s
+        self._words = words
         self._pauses = Pauses(chat, num_channels)
         self._ids = itertools.count(1)
         self._completions: list[Completion] = []
@@ -152,12 +157,12 @@ class Talk:
         await asyncio.gather(*(self._talk(number) for number in range(self._num_channels)))
 
     async def _talk(self, channel: int) -> None:
-        chance, words = random.Random(channel), " ".join(WORDS).split()
+        chance = random.Random(channel)
         ref = ConversationRef(1000 + channel, ConversationKind.CHANNEL, 1)
         for number in range(self._num_turns):
             if self._pause_s:
                 await self._pauses.wait(chance.uniform(0.5, 1.5) * self._pause_s)
-            text = " ".join(chance.choices(words, k=chance.randint(20, 100)))
+            text = " ".join(chance.choices(self._words, k=chance.randint(20, 100)))
             view, begun = View(), asyncio.get_running_loop().time()
             question = Question(ref, next(self._ids), channel + 1, f"P{channel}", text, datetime.now(UTC))
             answer_id = await self._chat.ask(question, view)
@@ -190,9 +195,9 @@ async def _talking(
 ) -> AsyncIterator[Talk]:
     with tempfile.TemporaryDirectory(prefix="llamacord-long-") as folder:
         async with await Database.open(Path(folder, "bot.sqlite3")) as database:
-            defaults = ChatParameters(max_history_tokens=options.limit).with_values(
-                {"max_new_tokens": MAX_NEW_TOKENS, "seed": 1}
-            )
+            defaults = ChatParameters(
+                max_history_tokens=limit_of(engine, options), guidance=Guidance(GuidanceChoice.NONE)
+            ).with_values({"max_new_tokens": MAX_NEW_TOKENS, "seed": 1})
             talk: Talk
             chat = ChatService(
                 engine,
@@ -203,9 +208,15 @@ async def _talking(
                 on_answered=lambda state, completion: talk.answered(state, completion),
             )
             database.on_written = chat.note_change
-            talk = Talk(chat, num_channels, options.turns, pause_s)
+            words = WORDS_OF_SHAPES if options.shape else " ".join(WORDS).split()
+            talk = Talk(chat, num_channels, options.turns, pause_s, words)
             async with chat:
                 yield talk
+
+
+def limit_of(engine: Engine, options: argparse.Namespace) -> int:
+    """Return the limit of the history, in tokens: as chosen, or three quarters of the context."""
+    return int(options.limit or engine.info.context_length * 3 // 4)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -216,14 +227,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 async def measure(folder: Path, options: argparse.Namespace) -> dict[tuple[int, float], list[Turn]]:
     """Return the turns of each number of channels and pause, with an engine of its own for each."""
     found = {}
+    engine_options = EngineOptions(chat_format="llama-2" if options.shape else "")
     for num_channels, pause_s in itertools.product(options.channels, options.pauses):
         async with (
-            await Engine.open(folder, EngineOptions()) as engine,
+            await Engine.open(folder, engine_options) as engine,
             _talking(engine, options, num_channels, pause_s) as talk,
         ):
             await talk.run()
         found[num_channels, pause_s] = talk.turns
-        print_rows(num_channels, pause_s, talk.turns, options.limit)
+        print_rows(num_channels, pause_s, talk.turns, limit_of(engine, options))
     return found
 
 
@@ -287,7 +299,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--pauses", type=float, nargs="+", default=[10.0, 0.0], help="mean, in seconds")
     parser.add_argument("--turns", type=int, default=NUM_TURNS)
-    parser.add_argument("--limit", type=int, default=3072, help="of the history, in tokens")
+    parser.add_argument("--limit", type=int, help="of the history, in tokens")
     parser.add_argument("--work-ahead", choices=["on", "off"], default="on")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="random weights instead of the default model")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
+import selectors
 import sqlite3
 import sys
 import urllib.parse
@@ -58,6 +60,14 @@ class KilledError(BaseException):
     """The process is no more."""
 
 
+class NoSelector(selectors.SelectSelector):
+    """Waits for nothing: nothing comes from outside of this world."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:  # noqa: ARG002
+        """Return at once."""
+        return []
+
+
 class LifeLoop(asyncio.SelectorEventLoop):
     """An event loop in virtual time, which raises `KilledError` at the step `killed_at`.
 
@@ -65,7 +75,7 @@ class LifeLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, now_s: float, killed_in: Counter[Place]) -> None:
-        super().__init__()
+        super().__init__(NoSelector())
         self._killed_in = killed_in
         self._clock_resolution = 1e-6  # as fine as such a large number can be
         self.now_s = now_s
@@ -144,20 +154,27 @@ class World:
         loop.killed_at = killed_at
         loop.set_exception_handler(lambda *_: None)
         asyncio.set_event_loop(loop)
+        is_killed = False
         try:
             loop.run_until_complete(self._live(people))
         except KilledError:
+            is_killed = True
             self._bury()
-            return False
         finally:
             self.now_s = loop.now_s
             self.loop = self.client = None
             loop.close()
-        return True
+        if is_killed:
+            self._forget()
+        return not is_killed
 
     async def _live(self, people: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         stop = asyncio.Event()
-        self.connection = SyncConnection(open_connection(self.database, 5.0, MIGRATIONS))
+        loop = self.loop
+        self.connection = SyncConnection(
+            open_connection(self.database, 5.0, MIGRATIONS),
+            lambda: loop is not None and loop.killed_at is not None,
+        )
         async with Database(cast("aiosqlite.Connection", self.connection)) as database:
             self.client = await self._client(database)
             asking = asyncio.create_task(people(stop))
@@ -193,9 +210,20 @@ class World:
             self.connection.die()
         if self.client is not None and self.client.ws is not None and self.client.ws._keep_alive is not None:
             self.client.ws._keep_alive.stop()
+            self.client.ws._keep_alive.join()
         session = self.place.sessions.get(self.place.session_id)
         if session is not None:
             session.send = None
+
+    def _forget(self) -> None:
+        """Let what is left of a killed life end now, where no loop runs on which it could do anything.
+
+        What is pending is closed when it is collected, and takes that for a fault that it could handle.
+        """
+        self.connection = None
+        is_disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
+        gc.collect()
+        logging.root.manager.disable = is_disabled
 
 
 def _places(loop: LifeLoop) -> set[Place]:
@@ -214,18 +242,24 @@ def _places(loop: LifeLoop) -> set[Place]:
 
 
 class SyncConnection:
-    """aiosqlite's connection without its thread: every statement is a step before and a step after."""
+    """aiosqlite's connection without its thread: every statement is a step before and a step after.
+
+    The latter only where it matters: `is_watched` tells whether a kill is about to come.
+    """
 
     in_transaction = property(lambda self: self._connection.in_transaction)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, is_watched: Callable[[], bool]) -> None:
         self._connection = connection
+        self._is_watched = is_watched
+        connection.execute("PRAGMA synchronous = OFF")  # a process that is killed loses nothing by it
 
     async def execute_fetchall(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """Run a statement."""
         await asyncio.sleep(0)
         rows = self._connection.execute(sql, params).fetchall()
-        await asyncio.sleep(0)
+        if self._is_watched():
+            await asyncio.sleep(0)
         return rows
 
     async def close(self) -> None:
@@ -382,6 +416,8 @@ class in_world:  # noqa: N801 - reads as what it is
         self._world = world
 
     def __enter__(self) -> Self:
+        gc.collect()
+        gc.freeze()  # what is there already need not be looked through after each kill
         self._session, self._hook = aiohttp.ClientSession, sys.unraisablehook
         world = self._world
         aiohttp.ClientSession = lambda **options: PlaceSession(world, options.get("trace_configs"))  # type: ignore[assignment,misc]
@@ -389,5 +425,6 @@ class in_world:  # noqa: N801 - reads as what it is
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
         gc.collect()
         aiohttp.ClientSession, sys.unraisablehook = self._session, self._hook  # type: ignore[misc]

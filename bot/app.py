@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,15 @@ from rich.console import Console
 from bot.config import Reloader, Settings
 from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
-from bot.models import ModelShelf, beside, engine_options, moderation_model, moderation_options, sums_up
+from bot.models import (
+    ModelShelf,
+    beside,
+    better_model,
+    engine_options,
+    moderation_model,
+    moderation_options,
+    sums_up,
+)
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
@@ -27,8 +36,10 @@ from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
+from engine.convert.default_model import NAME
 from engine.engine import Engine, EngineOptions
 from engine.machine.machine import spare_time
+from engine.opening import open_folder
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database
@@ -161,7 +172,22 @@ async def run_playground(
     from bot.playground import serve as playground
 
     async with open_client(settings, model) as client:
-        await playground.serve(lambda: client, port=settings.playground_port, on_ready=on_ready, stop=stop)
+        await playground.serve(
+            lambda: client,
+            port=settings.playground_port,
+            on_ready=on_ready,
+            stop=stop,
+            greeting=await asyncio.to_thread(_greeting, settings, model),
+        )
+
+
+def _greeting(settings: Settings, model: Path) -> Callable[[object], str] | None:
+    """Return what the playground's bot says first, where the default model answers."""
+    if open_folder(model).name != NAME:
+        return None
+    from bot.greeting import greeting, spoken
+
+    return partial(spoken, greeting("Llamacord", better_model(settings)))
 
 
 async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:

@@ -21,8 +21,10 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.models import model_here, moderation_model
+from bot.models import better_model, model_here, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
+from engine.convert.default_model import NAME
+from engine.describing.footprint import size
 from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
@@ -55,6 +57,8 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     if model is not None and model.notice:
         yield Finding(True, "Model", model.notice)
     yield check_provider(settings, model)
+    if model is None or model.name == NAME:
+        yield _better_model(settings)
     if model is not None:
         yield check_memory(settings, model, moderation_model(settings))
         yield check_system_prompt(settings, model)
@@ -73,8 +77,8 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     folder = model_here(settings)
     if folder is None:
         which = "the default model" if settings.model is None else str(settings.model)
-        size = " (93 MB)" if settings.model is None else ""
-        return None, Finding(False, "Model", f"{which} is not here yet; `run` downloads it{size}.")
+        download = " (93 MB)" if settings.model is None else ""
+        return None, Finding(False, "Model", f"{which} is not here yet; `run` downloads it{download}.")
     try:
         model = open_folder(folder)
     except ModelError as error:
@@ -88,6 +92,20 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
             False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
         )
     return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
+
+
+def _better_model(settings: Settings) -> Finding:
+    """Say which model suits this machine better than the default one, which is a toy."""
+    better = better_model(settings)
+    if better is None:
+        return Finding(True, "Better model", "none fits the memory that is free here.")
+    speed = f"about {better.speed:.2g} tokens a second, " if better.speed is not None else ""
+    return Finding(
+        True,
+        "Better model",
+        f"{better.entry.name} suits this machine ({speed}{size(better.memory_bytes)} of memory): set "
+        f"MODEL={better.entry.address}. `python -m engine models` lists others.",
+    )
 
 
 def _check_moderation_model(folder: Path) -> Finding:
@@ -125,14 +143,19 @@ def _check_cache(settings: Settings, *, needs_space: bool) -> Finding:
     problem = _write_problem(folder)
     if problem is not None:
         return Finding(False, "Cache", f"{folder} cannot be used: {problem}. Change LLAMA_CACHE.")
-    free = shutil.disk_usage(_nearest(folder)).free / _GIB
+    num_free, for_kv = shutil.disk_usage(_nearest(folder)).free, settings.kv_disk_mb * 2**20
+    free = num_free / _GIB
     if needs_space and free < _DEFAULT_MODEL_GIB:
         return Finding(
             False,
             "Cache",
             f"{folder} has {free:.1f} GiB free and the model needs {_DEFAULT_MODEL_GIB:.0f} GiB.",
         )
-    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.")
+    if num_free < for_kv:
+        sentence = f"{folder} has {free:.1f} GiB free, and up to {size(for_kv)} of KV may go there"
+        return Finding(False, "Cache", f"{sentence}. Lower KV_DISK_MB.")
+    kept = f" Up to {size(for_kv)} of them take what memory has no room for." if for_kv else ""
+    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.{kept}")
 
 
 def _write_problem(folder: Path) -> str | None:

@@ -60,6 +60,7 @@ class Settings:
     max_concurrent: int
     context_tokens: int
     kv_cache_mb: int
+    kv_disk_mb: int
     max_queue: int
     works_ahead: str
     summaries: str
@@ -164,6 +165,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
         kv_cache_mb=values["KV_CACHE_MB"],
+        kv_disk_mb=values["KV_DISK_MB"],
         max_queue=values["MAX_QUEUE"],
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],

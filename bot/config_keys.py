@@ -168,6 +168,7 @@ KEYS: tuple[Key, ...] = (
     Key("MAX_CONCURRENT", "8", whole(1, 128)),
     Key("CONTEXT_TOKENS", "0", whole(256, 131072, or_zero=True)),
     Key("KV_CACHE_MB", "0", whole(64, 1_000_000, or_zero=True)),
+    Key("KV_DISK_MB", "0", whole(64, 10_000_000, or_zero=True)),
     Key("MAX_QUEUE", "64", whole(1, 10_000)),
     Key("WORK_AHEAD", "auto", choice("auto", "on", "off")),
     Key("SUMMARIES", "auto", choice("auto", "on", "off")),

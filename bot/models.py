@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
@@ -25,8 +27,11 @@ from engine.hub.address import HubAddress, pulled_folder
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
-from engine.runtime.model_folder import ModelFolder
+from engine.runtime.model_folder import DiskRoom, ModelFolder
 from engine.types import ModelInfo
+
+if TYPE_CHECKING:
+    from engine.advising.catalogue import Here
 
 MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""
@@ -47,6 +52,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         context_tokens=settings.context_tokens,
         kv_cache_mb=settings.kv_cache_mb,
         device=settings.provider,
+        kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
     )
 
 
@@ -81,6 +87,23 @@ def _hub_precision(settings: Settings) -> Precision | None:
     return None if settings.precision == "auto" else Precision(settings.precision)
 
 
+def better_model(settings: Settings) -> Here | None:
+    """Return the model of the catalogue that suits this machine, None if none fits.
+
+    Blocking: the speed of its memory is measured in a second at most.
+    """
+    from engine.advising.catalogue import on_this_machine, pick  # needed where the default model answers
+    from engine.advising.measuring import memory_bandwidth
+
+    device = None
+    if settings.provider != "cpu":
+        with contextlib.suppress(NoCudaError):
+            device = find_device()
+    resources = machine.resources()
+    bandwidth = None if device is not None else memory_bandwidth(settings.threads or resources.num_cores)
+    return pick(on_this_machine(resources, bandwidth, device))
+
+
 def moderation_model(settings: Settings) -> ModelFolder | None:
     """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
     if settings.moderation_model is None:
@@ -94,7 +117,7 @@ def moderation_model(settings: Settings) -> ModelFolder | None:
 def moderation_options(options: EngineOptions) -> EngineOptions:
     """Return how a moderation model runs beside a model that runs with `options`: with little KV."""
     least = least_options(options)
-    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
+    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2", kv_disk=None)
 
 
 def least_options(options: EngineOptions) -> EngineOptions:

@@ -24,7 +24,7 @@ from engine.describing.footprint import (
 from engine.errors import EngineError, EngineUnavailableError, NoRoomError, PromptTooLongError
 from engine.machine import machine
 from engine.opening import open_folder
-from engine.runtime.model_folder import ModelFolder, RunnerSize
+from engine.runtime.model_folder import DiskRoom, ModelFolder, RunnerSize
 from engine.runtime.request import Delta, Request, tokens_needed
 from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
@@ -64,7 +64,8 @@ class EngineOptions:
     task around each dialog.
     speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
-    kv_cache_mb is of its memory, and 0 is as much as is useful and free.
+    kv_cache_mb is of its memory, and 0 is as much as is useful and free. kv_disk: where KV is written
+    that the CPU's memory has no room for.
     """
 
     num_threads: int = 0
@@ -75,6 +76,7 @@ class EngineOptions:
     chat_format: str = ""
     speculation: bool = True
     device: str = "auto"
+    kv_disk: DiskRoom | None = None
 
 
 class Engine:
@@ -269,6 +271,7 @@ class Engine:
                 max_kv_tokens=kv_room(self._model, options).num_tokens,
                 device=options.device,
                 kv_cache_mb=options.kv_cache_mb,
+                kv_disk=options.kv_disk,
                 unpenalised=self._control_ids,
             )
         )

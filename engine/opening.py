@@ -132,6 +132,7 @@ class ConvertedFolder:
             size.max_kv_tokens,
             num_warm_rows=size.num_answers,
             min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
+            kv_disk=size.kv_disk,
         )
 
 

@@ -44,6 +44,7 @@ OWNERS: dict[str, set[str]] = {
     },
     "platformdirs": {"bot/config.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
+    "pypdf": {"bot/documents/extract.py"},
     "regex": {
         "bot/delivery/dialect.py",
         "bot/delivery/render.py",
@@ -77,7 +78,7 @@ BESIDES = {"aiohttp", "simcord", "PIL"}
 """discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
 
 WITHOUT_DISCORD = (
-    "bot/conversation/", "bot/delivery/", "bot/safety/", "bot/servers/",
+    "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",
     "bot/config.py", "bot/config_keys.py", "bot/errors.py", "bot/models.py", "bot/privacy.py",
     "bot/terminal.py",
 )  # fmt: skip
@@ -90,10 +91,12 @@ WALLS: dict[str, set[str]] = {
     "servers": {"errors", "language", "origin", "parameters", "safety"},
     "conversation": {"errors", "language", "origin", "parameters", "safety", "servers", "tasks"},
     "delivery": {"tasks"},
+    "documents": set(),
     "operations": {"conversation", "tasks"},
     "playground": {"tasks"},
     "on_discord": {
-        *("config", "conversation", "delivery", "errors", "language", "operations", "origin", "parameters"),
+        *("config", "conversation", "delivery", "documents", "errors", "language", "operations", "origin"),
+        "parameters",
         *("privacy", "servers", "tasks"),
     },
 }

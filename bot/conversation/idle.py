@@ -37,6 +37,8 @@ MAX_CONVERSATIONS = 32
 """Computed ahead at most; what the engine has room for may be less."""
 OF_LATE = timedelta(days=7)
 """By what was asked in this time it is guessed which conversations go on."""
+FOR_LONG = timedelta(hours=12)
+"""Where nobody asked for this time, no question is expected, so that the engine gives memory back."""
 _GOES_ON, _PAUSE_S = 0.5, 60.0
 
 
@@ -148,6 +150,8 @@ class IdleWork:
         """Compute what the likeliest conversations need, as long as the engine has room; then sum up."""
         now = self._now()
         asked = await self._conversations.asked_since(now - OF_LATE)
+        if all(one.last_at < now - FOR_LONG for one in asked):
+            return
         conversations = likeliest(asked, now)[:MAX_CONVERSATIONS]
         await self._warm_all(conversations)
         for conversation_id in conversations:

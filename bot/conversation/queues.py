@@ -150,6 +150,12 @@ class AnswerQueues:
             if lane.channel_id == channel_id:
                 self._stop(lane, job, reason)
 
+    def stop_server(self, guild_id: int, reason: StopReason) -> None:
+        """End all jobs of a server."""
+        for lane, job in reversed(list(self._all())):
+            if _server_of(job) == guild_id:
+                self._stop(lane, job, reason)
+
     def reread(self, channel_id: int | None = None) -> None:
         """Have the history read again for answers of which nothing is there, since it changed.
 

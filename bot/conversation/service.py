@@ -246,6 +246,18 @@ class ChatService:
         """Learn that something was written, or that the engine let go of what it kept."""
         self.idle.note_change()
 
+    def place_gone(self, channel_id: int) -> None:
+        """End every answer in a channel that is there no more."""
+        self._queues.stop_conversation(channel_id, StopReason.NOT_SHOWABLE)
+
+    def server_gone(self, guild_id: int) -> None:
+        """End every answer on a server that we are in no more."""
+        self._queues.stop_server(guild_id, StopReason.NOT_SHOWABLE)
+
+    def is_unshown(self, answer_id: int) -> bool:
+        """Tell whether an answer is being made or shown."""
+        return self._queues.find(answer_id) is not None
+
     def out_of_time(self, answer_id: int) -> None:
         """End an answer that can be shown no longer, if it has not ended."""
         self.stop(answer_id, StopReason.OUT_OF_TIME)

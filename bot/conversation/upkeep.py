@@ -157,10 +157,12 @@ class Upkeep:
     ) -> bool:
         """Let the copy of a question take its place, in what is stored and in what shows its answer.
 
-        Return whether there was such a question.
+        Return whether there was such a question. Raises, and leaves all as it is, what a new one would raise.
         """
         async with self._queues.entrance(channel_id):
             asked = await self._conversations.find_by_discord_id(from_id)
+            if asked is not None:
+                await self._check(asked.conversation_id, content.strip())
             moves = asked is not None and await self._conversations.turns.move_question(
                 from_id, to_id, author_name, content.strip()
             )

@@ -111,7 +111,8 @@ class Column:
 
     async def make_room(self, one: Shown) -> None:
         """Take away what stands below `one` and can come again later. Raises what `withdraw` raises."""
-        for other in [other for other in self._shown if other.answer_id > one.answer_id]:
+        below = [other for other in self._shown if other.answer_id > one.answer_id]
+        for other in sorted(below, key=lambda other: other.answer_id):
             if other.can_move and other.part_ids:
                 await other.withdraw()
 

@@ -19,6 +19,8 @@ from bot.delivery.column import EDIT_INTERVAL_S, Column
 from bot.delivery.outbox import (
     Buttons,
     Outbox,
+    OutboxClosedError,
+    OutboxError,
     OutboxForbiddenError,
     OutboxGoneError,
     OutboxRefusedError,
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 EMPTY_ANSWER = "The answer is empty."
 """The note below an answer that ended without any text."""
+CLOSED = "I may not write here right now."
+"""The note below an answer that goes on in messages that we may not send."""
 MAX_PARTS = 5
 """Messages that one answer may take; a longer one ends as a text file."""
 REQUEST_TIMEOUT_S = 30.0
@@ -79,7 +83,8 @@ class Delivery:
     deleted at the end. looks: what they show, where that is known. can_move: whether messages may be taken
     away and come again below others'. max_parts: messages that the answer may take. give_up_after_s: how long
     `finish` may take, but for the time in which another answer holds it up. column: shared with the other
-    answers in the channel. refusal: shown where Discord does not take what is to be shown.
+    answers in the channel. refusal: shown where Discord does not take what is to be shown. closed_note: said
+    below what stands where no more may be sent.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Delivery:
         max_parts: int = MAX_PARTS,
         column: Column | None = None,
         refusal: str = REFUSAL,
+        closed_note: str = CLOSED,
     ) -> None:
         self.lost = asyncio.Event()
         """Set when the answer can no longer be shown, so that nobody needs to go on making it."""
@@ -110,10 +116,13 @@ class Delivery:
         self._min_interval_s = min_interval_s
         self._max_parts = max_parts
         self._give_up_after_s = give_up_after_s
+        self._closed_note = closed_note
         self._board = Board(existing_parts, looks, refusal)
         self._newest: str | None = None
         self._untold: str | None = None
         self._num_failures = 0
+        self._is_closed = False
+        """The thread was archived when it was last asked for."""
         self._blocked_until_s = 0.0
         self._requesting = asyncio.Lock()
         self._tasks = Tasks()
@@ -214,14 +223,31 @@ class Delivery:
                 async with self._requesting:  # or our messages are being taken away
                     is_shown = self.is_lost or self._board.next_request() is None
                     if is_shown and not self._may_have_to_move:
+                        outcome = await self._show_what_can_be(_outcome_of(worker))
                         self._column.leave(self)
-                        return DeliveryResult(_outcome_of(worker), self._board.ids)
+                        return DeliveryResult(outcome, self._board.ids)
                 if is_shown:
                     await self._column.wait(PATIENCE_S)
         _log.warning("Answer %d could not be shown completely in time.", self.answer_id)
         worker.cancel()
         self._column.leave(self)
-        return DeliveryResult(Outcome.FAILED, self._board.ids)
+        return DeliveryResult(Outcome.FORBIDDEN if self._is_closed else Outcome.FAILED, self._board.ids)
+
+    async def _show_what_can_be(self, outcome: Outcome) -> Outcome:
+        """Where no more may be sent, let the messages that stand say what they can, and that this is not all.
+
+        Return the outcome: by then all of it may be shown.
+        """
+        if outcome is not Outcome.FORBIDDEN or self._board.last is None:
+            return outcome
+        with contextlib.suppress(OutboxError, TimeoutError):
+            while isinstance(request := self._board.next_request(), Edit):
+                await self._edit(request.part, request.look)
+            last = self._board.last
+            if isinstance(request, Send) and last is not None and last.look is not None:
+                content, *more = with_note([last.look.content], self._closed_note)
+                await self._edit(last, Look(last.look.content if more else content, Buttons.NONE))
+        return outcome if self._board.next_request() is not None else Outcome.SHOWN
 
     @property
     def _may_have_to_move(self) -> bool:
@@ -281,14 +307,15 @@ class Delivery:
             async with self._requesting:
                 if request == self._board.next_request():  # or it was withdrawn meanwhile
                     await self._do(request)
-        except (OutboxRetryError, TimeoutError) as error:
+        except (OutboxRetryError, OutboxClosedError, TimeoutError) as error:
+            self._is_closed = isinstance(error, OutboxClosedError)
             self._back_off(error.retry_after if isinstance(error, OutboxRetryError) else None)
         except OutboxRefusedError:
             if isinstance(request, Delete) or not self._board.refuse(request.look):
                 raise
             self._blocked_until_s = _now_s() + self._min_interval_s
         else:
-            self._num_failures = 0
+            self._num_failures, self._is_closed = 0, False
 
     async def _do(self, request: Request) -> None:
         match request:

@@ -15,9 +15,11 @@ _LOOK_BACK = 20_000
 _NO_TEXT = "\u200b"
 """Stands in an item whose text is in an earlier message."""
 _TOKEN = re.compile(
-    r"\\.|\*{1,3}|_{1,3}|~~|(?P<block>\n(?=[ \t>]*(?:\n|[-*+][ \t]|\d{1,9}[.)][ \t]|\#|`{3}|~{3})))",
+    r"[\\*_~\n](?:(?<=\\).|(?<=\*)\*{0,2}|(?<=_)_{0,2}|(?<=~)~"
+    r"|(?P<block>(?<=\n)(?=[ \t>]*(?:\n|[-*+][ \t]|\d{1,9}[.)][ \t]|\#|`{3}|~{3}))))",
     re.DOTALL,
 )
+"""Begins with a set of characters, and is many times faster so than as a choice of tokens."""
 _QUOTE = re.compile(r"[ \t]*(?:>[ \t]?)+")
 _ITEM = re.compile(r"(?P<indent>[ \t]*)(?:[-*+]|\d{1,9}[.)])[ \t]")
 _TRAILING_MARKS = re.compile(r"(?:\*|_|~)+\Z")

@@ -20,7 +20,8 @@ MAX_LANGUAGE = 32
 _MAX_INFO = 100
 _MAX_ANGLE = 120
 
-_TOKEN = re.compile(r"`+|~{3,}|!?\[|<|https?://", re.IGNORECASE)
+_TOKEN = re.compile(r"[`~!\[<hH](?:(?<=`)`*|(?<=~)~{2,}|(?<=!)\[|(?<=[\[<])|(?<=[hH])(?i:ttps?://))")
+"""Begins with a set of characters, and is many times faster so than as a choice of tokens."""
 _NEWLINE = re.compile(r"\n")
 _LINE_PREFIX = re.compile(r"[ \t]*(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*)*")
 _LANGUAGE = re.compile(rf"[ \t]*([\w+#.-]{{1,{MAX_LANGUAGE}}})(?![\w+#.-])", re.ASCII)

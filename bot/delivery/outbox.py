@@ -2,7 +2,8 @@
 
     OutboxError
     ├── OutboxGoneError          the message or its channel was deleted
-    ├── OutboxForbiddenError     we may not read or write there now: a permission, or an archived thread
+    ├── OutboxForbiddenError     we may not read or write there now
+    │   └── OutboxClosedError        the thread is archived, and not for us to open: somebody may open it soon
     ├── OutboxRefusedError       this content is not taken, however often it comes
     └── OutboxRetryError         too fast, or Discord or the network has a fault: later again
 
@@ -25,6 +26,10 @@ class OutboxGoneError(OutboxError):
 
 class OutboxForbiddenError(OutboxError):
     """We may not read or write there now; that may change."""
+
+
+class OutboxClosedError(OutboxForbiddenError):
+    """The thread is archived, and we may not open it."""
 
 
 class OutboxRefusedError(OutboxError):

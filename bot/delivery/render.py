@@ -10,6 +10,7 @@ part but the last ever changes. Takes time in proportion to the text. Pure; know
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -34,9 +35,12 @@ mark that ends something or leans on the character before it, or ends with a mar
 _PLACES = (
     (0.75, re.compile(r"\n[ \t\r]*\n")),
     (0.5, re.compile(r"\n")),
-    (0.0, re.compile(rf"\s+|(?<=[{_WIDE}{_WIDE_ENDS}])(?![{_WIDE_LEANS}])(?=[{_WIDE}{_WIDE_BEGINS}])")),
 )
 """Where a part may end, the best first, each from the share of a full part from which on it is taken."""
+_WORD_END = regex.compile(
+    rf"(?r)[\s\x1c-\x1f]+|(?<=[{_WIDE}{_WIDE_ENDS}])(?![{_WIDE_LEANS}])(?=[{_WIDE}{_WIDE_BEGINS}])"
+)
+"""Where else. There are many, and the last one is nearly always right: looked for from the end on."""
 _WHITESPACE = re.compile(r"\s*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r]*+\n)*+")
 _CLUSTER = regex.compile(r"\X")
@@ -156,18 +160,23 @@ def _choose_cut(text: str, start: int, first: int, stop: int, found: Scan) -> in
         end = min(end, stop + 2)
         kept[begin + 1 - start : end - start] = b"\1" * (end - begin - 1)
 
-    for share, place in _PLACES:
-        earliest = max(first + 1, start + int((stop - start) * share))
-        for match in reversed(list(place.finditer(text, earliest, latest + 1))):
-            cut = match.start()
-            if kept[cut - start] or not is_boundary(text, cut, start):
-                continue
-            if found.fence_at(cut) or not _is_after_heading(text, start, cut):
-                return cut
+    for cut in _cuts(text, start, first, stop, latest):
+        if kept[cut - start] or not is_boundary(text, cut, start):
+            continue
+        if found.fence_at(cut) or not _is_after_heading(text, start, cut):
+            return cut
     # Between two characters, if need be inside something too long for a part.
     ends = [start + cluster.end() for cluster in _CLUSTER.finditer(text[start : latest + 1])]
     places: list[int] = [cut for cut in reversed(ends) if first < cut <= latest] or [latest]
     return next((cut for cut in places if not kept[cut - start]), places[0])
+
+
+def _cuts(text: str, start: int, first: int, stop: int, latest: int) -> Iterator[int]:
+    """Find the places after `text[first]` where a part may end, the best first."""
+    for share, place in _PLACES:
+        earliest = max(first + 1, start + int((stop - start) * share))
+        yield from reversed([match.start() for match in place.finditer(text, earliest, latest + 1)])
+    yield from (match.start() for match in _WORD_END.finditer(text, first + 1, latest + 1))
 
 
 def is_boundary(text: str, index: int, start: int) -> bool:

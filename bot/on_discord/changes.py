@@ -18,7 +18,7 @@ from bot.delivery.render import stretches
 from bot.errors import is_expected
 from bot.on_discord.answers.outboxes import answer_view
 from bot.on_discord.asking.messages import MessageIntake
-from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, origin_of_message
 from storage.errors import StorageError
@@ -31,8 +31,11 @@ _log = logging.getLogger(__name__)
 class MessageChanges:
     """Keeps what was taken in step with Discord. Never raises."""
 
-    def __init__(self, chat: ChatService, locales: Locales, intake: MessageIntake) -> None:
+    def __init__(
+        self, chat: ChatService, questions: Questions, locales: Locales, intake: MessageIntake
+    ) -> None:
         self._chat = chat
+        self._questions = questions
         self._locales = locales
         self._intake = intake
 
@@ -45,9 +48,9 @@ class MessageChanges:
             if await self._chat.conversations.find_by_discord_id(message.id) is None:
                 await self._intake.take_edited(message, bot)
                 return
-            question = await question_of(message, bot)
-            await self._chat.check_text(origin_of_message(message), question.content)
-            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, question.content)
+            content = await self._questions.content_of(message, bot)
+            await self._chat.check_text(origin_of_message(message), content)
+            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, content)
         except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
             if not is_expected(error):
                 _log.exception("An edit could not be followed")
@@ -80,9 +83,12 @@ def cut_as_shown(text: str) -> list[str]:
 
 
 class Departures:
-    """Notes which servers we left and which channels were deleted, so that what is kept of them can go."""
+    """Follows which servers we left and which channels were deleted: nothing is answered there, and what is
+    kept of them can go.
+    """
 
-    def __init__(self, retention: Retention) -> None:
+    def __init__(self, chat: ChatService, retention: Retention) -> None:
+        self._chat = chat
         self._retention = retention
 
     async def compare(self, guilds: Iterable[discord.Guild]) -> None:
@@ -102,6 +108,7 @@ class Departures:
     async def removed(self, guild: discord.Guild) -> None:
         """We are in a server no longer."""
         _log.info("Removed from a server; what is kept of it will be deleted")
+        self._chat.server_gone(guild.id)
         await self._mark(Place.SERVER, guild.id)
 
     async def channel_deleted(self, channel: discord.abc.GuildChannel) -> None:
@@ -115,6 +122,8 @@ class Departures:
         await self._mark(Place.CHANNEL, thread_id)
 
     async def _mark(self, place: Place, discord_id: int) -> None:
+        if place is Place.CHANNEL:
+            self._chat.place_gone(discord_id)
         try:
             await self._retention.mark_gone(place, discord_id)
         except StorageError as error:

@@ -22,15 +22,17 @@ from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
 from bot.on_discord.connection import intents, keep_presence
+from bot.on_discord.hearing.hearing import Hearing
 from bot.on_discord.interactions import SILENT, answer_old_form
 from bot.on_discord.moderation.block import block_commands
 from bot.on_discord.moderation.log import ModLog
 from bot.on_discord.moderation.reset import Resets
-from bot.on_discord.origins import Channel, Interaction, Locales, bot_of, surroundings_of
+from bot.on_discord.origins import Channel, Interaction, Locales, bot_of, may_embed, surroundings_of
 from bot.on_discord.privacy import PersonForgetting, privacy_commands
 from bot.on_discord.settings.command import ModelCommands, SettingsCommands
 from bot.on_discord.settings.server import ConfigPanel, free_commands
@@ -81,15 +83,18 @@ class LlamacordClient(discord.Client):
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
+        hearing = Hearing(self, sees_all=sees_all_messages)
+        questions = Questions(hearing, chat)
         self._intake = MessageIntake(
             chat,
             moderation.servers,
+            questions,
             self._locales,
             self._answer_in,
             metrics.refused,
             sees_all=sees_all_messages,
         )
-        self._changes = MessageChanges(chat, self._locales, self._intake)
+        self._changes = MessageChanges(chat, questions, self._locales, self._intake)
         self._endings = Endings(
             self,
             chat.conversations,
@@ -98,10 +103,10 @@ class LlamacordClient(discord.Client):
             self._columns,
             self._changes.deleted,
         )
-        self._departures = Departures(privacy.retention)
+        self._departures = Departures(chat, privacy.retention)
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
-        answers = AnswerControls(chat, moderation, self._answer_in)
+        answers = AnswerControls(chat, moderation, self._answer_in, self._endings.owe)
         history, resets = History(chat), Resets(chat, moderation)
         self.presses: dict[Press, OnPress] = {
             Press.STOP: on_number(answers.stop),
@@ -123,7 +128,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(Asking(chat, self._answer_in, self._locales)),
+                *ask_commands(Asking(chat, questions, hearing, self._answer_in, self._locales)),
                 *privacy_commands(chat, privacy),
                 resets.command(),
                 *block_commands(chat, moderation),
@@ -228,14 +233,23 @@ class LlamacordClient(discord.Client):
         """Look what is owed where we may write again."""
         self._endings.look()
 
+    async def on_guild_role_delete(self, role: discord.Role) -> None:  # noqa: ARG002
+        """Look what is owed where we may write again."""
+        self._endings.look()
+
+    async def on_thread_join(self, thread: discord.Thread) -> None:  # noqa: ARG002
+        """Look what is owed in a private thread that we are in again."""
+        self._endings.look()
+
     async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:  # noqa: ARG002
         """Look what is owed where we may write again."""
         if after == after.guild.me:
             self._endings.look()
 
     async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
-        """Look what is owed in a thread that is not archived any more."""
-        if not payload.data.get("thread_metadata", {}).get("archived"):
+        """Look what is owed in a thread that is open again, or that we may open."""
+        state = payload.data.get("thread_metadata", {})
+        if not (state.get("archived") and state.get("locked")):
             self._endings.look()
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
@@ -277,7 +291,7 @@ class LlamacordClient(discord.Client):
             trigger_id,
             self.chat.conversations,
             locale=await self._locales.of(guild),
-            as_embeds=config.uses_embeds,
+            as_embeds=config.uses_embeds and may_embed(channel),
             hides_previews=config.hides_previews,
             shows_thoughts=config.shows_thoughts,
             notify_after_s=config.notify_after_s,

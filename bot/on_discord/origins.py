@@ -126,8 +126,28 @@ def may_answer(message: discord.Message) -> bool:
         return True
     permissions = channel.permissions_for(message.guild.me)
     if isinstance(channel, discord.Thread):
-        return permissions.view_channel and permissions.send_messages_in_threads
+        is_open = not channel.locked or permissions.manage_threads
+        return is_open and permissions.view_channel and permissions.send_messages_in_threads
     return permissions.view_channel and permissions.send_messages
+
+
+def may_open(thread: discord.Thread) -> bool:
+    """Tell whether to open an archived thread again: one that moderators locked is theirs to open."""
+    me: discord.Member | None = thread.guild.me  # None where the server is not there for now
+    return (
+        not thread.locked
+        and me is not None
+        and thread.parent is not None
+        and thread.permissions_for(me).send_messages_in_threads
+    )
+
+
+def may_embed(channel: object) -> bool:
+    """Tell whether we may show embeds in a channel; unknown counts as yes."""
+    if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
+        return True
+    me: discord.Member | None = channel.guild.me
+    return me is None or channel.permissions_for(me).embed_links
 
 
 def origin_of_message(message: discord.Message) -> Origin:

@@ -6,6 +6,8 @@ Owns how the page is found its way around in. Knows nothing of what the bot answ
 import asyncio
 import json
 import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
@@ -26,12 +28,25 @@ _SHORTEST, _TALLEST = 180, 1000  # simcord's page is never shorter
 _SCALE = 1.25
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What Mia sends the bot directly and the page has no means for: a message of Max's, a file."""
+
+    text: str = ""
+    forwarded: str = ""
+    file: tuple[str, bytes] | None = None
+
+
+SendHeld = Callable[[Held], Awaitable[None]]
+
+
 class Page:
     """One open page of the playground."""
 
-    def __init__(self, tab: Tab, *, width: int = 860) -> None:
+    def __init__(self, tab: Tab, *, width: int = 860, send_held: SendHeld | None = None) -> None:
         self.tab = tab
         self._width = width
+        self._send_held = send_held
         self._begins_after = "0"
 
     async def open(self, url: str) -> None:
@@ -76,6 +91,12 @@ class Page:
         await self.type(text)
         await self._act(_ENTER, f"a place to send {text!r}")
         await self._until(f"{_INPUT}.value === ''", "a message that was sent")
+
+    async def send_held(self, held: Held) -> None:
+        """Have something sent that cannot be typed."""
+        if self._send_held is None:
+            raise ChromiumError("On this page only what is typed can be sent.")
+        await self._send_held(held)
 
     async def command(self, name: str, /, **options: str) -> None:
         """Run a slash command: pick it from the list, fill in its options, and send it."""

@@ -5,12 +5,15 @@ something else is never saved.
 """
 
 import asyncio
+import io
+import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bot.playground.page import Page
+from bot.playground.page import Held, Page
 
 MIA, MAX = "Mia (member) in #general", "Max (moderator) in #general"
+MIA_ALONE = "Mia (member) in a direct message"
 MAX_ELSEWHERE, MAX_IN_LOG = "Max (moderator) in #random", "Max (moderator) in #mod-log"
 LEA = "Lea (moderator, in German) in #allgemein"
 
@@ -61,6 +64,27 @@ async def ask(page: Page) -> None:
     await page.until_answered()
     await page.command("ask", prompt="What is the moon? Answer in one sentence.", private="True")
     await page.until_answered_in_private()
+
+
+async def hearing(page: Page) -> None:
+    """A forwarded message and a Word document are read."""
+    await page.sit(MIA_ALONE)
+    await page.command("settings set", name="temperature", value="0")
+    await page.until_shown("temperature")
+    await page.begin_picture()
+    await page.send_held(Held(forwarded="The picnic is on Saturday at ten, by the lake."))
+    await page.until_answered()
+    await page.send_held(Held("When does the cafe open?", file=("cafe.docx", _document())))
+    await page.until_shown("cafe.docx")
+    await page.until_answered()
+
+
+def _document() -> bytes:
+    """Return a Word document of one sentence."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("word/document.xml", "<p><t>The lake cafe opens at nine and closes at six.</t></p>")
+    return file.getvalue()
 
 
 async def settings(page: Page) -> None:
@@ -202,6 +226,7 @@ SCENES: dict[str, Scene] = {
         streaming,
         code,
         ask,
+        hearing,
         settings,
         model,
         system,

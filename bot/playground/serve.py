@@ -44,14 +44,19 @@ async def serve(
     port: int,
     on_ready: Callable[[str], None],
     stop: asyncio.Event,
+    greeting: Callable[[object], str] | None = None,
 ) -> None:
     """Run the bot on a simulated Discord until `stop` is set or the session is ended in the browser.
+
+    `greeting` gives what the bot says first, in the language of one of Discord's locales.
 
     `port` is a loopback port, 0 for any free one. `on_ready` gets the page's URL once it answers; the URL is
     a secret, since whoever has it can use the page.
     """
     async with _simulation(make_client, port=port) as world:
         await _check_answers(world.page.url)
+        if greeting is not None:
+            await world.greet(greeting)
         on_ready(world.page.url)
         async with Tasks() as tasks:
             ends = (
@@ -68,7 +73,7 @@ async def make_pictures(make_client: Callable[[], discord.Client], folder: Path)
     async with _simulation(make_client, port=0) as world:
         try:
             async with launch(width=_WIDTH, height=_HEIGHT) as tab:
-                page = Page(tab)
+                page = Page(tab, send_held=world.send_held)
                 await page.open(world.page.url)
                 await take_pictures(page, folder)
         except (ChromiumError, TimeoutError, OSError) as error:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -17,6 +17,7 @@ import simcord
 
 from bot.playground.live_page import LivePreview, Seat, cheap_pages
 from bot.playground.live_simcord import LiveEnv
+from bot.playground.page import Held
 from bot.tasks import Tasks
 
 BOT_NAME = "Llamacord"
@@ -27,7 +28,9 @@ _READY_TIMEOUT_S = 10.0
 class SimulatedDiscord:
     """The people, the channels, and the page on which to meet the bot: a log channel too, for moderators."""
 
-    def __init__(self, env: LiveEnv, *, port: int) -> None:
+    def __init__(self, env: LiveEnv, client: discord.Client, *, port: int) -> None:
+        self._client = client
+        self._env = env
         env.backend.bot_user.name = BOT_NAME
         guild = env.create_guild("Playground")
         topic = f"Write @{BOT_NAME} and a question, or / for its commands."
@@ -36,6 +39,8 @@ class SimulatedDiscord:
         rights = discord.Permissions(manage_messages=True, manage_guild=True)
         moderators = guild.create_role("Moderators", permissions=rights)
         member, moderator = guild.add_member(mia), guild.add_member(max_, roles=[moderators])
+        self._direct, self._elsewhere, self._max = mia.dm_channel, rooms[1], moderator
+        self._mia_id = mia.id
         log = guild.create_text_channel(
             "mod-log", overwrites={member: discord.PermissionOverwrite(view_channel=False)}
         )
@@ -47,6 +52,7 @@ class SimulatedDiscord:
             *_seats("Max (moderator)", moderator, [*rooms, log]),
             *_german_seats(env, rights),
         ]
+        self._first_rooms = {seat.channel.id for seat in (seats[0], seats[-2])}
         self.page = LivePreview(
             env,
             seats,
@@ -56,6 +62,28 @@ class SimulatedDiscord:
             port=port,
         )
 
+    async def send_held(self, held: Held) -> None:
+        """Have Mia send the bot directly what cannot be typed."""
+        backend, direct = self._env.backend, self._direct
+        attachments = backend.store_attachments(direct.id, [held.file] if held.file else [])
+        reference = None
+        if held.forwarded:
+            said = await self._max.send(self._elsewhere, held.forwarded)
+            reference = {"type": 1, "channel_id": str(self._elsewhere.id), "message_id": str(said.id)}
+        backend.create_message(
+            direct.id, self._mia_id, held.text, reference=reference, attachments=attachments
+        )
+
+    async def greet(self, greeting: Callable[[object], str]) -> None:
+        """Let the bot speak first, on each server in its language."""
+        for room in self._first_rooms:
+            channel = self._client.get_channel(room)
+            if isinstance(channel, discord.TextChannel):
+                text = greeting(channel.guild.preferred_locale)
+                await channel.send(
+                    text, allowed_mentions=discord.AllowedMentions.none(), suppress_embeds=True
+                )
+
 
 @contextlib.asynccontextmanager
 async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[SimulatedDiscord]:
@@ -63,7 +91,7 @@ async def simulate(client: discord.Client, *, port: int) -> AsyncIterator[Simula
     env = LiveEnv(client)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
-        world = SimulatedDiscord(env, port=port)
+        world = SimulatedDiscord(env, client, port=port)
         await env.start()
         stack.push_async_callback(env.shutdown)
         stack.push_async_callback(client.close)  # before the shutdown: a closing bot may still have to speak

@@ -36,7 +36,7 @@ def add_to(commands: Subparsers) -> None:
         default="auto",
         help="auto: what suits file and machine",
     )
-    command.set_defaults(act=_pull)
+    command.set_defaults(act=pull)
 
 
 def _address(written: str) -> HubAddress:
@@ -50,7 +50,8 @@ def _adapter(written: str) -> HubAddress | Path:
     return _address(written) if HubAddress.is_one(written) else Path(written)
 
 
-def _pull(arguments: argparse.Namespace) -> int:
+def pull(arguments: argparse.Namespace) -> int:
+    """Fetch and convert. Raises `ModelError`."""
     from engine.hub import pulling
     from engine.hub.hub import Hub
 
@@ -73,7 +74,9 @@ def _pull(arguments: argparse.Namespace) -> int:
             pulling.fetch_adapter(hub, adapter, on_progress) if isinstance(adapter, HubAddress) else adapter
             for adapter in arguments.adapter
         ]
+        looking = bars.add_task(f"Looking at {address.repository}", total=None)
         found = pulling.find(hub, address, precision, Path(scratch), destination, adapters, chat)
+        bars.update(looking, total=1.0, completed=1.0)
         memory = found.advice.option(found.precision).memory.total
         bars.print(
             f"{found.description.name}: {found.description.config.num_parameters / 1e6:,.0f} M parameters, "

@@ -14,9 +14,10 @@ import mmap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.describing.architecture import DecoderConfig
 from engine.errors import ModelResourceError
@@ -67,6 +68,10 @@ class KVBuffers:
             array[second, :, :num_first] = moved
             self._give_back(memory, first, num_second)
             self._give_back(memory, second, num_first)
+
+    def pieces(self, slot: int, first: int, end: int) -> list[npt.NDArray[Any]]:
+        """Return the memory of a slot's tokens `first` to `end`: for each layer and head, keys and values."""
+        return [array[slot, head, first:end] for array in self.arrays for head in range(self.shape[1])]
 
     def give_back(self, slot: int, num_kept: int = 0) -> None:
         """Return the memory behind a slot's first tokens to the system; it reads as zeros afterwards."""

@@ -38,6 +38,8 @@ class Slot:
     """Whether its KV stays after the release of the request that is using it."""
     is_ahead: bool = False
     """Whether it is kept for a question that is expected, since the last one came."""
+    is_used: bool = False
+    """Whether anybody used or expected it since `drop_unused` was called."""
 
     @property
     def num_claimed(self) -> int:
@@ -68,7 +70,7 @@ class KVSlots:
         self.block_size = block_size
         self._slots = [Slot() for _ in range(num_slots)]
         self._max_tokens = max_tokens
-        self._tick = self._aged_at = 0
+        self._tick = 0
         self._waste = 0
 
     def __getitem__(self, index: int) -> Slot:
@@ -181,12 +183,37 @@ class KVSlots:
             return False
         return self._empty(slot)
 
+    def next_to_go(self, max_tokens: int) -> list[int]:
+        """Return the idle slots that would be emptied next, until half of slots and memory would be free.
+
+        Of at most `max_tokens` tokens.
+        """
+        num_taken = sum(slot.num_claimed for slot in self._slots)
+        num_used = sum(slot.num_touched > 0 for slot in self._slots)
+        found: list[int] = []
+        idle = [index for index, slot in enumerate(self._slots) if not slot.busy and slot.ids]
+        for index in sorted(idle, key=lambda index: self._slots[index].last_used):
+            max_tokens -= len(self._slots[index].ids)
+            is_half_free = 2 * num_taken <= self._max_tokens and 2 * num_used <= len(self._slots)
+            if is_half_free or max_tokens < 0:
+                break
+            found.append(index)
+            num_taken -= self._slots[index].num_touched
+            num_used -= 1
+        return found
+
+    def shorten(self, index: int, num_tokens: int) -> None:
+        """Record that only the KV of a slot's first tokens is valid from now on."""
+        del self._slots[index].ids[num_tokens:]
+
     def drop_unused(self) -> list[int]:
-        """Empty the idle slots that were not used since the last call; return those that gave memory back."""
-        unused = [slot for slot in self._slots if not slot.busy and slot.last_used <= self._aged_at]
-        self._tick += 1
-        self._aged_at = self._tick
-        return [index for index, slot in enumerate(self._slots) if slot in unused and self._empty(slot)]
+        """Empty the idle slots that nobody used or expected since the last call; return those with memory."""
+        emptied = []
+        for index, slot in enumerate(self._slots):
+            if not (slot.busy or slot.is_used) and self._empty(slot):
+                emptied.append(index)
+            slot.is_used = False
+        return emptied
 
     def forget(self) -> list[int]:
         """Empty every idle slot, and each busy one as soon as it is released.
@@ -251,12 +278,14 @@ class KVSlots:
         return was_touched
 
     def _use(self, slot: Slot) -> None:
+        slot.is_used = True
         if not slot.is_ahead:
             self._tick += 1
             slot.last_used = self._tick
 
     def _expect(self, slot: Slot) -> None:
         """Keep a slot for a question that is expected: longer than those that are less likely to come."""
+        slot.is_used = True
         if not slot.is_ahead:
             slot.last_used = self._tick + 1 / (2 + sum(other.is_ahead for other in self._slots))
             slot.is_ahead = True

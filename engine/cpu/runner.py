@@ -1,15 +1,39 @@
-"""Carries a step out on the CPU: one decode run over a window of slots, one prefill run for each prompt."""
+"""Carries a step out on the CPU: one decode run over a window of slots, one prefill run for each prompt.
+
+What of a prompt is on disk is read in the place of being computed. While there are no requests, the KV that
+would be lost next is written there.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from engine.cpu.kv_disk import BLOCK_TOKENS, InPieces, KVDisk, is_possible
 from engine.cpu.kv_slots import KVSlots, Placement
-from engine.runtime.request import Request, Rows, is_all_kept
+from engine.runtime.model_folder import DiskRoom
+from engine.runtime.request import Request, Rows, is_all_kept, reusable
 from engine.runtime.runner import CachedRunner, SeveralAtOnce, SlotModel, StepResult
 from engine.runtime.sampling import FloatArray
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE_S = 0.5
+"""How long a prompt is read from disk before it counts whether computing it is faster."""
+_MIN_MEASURED = 16
+"""Tokens of prompts; the time of fewer says little."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Blocks on disk with which a prompt begins, and how the reading goes."""
+
+    places: Sequence[int]
+    num_read: int = 0
+    seconds: float = 0.0
 
 
 class SlotRunner(CachedRunner[SlotModel]):
@@ -26,11 +50,15 @@ class SlotRunner(CachedRunner[SlotModel]):
         *,
         num_warm_rows: int = 1,
         min_exact_rows: int = 1,
+        kv_disk: DiskRoom | None = None,
     ) -> None:
         """Load the model and warm it up with decode steps of up to `num_warm_rows` rows.
 
         From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step.
         """
+        self._disk_room = kv_disk
+        self._disk: KVDisk | None = None
+        self._tokens_per_s = self.pace.first_tokens_per_s
         self.max_kv_tokens = max_kv_tokens
         self._num_slots = num_slots
         self._num_warm_rows = num_warm_rows
@@ -51,6 +79,25 @@ class SlotRunner(CachedRunner[SlotModel]):
         self._move_in(request, self._slots.acquire(request.ids, request.num_needed))
         return True
 
+    def use_idle_time(self) -> bool:
+        """Write a block that is not on disk yet of what would be lost next."""
+        if self._disk is None:
+            return False
+        # All of it counts as used before anything is written, so that none of it makes room for the rest.
+        found = {
+            slot: len(self._disk.find(self._slots[slot].ids)) * BLOCK_TOKENS
+            for slot in self._slots.next_to_go(self._disk.max_tokens)
+        }
+        for slot, num_saved in found.items():
+            ids = self._slots[slot].ids[: num_saved + BLOCK_TOKENS]
+            if len(ids) == num_saved + BLOCK_TOKENS:
+                try:
+                    return self._disk.write(slot, ids)
+                except OSError as error:
+                    self._give_up_disk(error)
+                    break
+        return False
+
     def place_ahead(self, request: Request) -> bool:
         if is_all_kept(num_kept := self._slots.find_ahead(request.ids), request.ids):
             request.num_computed = num_kept
@@ -66,32 +113,53 @@ class SlotRunner(CachedRunner[SlotModel]):
         if placement.copy_from is not None:
             self._model.kv.copy(placement.copy_from, placement.slot, placement.num_cached)
         self._slot_of[request] = placement.slot
-        request.num_computed = request.num_cached = placement.num_cached
+        num_cached = placement.num_cached
+        places = self._disk.find(reusable(request.ids)) if self._disk is not None else []
+        if len(places) * BLOCK_TOKENS >= num_cached + BLOCK_TOKENS:
+            self._reading[request] = _Reading(places)
+            num_cached -= num_cached % BLOCK_TOKENS  # only whole blocks are read, over what is there
+            self._slots.shorten(placement.slot, num_cached)
+        request.num_computed = request.num_cached = num_cached
 
     def step(self, plan: StepPlan) -> StepResult:
         rows: list[tuple[Request, Rows]] = []
         started = time.perf_counter()
+        reads = any(chunk.request in self._reading for chunk in plan.prefill)
         for chunk in plan.prefill:
+            if chunk.request in self._reading:
+                is_beside = bool(plan.decode) or len(plan.prefill) > 1 or chunk.request.is_ahead
+                self._read(chunk.request, self.pace.beside_s if is_beside else self.pace.alone_s)
+                continue
             row = self._prefill(chunk)
             if row is not None:
                 # The model keeps one prefill's logits; those of other prompts follow in this step.
                 row = row if chunk is plan.prefill[-1] else row.copy()
                 rows.append((chunk.request, row[None]))
         prefilled = time.perf_counter()
+        prefill_s = 0.0 if reads else prefilled - started  # the speed of computing is not that of reading
+        if prefill_s > 0 and plan.num_prefill >= _MIN_MEASURED:
+            self._tokens_per_s += 0.3 * (plan.num_prefill / prefill_s - self._tokens_per_s)
         if plan.draft and isinstance(self._model, SeveralAtOnce):
             rows.append(self._decode_several(self._model, plan.decode[0], plan.draft))
         elif plan.decode:
             rows += self._decode(plan.decode)
-        return StepResult(tuple(rows), prefilled - started, time.perf_counter() - prefilled)
+        return StepResult(tuple(rows), prefill_s, time.perf_counter() - prefilled)
 
     def release(self, request: Request, *, keep: bool) -> None:
+        self._reading.pop(request, None)
         slot = self._slot_of.pop(request, None)
         if slot is not None and self._slots.release(slot, keep=keep):
             self._model.kv.give_back(slot)
 
     def forget(self) -> None:
+        self._reading.clear()
         for slot in self._slots.forget():
             self._model.kv.give_back(slot)
+        if self._disk is not None:
+            try:
+                self._disk.clear()
+            except OSError as error:
+                self._give_up_disk(error)
 
     def drop_unused(self) -> None:
         for slot in self._slots.drop_unused():
@@ -99,13 +167,59 @@ class SlotRunner(CachedRunner[SlotModel]):
 
     def check(self) -> None:
         self._slots.check()
+        if self._disk is not None:
+            self._disk.check()
         if sorted(self._slot_of.values()) != self._slots.busy:
             raise RuntimeError("The slots in use are not those of the requests.")
 
     def _start_empty(self) -> None:
         self._slots = KVSlots(self._num_slots, self.max_kv_tokens, self._model.kv.page_tokens)
         self._slot_of: dict[Request, int] = {}
+        self._reading: dict[Request, _Reading] = {}
+        self._disk = self._open_disk()
         self._warm_up()
+
+    def _open_disk(self) -> KVDisk | None:
+        """Return the place on disk for KV, None where there is to be none or where it cannot be made."""
+        if self._disk_room is None or not isinstance(self._model.kv, InPieces):
+            return None
+        if not is_possible():
+            _log.warning("KV is not kept on disk: this system cannot do it.")
+            return None
+        try:
+            return KVDisk(self._disk_room, self._model.kv)
+        except OSError as error:
+            _log.warning("KV is not kept on disk: %s", error)
+            return None
+
+    def _give_up_disk(self, error: OSError) -> None:
+        """Go on without the disk."""
+        _log.warning("KV is no longer kept on disk: %s", error)
+        self._disk = None
+        self._reading.clear()
+
+    def _read(self, request: Request, seconds: float) -> None:
+        """Read blocks of a prompt for about so long, at least one, unless computing them is faster."""
+        reading, started = self._reading[request], time.perf_counter()
+        while request in self._reading:
+            first = request.num_computed
+            try:
+                if self._disk is not None:
+                    place = reading.places[first // BLOCK_TOKENS]
+                    self._disk.read(self._slot_of[request], first, place)
+            except OSError as error:
+                self._give_up_disk(error)
+                return
+            self._computed(request, request.ids[first : first + BLOCK_TOKENS])
+            request.num_cached = request.num_computed
+            reading.num_read += BLOCK_TOKENS
+            spent_s = time.perf_counter() - started
+            is_slow = reading.seconds + spent_s > max(_PATIENCE_S, reading.num_read / self._tokens_per_s)
+            if is_slow or request.num_computed >= len(reading.places) * BLOCK_TOKENS:
+                del self._reading[request]
+            elif spent_s >= seconds:
+                break
+        reading.seconds += time.perf_counter() - started
 
     def _extend(self, request: Request, ids: Sequence[int]) -> None:
         self._slots.extend(self._slot_of[request], ids)

@@ -149,6 +149,10 @@ class PagedRunner(CachedRunner[BlockModel]):
         """See `Runner.forget`."""
         self._blocks.forget()
 
+    def use_idle_time(self) -> bool:
+        """See `Runner.use_idle_time`. There is nothing to do."""
+        return False
+
     def drop_unused(self) -> None:
         """See `Runner.drop_unused`. A GPU's blocks are taken once and for all."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from engine.describing.footprint import USEFUL_CONTEXTS
@@ -13,11 +14,20 @@ from engine.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
+class DiskRoom:
+    """Where KV may be written that memory has no room for, and how many bytes of it at most."""
+
+    folder: Path
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerSize:
     """How much is run at once: threads of an operator, answers, tokens of one answer and of all of them.
 
     max_kv_tokens: of all of them on the CPU. device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on
-    a GPU, in MiB; 0 is what is useful and free. unpenalised: ids that a repetition penalty leaves alone.
+    a GPU, in MiB; 0 is what is useful and free. kv_disk: for what the CPU's memory has no room for.
+    unpenalised: ids that a repetition penalty leaves alone.
     """
 
     num_threads: int
@@ -26,6 +36,7 @@ class RunnerSize:
     max_kv_tokens: int
     device: str = "auto"
     kv_cache_mb: int = 0
+    kv_disk: DiskRoom | None = None
     unpenalised: frozenset[int] = frozenset()
 
     @property

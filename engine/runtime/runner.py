@@ -92,6 +92,9 @@ class Runner(Protocol):
     def forget(self) -> None:
         """Let go of all KV that no request uses, and of the others' when they are released."""
 
+    def use_idle_time(self) -> bool:
+        """Do a short piece of what may be done while there are no requests; False where nothing is left."""
+
     def drop_unused(self) -> None:
         """Give the memory back of KV that nobody used since the last call."""
 

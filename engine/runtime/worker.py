@@ -29,8 +29,8 @@ Command = Callable[[], None]
 _MAX_FAULTS_IN_A_ROW = 3
 _DELIVERY_INTERVAL_S = 0.025
 _CHECK_INTERVAL_S = 60.0
-_UNUSED_S = 12 * 3600.0
-"""After once to twice this time, the memory of KV that nobody used is given back."""
+_UNUSED_S = 6 * 3600.0
+"""After once to twice this time, the memory of KV that nobody used or expected is given back."""
 _FAULT = "The model failed while it was answering. Try again."
 _CLOSED = "The engine is shutting down. Try again later."
 _NO_ROOM = "There is no room for another answer. Try again in a minute."
@@ -134,7 +134,7 @@ class Worker:
         """Take what was asked for, then run one step."""
         if not self._requests:
             self._check(runner)
-        self._take_commands(wait=not self._requests)
+        self._take_commands(wait=not (self._requests or self._uses_idle_time(runner)))
         self._drop_cancelled(runner)
         if self._forgetting:
             self._forgetting = False
@@ -161,6 +161,10 @@ class Worker:
         if self.health is Health.READY and now - self._dropped_at >= _UNUSED_S:
             self._dropped_at = now
             runner.drop_unused()
+
+    def _uses_idle_time(self, runner: Runner) -> bool:
+        """Do a short piece of what may be done while nobody asks; return whether there may be more."""
+        return self.health is Health.READY and runner.use_idle_time()
 
     def _place_arrivals(self, runner: Runner) -> None:
         """Give every request that came its place."""

@@ -24,10 +24,17 @@ from engine.describing.manifest import (
     describe_files,
 )
 from engine.machine import machine
+from engine.machine.machine import Processor, Resources
 from engine.opening import ConvertedFolder, open_folder
 from engine.types import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def nobody_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.advising.measuring.memory_bandwidth", lambda _threads: 40e9)
+
 
 RELEASE = Path(__file__).parents[1] / "data/releases/tiny_FT_float32"
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcDe.f-made_up_secret_part_that_is_not_real"
@@ -107,6 +114,15 @@ def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place)
     assert sorted(place.folder.rglob("*")) == before
     assert "playground" in findings["Token"].sentence
     assert "tiny (fp32)" in findings["Model"].sentence
+
+
+def test_room_for_kv_on_disk_is_told_and_must_be_there(place: Place) -> None:
+    finding = place.check(KV_DISK_MB="64")["Cache"]
+    assert finding.is_good
+    assert "Up to 64.0 MiB of them take what memory has no room for." in finding.sentence
+    finding = place.check(KV_DISK_MB="10000000")["Cache"]
+    assert not finding.is_good
+    assert "up to 9766 GiB of KV may go there. Lower KV_DISK_MB." in finding.sentence
 
 
 def test_bad_settings_are_all_named_and_end_the_check(place: Place) -> None:
@@ -332,3 +348,17 @@ def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
     (problem,) = place.problems(MODERATION_MODEL=str(place.folder / "guard"))
     assert problem.startswith("Moderation: ")
     assert "Change MODERATION_MODEL." in problem
+
+
+def test_without_a_model_of_ones_own_it_names_one_that_suits_this_machine(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 10 * 2**30, 8, Processor("any")))
+    finding = place.check(MODEL="", PROVIDER="cpu")["Better model"]
+    assert finding.is_good
+    assert finding.sentence.startswith("Llama 3.1 8B suits this machine (about ")
+    assert "set MODEL=hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M." in finding.sentence
+    assert "Better model" not in place.check()
+    monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 2**28, 8, Processor("any")))
+    finding = place.check(MODEL="", PROVIDER="cpu")["Better model"]
+    assert finding.sentence == "none fits the memory that is free here."

@@ -6,13 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from bot.config import load_settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
-from bot.models import ModelShelf, beside, kv_bytes, least_options, model_bytes, moderation_options
+from bot.models import (
+    ModelShelf,
+    beside,
+    engine_options,
+    kv_bytes,
+    least_options,
+    model_bytes,
+    moderation_options,
+)
 from engine.describing.footprint import PROCESS_BYTES
 from engine.engine import EngineOptions
 from engine.machine import machine
 from engine.opening import open_folder
+from engine.runtime.model_folder import DiskRoom
 from tests.bot.test_check import write_model
 from tests.fakes import ScriptedEngine
 
@@ -80,6 +90,18 @@ def test_what_is_kept_of_conversations_leaves_the_moderation_model_its_memory(
     assert kv_bytes(moderation_options(OPTIONS), guard) < 1.1 * 2**20, "as little as can be"
     set_by_hand = EngineOptions(kv_cache_mb=64)
     assert moderation_options(set_by_hand).kv_cache_mb == 64
+
+
+def test_kv_goes_to_the_cache_folder_where_that_is_wished_and_never_that_of_a_moderation_model(
+    tmp_path: Path,
+) -> None:
+    def options(**environment: str) -> EngineOptions:
+        return engine_options(load_settings({"LLAMA_CACHE": str(tmp_path), **environment}, tmp_path / ".env"))
+
+    assert options().kv_disk is None
+    wished = options(KV_DISK_MB="64")
+    assert wished.kv_disk == DiskRoom(tmp_path, 64 * 2**20)
+    assert moderation_options(wished).kv_disk is None
 
 
 def test_where_free_memory_cannot_be_told_nothing_is_missing(

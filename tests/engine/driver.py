@@ -6,6 +6,7 @@ from collections import deque
 from typing import Generic, TypeVar
 
 from engine.cpu.runner import SlotRunner
+from engine.runtime.model_folder import DiskRoom
 from engine.runtime.request import Delta, Request
 from engine.runtime.runner import Runner
 from engine.runtime.scheduler import Scheduler, StepPlan
@@ -48,6 +49,7 @@ class RunnerDriver(Generic[R]):
         plan = self.scheduler.plan()
         self.plans.append(plan)
         if plan.is_empty:
+            self.runner.use_idle_time()
             return plan
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
@@ -98,6 +100,7 @@ class Driver(RunnerDriver[SlotRunner]):
         *,
         min_exact_rows: int = 1,
         page_tokens: int = 1,
+        kv_disk: DiskRoom | None = None,
     ) -> None:
         self.models: list[HistoryModel] = []
         self.max_kv_tokens = max_kv_tokens
@@ -106,6 +109,7 @@ class Driver(RunnerDriver[SlotRunner]):
             num_slots,
             max_kv_tokens,
             min_exact_rows=min_exact_rows,
+            kv_disk=kv_disk,
         )
         super().__init__(runner, max_running)
 

@@ -68,6 +68,9 @@ class HistoryMemory:
         self._give_back(second, num_first)
         self.num_swaps += 1
 
+    def pieces(self, slot: int, first: int, end: int) -> list[npt.NDArray[np.int64]]:
+        return [self.ids[slot, first:end]]
+
     def give_back(self, slot: int, num_kept: int = 0) -> None:
         self._give_back(slot, num_kept)
         self.num_given_back += 1
@@ -158,7 +161,7 @@ class ScriptedRunner:
         self.answer = answer
         self.num_reloads = self.num_forgotten = self.num_drops = 0
         self.reload_error: Exception | None = None
-        self.num_checks = 0
+        self.num_checks = self.num_idle_pieces = 0
         self.check_error: Exception | None = None
         self.num_refusals_due = 0
         self.placed: set[int] = set()
@@ -191,6 +194,10 @@ class ScriptedRunner:
 
     def forget(self) -> None:
         self.num_forgotten += 1
+
+    def use_idle_time(self) -> bool:
+        self.num_idle_pieces = max(0, self.num_idle_pieces - 1)
+        return self.num_idle_pieces > 0
 
     def drop_unused(self) -> None:
         self.num_drops += 1

@@ -6,16 +6,19 @@ import asyncio
 import ctypes
 import mmap
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.cpu.kv_buffers import KVBuffers
+from engine.cpu.kv_disk import BLOCK_TOKENS
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.engine import Engine, EngineOptions, kv_room
 from engine.opening import open_folder
+from engine.runtime.model_folder import DiskRoom
 from engine.runtime.runner import Runner
 from engine.types import ChatMessage, Completion, Prompt, SamplingParams
 from tests.engine.engine_stage import ask, read, wait_until
@@ -32,6 +35,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 async def answer(engine: Engine, prompt: Prompt, seed: int) -> Completion:
     params = SamplingParams(temperature=1.0, max_new_tokens=30, seed=seed)
     return await ask(engine, prompt, params)
+
+
+async def test_kv_that_was_on_disk_changes_no_answer(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners, load = list[Runner](), Engine._load_runner
+
+    def load_runner(engine: Engine) -> Runner:
+        runners.append(load(engine))
+        return runners[-1]
+
+    monkeypatch.setattr(Engine, "_load_runner", load_runner)
+    rng, found = random.Random(1), []
+    pasts = [tuple(rng.randrange(3, 380) for _ in range(300)) for _ in range(6)]
+    for room in (None, DiskRoom(tmp_path, 2**26)):
+        options = replace(OPTIONS, max_concurrent=1, context_tokens=400, kv_disk=room)
+        async with await Engine.open(folder, options) as engine:
+            runner = runners[-1]
+            assert isinstance(runner, SlotRunner)
+            for number, past in enumerate(pasts):
+                await answer(engine, Prompt(past), 1)
+                if room is not None:  # the older ones are written while nobody asks
+                    await wait_until(lambda: _num_written(runner) >= number * (300 // BLOCK_TOKENS))  # noqa: B023
+            found.append([await answer(engine, Prompt((*past, 5, 6, 7)), 2) for past in pasts])
+    assert [one.text for one in found[0]] == [one.text for one in found[1]]
+    kept = [[one.usage.num_cached_tokens for one in some] for some in found]
+    assert sum(kept[1]) >= sum(kept[0]) + 3 * 256, "and it was read"
+
+
+def _num_written(runner: SlotRunner) -> int:
+    assert runner._disk is not None
+    return len(runner._disk._blocks)
 
 
 async def prompts(engine: Engine) -> list[Prompt]:

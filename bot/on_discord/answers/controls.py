@@ -7,6 +7,7 @@ nothing of how answers are made or forgotten.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,7 +42,15 @@ REPORTS_PER_MINUTE = 5
 class AnswerControls:
     """Carries out the commands, and the presses of Stop, Regenerate, Continue and Report."""
 
-    def __init__(self, chat: ChatService, moderation: Moderation, make_answer: MakeAnswer) -> None:
+    def __init__(
+        self,
+        chat: ChatService,
+        moderation: Moderation,
+        make_answer: MakeAnswer,
+        on_stale: Callable[[int, int], None],
+    ) -> None:
+        """`on_stale` is told of channel and answer where a button stands below an answer that has ended."""
+        self._on_stale = on_stale
         self._chat = chat
         self._moderation = moderation
         self._make_answer = make_answer
@@ -88,6 +97,8 @@ class AnswerControls:
         async with answering(interaction):
             await self._check(interaction, answer_id)
             if not self._chat.stop(answer_id):
+                if not self._chat.is_unshown(answer_id):
+                    self._on_stale(interaction.channel_id or 0, answer_id)
                 await say(interaction, phrase("answer.ended_already"))
 
     async def regenerate(self, interaction: Interaction, answer_id: int) -> None:

@@ -112,6 +112,7 @@ class DiscordAnswer:
             give_up_after_s=GIVE_UP_AFTER_S if self._given_outbox is None else TOKEN_LIFE_S,
             column=self._column,
             refusal=f"-# {render(phrase('answer.refused'), self._locale)}",
+            closed_note=render(phrase("answer.closed"), self._locale),
         )
 
     def waiting(self, place: int, *, for_others: bool) -> None:

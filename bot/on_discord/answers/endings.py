@@ -9,6 +9,7 @@ are made.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ from bot.on_discord.answers.outboxes import (
     text_of,
     translated,
 )
-from bot.on_discord.origins import Channel, Locales
+from bot.on_discord.origins import Channel, Locales, may_embed, may_open
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from bot.tasks import Pause, Tasks
@@ -98,7 +99,9 @@ class Endings:
         """Note an ending that is to be shown: at once, or later after an outcome that is no better now."""
         debt = self._debts.setdefault(channel_id, Debt())
         debt.answer_ids.add(answer_id)
-        if outcome is not None:
+        if outcome is None:
+            debt.due_s = debt.not_before_s
+        else:
             debt.postpone(_now_s(), PAUSES_S[0] if outcome is Outcome.FAILED else CLOSED_PAUSE_S)
         self._pause.end()
         if not self._tasks:
@@ -162,7 +165,7 @@ class Endings:
 
         Raises `StorageError` or `OutboxError`.
         """
-        found = self._client.get_channel(channel_id) or self._client.get_partial_messageable(channel_id)
+        found = await self._find(channel_id)
         if not _is_open(found):
             return dict.fromkeys(answer_ids, Outcome.FORBIDDEN)
         room = await self._open(cast("Channel", found), await self._answers(answer_ids))
@@ -174,6 +177,14 @@ class Endings:
         shown = {one.answer.id: outcome for one, outcome in zip(answers, outcomes, strict=True)}
         return dict.fromkeys(answer_ids, Outcome.GONE) | shown
 
+    async def _find(self, channel_id: int) -> object:
+        """Return a channel: threads that are archived are asked for. Raises `OutboxError`."""
+        found = self._client.get_channel(channel_id)
+        if found is None:
+            with translated(), suppress(discord.NotFound, discord.Forbidden, discord.InvalidData):
+                found = await self._client.fetch_channel(channel_id)
+        return found or self._client.get_partial_messageable(channel_id)
+
     async def _answers(self, answer_ids: Sequence[int]) -> list[InterruptedAnswer]:
         """Return those that are there and not shown yet."""
         found = [await self._conversations.find_unshown(one) for one in answer_ids]
@@ -183,6 +194,7 @@ class Endings:
         """Look what stands in a channel. Raises `OutboxError`."""
         guild = getattr(channel, "guild", None)
         config = await self._servers.config(None if guild is None else guild.id)
+        config = dataclasses.replace(config, uses_embeds=config.uses_embeds and may_embed(channel))
         room = _Room(channel, await self._locales.of(guild), config, answers)
         firsts = (min(filter(None, (one.question_discord_id, *one.part_ids)), default=0) for one in answers)
         first = min(filter(None, firsts), default=0)
@@ -257,6 +269,7 @@ class Endings:
             can_move=not one.answer.content.strip(),
             column=self._columns.of(room.channel.id),
             refusal=f"-# {render(phrase('answer.refused'), room.locale)}",
+            closed_note=render(phrase("answer.closed"), room.locale),
         )
         result = await delivery.finish(
             one.answer.content,
@@ -333,8 +346,14 @@ def _is_open(channel: object) -> bool:
     if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
         return True
     me: discord.Member | None = channel.guild.me  # None where the server is not there for now
-    is_archived = isinstance(channel, discord.Thread) and channel.archived
-    return me is not None and not is_archived and channel.permissions_for(me).view_channel
+    if me is None:
+        return False
+    if isinstance(channel, discord.Thread):
+        if channel.parent is None:
+            return True
+        if channel.archived and not may_open(channel):
+            return False
+    return channel.permissions_for(me).view_channel
 
 
 def _note_of(one: InterruptedAnswer, config: ServerConfig, locale: str) -> str | None:

@@ -10,14 +10,16 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import aiohttp
 import discord
 
 from bot.delivery.outbox import (
     Buttons,
+    OutboxClosedError,
     OutboxError,
     OutboxForbiddenError,
     OutboxGoneError,
@@ -27,10 +29,11 @@ from bot.delivery.outbox import (
 from bot.language.phrases import phrase, render
 from bot.on_discord.buttons import Press, button, id_of, view_of
 from bot.on_discord.interactions import SILENT, text_file
-from bot.on_discord.origins import Channel, Interaction
+from bot.on_discord.origins import Channel, Interaction, may_open
 from bot.on_discord.traffic import retry_after_s
 
 _log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 FILE_NAME = "answer.txt"
 TOKEN_LIFE_S = 14 * 60.0
@@ -46,7 +49,8 @@ _BELOW_AN_ANSWER: Mapping[Buttons, tuple[tuple[Press, str], ...]] = {
     ),
 }
 _OF_AN_ANSWER = re.compile(r"llamacord:(stop|regenerate|continue|report):(?P<number>[0-9]{1,20})")
-_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _ARCHIVED_THREAD, _OLD_TOKEN = 10003, 10008, 50083, 50027
+_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _OLD_TOKEN = 10003, 10008, 50027
+_ARCHIVED_THREAD, _LOCKED_THREAD = 50083, 160005
 _GONE = {_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE, _OLD_TOKEN}
 _REFUSED = {400, 405, 411, 413, 414, 415, 422}
 """Statuses that say that the request itself is at fault."""
@@ -88,8 +92,7 @@ class DiscordOutbox:
 
     async def send(self, content: str, *, buttons: Buttons, attachment: str = "") -> int:
         """Send a message and return its id. A repeated attempt never makes a second message."""
-        with translated():
-            message = await self._reply(content, buttons, attachment)
+        message = await self._opened(lambda: self._reply(content, buttons, attachment))
         if message.id <= self._newest_id or str(message.nonce or self._nonce) != self._nonce:
             # Discord takes our nonce for that of an earlier message, and has sent nothing.
             _log.warning("Answer %d: Discord answered a message with another one", self.answer_id)
@@ -103,21 +106,22 @@ class DiscordOutbox:
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
         """Replace content, buttons and file of a message."""
-        with translated():
-            await self._message(discord_id).edit(
+        await self._opened(
+            lambda: self._message(discord_id).edit(
                 content=None if self._as_embeds else content,
                 embeds=self._embeds(content),
                 view=answer_view(self.answer_id, buttons, self._locale),
                 attachments=text_files(attachment),
                 allowed_mentions=SILENT,
             )
+        )
         self._note(discord_id)
 
     async def delete(self, discord_id: int) -> None:
         """Delete a message; one that is deleted already is what is wanted."""
         self._on_delete(discord_id)
-        with translated(), suppress(discord.NotFound):
-            await self._message(discord_id).delete()
+        with suppress(OutboxGoneError):
+            await self._opened(lambda: self._message(discord_id).delete())
         self._shown.discard(discord_id)
 
     async def notify(self, user_id: int, discord_id: int, sentence: str) -> None:
@@ -130,6 +134,22 @@ class DiscordOutbox:
         )
         with translated():
             await self._channel.send(sentence, reference=reference, allowed_mentions=pinged)
+
+    async def _opened(self, act: Callable[[], Awaitable[Result]]) -> Result:
+        """Do it; if the thread is archived and we may open it, once more after that. Raises `OutboxError`."""
+        try:
+            with translated():
+                return await act()
+        except OutboxClosedError:
+            if not (isinstance(self._channel, discord.Thread) and may_open(self._channel)):
+                raise
+        try:
+            with translated():
+                await self._channel.edit(archived=False)
+        except OutboxForbiddenError as error:
+            raise OutboxClosedError("The thread is archived, and not for us to open.") from error
+        with translated():
+            return await act()
 
     def _note(self, discord_id: int) -> None:
         self._shown.add(discord_id)
@@ -286,7 +306,9 @@ def translated() -> Iterator[None]:
 def _outbox_error(error: discord.HTTPException) -> OutboxError:
     if error.code in _GONE or isinstance(error, discord.NotFound):
         return OutboxGoneError("The message or its channel was deleted.")
-    if error.code == _ARCHIVED_THREAD or isinstance(error, discord.Forbidden):
+    if error.code == _ARCHIVED_THREAD:
+        return OutboxClosedError("The thread is archived.")
+    if error.code == _LOCKED_THREAD or isinstance(error, discord.Forbidden):
         return OutboxForbiddenError("We may not write there now.")
     if error.status in _REFUSED:
         _log.error("Discord refused a message: status %d, code %d", error.status, error.code)

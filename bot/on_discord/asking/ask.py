@@ -23,10 +23,14 @@ from discord import app_commands
 from bot.conversation.jobs import Question
 from bot.conversation.mentions import Bot, label
 from bot.conversation.service import ChatService
+from bot.errors import AttachmentError
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
-from bot.on_discord.asking.questions import joined, quoted, read_texts
+from bot.on_discord.asking.questions import Questions, referring
+from bot.on_discord.hearing.files import why_not_readable
+from bot.on_discord.hearing.hearing import Hearing
+from bot.on_discord.hearing.message_text import parts_of, told
 from bot.on_discord.interactions import (
     DISCORD_FAILURES,
     SILENT,
@@ -47,7 +51,7 @@ from bot.on_discord.origins import (
     writable_channel,
 )
 from bot.parameters import PARAMETERS
-from storage.conversations import ConversationKind, ConversationRef, Quote
+from storage.conversations import ConversationKind, ConversationRef
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -66,7 +70,7 @@ class Request:
 
     prompt: str
     is_private: bool = False
-    quote: Quote | None = None
+    about: discord.Message | None = None
     files: tuple[discord.Attachment, ...] = ()
     overrides: Mapping[str, object] = field(default_factory=dict)
 
@@ -74,8 +78,17 @@ class Request:
 class Asking:
     """Takes requests. Never raises: whoever asks gets an answer or a sentence."""
 
-    def __init__(self, chat: ChatService, make_answer: MakeAnswer, locales: Locales) -> None:
+    def __init__(
+        self,
+        chat: ChatService,
+        questions: Questions,
+        hearing: Hearing,
+        make_answer: MakeAnswer,
+        locales: Locales,
+    ) -> None:
         self._chat = chat
+        self._questions = questions
+        self._hearing = hearing
         self._make_answer = make_answer
         self._locales = locales
 
@@ -97,14 +110,14 @@ class Asking:
         )
         discord_id = response.message_id or interaction.id
         with self._chat.arrivals.enter(channel.id, discord_id, interaction.user.id) as arrival:
-            question = await _question(interaction, request, discord_id)
+            question = await self._question(interaction, request, discord_id)
             view = await self._make_answer(channel, response.message_id)
             await arrival.is_first.wait()
             await self._chat.take(question, view, arrival)
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)
-        question = await _question(interaction, request, interaction.id)
+        question = await self._question(interaction, request, interaction.id)
         if request.is_private:
             own = ConversationRef(interaction.id, ConversationKind.DIRECT, interaction.guild_id)
             question = dataclasses.replace(
@@ -127,6 +140,37 @@ class Asking:
                 await self._forget(interaction.id)
             raise
         asyncio.get_running_loop().call_later(TOKEN_LIFE_S, self._chat.out_of_time, answer_id)
+
+    async def _question(self, interaction: Interaction, request: Request, discord_id: int) -> Question:
+        """Return what is asked. Raises `AttachmentError`."""
+        channel, user, bot = interaction.channel, interaction.user, _bot_at(interaction)
+        is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
+        files = await self._hearing.read(request.files)
+        if files.problems or (files.notes and not files.is_readable):
+            raise AttachmentError((*files.problems, *files.notes)[0])
+        references = []
+        if request.about is not None:
+            about = await self._hearing.quote(request.about, bot)
+            if not about.is_readable:
+                raise AttachmentError((*about.notes, phrase("ask.nothing_there"))[0])
+            references.append(about)
+        place = None if request.is_private else channel
+        if are_we_there(interaction):
+            references += await self._hearing.linked(request.prompt, bot, user, place)
+        question = Question(
+            conversation=conversation_of(interaction),
+            discord_id=discord_id,
+            author_id=user.id,
+            author_name=user.display_name,
+            content=told([request.prompt, files.text]),
+            created_at=interaction.created_at,
+            origin=origin_of(interaction),
+            starter_id=interaction.channel_id if is_our_thread else None,
+            overrides=request.overrides,
+            notes=files.notes,
+        )
+        question = referring(question, references)
+        return await self._questions.begun(question, channel, bot) if is_our_thread else question
 
     async def _forget(self, interaction_id: int) -> None:
         """Delete what was asked in private, and its answer; after a failure the next sweep does it."""
@@ -173,11 +217,14 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
     @_for_everybody
     async def ask_about(interaction: Interaction, message: discord.Message) -> None:
         async with reporting(interaction):
-            quote = quoted(message, _bot_at(interaction))
-            if not quote.content:
-                await say(interaction, phrase("ask.nothing_there"))
-                return
-            await show_form(interaction, AboutForm(asking, quote, str(interaction.locale)))
+            parts = parts_of(message, _bot_at(interaction))
+            attachments = [one for part in parts for one in part.attachments]
+            if not any(block.strip() for part in parts for block in part.blocks):
+                reasons = [why_not_readable(one) for one in attachments] or [phrase("ask.nothing_there")]
+                if all(reasons):
+                    await say(interaction, reasons[0] or "")
+                    return
+            await show_form(interaction, AboutForm(asking, message, str(interaction.locale)))
 
     return [ask, ask_about]
 
@@ -185,10 +232,10 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
 class AboutForm(discord.ui.Modal):
     """Asks what one wants to know about a message."""
 
-    def __init__(self, asking: Asking, quote: Quote, locale: str) -> None:
+    def __init__(self, asking: Asking, about: discord.Message, locale: str) -> None:
         super().__init__(title=render(phrase("ask.form_title"), locale))
         self._asking = asking
-        self._quote = quote
+        self._about = about
         self._prompt: discord.ui.TextInput[AboutForm] = discord.ui.TextInput(
             label=render(phrase("ask.form_question"), locale),
             default=render(phrase("ask.form_default"), locale),
@@ -199,31 +246,13 @@ class AboutForm(discord.ui.Modal):
 
     async def on_submit(self, interaction: Interaction) -> None:
         """Ask it."""
-        await self._asking.take(interaction, Request(self._prompt.value, quote=self._quote))
-
-
-async def _question(interaction: Interaction, request: Request, discord_id: int) -> Question:
-    """Return what is asked. Raises `AttachmentError`."""
-    channel, user = interaction.channel, interaction.user
-    is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
-    return Question(
-        conversation=conversation_of(interaction),
-        discord_id=discord_id,
-        author_id=user.id,
-        author_name=user.display_name,
-        content=joined(request.prompt, await read_texts(request.files)),
-        created_at=interaction.created_at,
-        origin=origin_of(interaction),
-        quotes=() if request.quote is None else (request.quote,),
-        starter_id=interaction.channel_id if is_our_thread else None,
-        overrides=request.overrides,
-    )
+        await self._asking.take(interaction, Request(self._prompt.value, about=self._about))
 
 
 def _shown(interaction: Interaction, request: Request, locale: str) -> str:
     """Return what everybody sees of a question."""
-    key = "ask.asks" if request.quote is None else "ask.asks_about"
-    author = "" if request.quote is None else request.quote.author_name
+    key = "ask.asks" if request.about is None else "ask.asks_about"
+    author = "" if request.about is None else request.about.author.display_name
     head = render(phrase(key, name=label(interaction.user.display_name), author=label(author)), locale)
     prompt = " ".join(request.prompt.split())
     cut = prompt if len(prompt) <= _MAX_SHOWN else f"{prompt[:_MAX_SHOWN]}…"

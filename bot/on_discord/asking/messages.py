@@ -23,7 +23,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
 from bot.on_discord.asking.overheard import Overheard
 from bot.on_discord.asking.proxies import Proxies
-from bot.on_discord.asking.questions import question_of
+from bot.on_discord.asking.questions import Questions
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, incoming_of, may_answer, origin_of_message, ref_of
 from bot.servers.rates import Buckets, Rate, RefusalPace, loop_seconds
@@ -60,6 +60,7 @@ class MessageIntake:
         self,
         chat: ChatService,
         servers: Servers,
+        questions: Questions,
         locales: Locales,
         make_answer: MakeAnswer,
         on_refusal: OnRefusal,
@@ -68,6 +69,7 @@ class MessageIntake:
     ) -> None:
         """`sees_all`: whether we get messages that do not mention us."""
         self._chat = chat
+        self._questions = questions
         self._locales = locales
         self._make_answer = make_answer
         self._on_refusal = on_refusal
@@ -105,7 +107,8 @@ class MessageIntake:
             if (arrival := self._chat.arrivals.find(channel_id, asked.id)) is not None:
                 await arrival.has_left.wait()
             name = copy.author.display_name
-            content = (await question_of(copy, bot)).content
+            content = await self._questions.content_of(copy, bot)
+            await self._chat.check_text(origin_of_message(asked), content)
             if await self._chat.upkeep.question_moved(channel_id, asked.id, copy.id, name, content):
                 return
         except Exception as error:  # noqa: BLE001 - the edge: the copy is a question all the same
@@ -124,10 +127,10 @@ class MessageIntake:
         is_late = message.edited_at is None or message.edited_at - message.created_at > EDIT_TIME
         if is_late or not is_for_us(incoming_of(message), bot):
             return
-        if self._is_new_try(message):
+        if self._note_try(message):
             await self.take(message, bot)
 
-    def _is_new_try(self, message: discord.Message) -> bool:
+    def _note_try(self, message: discord.Message) -> bool:
         """Note what a message says that is no question; tell whether that was not tried, nor too often."""
         tried = self._tried.setdefault(message.id, set())
         is_new = hash(message.content) not in tried and len(tried) < MAX_TRIES
@@ -157,7 +160,7 @@ class MessageIntake:
         if arrival.is_withdrawn:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
-            self._is_new_try(message)
+            self._note_try(message)
             await self._say_why(message, incoming.author_id, refusal, is_addressed=is_addressed)
         return refusal is None or arrival.is_withdrawn
 
@@ -174,14 +177,17 @@ class MessageIntake:
         if not may_answer(message):
             _log.info("A question was left alone: no permission to answer there")
             return
-        question = await question_of(message, bot, await self._newest_part(message))
+        newest = await self._newest_part(message)
+        question = await self._questions.of(message, bot, newest, written.author)
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
-            question = dataclasses.replace(question, content=(await question_of(edited, bot)).content)
+            content = await self._questions.content_of(edited, bot)
+            question = dataclasses.replace(question, content=content)
         if written is not message:
             asked_from = origin_of_message(written)
             question = dataclasses.replace(question, author_id=written.author.id, origin=asked_from)
+        question = await self._questions.begun(question, message.channel, bot)
         is_said = bool(question.content.strip()) and not (
             is_addressed and _NO_WORD.fullmatch(question.content)
         )
@@ -204,7 +210,7 @@ class MessageIntake:
             is_role = bool(message.role_mentions)
             me = f"<@{bot.user_id}>"
             raise EmptyQuestionError(phrase("errors.role_mention", me=me) if is_role else None)
-        before = [await question_of(one, bot) for one in await self._said_before(message)]
+        before = [await self._questions.of(one, bot) for one in await self._said_before(message)]
         found = [one for one in before if one.content.strip()] or ([] if is_blank else [question])
         if not found:
             raise EmptyQuestionError(phrase("errors.bare_mention"))

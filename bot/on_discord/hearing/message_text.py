@@ -6,7 +6,8 @@ mails quote, so that it cannot pass for words of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import discord
 
@@ -43,41 +44,48 @@ _SYSTEM = {
 """Messages of Discord itself that mean something; all others say nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a message says itself, or what it forwards: blocks of text, and attachments."""
+
+    blocks: list[str]
+    attachments: list[discord.Attachment]
+    is_forwarded: bool = False
+
+    def told(self, of_attachments: Iterable[str]) -> str:
+        """Return it as text, with what there is to tell of its attachments."""
+        text = told([*self.blocks, *of_attachments])
+        return f"Forwarded message:\n{quoted(text)}" if self.is_forwarded and text else text
+
+
 def text_of(message: discord.Message, bot: Bot) -> str:
     """Return all that a message says, with its files and pictures by name; empty if it says nothing."""
-    return told([*blocks_of(message, bot), *map(line_of, attachments_of(message))])
+    return told([part.told(map(line_of, part.attachments)) for part in parts_of(message, bot)])
 
 
-def told(blocks: Sequence[str]) -> str:
+def told(blocks: Iterable[str]) -> str:
     """Return blocks one below the other."""
     return "\n\n".join(block for block in blocks if block.strip())
 
 
-def blocks_of(message: discord.Message, bot: Bot) -> list[str]:
-    """Return what a message says besides its attachments and those of what it forwards."""
+def parts_of(message: discord.Message, bot: Bot) -> list[Part]:
+    """Return what a message says itself, and what it forwards."""
     if message.type is _Type.poll_result:
-        return [_poll_result(message)]
+        return [Part([_poll_result(message)], [])]
     if message.type not in _WRITTEN:
-        return [_system(message)]
+        return [Part([_system(message)], [])]
     names = names_of(message)
-    blocks = [readable(message.content, bot, names)]
-    blocks += _holdings(message, bot, names)
-    for snapshot in message.message_snapshots:
-        inside = [readable(snapshot.content, bot, Names()), *_holdings(snapshot, bot, Names())]
-        if text := told(inside):
-            blocks.append(f"Forwarded message:\n{quoted(text)}")
+    blocks = [readable(message.content, bot, names), *_holdings(message, bot, names)]
     if message.poll is not None:
         blocks.append(_poll(message.poll))
-    return [block for block in blocks if block]
+    parts = [Part(blocks, message.attachments)]
+    for one in message.message_snapshots:
+        inside = [readable(one.content, bot, Names()), *_holdings(one, bot, Names())]
+        parts.append(Part(inside, one.attachments, is_forwarded=True))
+    return parts
 
 
-def attachments_of(message: discord.Message) -> list[discord.Attachment]:
-    """Return the attachments of a message and of what it forwards."""
-    forwarded = (one for snapshot in message.message_snapshots for one in snapshot.attachments)
-    return [*message.attachments, *forwarded]
-
-
-def kind_of(attachment: discord.Attachment) -> str:
+def claimed_kind(attachment: discord.Attachment) -> str:
     """Return what an attachment is said to be, a picture, say; empty for what may be a text."""
     if attachment.is_voice_message():
         return "Voice message"
@@ -85,13 +93,13 @@ def kind_of(attachment: discord.Attachment) -> str:
     return next((kind for prefix, kind in _KINDS.items() if claimed.startswith(prefix)), "")
 
 
-def line_of(attachment: discord.Attachment, kind: str | None = None) -> str:
-    """Return the line that tells of an attachment that is not opened, of its kind if that is known better."""
-    kind = kind_of(attachment) if kind is None else kind
+def line_of(attachment: discord.Attachment, kind: str | None = None, *, state: str = "not opened") -> str:
+    """Return the line that tells of an attachment that is not read, of its kind if that is known better."""
+    kind = claimed_kind(attachment) if kind is None else kind
     if kind == "Voice message":
         return f"Voice message of {round(attachment.duration or 0)} seconds (you cannot hear it)"
     name = label(attachment.filename, MAX_FILE_NAME_CHARS)
-    state = f"you cannot {_PERCEIVED[kind]} it" if kind else "not opened"
+    state = f"you cannot {_PERCEIVED[kind]} it" if kind else state
     line = f"{kind or 'File'} {name} ({state})"
     described = " ".join((attachment.description or "").split())
     return f"{line}, described as: {described}" if described else line

@@ -40,12 +40,14 @@ class Stage:
     is_free: bool = True
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     last: RecordingView = field(default_factory=RecordingView)
+    ago: timedelta = timedelta()
+    """How long ago questions are asked."""
 
     async def ask(self, text: str, channel_id: int = 10) -> None:
         """Ask, and wait for the answer."""
         self.last = RecordingView()
         ref = ConversationRef(channel_id, ConversationKind.CHANNEL, 1)
-        question = Question(ref, next(self.numbers), 1, "Anna", text, datetime.now(UTC))
+        question = Question(ref, next(self.numbers), 1, "Anna", text, datetime.now(UTC) - self.ago)
         await self.chat.ask(question, self.last)
         await self.last.ending()
 
@@ -105,6 +107,19 @@ async def test_the_next_prompt_is_there_after_an_answer_and_after_a_restart(
         assert await again.is_ready_for("And again?")
 
 
+async def test_at_the_limit_a_restart_changes_nothing_of_the_beginning(stage: Stage, tmp_path: Path) -> None:
+    for _ in range(20):
+        await stage.ask("q" * 30)
+    beginning = (await stage.rested())[0]
+    async with working(tmp_path / "idle.sqlite3") as again:
+        assert (await again.rested())[0] == beginning
+        again.numbers = itertools.count(100)
+        await again.ask("q")
+        newest = (await again.conversations.recent(1, 1))[0]
+        assert newest.view_from
+        assert bytes(again.engine.fit_prompt(again.engine.dialogs[-1], 10_000).ids).startswith(beginning)
+
+
 async def test_the_next_prompt_is_there_before_every_stride_and_after_it(stage: Stage) -> None:
     await stage.ask("q" * 30)
     views = set()
@@ -130,13 +145,25 @@ async def test_the_next_prompt_is_there_after_every_change_of_the_past(stage: St
     assert await stage.is_ready_for("seven")
     await stage.chat.preferences.set(ref, "max_history_tokens", "128", by_user_id=1)
     assert await stage.is_ready_for("eight")
+    await stage.chat.system_prompts.set(ref, "Be short.", by_user_id=1)
+    assert await stage.is_ready_for("nine")
+    assert stage.engine.dialogs[-1][0].content.startswith("Be short.")
     await stage.rested()
     reset = await stage.chat.reset(ref, by_user_id=1, at=datetime.now(UTC))
     assert await stage.rested() == []
     await stage.chat.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
-    assert await stage.is_ready_for("nine")
-    stage.chat.note_change()  # as when the engine forgot, or is another one
     assert await stage.is_ready_for("ten")
+    stage.chat.note_change()  # as when the engine forgot, or is another one
+    assert await stage.is_ready_for("eleven")
+
+
+async def test_where_nobody_asked_for_long_nothing_is_kept_ready(stage: Stage) -> None:
+    stage.ago = idle.FOR_LONG + timedelta(minutes=1)
+    await stage.ask("Hi")
+    assert await stage.rested() == []
+    stage.ago = timedelta()
+    await stage.ask("Good morning", channel_id=20)
+    assert {b"Hi" in warmed for warmed in await stage.rested()} == {False, True}, "all of them again"
 
 
 async def test_it_is_given_up_when_somebody_asks_and_taken_up_again(stage: Stage) -> None:

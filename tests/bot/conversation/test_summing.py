@@ -96,7 +96,8 @@ class Stage:
         """Ask, and wait for the answer."""
         view = RecordingView()
         ref = ConversationRef(channel_id, ConversationKind.CHANNEL, 1)
-        await self.chat.ask(Question(ref, next(self.numbers), author_id, f"P{author_id}", text, NOW), view)
+        at = datetime.now(UTC)  # what was asked long ago is not worked for
+        await self.chat.ask(Question(ref, next(self.numbers), author_id, f"P{author_id}", text, at), view)
         await view.ending()
 
     async def rest(self) -> None:

@@ -259,7 +259,7 @@ ROWS = [
             ({"prompt": ""}, "no text"),
             ({"prompt": CONTROL_TAG}, "control tags"),
             ({"prompt": "x" * 9000}, "Send a shorter one"),
-            ({"prompt": "why?", "file": ("cat.png", b"\x89PNG\x00")}, "cat.png"),
+            ({"prompt": "why?", "file": ("cat.png", b"\x89PNG\x00")}, "cannot see pictures"),
             ({"prompt": "why?", "temperature": 99.0}, ""),
             ({"prompt": "why?", "max_new_tokens": -1}, ""),
             ({"prompt": "\ud800"}, ""),

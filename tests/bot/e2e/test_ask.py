@@ -252,7 +252,9 @@ async def test_ask_about_a_message_that_was_not_for_us(world: World) -> None:
 
 async def test_asking_about_a_message_without_text_is_told(world: World) -> None:
     said = await world.bob.send(world.general, "", attachments=[("cat.png", b"\x89PNG")])
-    assert "no text" in alone(await world.anna.context_menu(world.general, "Ask about this", said))
+    assert "cannot see pictures" in alone(
+        await world.anna.context_menu(world.general, "Ask about this", said)
+    )
 
 
 async def test_a_form_of_before_a_restart_gives_back_what_was_typed(world: World) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot.on_discord.asking.questions import MAX_BYTES, decode
+from bot.documents.file_bytes import decode
+from bot.on_discord.hearing.files import MAX_BYTES
 from tests.bot.e2e.world import TOKEN_S, World
 from tests.fakes import CONTROL_TAG, Script
 
@@ -53,7 +54,7 @@ async def test_a_message_that_cannot_be_seen_is_not_quoted_and_that_is_said(worl
     await world.anna.send(world.general, f"{world.me} What of this?", reply_to=said)
     await world.run(2)
     assert asked(world) == "What of this?"
-    assert "I cannot see the message you replied to" in world.reply(world.general).content
+    assert "Discord shows me only messages that mention me" in world.reply(world.general).content
 
 
 async def test_a_quote_with_control_tags_is_refused(world: World) -> None:

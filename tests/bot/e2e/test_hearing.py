@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 import simcord
-from simcord.backend.models.message import MessageSticker, Poll, PollAnswer
+from simcord.enums import MessageType
 
-from tests.bot.e2e.world import TOKEN_S, World
-from tests.fakes import Script
+from bot.on_discord.hearing.files import MAX_BYTES
+from bot.on_discord.hearing.hearing import MAX_QUOTE_CHARS
+from bot.parameters import ChatParameters
+from tests.bot.documents.made import paragraph, pdf, word
+from tests.bot.e2e.hearing_stage import (
+    EMBED,
+    EMBED_TEXT,
+    ask_about,
+    asked,
+    echo,
+    named,
+    poll,
+    post,
+    sticker,
+    voice,
+)
+from tests.bot.e2e.world import World, open_world
 
-EMBED = {
-    "type": "rich",
-    "author": {"name": "Weather service"},
-    "title": "Storm warning",
-    "description": "From noon on.",
-    "fields": [{"name": "Wind", "value": "90 km/h"}, {"name": "Rain", "value": "a lot"}],
-    "footer": {"text": "Stay inside"},
-}
-EMBED_TEXT = "Weather service\nStorm warning\nFrom noon on.\nWind: 90 km/h\nRain: a lot\nStay inside"
-
-
-def echo(world: World) -> None:
-    world.engine.respond = lambda dialog: Script((f"heard: {dialog[-1].content}",), delay_s=TOKEN_S)
-
-
-def asked(world: World) -> str:
-    return world.engine.dialogs[-1][-1].content
-
-
-def sticker(world: World, name: str) -> MessageSticker:
-    return MessageSticker(id=1, name=name, format_type=1, guild_id=world.guild.id)
+CAT = ("cat.png", b"\x89PNG\r\n")
 
 
-def poll(question: str, *answers: str) -> Poll:
-    rows = [PollAnswer(number, text) for number, text in enumerate(answers, start=1)]
-    return Poll(question, rows, expiry="2030-01-01T00:00:00+00:00")
+@pytest.fixture
+async def open_eyed(tmp_path: Path) -> AsyncIterator[World]:
+    """A world in which Discord shows us the content of all messages."""
+    async with open_world(tmp_path / "llamacord.sqlite3", sees_all_messages=True) as world:
+        echo(world)
+        yield world
 
 
-async def post(
-    world: World, channel: simcord.ChannelHandle, author: simcord.MemberActor, content: str = "", **held: Any
-) -> Any:
-    """Have somebody send a message that holds what `send` does not offer."""
-    if (replied := held.pop("reply_to", None)) is not None:
-        held["reference"] = {"channel_id": str(channel.id), "message_id": str(replied.id)}
-    if (forwarded := held.pop("forwards", None)) is not None:
-        source = {"channel_id": str(forwarded.channel.id), "message_id": str(forwarded.id)}
-        held["reference"] = {"type": 1, **source}
-    if files := held.pop("files", ()):
-        held["attachments"] = world.env.backend.store_attachments(channel.id, files)
-    message = world.env.backend.create_message(channel.id, author.id, content, **held)
-    world.env._mark_mutation()
-    await world.env.settle()
-    return message
+def last(world: World, channel: simcord.ChannelHandle) -> str:
+    return world.replies(channel)[-1].content
 
 
 async def test_a_forwarded_message_is_asked_about(world: World) -> None:
@@ -95,3 +84,296 @@ async def test_a_time_is_told_as_people_read_it(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} is <t:1700000000:R> before <t:1700000000:t>?")
     await world.run(2)
     assert asked(world) == "is 2023-11-14 22:13 UTC before 22:13 UTC?"
+
+
+async def test_a_voice_message_a_video_and_a_sound_each_get_a_true_sentence(world: World) -> None:
+    direct = world.anna.user.dm_channel
+    for attachment, sentence in (
+        (voice(world, direct), "I cannot listen to voice messages"),
+        (
+            named(world, direct, "a.mp4", b"\0\0\0\x18ftypmp42", content_type="video/mp4"),
+            "I cannot watch videos",
+        ),
+        (
+            named(world, direct, "a.mp3", b"ID3" + bytes(9), content_type="audio/mpeg"),
+            "I cannot listen to sounds",
+        ),
+        (named(world, direct, *CAT), "I cannot see pictures"),
+        (named(world, direct, "x", CAT[1], content_type="text/plain"), "I cannot see pictures"),
+    ):
+        await post(world, direct, world.anna, attachments=[attachment])
+        assert sentence in last(world, direct)
+        assert "pictures" in sentence or "pictures" not in last(world, direct)
+    assert world.engine.dialogs == []
+
+
+async def test_the_model_knows_of_a_picture_that_it_does_not_see_and_reads_what_describes_it(
+    world: World,
+) -> None:
+    echo(world)
+    picture = named(world, world.general, *CAT, description="a cat\non a sofa")
+    await post(world, world.general, world.anna, f"{world.me} What colour is it?", attachments=[picture])
+    await world.run(2)
+    assert asked(world) == (
+        "What colour is it?\n\nPicture cat.png (you cannot see it), described as: a cat on a sofa"
+    )
+    assert "I cannot see pictures" in last(world, world.general)
+
+
+@pytest.mark.parametrize(
+    ("name", "claimed", "data"),
+    [
+        ("app.ts", "video/MP2T", b"const x: number = 1"),
+        ("logo.svg", "image/svg+xml", b"<svg><title>Logo</title></svg>"),
+        ("notes.png", "image/png", "Grüße".encode()),
+        ("song.mp3", "audio/mpeg", "schöne Grüße aus Köln am Rhein".encode("cp1252")),
+        ("data", "application/octet-stream", b"a,b\n1,2"),
+        ("table.xls", "application/vnd.ms-excel", b"a;b\n1;2"),
+    ],
+)
+async def test_the_bytes_of_a_file_decide_and_not_what_it_is_called(
+    world: World, name: str, claimed: str, data: bytes
+) -> None:
+    echo(world)
+    file = named(world, world.general, name, data, content_type=claimed)
+    await post(world, world.general, world.anna, f"{world.me} Read it", attachments=[file])
+    await world.run(2)
+    text = data.decode("utf-8" if name != "song.mp3" else "cp1252")
+    assert asked(world) == f"Read it\n\nFile {name}:\n{text}"
+    assert "I cannot" not in last(world, world.general)
+
+
+async def test_a_pdf_and_a_word_document_join_the_question(world: World) -> None:
+    echo(world)
+    files = [("report.pdf", pdf("One.", "Two.")), ("letter.docx", word(paragraph("Dear Anna,")))]
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=files)
+    await world.run(2)
+    assert asked(world) == "Sum up\n\nFile report.pdf:\nOne.\n\nTwo.\n\nFile letter.docx:\nDear Anna,"
+
+
+async def test_of_a_long_pdf_it_is_said_how_far_it_was_read(world: World) -> None:
+    echo(world)
+    await post(world, world.general, world.anna, world.me, files=[("long.pdf", pdf(*["Page."] * 60))])
+    await world.run(2)
+    assert "Of long.pdf I read pages 1 to 50 of 60." in last(world, world.general)
+    assert asked(world).endswith("\n…")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("scan.pdf", pdf(""), "I found no text in scan.pdf"),
+        ("half.pdf", b"%PDF-1.7 half", "I could not read half.pdf"),
+        ("sheet.xlsx", word("", name="xl/workbook.xml"), "sheet.xlsx is not a text that I can read"),
+        ("bomb.docx", word("", before='<!DOCTYPE a [<!ENTITY a "b">]>'), "I could not read bomb.docx"),
+        ("huge.docx", b"PK\x03\x04" + bytes(9 * 2**20), "up to 8 MB"),
+        ("long.pdf", b"x" * (MAX_BYTES + 1), "up to 64 KB"),
+    ],
+)
+async def test_a_document_that_cannot_be_read_gets_its_sentence(
+    world: World, name: str, data: bytes, sentence: str
+) -> None:
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[(name, data)])
+    assert sentence in last(world, world.general)
+    assert await world.stored(world.general) == []
+
+
+async def test_a_reply_quotes_all_that_an_embed_says(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, embeds=[EMBED])
+    await post(world, world.general, world.anna, f"{world.me} Do I stay?", reply_to=said)
+    await world.run(2)
+    quoted = "\n".join(f"> {line}" for line in EMBED_TEXT.splitlines())
+    assert asked(world) == f"About what Bob wrote:\n{quoted}\n\nDo I stay?"
+    assert "-#" not in last(world, world.general)
+
+
+async def test_a_reply_reads_somebodys_file_and_goes_with_it(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "Mine:", files=[("notes.txt", b"Tea.\nMilk.")])
+    await post(world, world.general, world.anna, f"{world.me} What is it?", reply_to=said)
+    await world.run(2)
+    assert asked(world) == (
+        "About what Bob wrote:\n> Mine:\n> \n> File notes.txt:\n> Tea.\n> Milk.\n\nWhat is it?"
+    )
+    await world.bob.delete(said)
+    await post(world, world.general, world.anna, f"{world.me} And now?")
+    await world.run(2)
+    assert all("Milk" not in one.content for one in world.engine.dialogs[-1] if one.role == "user")
+
+
+async def test_a_reply_to_a_picture_is_told_what_is_true(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, files=[CAT])
+    await post(world, world.general, world.anna, f"{world.me} What is it?", reply_to=said)
+    await world.run(2)
+    assert asked(world) == "About what Bob wrote:\n> Picture cat.png (you cannot see it)\n\nWhat is it?"
+    assert "I cannot see pictures" in last(world, world.general)
+
+
+@pytest.mark.parametrize(
+    ("held", "quoted"),
+    [
+        ({"poll": poll("Tea?", "Yes", "No")}, "> Poll: Tea?\n> - Yes\n> - No"),
+        ({"message_type": MessageType.NEW_MEMBER}, "> Bob joined the server."),
+        ({"message_type": MessageType.PREMIUM_GUILD_SUBSCRIPTION}, "> Bob boosted the server."),
+        (
+            {
+                "components": [{"type": 17, "components": [{"type": 10, "content": "Shown"}]}],
+                "flags": 1 << 15,
+            },
+            "> Shown",
+        ),
+    ],
+)
+async def test_a_reply_quotes_whatever_is_replied_to(
+    open_eyed: World, held: dict[str, Any], quoted: str
+) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, **held)
+    await post(world, world.general, world.anna, f"{world.me} And?", reply_to=said)
+    await world.run(2)
+    assert asked(world) == f"About what Bob wrote:\n{quoted}\n\nAnd?"
+    assert "-#" not in last(world, world.general)
+
+
+async def test_a_long_message_is_quoted_from_its_beginning_and_that_is_said(open_eyed: World) -> None:
+    world = open_eyed
+    world.client.chat.preferences.defaults = ChatParameters(max_history_tokens=4000)
+    world.engine.info = dataclasses.replace(world.engine.info, context_length=8192)
+    said = await post(world, world.general, world.bob, "x " * 500, embeds=[{"description": "y " * 2000}])
+    await post(world, world.general, world.anna, f"{world.me} And?", reply_to=said)
+    await world.run(2)
+    (quoted,) = [line for line in asked(world).splitlines() if "y" in line]
+    assert quoted.endswith("y y y…")
+    assert asked(world).count("x") + asked(world).count("y") < MAX_QUOTE_CHARS / 2
+    assert "is long, so I read only the beginning" in last(world, world.general)
+
+
+async def test_a_reply_to_a_forward_quotes_what_was_forwarded(open_eyed: World) -> None:
+    world = open_eyed
+    source = await post(world, world.random, world.bob, "At nine.", files=[("plan.txt", b"Room 4")])
+    forwarded = await world.bob.forward(source, world.general)
+    await post(world, world.general, world.anna, f"{world.me} When?", reply_to=forwarded)
+    await world.run(2)
+    assert asked(world) == (
+        "About what Bob wrote:\n> Forwarded message:\n> > At nine.\n> > \n> > File plan.txt:\n> > Room 4"
+        "\n\nWhen?"
+    )
+
+
+async def test_without_the_intent_it_is_said_that_discord_does_not_show_it(world: World) -> None:
+    echo(world)
+    said = await post(world, world.general, world.bob, embeds=[EMBED], files=[CAT])
+    await post(world, world.general, world.anna, f"{world.me} Do I stay?", reply_to=said)
+    await world.run(2)
+    assert asked(world) == "Do I stay?"
+    assert "Discord shows me only messages that mention me" in last(world, world.general)
+    assert "I cannot see" not in last(world, world.general)
+
+
+async def test_a_reply_to_what_is_gone_or_empty_is_told_so(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "soon gone")
+    empty = await post(world, world.general, world.bob, message_type=MessageType.GUILD_INVITE_REMINDER)
+    await world.bob.delete(said)
+    await post(world, world.general, world.anna, f"{world.me} And?", reply_to=said)
+    await world.run(2)
+    assert "may have been deleted" in last(world, world.general)
+    await post(world, world.general, world.anna, f"{world.me} And?", reply_to=empty)
+    await world.run(2)
+    assert "nothing I can read" in last(world, world.general)
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ({"embeds": [EMBED]}, "> Weather service"),
+        ({"files": [("app.ts", b"const x = 1")]}, "> File app.ts:\n> const x = 1"),
+        ({"files": [("a.pdf", pdf("Hello."))]}, "> File a.pdf:\n> Hello."),
+        ({"stickers": True}, "> Sticker: thumbs up"),
+        ({"poll": poll("Tea?", "Yes")}, "> Poll: Tea?"),
+    ],
+)
+async def test_ask_about_this_works_on_all_of_it(world: World, held: dict[str, Any], told: str) -> None:
+    echo(world)
+    if "stickers" in held:
+        held = {"stickers": [sticker(world, "thumbs up")]}
+    said = await post(world, world.general, world.bob, **held)
+    await ask_about(world, world.general, said)
+    assert asked(world).startswith(f"About what Bob wrote:\n{told}")
+    assert asked(world).endswith("\n\nWhat is it?")
+
+
+async def test_ask_about_this_says_what_is_true_of_what_cannot_be_read(world: World) -> None:
+    for held, sentence in (
+        ({"files": [CAT]}, "cannot see pictures"),
+        ({"attachments": [voice(world, world.general)]}, "cannot listen to voice messages"),
+        ({"files": [("x.bin", bytes(range(256)) * 9)]}, "not a text that I can read"),
+    ):
+        said = await post(world, world.general, world.bob, **held)
+        result = await ask_about(world, world.general, said)
+        told = result.followups[-1] if result.followups else result.response
+        assert told is not None
+        assert sentence in told.content
+    assert world.engine.dialogs == []
+    assert world.replies(world.general) == []
+
+
+async def test_a_thread_on_somebodys_message_begins_with_it(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "My router is down.")
+    world.env.backend.create_thread(world.general.id, "Router", world.bob.id, message_id=said.id)
+    thread = world.general.threads[-1]
+    await world.anna.send(thread, f"{world.me} any idea?")
+    await world.run(2)
+    assert asked(world) == ("About what Bob wrote:\n> Thread: Router\n> \n> My router is down.\n\nany idea?")
+    await world.anna.send(thread, f"{world.me} none?")
+    await world.run(2)
+    assert asked(world) == "none?"
+
+
+async def test_a_forum_post_has_its_title_and_tags(open_eyed: World) -> None:
+    world = open_eyed
+    thread = await forum_post(world, "No light", "The lamp is dark.")
+    await world.anna.send(thread, f"{world.me} any idea?")
+    await world.run(2)
+    assert asked(world) == (
+        "About what Bob wrote:\n> Forum post: No light (tags: lamps)\n> \n> The lamp is dark.\n\nany idea?"
+    )
+
+
+async def test_a_forum_post_that_asks_us_has_its_title_and_tags(world: World) -> None:
+    echo(world)
+    await forum_post(world, "No light", f"{world.me} The lamp is dark.")
+    await world.run(2)
+    assert asked(world) == "Forum post: No light (tags: lamps)\n\nThe lamp is dark."
+
+
+async def forum_post(world: World, title: str, content: str) -> simcord.ChannelHandle:
+    """Have Bob post in a forum."""
+    backend = world.env.backend
+    forum = world.guild.create_forum_channel("help")
+    backend.edit_channel(
+        forum.id,
+        {
+            "available_tags": [
+                {"id": "77", "name": "lamps", "moderated": False, "emoji_id": None, "emoji_name": None}
+            ]
+        },
+    )
+    post = backend.create_thread(forum.id, title, world.bob.id, applied_tags=[77])
+    starter = backend.prepare_message(post.id, world.bob.id, content)
+    starter.id = post.id
+    backend.commit_message(starter)
+    world.env._mark_mutation()
+    await world.env.settle()
+    return simcord.builders.ChannelHandle(world.env, world.guild, post)
+
+
+async def test_a_second_message_with_a_picture_shows_its_note(world: World) -> None:
+    world.answers("heard", "both")
+    await world.anna.send(world.general, f"{world.me} Look")
+    await world.anna.send(world.general, f"{world.me} at this", attachments=[CAT])
+    await world.run(3)
+    assert "I cannot see pictures" in world.reply(world.general).content

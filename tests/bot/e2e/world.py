@@ -192,6 +192,8 @@ class World:
         """Let the database grow no further, and fill what room it has left."""
         filler = ConversationRef(1, ConversationKind.CHANNEL, None)
         conversation_id = await self.conversations.open(filler)
+        async with self.database.transaction() as transaction:
+            await transaction.fetch_all("CREATE TABLE filler (text TEXT)")
         await self.database.fetch_all("PRAGMA max_page_count = 1")
         for num_characters in (3000, 300, 30, 1):
             with contextlib.suppress(StorageFullError):
@@ -204,6 +206,10 @@ class World:
                         content="x" * num_characters,
                         created_at=self.env.now(),
                     )
+        with contextlib.suppress(StorageFullError):  # a page is left where a question would take two
+            while True:
+                async with self.database.transaction() as transaction:
+                    await transaction.fetch_all("INSERT INTO filler VALUES (?)", ("x" * 1000,))
 
     def answers(self, *pieces: str, **script: Any) -> None:
         """Let the engine answer so from now on, a token a piece."""

@@ -22,11 +22,13 @@ from aiohttp import WSMsgType, web
 
 BOT_ID, PERSON_ID, GUILD_ID, CHANNEL_ID = 123456789012345678, 2, 3, 4
 ALL_PERMISSIONS = 2**52 - 1
-VIEW_CHANNEL, SEND_MESSAGES = 1 << 10, 1 << 11 | 1 << 38
+VIEW_CHANNEL, SEND_MESSAGES, READ_HISTORY = 1 << 10, 1 << 11 | 1 << 38, 1 << 16
 NONCE_LIFE_S, MAX_NONCES = 300.0, 1000
-MAX_LENGTH = 2000
+MAX_LENGTH, MAX_NONCE_LENGTH = 2000, 25
+FIRST_ANSWER_S, TOKEN_LIFE_S = 3.0, 900.0
+"""Within which an interaction is answered at first, and at all."""
 _WHEN = "2026-01-01T00:00:00+00:00"
-_EPOCH_MS = 1420070400000
+EPOCH_MS = 1420070400000
 _DISPATCH, _HEARTBEAT, _IDENTIFY, _RESUME, _RECONNECT, _INVALID, _HELLO, _ACK = 0, 1, 2, 6, 7, 9, 10, 11
 
 Payload = dict[str, Any]
@@ -101,6 +103,15 @@ class Session:
 
 
 @dataclass
+class Acted:
+    """Somebody used a command or a button, and was told this."""
+
+    at_s: float
+    is_acknowledged: bool = False
+    told: list[str] = field(default_factory=list)
+
+
+@dataclass
 class DiscordPlace:
     """`messages` are all that stand, by id, as the API gives them. `now`: seconds since 1970."""
 
@@ -112,6 +123,8 @@ class DiscordPlace:
     faults: list[Fault] = field(default_factory=list)
     num_requests: int = 0
     commands: list[Payload] = field(default_factory=list)
+    interactions: dict[str, Acted] = field(default_factory=dict)
+    """By their tokens."""
     unknown: list[str] = field(default_factory=list)
     """Requests that there is no answer to here."""
     identified_at: list[float] = field(default_factory=list)
@@ -140,30 +153,43 @@ class DiscordPlace:
         self.dispatch("MESSAGE_CREATE", message)
         return int(message["id"])
 
-    def press(self, message_id: int, custom_id: str, person_id: int = PERSON_ID) -> None:
-        """Let a person press a button."""
+    def press(self, message_id: int, custom_id: str, person_id: int = PERSON_ID) -> str:
+        """Let a person press a button; return the token with which that is answered."""
         message = self.messages[message_id]
+        data = {"custom_id": custom_id, "component_type": 2}
+        return self._interact(3, int(message["channel_id"]), person_id, {"data": data, "message": message})
+
+    def command(self, name: str, channel_id: int = CHANNEL_ID, person_id: int = PERSON_ID) -> str:
+        """Let a person use a command; return the token with which that is answered."""
+        found = next((one for one in self.commands if one["name"] == name), None)
+        assert found is not None, f"/{name} is not registered"
+        data = {"id": found["id"], "name": name, "type": 1, "options": []}
+        return self._interact(2, channel_id, person_id, {"data": data})
+
+    def _interact(self, kind: int, channel_id: int, person_id: int, more: Payload) -> str:
         self._newest_id = self._new_id()
+        token = f"token{self._newest_id}"
+        self.interactions[token] = Acted(self.now())
         interaction = {
             "id": str(self._newest_id),
             "application_id": str(BOT_ID),
-            "type": 3,
-            "token": f"token{self._newest_id}",
+            "type": kind,
+            "token": token,
             "version": 1,
             "guild_id": str(GUILD_ID),
-            "channel_id": message["channel_id"],
-            "channel": {"id": message["channel_id"], "type": 0},
+            "channel_id": str(channel_id),
+            "channel": {"id": str(channel_id), "type": 0},
             "member": {**_member(), "user": _user(person_id), "permissions": str(ALL_PERMISSIONS)},
             "app_permissions": str(ALL_PERMISSIONS),
             "locale": "en-US",
-            "message": message,
-            "data": {"custom_id": custom_id, "component_type": 2},
             "entitlements": [],
             "attachment_size_limit": 10_000_000,
             "authorizing_integration_owners": {},
             "context": 0,
+            **more,
         }
         self.dispatch("INTERACTION_CREATE", interaction)
+        return token
 
     def permit(self, channel_id: int, *, denied: int = 0) -> None:
         """Give the bot all permissions in a channel but those."""
@@ -202,6 +228,12 @@ class DiscordPlace:
             session.send({"op": "close", "d": code})
             session.send = None
 
+    def send_away(self) -> None:
+        """Ask the bot to connect anew, as Discord does from time to time; it can resume."""
+        session = self.sessions.get(self.session_id)
+        if session is not None and session.send is not None:
+            session.send({"op": _RECONNECT, "d": None})
+
     def forget_sessions(self) -> None:
         """Let no connection be resumed."""
         self.drop()
@@ -211,12 +243,17 @@ class DiscordPlace:
 
     def of(self, channel_id: int | None) -> list[Payload]:
         """Return all messages in order, in one channel or in all."""
-        found = (self.messages[message_id] for message_id in sorted(self.messages))
-        return [message for message in found if channel_id in (None, int(message["channel_id"]))]
+        here = None if channel_id is None else str(channel_id)
+        found = {
+            message_id: message
+            for message_id, message in self.messages.items()
+            if here is None or message["channel_id"] == here
+        }
+        return [found[message_id] for message_id in sorted(found)]
 
     def ours(self, channel_id: int | None = None) -> list[Payload]:
         """Return the bot's messages in order, in one channel or in all."""
-        return [message for message in self.of(channel_id) if message["author"]["id"] == str(BOT_ID)]
+        return [message for message in self.of(channel_id) if is_ours(message)]
 
     @property
     def texts(self) -> list[str]:
@@ -253,10 +290,10 @@ class DiscordPlace:
             return Reply(_user(BOT_ID))
         if path == "/oauth2/applications/@me":
             return Reply(_application())
-        if re.fullmatch(r"/interactions/\d+/\w+/callback", path):
-            return Reply(None, 204)
-        if re.fullmatch(r"/webhooks/\d+/\w+(/messages/@original)?", path):
-            return Reply(self._message(_user(BOT_ID), (body or {}).get("content") or "", CHANNEL_ID))
+        if (callback := re.fullmatch(r"/interactions/(\d+)/(\w+)/callback", path)) is not None:
+            return self._call_back(callback[1], callback[2], body)
+        if (hook := re.fullmatch(r"/webhooks/\d+/(\w+)(?:/messages/@original)?", path)) is not None:
+            return self._follow_up(hook[1], body or {})
         found = re.fullmatch(r"/channels/(\d+)/(typing|messages)(?:/(\d+))?", path)
         if found is None:
             self.unknown.append(f"{method} {path}")
@@ -266,8 +303,11 @@ class DiscordPlace:
             return refused(404, 10003, "Unknown Channel")
         if self.denied.get(channel_id, 0) & VIEW_CHANNEL:
             return refused(403, 50001, "Missing Access")
+        reads = not self.denied.get(channel_id, 0) & READ_HISTORY
         if method == "GET" and not message_id:
-            return Reply(self._page(channel_id, query))
+            return Reply(self._page(channel_id, query) if reads else [])
+        if method == "GET" and not reads:
+            return refused(403, 50001, "Missing Access")
         if method == "POST" and self.denied.get(channel_id, 0) & SEND_MESSAGES:
             return refused(403, 50013, "Missing Permissions")
         if found[2] == "typing":
@@ -278,6 +318,8 @@ class DiscordPlace:
             return refused(404, 10008, "Unknown Message")
         if channel_id in self.archived:
             return refused(400, 50083, "Thread is archived")
+        if method == "PATCH" and not is_ours(self.messages[message_id]):
+            return refused(403, 50005, "Cannot edit a message authored by another user")
         if method == "PATCH":
             return self._edit(message_id, body)
         if method == "DELETE":
@@ -287,12 +329,40 @@ class DiscordPlace:
             return Reply(None, 204)
         return Reply(self.messages[message_id])
 
+    def _call_back(self, interaction_id: str, token: str, body: Payload) -> Reply:
+        """Take the first answer to an interaction, which counts once and for three seconds."""
+        acted = self.interactions.get(token)
+        if acted is None or self.now() > acted.at_s + FIRST_ANSWER_S:
+            return refused(404, 10062, "Unknown interaction")
+        if acted.is_acknowledged:
+            return refused(400, 40060, "Interaction has already been acknowledged.")
+        acted.is_acknowledged = True
+        acted.told += filter(None, [(body.get("data") or {}).get("content")])
+        return Reply({"interaction": {"id": interaction_id, "type": 2}})
+
+    def _follow_up(self, token: str, body: Payload) -> Reply:
+        """Take what follows the first answer, for a quarter of an hour."""
+        acted = self.interactions.get(token)
+        if acted is None or self.now() > acted.at_s + TOKEN_LIFE_S:
+            return refused(401, 50027, "Invalid Webhook Token")
+        if not acted.is_acknowledged:
+            return refused(404, 10015, "Unknown Webhook")
+        acted.told.append(body.get("content") or "")
+        return Reply(self._message(_user(BOT_ID), body.get("content") or "", CHANNEL_ID))
+
     def _create(self, channel_id: int, body: Payload) -> Reply:
         known_id, until = self.nonces.get(str(body.get("nonce")), (0, 0.0))
         if body.get("enforce_nonce") and known_id in self.messages and self.now() < until:
             return Reply(self.messages[known_id])
         if (wrong := _fault_of(body)) is not None:
             return wrong
+        reference = body.get("message_reference")
+        if reference is not None and self.denied.get(channel_id, 0) & READ_HISTORY:
+            return refused(400, 160002, "Cannot reply without permission to read message history")
+        if reference is not None and int(reference["message_id"]) not in self.messages:
+            if reference.get("fail_if_not_exists", True):
+                return refused(400, 50035, "Unknown message")
+            reference = None
         message = self._message(_user(BOT_ID), (body.get("content") or "").strip(), channel_id)
         self._fill(message, body)
         if "nonce" in body:
@@ -300,7 +370,6 @@ class DiscordPlace:
             if len(self.nonces) > MAX_NONCES:
                 self.nonces = {key: one for key, one in self.nonces.items() if one[1] > self.now()}
             self.nonces[str(body["nonce"])] = int(message["id"]), self.now() + NONCE_LIFE_S
-        reference = body.get("message_reference")
         if reference is not None:
             message |= {"type": 19, "message_reference": {**reference, "guild_id": str(GUILD_ID)}}
         self.messages[int(message["id"])] = message
@@ -340,9 +409,10 @@ class DiscordPlace:
         session = self.sessions.get(self.session_id)
         if session is None:
             return
+        session.num_events += 1
         payload = {
             "op": _DISPATCH,
-            "s": len(session.events) + 1,
+            "s": session.num_events,
             "t": event,
             "d": json.loads(json.dumps(data)),
         }
@@ -402,7 +472,7 @@ class DiscordPlace:
         self.dispatch("RESUMED", {})
 
     def _new_id(self) -> int:
-        return max(int(self.now() * 1000 - _EPOCH_MS) << 22, self._newest_id + 1)
+        return max(int(self.now() * 1000 - EPOCH_MS) << 22, self._newest_id + 1)
 
     def _message(self, author: Payload, content: str, channel_id: int) -> Payload:
         self._newest_id = self._new_id()
@@ -541,9 +611,16 @@ async def local_discord(*channel_ids: int) -> AsyncIterator[LocalDiscord]:
         await place.down()
 
 
+def is_ours(message: Payload) -> bool:
+    """Tell whether a message is the bot's."""
+    return bool(message["author"]["id"] == str(BOT_ID))
+
+
 def _fault_of(body: Payload) -> Reply | None:
     content = body.get("content") or ""
     if len(content) > MAX_LENGTH:
+        return refused(400, 50035, "Invalid Form Body")
+    if len(str(body.get("nonce", ""))) > MAX_NONCE_LENGTH:
         return refused(400, 50035, "Invalid Form Body")
     if "content" in body and not content.strip() and not body.get("embeds"):
         return refused(400, 50006, "Cannot send an empty message")

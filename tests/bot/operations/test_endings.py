@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -42,6 +46,24 @@ async def until_shown(discord: LocalDiscord, folder: Path, timeout_s: float) -> 
     while found := [one for one in differences(discord, folder / "bot.sqlite3") if REFUSAL not in one.text]:
         assert time.monotonic() < end, found
         await asyncio.sleep(0.02)
+
+
+def newest(folder: Path, channel_id: int = CHANNEL_ID) -> sqlite3.Row:
+    """Return the newest answer of a channel as it is stored."""
+    with closing(sqlite3.connect(f"file:{folder / 'bot.sqlite3'}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        row: sqlite3.Row = connection.execute(
+            "SELECT state, content FROM messages JOIN conversations ON conversations.id = conversation_id"
+            " WHERE channel_id = ? ORDER BY messages.id DESC LIMIT 1",
+            (channel_id,),
+        ).fetchone()
+        return row
+
+
+async def until_stored(folder: Path, text: str) -> None:
+    async with asyncio.timeout(30):
+        while text not in newest(folder)["content"]:  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.02)
 
 
 def says(discord: LocalDiscord, text: str, channel_id: int = CHANNEL_ID) -> Callable[[], bool]:
@@ -110,6 +132,41 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
             assert incomplete.times == 0
 
 
+async def test_what_a_kill_left_unsent_comes_as_new_messages(tmp_path: Path) -> None:
+    """A nonce that was used before the restart would bring back the first message, and nothing be sent."""
+    async with local_discord() as discord:
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            discord.ask("400 words")
+            await discord.until_true(says(discord, "word9"))
+            discord.faults.append(Fault("POST", "/messages$", times=None, reply=refused(503)))
+            await until_stored(tmp_path, "word350")
+            bot.process.kill()
+            await bot.exit_code()
+        discord.faults.clear()
+        async with on_discord(discord, tmp_path, speed=SPEED) as bot:
+            await ready(bot)
+            await until_shown(discord, tmp_path, 30)
+            first, *others = discord.texts
+            assert len(others) >= 1
+            assert "word9" in first
+            assert "word350" in others[-1]
+            assert others[-1].endswith("\n-# I was restarted before this answer was complete.")
+
+
+async def test_the_parts_of_a_long_answer_stand_above_those_who_wait(tmp_path: Path) -> None:
+    async with local_discord() as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        for person_id in (480, 10, 11):
+            discord.ask(f"{person_id} words", person_id=person_id)
+        await discord.until_true(says(discord, "Waiting: place 1"))
+        await discord.until_true(says(discord, "word479"))
+        await until_shown(discord, tmp_path, 60)
+        *_, last, second, third = discord.texts
+        for text, word in ((last, "word479"), (second, "word9"), (third, "word10")):
+            assert word in text
+
+
 async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     async with local_discord(OTHER_ID) as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
         await ready(bot)
@@ -123,10 +180,12 @@ async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None
         ]
         discord.ask("500 words")
         await discord.until_true(says(discord, "word9"))
+        discord.send_away()
+        await discord.until_true(lambda: len(discord.resumed_at) == 1)
         discord.drop()
         discord.ask("20 words", OTHER_ID)  # while the gateway is away: the resumed session brings it
         await discord.until_true(says(discord, "word19", OTHER_ID))
-        assert len(discord.resumed_at) == 1
+        assert len(discord.resumed_at) == 2
         discord.forget_sessions()
         await discord.until_true(lambda: len(discord.identified_at) == 2)
         discord.faults.append(Fault("PATCH", "/messages/", reply=banned(40)))
@@ -143,6 +202,19 @@ async def test_a_storm_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None
         await until_shown(discord, tmp_path, 60)
         assert len(discord.identified_at) <= 3
     assert discord.unknown == []
+
+
+async def test_slow_mode_delays_an_answer_and_loses_nothing(tmp_path: Path) -> None:
+    """Bots are not bound by it; should one be all the same, Discord says when the next message may come."""
+    slow = limited(30.0)
+    slow.content["code"] = 20016
+    async with local_discord() as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+        discord.faults.append(Fault("POST", "/messages$", times=2, reply=slow))
+        discord.ask("20 words")
+        await discord.until_true(says(discord, "word19"))
+        await until_shown(discord, tmp_path, 60)
+        assert len(discord.ours()) == 1
 
 
 async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Path) -> None:
@@ -167,6 +239,38 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         discord.permit(CHANNEL_ID)
         discord.archive(OTHER_ID, is_archived=False)
         await until_shown(discord, tmp_path, 30)
-        for channel_id in (CHANNEL_ID, OTHER_ID):
+        for channel_id, end in (
+            (CHANNEL_ID, "-# Stopped, because I could not write here."),
+            (OTHER_ID, "word199"),
+        ):
             (message,) = discord.ours(channel_id)
-            assert message["content"].endswith("-# Stopped, because I could not write here.")
+            assert message["content"].endswith(end), (
+                "somebody may open a thread again while the answer is made"
+            )
+
+
+async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:
+    """Also where the answer comes to its end in that moment."""
+    channel_ids = tuple(range(10, 18))
+    random = Random(1)
+    truths: Counter[bool] = Counter()
+    async with local_discord(*channel_ids) as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
+        await ready(bot)
+
+        async def ask_and_stop(channel_id: int) -> None:
+            num_before = len(discord.ours(channel_id))
+            discord.ask("15 words", channel_id, 100 + len(discord.messages))
+            await discord.until_true(lambda: len(discord.ours(channel_id)) > num_before)
+            await pause(random.uniform(0.5, 2.5))
+            acted = discord.interactions[discord.command("stop", channel_id)]
+            await discord.until_true(lambda: bool(acted.told))
+            is_said = acted.told == ["Stopped."]
+            assert is_said or acted.told == ["No answer is being written here."]
+            await until_shown(discord, tmp_path, 30)
+            assert newest(tmp_path, channel_id)["state"] == ("stopped" if is_said else "complete")
+            truths[is_said] += 1
+
+        for _ in range(4):
+            await asyncio.gather(*map(ask_and_stop, channel_ids))
+    assert len(truths) == 2, "some came before the end, some after it"
+    assert discord.unknown == []

@@ -10,6 +10,7 @@ from discord.http import Route
 
 from bot.delivery.outbox import (
     Buttons,
+    OutboxClosedError,
     OutboxError,
     OutboxForbiddenError,
     OutboxGoneError,
@@ -19,6 +20,7 @@ from bot.delivery.outbox import (
 from bot.on_discord.answers.outboxes import DiscordOutbox
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
+    READ_HISTORY,
     Fault,
     LocalDiscord,
     Reply,
@@ -90,7 +92,8 @@ async def test_a_send_whose_answer_is_lost_is_repeated_without_a_second_message(
         (refused(400, 50035), OutboxRefusedError),
         (refused(400, 200000, "Message was blocked by automatic moderation"), OutboxRefusedError),
         (refused(413), OutboxRefusedError),
-        (refused(400, 50083, "Thread is archived"), OutboxForbiddenError),
+        (refused(400, 50083, "Thread is archived"), OutboxClosedError),
+        (refused(400, 160005, "Thread is locked"), OutboxForbiddenError),
         (refused(403, 50013), OutboxForbiddenError),
         (refused(403, 50001), OutboxForbiddenError),
         (refused(404, 10003), OutboxGoneError),
@@ -126,3 +129,17 @@ async def test_an_answer_is_a_reply_once_also_when_its_only_message_was_taken_aw
         await outbox.send(text, buttons=Buttons.STOP)
     replies = [message.get("message_reference", {}).get("message_id") for message in place.ours()]
     assert replies == [question, None]
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_what_cannot_be_a_reply_is_a_message_of_its_own(
+    place: LocalDiscord, client: discord.Client, *, is_deleted: bool
+) -> None:
+    question = place.ask("hi")
+    if is_deleted:
+        del place.messages[question]
+    else:
+        place.permit(CHANNEL_ID, denied=READ_HISTORY)
+    await outbox_of(client, question).send("one", buttons=Buttons.STOP)
+    assert place.texts == ["one"]
+    assert "message_reference" not in place.ours()[0]

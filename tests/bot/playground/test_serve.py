@@ -130,6 +130,24 @@ class Running:
         )
 
 
+async def test_the_bot_speaks_first_on_each_server_in_its_language() -> None:
+    stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+    served = asyncio.create_task(
+        serve(
+            lambda: DemoClient(), port=0, on_ready=url.set_result, stop=stop,
+            greeting=lambda locale: f"Hello in {locale}, @everyone",
+        )
+    )  # fmt: skip
+    async with Visitor(await url) as browser:
+        await browser.until(lambda: browser.texts() == ["Hello in en-US, @everyone"])
+        await browser.sit("Lea (moderator, in German) in #allgemein")
+        await browser.until(lambda: browser.texts() == ["Hello in de, @everyone"])
+        await browser.sit("Max (moderator) in #random")
+        assert browser.texts() == []
+    stop.set()
+    await served
+
+
 @pytest.fixture(autouse=True)
 def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_page, "_PUBLISH_INTERVAL_S", 0.02)

@@ -298,7 +298,9 @@ def test_what_nobody_used_for_long_is_given_back() -> None:
     fill(slots, [200, *range(20), 50, 51])
     slots.find_ahead([300, *range(20)])
     assert slots.drop_unused() == [old]
-    assert slots.drop_unused() == [used, expected]
+    slots.find_ahead([300, *range(20)])
+    assert slots.drop_unused() == [used], "what is still expected stays"
+    assert slots.drop_unused() == [expected]
     slots.release(busy)
     assert slots.drop_unused() == []
     slots.check()

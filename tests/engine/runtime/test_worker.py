@@ -151,6 +151,34 @@ def test_what_nobody_used_for_long_is_given_back_while_nobody_asks(
     assert bench.listener.completion(bench.submit(40, STOP_ID)).finish_reason is FinishReason.STOP
 
 
+def test_what_is_done_while_nobody_asks_ends_by_itself_and_comes_after_questions(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_pieces: list[int] = []
+    use = bench.runner.use_idle_time
+
+    def watched() -> bool:
+        at_pieces.append(len(bench.runner.placed))
+        return use()
+
+    monkeypatch.setattr(bench.runner, "use_idle_time", watched)
+    bench.runner.num_idle_pieces = 10**9
+    bench.start()
+    first = bench.submit(40, STOP_ID)
+    bench.listener.completion(first)
+    bench.listener.completion(bench.submit(40, STOP_ID))
+    assert set(at_pieces) == {0}, "never beside a question"
+    bench.runner.num_idle_pieces = 3
+    ends_at = time.monotonic() + TIMEOUT_S
+    while bench.runner.num_idle_pieces:
+        assert time.monotonic() < ends_at
+        time.sleep(0.005)
+    time.sleep(0.05)
+    num_pieces = len(at_pieces)
+    time.sleep(0.05)
+    assert len(at_pieces) <= num_pieces + 1, "then it waits"
+
+
 def test_a_worker_that_never_started_can_be_closed() -> None:
     bench = Bench()
     bench.close()

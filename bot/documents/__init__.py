@@ -1,0 +1,1 @@
+"""What the bytes of a file say, whatever its name; no Discord."""

@@ -1,0 +1,79 @@
+"""`python -m engine models`: models worth having, and how each would do on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engine.advising.catalogue import Here, on_this_machine, pick
+from engine.advising.measuring import memory_bandwidth
+from engine.commands import Subparsers
+from engine.describing.footprint import size
+from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
+from engine.machine.machine import resources
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the command's arguments."""
+    command = commands.add_parser("models", help="list models worth having, and how they would do here")
+    command.set_defaults(act=_models)
+
+
+def _models(_arguments: argparse.Namespace) -> int:
+    machine, device = resources(), _device()
+    bandwidth = memory_bandwidth(machine.num_cores) if device is None else device.bandwidth
+    found = on_this_machine(machine, bandwidth, device)
+    best, console = pick(found), Console()
+    console.print(_table(found, best, "of the GPU" if device is not None else "it needs"))
+    place = device.describe() if device is not None else f"{size(machine.memory_bytes)} of memory"
+    console.print(
+        f"For this machine: {place}, which reads {bandwidth / 1e9:.0f} GB/s. Memory is with one conversation "
+        "of 4096 tokens, in 4 bits; speed is of one answer, about.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if best is None:
+        console.print("None of them fits here; the default model runs anywhere.", soft_wrap=True)
+    else:
+        console.print(
+            Text(f"← {best.entry.name} suits this machine. Write into .env:\nMODEL={best.entry.address}"),
+            soft_wrap=True,
+        )
+    console.print(
+        "All others: python -m engine pull hf:OWNER/NAME:Q4_K_M, see docs/models.md.", soft_wrap=True
+    )
+    return 0
+
+
+def _device() -> CudaDevice | None:
+    try:
+        return find_device()
+    except NoCudaError:
+        return None
+
+
+def _table(found: Sequence[Here], best: Here | None, memory: str) -> Table:
+    table = Table(title="Models", title_justify="left", show_lines=False)
+    table.add_column("model, and what MODEL is set to", overflow="fold", min_width=36)
+    table.add_column("licence")
+    for column in ("on disk", memory, "fits", "tokens/s"):
+        table.add_column(column, justify="right")
+    table.add_column("good at")
+    for one in found:
+        name = Text(f"{one.entry.name}{' ←' if one is best else ''}\n", "bold" if one is best else "")
+        name.append(one.entry.address, "dim")
+        speed = "" if one.speed is None else f"{one.speed:.2g}"
+        table.add_row(
+            name,
+            one.entry.licence,
+            size(one.disk_bytes),
+            size(one.memory_bytes),
+            str(one.fit),
+            speed,
+            one.entry.good_at,
+        )
+    return table
