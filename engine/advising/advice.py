@@ -20,6 +20,7 @@ from engine.machine.machine import Resources
 
 _BEARS_4_BITS = 1_000_000_000
 """Parameters from which rounding to 4 bits costs little; SmolLM2-135M loses 0.1 to 0.9 nats a token by it."""
+_MOSTLY = 0.5
 MEASURED_CONTEXT = 512
 """Tokens of KV of each conversation with which speeds are measured and their floor is told."""
 
@@ -103,8 +104,14 @@ def advise(
     bears_4_bits = blocks.has_4_bits or config.num_parameters >= _BEARS_4_BITS
     chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if blocks.has_4_bits else "int8")
     told = tuple(_sentences(candidates, chosen, config, resources, load))
+    shares = bit_shares(config, Precision.INT4, blocks.held)
     if blocks.has_4_bits:
-        told += (_of_4_bits(bit_shares(config, Precision.INT4, blocks.held)),)
+        told += (_of_4_bits(shares),)
+    elif blocks.held and shares.get(8, 0.0) > _MOSTLY:
+        told += (
+            f"Its file has most weights in more than 4 bits: in int4, too, {shares[8]:.0%} of them get 8, "
+            "so as not to be rounded twice.",
+        )
     elif not bears_4_bits:
         told += (
             "int4 costs a model of this size much of what it knows; take it only where memory is short.",
@@ -195,9 +202,13 @@ def _sentences(
 
 
 def _of_4_bits(shares: Mapping[int, float]) -> str:
-    taken = "Its weights have 4 bits already: int4 takes them over as they are."
+    taken = "Its weights have 4 bits already: int4 takes them over as they are"
     more = shares.get(8, 0.0)
-    return f"{taken} The {more:.0%} of more bits, or of embedding and head, get 8." if more else taken
+    return (
+        f"{taken}; {more:.0%} of them (embedding, head, and what has more bits) get 8."
+        if more
+        else f"{taken}."
+    )
 
 
 def bits_sentence(shares: Mapping[int, float]) -> str:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from engine.advising.advice import Advice, Load, Speed, advise, bits_sentence
+from engine.advising.advice import Advice, Load, Speed, advise
 from engine.advising.gpu_advice import GpuAdvice, advise_gpu
 from engine.advising.inspection import Description, Inspection, inspect
 from engine.advising.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
@@ -243,12 +243,14 @@ def _system_prompt(text: str) -> str:
 def _memory_table(advice: Advice) -> Table:
     load = advice.load
     title = f"Memory for {load.num_conversations} conversations of up to {load.num_tokens} tokens"
-    table = _table(title, ("", "weights in", "on disk", "weights", "KV", "in total", "fits"))
+    table = _table(title, ("", "bits", "on disk", "weights", "KV", "in total", "fits"))
     for option in advice.candidates:
         memory = option.memory
         sizes = (option.disk_bytes, memory.weights, memory.kv, memory.total)
         name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
-        bits = bits_sentence(option.bits)
+        bits = ", ".join(
+            f"{bits} ({share:.0%})" if share < 1 else f"{bits}" for bits, share in option.bits.items()
+        )
         table.add_row(name, bits, *(size(number) for number in sizes), str(option.fit))
     return table
 

@@ -52,6 +52,8 @@ class TinyGGUF:
 
     config: DecoderConfig = field(default_factory=tiny_config)
     quant_type: int = QuantType.F32
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Of tensors that are stored in another type than the others, by the file's names."""
     fields: dict[str, Any] = field(init=False)
     tensors: dict[str, FloatArray] = field(init=False)
 
@@ -77,7 +79,7 @@ class TinyGGUF:
         for key, value in fields.items():
             add_field(writer, key, value)
         for name, values in self.tensors.items():
-            kind = self.quant_type if values.ndim == 2 else QuantType.F32
+            kind = self.kinds.get(name, self.quant_type) if values.ndim == 2 else QuantType.F32
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
