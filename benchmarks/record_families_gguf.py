@@ -71,7 +71,11 @@ def main() -> None:
                 "rope": {key: values.tolist() for key, values in tensors.items() if key.startswith("rope_")},
                 "digest": digest(tensors),
             }
-            logits = _logits(path, [int(token) for token in recorded[f"{name}/ids"]])
+            try:
+                logits = _logits(path, [int(token) for token in recorded[f"{name}/ids"]])
+            except ValueError:
+                print(f"{name}: llama.cpp does not load it", flush=True)
+                continue
         rows = recorded["rows"]
         said[f"{name}/logits"] = logits[rows][:, recorded["columns"]]
         said[f"{name}/logsumexp"] = np.logaddexp.reduce(logits[rows].astype(float), axis=1)

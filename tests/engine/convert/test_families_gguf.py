@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGUFReader
 
 from engine.convert.converter import open_source
+from engine.convert.rope_scaling import yarn, yarn_magnitude
 from engine.convert.source import ModelSource, TensorCatalogue
 from engine.describing.architecture import DecoderConfig, Precision, source_shapes
-from engine.describing.layers import Rotation
+from engine.describing.layers import Activation, Rotation
 from tests.engine.family_sources import (
     MOST_APART,
     divergence,
@@ -20,11 +23,14 @@ from tests.engine.family_sources import (
     folder_source,
     gguf_source,
     model,
+    recorded,
     recorded_ids,
 )
+from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_families import CASES as ALL_CASES
-from tests.engine.tiny_families import NUM_PROMPT
+from tests.engine.tiny_families import MAX_TOKENS, NUM_PROMPT
 from tests.engine.tiny_family_gguf import (
+    GGUF_LOGITS_FILE,
     digest,
     gguf_tensors,
     recorded_files,
@@ -133,3 +139,43 @@ def test_queries_keys_and_values_may_lie_in_one_matrix(name: str, tmp_path: Path
         np.testing.assert_array_equal(source.tensor(tensor), whole.tensor(tensor))
     assert isinstance(source, TensorCatalogue)
     assert {key: entry.shape for key, entry in source.catalogue().items()} == source_shapes(whole.config)
+
+
+@functools.cache
+def said_by_llama_cpp() -> dict[str, Any]:
+    with np.load(GGUF_LOGITS_FILE) as file:
+        return dict(file)
+
+
+_YARN = yarn(16, 10000.0, factor=4.0, original_context=256, magnitude=yarn_magnitude(4.0))
+IGNORED: dict[str, dict[str, Any]] = {
+    "phi-3": {"layers": ()},
+    "llama-yarn-magnitudes": {"rope_scaling": _YARN},
+    "olmo-3": {
+        "rope_scaling": yarn(16, 5e5, factor=4.0, original_context=256, magnitude=yarn_magnitude(4.0))
+    },
+}
+"""What llama.cpp does not read of these files, and is followed here: window, ramp, magnitude."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "qwen3-biases"])
+def test_the_reference_is_what_llama_cpp_computes(name: str) -> None:
+    """llama.cpp looks GELU up in half precision, and does not load biases of Qwen 3."""
+    source, said = gguf_source(name), said_by_llama_cpp()
+    config = dataclasses.replace(source.config, **IGNORED.get(name, {}))
+    made = reference_logits(config, source.tensor, recorded_ids(name), MAX_TOKENS)
+    rows, columns = recorded()["rows"], recorded()["columns"]
+    apart = MOST_APART if config.activation is Activation.SILU else 4e-3
+    assert np.abs(made[rows][:, columns] - said[f"{name}/logits"]).max() < apart
+    sums = np.logaddexp.reduce(made[rows], axis=1)
+    assert np.abs(sums - said[f"{name}/logsumexp"]).max() < apart
+    differ = np.flatnonzero(made.argmax(axis=1) != said[f"{name}/best"])
+    second = np.sort(made[differ], axis=1)[:, -2] - made[differ].max(axis=1)
+    assert (second > -2 * apart).all()
+
+
+def test_what_llama_cpp_ignores_would_make_a_difference() -> None:
+    rows, columns = recorded()["rows"], recorded()["columns"]
+    for name in IGNORED:
+        said = said_by_llama_cpp()[f"{name}/logits"]
+        assert np.abs(exact_of_gguf(name)[rows][:, columns] - said).max() > 0.1

@@ -76,7 +76,7 @@ def test_a_part_of_a_larger_model_is_taken_and_said_so(
     assert source.notes == (
         "Only the part of the model that reads and writes text is taken: it sees no images.",
     )
-    assert (source.eos_id, source.stop_ids) == (2, (0, 3))
+    assert (source.eos_id, source.stop_ids) == (2, (0, 1))
     assert main(["inspect", str(folder)]) == 0
     assert "it sees no images" in " ".join(capsys.readouterr().out.split())
 
