@@ -183,13 +183,16 @@ class ChatParameters:
         return dataclasses.replace(self.with_values(values), advised=frozenset(values))
 
     def prompt_budget(self, context_length: int) -> int:
-        """Return how many tokens system prompt and history may take.
+        """Return how many tokens system prompt and history may take."""
+        return min(self.max_history_tokens, self.prompt_room(context_length))
+
+    def prompt_room(self, context_length: int) -> int:
+        """Return how many tokens a prompt may take.
 
         The answer's share of the context is kept free, but never more than half of it: a limit for answers
         that is as long as the context must not leave nothing to answer.
         """
-        reserved = min(self.sampling.max_new_tokens, context_length // 2)
-        return min(self.max_history_tokens, context_length - reserved)
+        return context_length - min(self.sampling.max_new_tokens, context_length // 2)
 
 
 def find_parameter(name: str) -> Parameter:

@@ -42,6 +42,7 @@ OWNERS: dict[str, set[str]] = {
         "engine/graphs/session.py",
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
+    "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
     "platformdirs": {"bot/config.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},

@@ -7,7 +7,7 @@ nobody stands in line. Knows nothing of Discord, of queues and of how an answer 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +22,12 @@ from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from engine.waiting.room import Ticket
-from storage.conversations import Conversations
+from storage.conversations import Conversations, Quote
 from storage.errors import NotFoundError
 from storage.turns import NewQuestion
+
+MAX_GONE = 2000
+"""Deleted messages that are known."""
 
 
 class Intake:
@@ -125,6 +128,8 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._lines: dict[int, deque[Arrival]] = {}
+        self._gone: OrderedDict[int, None] = OrderedDict()
+        """Messages that were deleted of late: what is on its way may have read them before."""
 
     @contextmanager
     def enter(self, channel_id: int, discord_id: int, author_id: int) -> Iterator[Arrival]:
@@ -145,12 +150,20 @@ class Arrivals:
 
     def withdraw(self, *, discord_id: int | None = None, author_id: int | None = None) -> None:
         """Let a message that was deleted, or all of a person, not be taken; nobody waits for it any more."""
+        if discord_id is not None:
+            self._gone[discord_id] = None
+            if len(self._gone) > MAX_GONE:
+                self._gone.popitem(last=False)
         for channel_id, line in list(self._lines.items()):
             for arrival in line:
                 if discord_id == arrival.discord_id or author_id == arrival.author_id:
                     arrival.is_withdrawn = True
                     arrival.is_first.set()
             self._move_up(channel_id)
+
+    def gone_of(self, question: Question) -> list[Quote]:
+        """Return what a question quotes of messages that were deleted of late."""
+        return [quote for quote in question.quotes if quote.discord_id in self._gone]
 
     def _move_up(self, channel_id: int) -> None:
         line = self._lines[channel_id]

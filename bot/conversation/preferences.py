@@ -171,6 +171,12 @@ class Preferences:
         config = await self._servers.config(await self._conversations.server_of(conversation_id))
         return layer_of(config), own
 
+    async def begin_like(self, ref: ConversationRef, other: ConversationRef) -> None:
+        """Let a new conversation begin with the settings of another."""
+        from_id = await self._conversations.find(other)
+        if from_id is not None:
+            await self._settings.copy(from_id, await self._conversations.open(ref))
+
     async def reset(self, ref: ConversationRef, name: str | None) -> int:
         """Set one parameter, or all of them, back to the default; return how many had been changed."""
         key = None if name is None else find_parameter(name).name

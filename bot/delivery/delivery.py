@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 EMPTY_ANSWER = "The answer is empty."
 """The note below an answer that ended without any text."""
-CLOSED = "I may not write here right now."
+CLOSED = "I can't write here right now."
 """The note below an answer that goes on in messages that we may not send."""
 MAX_PARTS = 5
 """Messages that one answer may take; a longer one ends as a text file."""

@@ -4,13 +4,17 @@ Owns how the page is found its way around in. Knows nothing of what the bot answ
 """
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
+from bot.playground.film import Film
+from bot.tasks import Tasks
 
 _INPUT = "document.getElementById('channel-composer-input')"
 _LIST = "document.getElementById('channel-message-list')"
@@ -26,6 +30,9 @@ _TAKES_ACTIONS = (
 _MARGIN = 12  # pixels of the page above the first message of a picture
 _SHORTEST, _TALLEST = 180, 1000  # simcord's page is never shorter
 _SCALE = 1.25
+_FILM_SIZE = 760, 520
+_FRAME_S = 0.1
+_KEY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +186,35 @@ class Page:
         for _ in range(2):  # the text may run differently in the new size
             await self.tab.resize(self._width, await self._needed_height(), scale=_SCALE)
             await self._until_settled()
-        await self.tab.picture(file)
+        await asyncio.to_thread(file.write_bytes, await self.tab.picture())
         await self._show_only_conversation(False)
         await self.tab.resize(size[0], size[1], scale=size[2])
+
+    @contextlib.asynccontextmanager
+    async def filming(self, file: Path) -> AsyncIterator[None]:
+        """Save what is seen of the conversation meanwhile, in motion; the window stays as it was."""
+        size = await self.tab.evaluate("[innerWidth, innerHeight, devicePixelRatio]")
+        await self._show_only_conversation(True)
+        await self.tab.resize(*_FILM_SIZE, scale=1.0)
+        film = Film()
+        async with Tasks() as tasks:
+            tasks.start(self._film(film), "filming")
+            yield
+        await asyncio.to_thread(film.save, file)
+        await self._show_only_conversation(False)
+        await self.tab.resize(size[0], size[1], scale=size[2])
+
+    async def _film(self, film: Film) -> None:
+        while True:
+            film.add(await self.tab.picture(), time.monotonic())
+            await asyncio.sleep(_FRAME_S)
+
+    async def write_slowly(self, text: str) -> None:
+        """Type a message as fast as a person who types fast, and send it."""
+        for end in range(1, len(text) + 1, 3):
+            await self.type(text[:end])
+            await asyncio.sleep(_KEY_S)
+        await self.send(text)
 
     async def _show_only_conversation(self, only: bool) -> None:
         display = "none" if only else ""

@@ -65,7 +65,7 @@ def test_values_are_read(name: str, text: str, value: float) -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, text: str) -> None:
-    with pytest.raises(ParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
+    with pytest.raises(ParameterError, match=rf"^{name} must be .* from .* to .*\.$"):
         find_parameter(name).parse(text)
 
 
@@ -127,7 +127,7 @@ def test_the_prompt_budget_leaves_room_for_the_answer(
 def test_description_shows_value_default_and_range() -> None:
     lines = describe(DEFAULTS, {"top_k": 7}, {"temperature": 0.2})
     assert len(lines) == len(PARAMETERS)
-    assert lines[0].startswith("**temperature** = `0.2` (set here; without that 0.7, 0 to 2):")
+    assert lines[0].startswith("**temperature** = `0.2` (set here; otherwise 0.7, 0 to 2):")
     assert lines[1].startswith("**top_p** = `0.9` (default, 0.01 to 1):")
     assert lines[2].startswith("**top_k** = `7` (this server's default; mine is 40, 0 to 1000):")
 

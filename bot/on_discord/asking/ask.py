@@ -28,6 +28,7 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.asking.questions import Questions, referring
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.hearing.files import why_not_readable
 from bot.on_discord.hearing.hearing import Hearing
 from bot.on_discord.hearing.message_text import parts_of, told
@@ -85,7 +86,9 @@ class Asking:
         hearing: Hearing,
         make_answer: MakeAnswer,
         locales: Locales,
+        threads: QuestionThreads,
     ) -> None:
+        self._threads = threads
         self._chat = chat
         self._questions = questions
         self._hearing = hearing
@@ -113,7 +116,8 @@ class Asking:
             question = await self._question(interaction, request, discord_id)
             view = await self._make_answer(channel, response.message_id)
             await arrival.is_first.wait()
-            await self._chat.take(question, view, arrival)
+            settle = functools.partial(self._threads.settle, channel=channel, text=request.prompt)
+            await self._chat.take(question, view, arrival, settle)
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)

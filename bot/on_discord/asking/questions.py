@@ -6,6 +6,7 @@ Knows nothing of when a message is for us.
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 
 import discord
 
@@ -16,6 +17,10 @@ from bot.errors import AttachmentError
 from bot.on_discord.hearing.hearing import Hearing, Reference, Told, head_of
 from bot.on_discord.hearing.message_text import told
 from bot.on_discord.origins import origin_of_message, ref_of
+from bot.servers.rates import loop_seconds
+
+FORWARD_TIME_S = 60.0
+MAX_FORWARDS = 500
 
 
 class Questions:
@@ -24,6 +29,7 @@ class Questions:
     def __init__(self, hearing: Hearing, chat: ChatService) -> None:
         self._hearing = hearing
         self._chat = chat
+        self._forwards = Forwards()
 
     async def of(
         self,
@@ -37,6 +43,9 @@ class Questions:
         A reply quotes what it replies to, but not the newest answer (shown by `newest_part_id`): it is the
         last thing said anyway. `asker`: who wrote it, if another one posts it for them.
         """
+        origin = origin_of_message(message)
+        if is_costly(message):
+            await self._chat.precheck(origin)
         heard = await self._hear(message, bot)
         is_newest = message.reference is not None and message.reference.message_id == newest_part_id
         references = [Reference() if is_newest else await self._hearing.replied(message, bot)]
@@ -55,7 +64,7 @@ class Questions:
             author_name=message.author.display_name,
             content=heard.text,
             created_at=message.created_at,
-            origin=origin_of_message(message),
+            origin=origin,
             starter_id=message.channel.id if isinstance(message.channel, discord.Thread) else None,
             notes=heard.notes,
         )
@@ -65,8 +74,24 @@ class Questions:
         """Return what an edited message says now. Raises `AttachmentError`."""
         return (await self._hear(message, bot)).text
 
+    def notice(self, message: discord.Message) -> None:
+        """Take note of a message that does not speak to us: what it forwards may be asked about next."""
+        self._forwards.notice(message)
+
     async def begun(self, question: Question, channel: object, bot: Bot) -> Question:
-        """Return the first question in a thread with what the thread is about; any other one as it is."""
+        """Return a question with what it goes on from: what its author just forwarded, or a thread's start.
+
+        Discord sends the words that somebody writes while forwarding as a message of their own.
+        """
+        forward = self._forwards.take(question.conversation.channel_id, question.author_id)
+        if forward is not None and not await self._is_known(forward):
+            question = referring(question, [await self._hearing.quote(forward, bot)])
+        return await self._begun_thread(question, channel, bot)
+
+    async def _is_known(self, message: discord.Message) -> bool:
+        return await self._chat.conversations.find_by_discord_id(message.id) is not None
+
+    async def _begun_thread(self, question: Question, channel: object, bot: Bot) -> Question:
         if not isinstance(channel, discord.Thread) or question.discord_id == channel.id:
             return question
         known_id = await self._chat.conversations.find(question.conversation)
@@ -87,6 +112,41 @@ class Questions:
         if isinstance(channel, discord.Thread) and message.id == channel.id and heard.text:
             return dataclasses.replace(heard, text=told([head_of(channel), heard.text]))
         return heard
+
+
+def is_costly(message: discord.Message) -> bool:
+    """Tell whether more than words must be looked at to know what a message asks."""
+    return bool(
+        message.attachments
+        or message.message_snapshots
+        or message.reference
+        or "/channels/" in message.content
+    )
+
+
+class Forwards:
+    """What people forwarded of late and did not ask us about; kept in memory, for a minute."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], tuple[float, discord.Message]] = OrderedDict()
+
+    def notice(self, message: discord.Message) -> None:
+        """Keep a forward until its author says more, or for too long."""
+        key = message.channel.id, message.author.id
+        self._kept.pop(key, None)
+        if message.message_snapshots and message.guild is not None:
+            self._kept[key] = loop_seconds(), message
+        while self._kept and (len(self._kept) > MAX_FORWARDS or _is_old(next(iter(self._kept.values()))[0])):
+            self._kept.popitem(last=False)
+
+    def take(self, channel_id: int, author_id: int) -> discord.Message | None:
+        """Return what a person forwarded right before, once."""
+        kept = self._kept.pop((channel_id, author_id), None)
+        return None if kept is None or _is_old(kept[0]) else kept[1]
+
+
+def _is_old(noticed_s: float) -> bool:
+    return loop_seconds() - noticed_s > FORWARD_TIME_S
 
 
 def referring(question: Question, references: list[Reference]) -> Question:

@@ -58,7 +58,7 @@ async def test_a_models_own_values_follow_the_model(preferences: Preferences) ->
     said = await preferences.describe(HERE)
     assert "**temperature** = `0.2` (the model's own, 0 to 2)" in said[0]
     await preferences.set(HERE, "temperature", "0.5", by_user_id=1)
-    assert "(set here; without that 0.2," in (await preferences.describe(HERE))[0]
+    assert "(set here; otherwise 0.2," in (await preferences.describe(HERE))[0]
     preferences.defaults = replace(SAFE, chosen=frozenset({"top_k"}))
     assert preferences.defaults.sampling.top_k == 40
 
@@ -89,7 +89,7 @@ async def test_the_guidance_counts_where_room_is_short(
     preferences: Preferences, prompts: SystemPrompts
 ) -> None:
     await preferences.set(HERE, "max_history_tokens", str(2 * META_TOKENS + 40), by_user_id=1)
-    with pytest.raises(SystemPromptError, match="the operator's guidance included"):
+    with pytest.raises(SystemPromptError, match="including the safety guidance"):
         await prompts.set(HERE, "This is a long prompt.", by_user_id=1)
     with pytest.raises(ParameterError, match="too little room"):
         await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)
