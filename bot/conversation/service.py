@@ -239,6 +239,10 @@ class ChatService:
         """Return what may be told of what people said where somebody asks."""
         return heard if self._gate is None or not heard else await self._gate.may_be_heard(origin, heard)
 
+    async def fitting(self, ref: ConversationRef, text: str, share: float) -> int:
+        """Return how many characters of a text fit into a share of what a question may take."""
+        return await self._intake.fitting(ref, text, share)
+
     async def precheck(self, origin: Origin) -> None:
         """Raise the `RefusalError` of somebody who may ask nothing now, before anything is done for it."""
         if self._gate is not None:

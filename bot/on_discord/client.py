@@ -146,9 +146,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(
-                    Asking(chat, questions, hearing, self._answer_in, self._locales, self._threads)
-                ),
+                *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
                 *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
