@@ -28,6 +28,7 @@ Channel = (
 )
 """Where a message can be, as discord.py has it."""
 _FIRST_PRIVATE_ID = 1 << 62
+_MENTION = re.compile(r"(?<!\\)<@!?([0-9]{1,20})>")
 
 
 class Locales:
@@ -91,9 +92,7 @@ def incoming_of(message: discord.Message) -> Incoming:
         is_webhook=message.webhook_id is not None,
         is_ordinary=message.type in (discord.MessageType.default, discord.MessageType.reply),
         is_direct=message.guild is None,
-        mentioned_user_ids=frozenset(
-            user.id for user in message.mentions if re.search(rf"<@!?{user.id}>", spoken)
-        ),
+        mentioned_user_ids=frozenset(int(one) for one in _MENTION.findall(spoken)),
         mentioned_role_ids=frozenset(
             # Of a text that Discord does not show us, it still tells which roles are in it.
             role.id

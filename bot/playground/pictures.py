@@ -300,10 +300,10 @@ async def film(page: Page, file: Path) -> None:
     await page.until_shown("temperature")
     await page.sit(MIA)
     async with page.filming(file):
-        await page.write_slowly("@Llamacord Give me three tips for a rainy Sunday.")
+        await page.write_slowly("@Llamacord What is photosynthesis? Answer in two sentences.")
         await page.until_answered()
         await asyncio.sleep(_LOOK_S)
-        await page.write_slowly("@Llamacord How do I make pancakes?")
+        await page.write_slowly("@Llamacord Give me three tips for learning Python.")
         await page.until_answered()
         await asyncio.sleep(_LOOK_S)
     await page.sit(MAX)

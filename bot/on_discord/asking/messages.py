@@ -103,6 +103,9 @@ class MessageIntake:
 
     async def _take_copy(self, copy: discord.Message, bot: Bot) -> None:
         """Answer what was posted for a member, whose message it takes the place of."""
+        said = dataclasses.replace(incoming_of(copy), is_bot=False, is_webhook=False)
+        if not (is_for_us(said, bot) or await self._overheard.is_for_us(copy, said, bot)):
+            return  # of a message with words of several members, another copy may be for us
         original = await self.proxies.claim(copy)
         if original is None:
             return
@@ -121,10 +124,7 @@ class MessageIntake:
         finally:
             original.settle()
         if not original.is_refused:
-            incoming = dataclasses.replace(
-                incoming_of(copy), author_id=asked.author.id, is_bot=False, is_webhook=False
-            )
-            await self._ask(copy, asked, bot, incoming)
+            await self._ask(copy, asked, bot, dataclasses.replace(said, author_id=asked.author.id))
 
     async def take_edited(self, message: discord.Message, bot: Bot) -> None:
         """Answer a message that was no question when it was written, if its edit speaks to us."""

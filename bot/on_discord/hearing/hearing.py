@@ -82,9 +82,7 @@ class Hearing:
 
     async def quote(self, message: discord.Message, bot: Bot, head: str = "") -> Reference:
         """Return a message as a quote, with a line in front of it; our own are from nobody by name."""
-        if message.type is discord.MessageType.thread_starter_message and message.reference is not None:
-            started_from = message.reference.resolved  # what stands above a thread only points there
-            message = started_from if isinstance(started_from, discord.Message) else message
+        message = await _pointed_to(message)
         try:
             heard = await self.hear(message, bot)
         except AttachmentError as error:
@@ -172,6 +170,18 @@ def _told(text: str, files: Sequence[OpenedFile], *, has_words: bool) -> Told:
         is_readable=has_words or any(one.is_read for one in files),
         file_chars=sum(len(one.block) for one in files if one.is_read),
     )
+
+
+async def _pointed_to(message: discord.Message) -> discord.Message:
+    """Return the message of a channel that the first one in a thread only points to; else the message."""
+    reference, channel = message.reference, message.channel
+    if message.type is not discord.MessageType.thread_starter_message or reference is None:
+        return message
+    if isinstance(reference.resolved, discord.Message):
+        return reference.resolved
+    if reference.message_id is None or not isinstance(channel, discord.Thread):
+        return message
+    return await _fetched(channel.parent, reference.message_id) or message
 
 
 async def _fetched(channel: object, message_id: int) -> discord.Message | None:

@@ -6,7 +6,6 @@ use it, nor of how a change is read and stored.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,17 +120,7 @@ def _access_lines(config: ServerConfig) -> list[str]:
             questions=len(config.question_words) + len(config.question_patterns),
             answers=len(config.answer_words) + len(config.answer_patterns),
         ),
-        phrase("config.switches_are", value=_switched_on(config)),
     ]
-
-
-def _switched_on(config: ServerConfig) -> str:
-    on = [phrase(f"config.{name}") for name in SWITCHES if getattr(config, name)]
-    return (
-        functools.reduce(lambda line, one: phrase("config.switch_and", first=line, second=one), on)
-        if on
-        else phrase("config.nothing")
-    )
 
 
 def _answer_lines(config: ServerConfig) -> list[str]:

@@ -144,6 +144,14 @@ def test_a_slow_document_is_ended_and_what_was_read_of_it_counts() -> None:
     assert document_of(output) == Document("one", 1, 3)
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "iso8859-15"]
+)
+def test_text_is_read_in_any_encoding(encoding: str) -> None:
+    text = "Schöne Grüße aus Köln, schreibt Jörg. Es geht ihm gut, sagt er.\n" * 3
+    assert decode(text.encode(encoding)) == text
+
+
 @given(st.binary(max_size=300))
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_break_the_look_at_them(data: bytes) -> None:

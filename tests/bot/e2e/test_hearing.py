@@ -335,6 +335,20 @@ async def test_a_thread_on_somebodys_message_begins_with_it(open_eyed: World) ->
     assert asked(world) == "none?"
 
 
+async def test_a_reply_to_what_stands_above_a_thread_quotes_what_it_points_to(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "My router is down.")
+    world.env.backend.create_thread(world.general.id, "Router", world.bob.id, message_id=said.id)
+    thread = world.general.threads[-1]
+    kind = MessageType.THREAD_STARTER_MESSAGE
+    above = world.env.backend.prepare_message(thread.id, world.bob.id, "-", message_type=kind)
+    above.reference = {"type": 0, "channel_id": str(world.general.id), "message_id": str(said.id)}
+    world.env.backend.commit_message(above)
+    await post(world, thread, world.anna, f"{world.me} any idea?", reply_to=above)
+    await world.run(2)
+    assert asked(world) == "About what Bob wrote:\n> My router is down.\n\nany idea?"
+
+
 async def test_a_forum_post_has_its_title_and_tags(open_eyed: World) -> None:
     world = open_eyed
     thread = await forum_post(world, "No light", "The lamp is dark.")

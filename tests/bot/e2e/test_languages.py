@@ -74,7 +74,7 @@ async def test_answers_to_commands_are_in_the_language_of_whoever_acts(
     world.answers("answer")
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
-    assert said(await world.mod.slash(world.general, "reset")).startswith("Vergessen: 2 Nachrichten.")
+    assert said(await world.mod.slash(world.general, "reset")).startswith("Erledigt: 2 Nachrichten")
     assert said(await world.anna.user.slash("system clear")) == "Es war schon der Standard."
 
 

@@ -84,6 +84,20 @@ async def test_who_shows_a_mention_does_not_speak_to_us(world: World, text: str)
     assert world.replies(world.general) == []
 
 
+async def test_a_mention_counts_also_where_discord_does_not_list_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo(world)
+    monkeypatch.setattr(
+        discord.Message, "_handle_mentions", lambda message, _: setattr(message, "mentions", [])
+    )
+    thread = world.open_thread(world.general)
+    await world.anna.send(thread, f"{world.me} hi")
+    await world.anna.send(thread, f"\\{world.me} is how it is written")
+    await world.run(2)
+    assert asked(world) == ["hi"]
+
+
 # Edits
 
 

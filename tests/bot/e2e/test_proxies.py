@@ -132,6 +132,17 @@ async def test_of_whoever_was_copied_before_the_copy_alone_is_taken(
     assert "without a copy" in shown(plural)[-1]
 
 
+async def test_of_a_message_of_several_the_copy_that_asks_us_is_answered(
+    plural: World, hook: simcord.WebhookHandle
+) -> None:
+    """Such bots post one copy for each member who speaks in it."""
+    original = await plural.anna.send(plural.general, f"m: I am tired.\nl: {plural.me} hello")
+    await hook.send("I am tired.", username="Mira")
+    copy = await hook.send(f"{plural.me} hello", username="Luna")
+    await plural.anna.delete(original)
+    await check_one_answer(plural, copy)
+
+
 async def test_without_the_setting_a_copy_is_nothing_to_us(world: World, hook: simcord.WebhookHandle) -> None:
     world.answers("answer")
     original = await world.anna.send(world.general, f"luna: {world.me} hello")

@@ -151,7 +151,7 @@ async def test_what_a_kill_left_unsent_comes_as_new_messages(tmp_path: Path) -> 
             assert len(others) >= 1
             assert "word9" in first
             assert "word350" in others[-1]
-            assert others[-1].endswith("\n-# I was restarted before this answer was complete.")
+            assert others[-1].endswith("\n-# I was restarted before this answer was finished.")
 
 
 async def test_the_parts_of_a_long_answer_stand_above_those_who_wait(tmp_path: Path) -> None:

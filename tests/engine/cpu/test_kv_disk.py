@@ -44,7 +44,7 @@ def room(folder: Path, num_blocks: int) -> DiskRoom:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    num_blocks=st.integers(1, 6),
+    num_blocks=st.integers(0, 6),
     sequences=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=14), min_size=1, max_size=40),
 )
 def test_what_is_found_is_what_was_written_there(num_blocks: int, sequences: list[list[int]]) -> None:
