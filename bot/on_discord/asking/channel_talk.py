@@ -154,10 +154,15 @@ class ChannelTalk:
         return [one async for one in message.channel.history(limit=NUM_NEWEST, before=message)]
 
     def said(self, message: discord.Message, bot: Bot) -> None:
-        """Learn of a new message."""
-        if (channel := self._channels.get(message.channel.id)) is not None:
-            channel.put(message.id, heard_in(message, bot))
-            channel.newest.append(message)
+        """Learn of a new message, and let go of the channel where the server does not want it any more."""
+        channel = self._channels.get(message.channel.id)
+        if channel is None or message.guild is None:
+            return
+        if not self._servers.known(message.guild.id).reads_along:
+            del self._channels[message.channel.id]
+            return
+        channel.put(message.id, heard_in(message, bot))
+        channel.newest.append(message)
 
     def edited(self, message: discord.Message, bot: Bot) -> bool:
         """Learn what a message says now; return whether it was heard."""
@@ -195,8 +200,9 @@ class ChannelTalk:
 
     def begun(self, thread: discord.Thread) -> None:
         """Learn that a thread is new: nothing was said there before."""
-        channel = self._known(thread.id, thread.guild.id)
-        channel.known_from, channel.parent_id = 0, thread.parent_id
+        if self._servers.known(thread.guild.id).reads_along:
+            channel = self._known(thread.id, thread.guild.id)
+            channel.known_from, channel.parent_id = 0, thread.parent_id
 
     def lose(self, guild_id: int | None = None) -> None:
         """Forget what is known of a server, or of all: something may have been missed."""
