@@ -1,4 +1,4 @@
-"""Reads a GGUF file of the llama architecture.
+"""Reads the weights of a GGUF file; what they belong to, `gguf_config.py` reads.
 
 Blocks are taken over where ours mean exactly the same weights (`gguf_blocks.py`). Those of other types are
 dequantised and rounded to 8 bits.
@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.convert.gguf_blocks import exact_blocks
+from engine.convert.gguf_config import ROPE_TENSORS, GGUFConfigReader
 from engine.convert.gguf_files import GGUFFiles
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.model_advice import END_TOKENS, read_gguf_sampling
 from engine.convert.quantize import BlockQuantized, FloatArray, quantize
 from engine.convert.source import SourceTensor
-from engine.describing.architecture import DecoderConfig, source_shapes
+from engine.describing.architecture import source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.errors import ModelFormatError
 from engine.text.chat_choice import check_tokens, detect_chat, writes
@@ -38,16 +39,22 @@ _TENSORS = {
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
     "down": "ffn_down.weight",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "attn_post_norm": "post_attention_norm.weight",
+    "mlp_post_norm": "post_ffw_norm.weight",
 }
-_OUTER_PARTS = {"embed", "final_norm", "head"}
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), "attn_qkv"),
+    **dict.fromkeys(("gate", "up"), "ffn_up"),
+}
+"""Matrices, and biases, that some files have as one, in this order."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 Row = TypeVar("Row", bound=np.generic)
 
 
 class GGUFSource:
     """A `ModelSource` over a GGUF file, or over all parts of one, memory-mapped."""
-
-    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, chat: ChatSpec | None = None) -> None:
         """`chat` is used in the place of the file's own.
@@ -63,12 +70,12 @@ class GGUFSource:
             raise ModelFormatError(f"{path} has a damaged description: {error}.") from error
 
     def _read_description(self, chat: ChatSpec | None) -> None:
-        architecture = self._field("general.architecture")
-        if architecture != "llama":
-            raise ModelFormatError(
-                f"{self._path} is a {architecture!r} model; this program runs the llama architecture."
-            )
-        self.config = self._read_config()
+        embed = self._tensors.get(_TENSORS["embed"])
+        if embed is None:
+            raise ModelFormatError(f"{self._path} has no token embeddings.")
+        reader = GGUFConfigReader(self._field, self._tensors, int(embed.shape[1]), self._floats)
+        self.config, self.notes = reader.config, reader.notes
+        self._is_permuted = reader.architecture.is_permuted
         self._refuse_unknown_tensors()
         self.name = str(self._field("general.name", self._path.stem))
         self.bos_id = self._token_id("bos", 1)
@@ -84,38 +91,69 @@ class GGUFSource:
         }
 
     def tensor(self, name: str) -> FloatArray:
-        tensor = self._stored(name)
+        tensor, rows = self._stored(name)
+        return self._half_split(name, self._numbers(tensor, tensor.data[rows]))
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        tensor, rows = self._stored(name)
+        if tensor.tensor_type.name in _FLOATS:
+            return None
+        blocks = exact_blocks(tensor.tensor_type.name, tensor.data[rows])
+        if blocks is None:
+            return quantize(self.tensor(name), 8)
+        return blocks.rows(lambda part: self._half_split(name, part))
+
+    def _floats(self, stored: str) -> FloatArray:
+        return self._numbers(self._tensors[stored], self._tensors[stored].data)
+
+    def _numbers(self, tensor: gguf.ReaderTensor, data: npt.NDArray[Any]) -> FloatArray:
         try:
-            values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            return np.asarray(gguf.dequantize(data, tensor.tensor_type), np.float32)
         except NotImplementedError as error:
             raise ModelFormatError(
                 f"{self._path} stores weights as {tensor.tensor_type.name}, which is not supported."
             ) from error
-        return self._half_split(name, values)
 
-    def blocks(self, name: str) -> BlockQuantized | None:
-        tensor = self._stored(name)
-        if tensor.tensor_type.name in _FLOATS:
-            return None
-        blocks = exact_blocks(tensor.tensor_type.name, tensor.data)
-        if blocks is None:
-            return quantize(self.tensor(name), 8)
-        return blocks.rows(lambda rows: self._half_split(name, rows))
-
-    def _stored(self, name: str) -> gguf.ReaderTensor:
-        stored = _stored_name(name)
+    def _stored(self, name: str) -> tuple[gguf.ReaderTensor, slice]:
+        """Return what the file has of a tensor, and which rows of it are meant."""
+        stored, rows = self._place(name)
         if stored not in self._tensors:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
-        return self._tensors[stored]
+        tensor = self._tensors[stored]
+        if rows.stop is not None and rows.stop > len(tensor.data):
+            raise ModelFormatError(f"The tensor {stored} has {len(tensor.data)} rows: some are missing.")
+        return tensor, rows
+
+    def _place(self, name: str) -> tuple[str, slice]:
+        """Return what GGUF calls a tensor, and which rows of it are meant: `blk.0.attn_q.weight`, all."""
+        layer, _, part = name.rpartition(".")
+        part, is_bias = part.removesuffix("_bias"), part.endswith("_bias")
+        kind = "bias" if is_bias else "weight"
+        prefix = f"blk.{layer.removeprefix('layers.')}." if layer else ""
+        own = f"{prefix}{_TENSORS[part].removesuffix('weight')}{kind}"
+        fused = f"{prefix}{_FUSED.get(part)}.{kind}"
+        is_whole = part not in _FUSED or fused not in self._tensors
+        if is_whole or (f"{prefix}ffn_gate.{kind}" in self._tensors and part in ("gate", "up")):
+            return own, slice(None)
+        shapes, start, suffix = source_shapes(self.config), 0, "_bias" if is_bias else ""
+        for other in (key for key in _FUSED if _FUSED[key] == _FUSED[part]):
+            size = shapes[f"{layer}.{other}{suffix}"][0]
+            if other == part:
+                break
+            start += size
+        return fused, slice(start, start + size)
 
     def catalogue(self) -> dict[str, SourceTensor]:
         """See `TensorCatalogue`. GGUF writes shapes in the opposite order."""
-        names = {name: _stored_name(name) for name in source_shapes(self.config)}
-        found = {name: self._tensors[stored] for name, stored in names.items() if stored in self._tensors}
-        return {
-            name: SourceTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
-            for name, t in found.items()
-        }
+        found: dict[str, SourceTensor] = {}
+        for name in source_shapes(self.config):
+            stored, rows = self._place(name)
+            if stored in self._tensors:
+                tensor = self._tensors[stored]
+                shape = tuple(int(n) for n in tensor.shape[::-1])
+                whole = SourceTensor(tensor.tensor_type.name, shape, int(tensor.n_bytes))
+                found[name] = whole if rows.stop is None else whole.part(range(rows.start, rows.stop))
+        return found
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         num_rows = self.config.vocab_size
@@ -143,44 +181,9 @@ class GGUFSource:
             return default
         return field.contents()
 
-    def _read_config(self) -> DecoderConfig:
-        hidden, heads = self._size("embedding_length"), self._size("attention.head_count")
-        head_dim = self._size("attention.key_length", hidden // heads)
-        if self._size("rope.dimension_count", head_dim) != head_dim:
-            raise ModelFormatError(f"{self._path} rotates only a part of each head, which is not supported.")
-        embed = self._tensors.get(_TENSORS["embed"])
-        if embed is None:
-            raise ModelFormatError(f"{self._path} has no token embeddings.")
-        return DecoderConfig(
-            num_layers=self._size("block_count"),
-            hidden_size=hidden,
-            intermediate_size=self._size("feed_forward_length"),
-            num_heads=heads,
-            num_kv_heads=self._size("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            vocab_size=int(embed.shape[1]),
-            context_length=self._size("context_length"),
-            rope_theta=float(self._field("llama.rope.freq_base", 10000.0)),
-            rms_norm_eps=float(np.float32(self._field("llama.attention.layer_norm_rms_epsilon"))),
-            tied_embeddings=_TENSORS["head"] not in self._tensors,
-            rope_factor=self._rope_factor(),
-        )
-
-    def _rope_factor(self) -> float:
-        """Return by what positions are divided. Without a type a factor is linear; older files call it so."""
-        kind = self._field("llama.rope.scaling.type", "linear")
-        if kind not in ("linear", "none"):
-            raise ModelFormatError(
-                f"{self._path} uses rope scaling of the kind {kind!r}, not supported here."
-            )
-        factor = self._field("llama.rope.scaling.factor", self._field("llama.rope.scale_linear", 1.0))
-        return 1.0 if kind == "none" else float(factor) or 1.0
-
     def _refuse_unknown_tensors(self) -> None:
-        """Biases, rotary factors, experts: leaving any of them out would change what the model says."""
-        layers = [f"layers.{layer}." for layer in range(self.config.num_layers)]
-        known = {_stored_name(part) for part in _OUTER_PARTS}
-        known |= {_stored_name(layer + part) for layer in layers for part in _TENSORS.keys() - _OUTER_PARTS}
+        """Experts, sinks, adapters: leaving any of them out would change what the model says."""
+        known = {self._place(name)[0] for name in source_shapes(self.config)} | ROPE_TENSORS
         unknown = sorted(self._tensors.keys() - known)
         if unknown:
             raise ModelFormatError(f"{self._path} has the tensor {unknown[0]}, which is not supported.")
@@ -214,19 +217,11 @@ class GGUFSource:
         is_phi_3 = self._field("general.architecture") == "phi3" or "phi-3" in name or "phi3" in name
         return is_phi_3 and self._field("tokenizer.ggml.model", " ") == "llama"
 
-    def _size(self, key: str, default: int | None = None) -> int:
-        return int(self._field(f"llama.{key}", default))
-
     def _half_split(self, name: str, rows: npt.NDArray[Row]) -> npt.NDArray[Row]:
         """Undo the interleaved rotary order of q and k: (0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) in each head."""
-        heads = {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(name.rpartition(".")[2])
-        if heads is None:
+        part = name.rpartition(".")[2].removesuffix("_bias")
+        heads = {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(part)
+        if heads is None or not self._is_permuted:
             return rows
         head_rows = rows.reshape(heads, -1, 2, *rows.shape[1:])
         return head_rows.swapaxes(1, 2).reshape(rows.shape)
-
-
-def _stored_name(name: str) -> str:
-    """Return what GGUF calls a tensor: `layers.0.q` is `blk.0.attn_q.weight`."""
-    prefix, _, last = name.rpartition(".")
-    return (f"blk.{prefix.removeprefix('layers.')}." if prefix else "") + _TENSORS[last]

@@ -110,7 +110,7 @@ class SyntheticSource:
     def tensor(self, name: str) -> FloatArray:
         shape = source_shapes(self.config)[name]
         if len(shape) == 1:
-            return np.ones(shape, np.float32)
+            return np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
         return np.resize(self._pattern, shape) / np.float32(np.sqrt(shape[1]))
 
     def blocks(self, name: str) -> None:

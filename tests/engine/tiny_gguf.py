@@ -77,7 +77,7 @@ class TinyGGUF:
         fields = dict(self.fields)
         writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
         for key, value in fields.items():
-            _add(writer, key, value)
+            add_field(writer, key, value)
         for name, values in self.tensors.items():
             kind = self.kinds.get(name, self.quant_type) if values.ndim == 2 else QuantType.F32
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
@@ -146,7 +146,7 @@ def _stored_name(name: str) -> str:
     return f"blk.{prefix.removeprefix('layers.')}.{_LAYER_NAMES[last]}.weight"
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:
+def add_field(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:
     if isinstance(value, str):
         writer.add_string(key, value)
     elif isinstance(value, bool):

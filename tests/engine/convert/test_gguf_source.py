@@ -146,17 +146,37 @@ def add_tensor(name: str, *shape: int) -> Callable[[TinyGGUF], object]:
 
 
 SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
-    "another architecture": (set_field("general.architecture", "gemma"), "'gemma' model; .* llama"),
+    "another architecture": (set_field("general.architecture", "bert"), "'bert', which .* do: Llama 2 and 3"),
+    "experts by name": (set_field("general.architecture", "qwen3moe"), "a mixture of experts, .* Qwen3 4B"),
+    "experts of a llama": (set_field("llama.expert_count", 8), "a mixture of experts, .* Mistral 7B"),
+    "wide values": (set_field("llama.attention.value_length", 32), "keys and values differ in size"),
+    "a window of too few layers": (
+        lambda file: file.fields.update(
+            {
+                "llama.attention.sliding_window": 8,
+                "llama.attention.sliding_window_pattern": [True, False],
+            }
+        ),
+        "sliding_window_pattern is not one of 3 layers",
+    ),
+    "fused rows that are missing": (
+        lambda file: (
+            [file.tensors.pop(f"blk.0.attn_{part}.weight") for part in "qkv"],
+            file.tensors.update({"blk.0.attn_qkv.weight": np.ones((100, 64), np.float32)}),
+        ),
+        "blk.0.attn_qkv.weight has 100 rows: some are missing",
+    ),
     "a missing field": (drop_field("llama.context_length"), "lacks the field llama.context_length"),
     "no embeddings": (drop_tensor("token_embd.weight"), "has no token embeddings"),
     "a missing tensor": (drop_tensor("blk.1.ffn_up.weight"), "has no tensor blk.1.ffn_up.weight"),
     "a missing norm": (drop_tensor("output_norm.weight"), "has no tensor output_norm.weight"),
     "a missing layer": (set_field("llama.block_count", 4), "has no tensor blk.3"),
     "a layer too many": (set_field("llama.block_count", 2), "has the tensor blk.2.* not supported"),
-    "a bias": (add_tensor("blk.0.attn_q.bias", 64), "tensor blk.0.attn_q.bias, which is not supported"),
-    "rope factors": (add_tensor("rope_freqs.weight", 8), "tensor rope_freqs.weight, which is not supp"),
+    "a bias": (add_tensor("blk.1.attn_q.bias", 64), "tensor blk.1.attn_q.bias, which is not supported"),
+    "half of the biases": (add_tensor("blk.0.attn_q.bias", 64), "has no tensor blk.0.attn_k.bias"),
+    "rope factors": (add_tensor("rope_freqs.weight", 7), "rope factors are no 8 numbers above 0"),
     "experts": (add_tensor("blk.0.ffn_gate_inp.weight", 8, 64), "ffn_gate_inp.weight, which is not supp"),
-    "rope scaling": (set_field("llama.rope.scaling.type", "yarn"), "of the kind 'yarn', not supported"),
+    "rope scaling": (set_field("llama.rope.scaling.type", "su"), "of the kind 'su', not supported"),
     "a negative rope factor": (set_field("llama.rope.scaling.factor", -2.0), "rope factor .* above 0"),
     "partial rope": (set_field("llama.rope.dimension_count", 8), "rotates only a part of each head"),
     "no heads": (set_field("llama.attention.head_count", 0), "damaged description"),
