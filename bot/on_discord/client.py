@@ -146,9 +146,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(
-                    Asking(chat, questions, hearing, self._answer_in, self._locales, self._threads)
-                ),
+                *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
                 *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
@@ -229,7 +227,7 @@ class LlamacordClient(discord.Client):
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
-        self._unhear(payload.message_id)
+        self._unhear(payload.channel_id, payload.message_id)
         if not await self._intake.proxies.deleted(payload.channel_id, payload.message_id):
             await self._threads.question_deleted(payload.guild_id, payload.message_id)
         if not self._columns.is_deleted(payload.message_id):
@@ -238,14 +236,14 @@ class LlamacordClient(discord.Client):
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
         for message_id in payload.message_ids:
-            self._unhear(message_id)
+            self._unhear(payload.channel_id, message_id)
             await self._threads.question_deleted(payload.guild_id, message_id)
         for message_id in sorted(payload.message_ids):
             await self._changes.deleted(payload.channel_id, message_id)
 
-    def _unhear(self, message_id: int) -> None:
+    def _unhear(self, channel_id: int, message_id: int) -> None:
         """Let nobody be told any more what a message said."""
-        if self._talk.deleted(message_id):
+        if self._talk.deleted(channel_id, message_id):
             self.chat.unsay(message_id)
 
     async def on_connect(self) -> None:
@@ -315,6 +313,7 @@ class LlamacordClient(discord.Client):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Let what there is of a server go after a while."""
+        self._talk.lose(guild.id)
         await self._departures.removed(guild)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:

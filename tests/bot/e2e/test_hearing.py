@@ -161,6 +161,20 @@ async def test_of_a_long_pdf_it_is_said_how_far_it_was_read(world: World) -> Non
     assert asked(world).endswith("\n…")
 
 
+async def test_of_a_document_as_much_is_read_as_there_is_room_for(world: World) -> None:
+    echo(world)
+    pages = [f"{number}{' word' * 40}." for number in range(1, 13)]
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[("long.pdf", pdf(*pages))])
+    await world.run(2)
+    assert asked(world).endswith("\n".join(["\n3" + " word" * 40 + ".", "…"]))
+    assert "I read pages 1 to 3 of 12 in long.pdf." in last(world, world.general)
+    letter = ("letter.docx", word(paragraph("word " * 500)))
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[letter])
+    await world.run(2)
+    assert asked(world).endswith("word\n…")
+    assert "letter.docx is long, so I read only the beginning." in last(world, world.general)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
