@@ -297,3 +297,17 @@ async def test_the_bots_are_chosen_in_the_panel(world: World) -> None:
     )
     assert "Choose bots here" in str(refused.followups)
     assert (await world.moderation.servers.config(world.guild.id)).proxies == {robot.id}
+
+
+async def test_a_copy_with_a_file_is_asked_with_the_rights_of_whoever_wrote_it(
+    plural: World, hook: simcord.WebhookHandle
+) -> None:
+    role = plural.guild.create_role("Friends")
+    member = plural.guild.add_member(plural.env.create_user("eve", global_name="Eve"), roles=[role])
+    await plural.set_up(plural.guild.id, {"allowed_roles": [role.id]})
+    for text in ("hello", "again"):
+        original = await member.send(plural.general, f"luna: {plural.me} {text}")
+        await hook.send(f"{plural.me} {text}", username="Luna", attachments=[("notes.txt", b"Tea.")])
+        await plural.mod.delete(original)
+        await plural.run(4)
+    assert plural.engine.dialogs[-1][-1].content == "again\n\nFile notes.txt:\nTea."
