@@ -7,6 +7,7 @@ any question does. Nothing is stored. Knows nothing of Discord.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from engine.types import (
     PUT_TOGETHER,
     ChatMessage,
     FinishReason,
+    Generation,
+    ModelInfo,
     Prompt,
     SamplingParams,
     TextEngine,
 )
-from engine.waiting.room import WaitingRoom
+from engine.waiting.room import Ticket, WaitingRoom, end
 from storage.conversations import ConversationRef
 
 MAX_TOKENS = 320
@@ -176,16 +179,38 @@ class CatchingUp:
 
     async def _summed(self, request: str, origin: Origin) -> str:
         """Return what the model says to a request, after a wait for the engine."""
-        prompt = await asyncio.to_thread(self._prompt, request)
-        params = SamplingParams(temperature=0.0, max_new_tokens=self._max_new_tokens)
-        async with self._room.generating(self._engine, prompt, params, origin.keys) as generation:
-            async for _ in generation:
-                pass
+        ticket = self._room.enter(origin.keys)
+        try:
+            generation = await self._begin(ticket, request)
+            try:
+                async for _ in generation:
+                    pass
+            finally:
+                await end(generation)
+        finally:
+            self._room.leave(ticket)
         completion = generation.completion
         if completion is None:
             return ""
         said = take_apart(completion.text, self._engine.info.reasoning, final=True).answer.strip()
         return f"{said}…" if completion.finish_reason is FinishReason.LENGTH and said else said
+
+    async def _begin(self, ticket: Ticket, request: str) -> Generation:
+        """Begin when it is our turn, with a prompt for the model that is loaded then."""
+        while True:
+            info = self._engine.info
+            prompt = await asyncio.to_thread(self._prompt, request)
+            params = SamplingParams(temperature=0.0, max_new_tokens=self._max_new_tokens)
+            begin = functools.partial(self._generate, prompt, params, info)
+            num_tokens = self._engine.tokens_needed(prompt, params)
+            generation = await self._room.begin(ticket, num_tokens, begin)
+            if generation is not None:
+                return generation
+            self._room.begin_anew(ticket)
+
+    async def _generate(self, prompt: Prompt, params: SamplingParams, info: ModelInfo) -> Generation | None:
+        """Have the engine begin, unless it has another model by now."""
+        return self._engine.generate(prompt, params) if self._engine.info is info else None
 
     @property
     def _max_new_tokens(self) -> int:

@@ -16,13 +16,13 @@ from typing import Any
 from bot.conversation.dialog import with_quotes
 from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import check_question
+from bot.conversation.prompting import check_question, num_fitting
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from engine.waiting.room import Ticket
-from storage.conversations import Conversations, Quote
+from storage.conversations import ConversationRef, Conversations, Quote
 from storage.errors import NotFoundError
 from storage.turns import NewQuestion
 
@@ -53,6 +53,14 @@ class Intake:
             await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
         )
+
+    async def fitting(self, ref: ConversationRef, text: str, share: float) -> int:
+        """Return how many characters of a text fit into a share of what a question here may take."""
+        conversation_id = await self._conversations.open(ref)
+        parameters = await self._preferences.parameters(conversation_id)
+        system_prompt = await self._preferences.told_in(conversation_id, parameters)
+        budget = parameters.prompt_budget(self._engine.info.context_length)
+        return await asyncio.to_thread(num_fitting, self._engine, text, system_prompt, budget, share)
 
     async def check(self, question: Question) -> tuple[str, int]:
         """Return what is asked and the conversation it is asked in. Raises what makes it unanswerable."""

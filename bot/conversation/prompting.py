@@ -59,6 +59,15 @@ def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens
     engine.fit_prompt((*system, ChatMessage("user", text)), max_tokens)
 
 
+def num_fitting(engine: TextEngine, text: str, system_prompt: str, max_tokens: int, share: float) -> int:
+    """Return how many characters of `text` fit into a share of what the system prompt leaves."""
+    room = int((max_tokens - engine.count_tokens(system_prompt)) * share)
+    num_characters = len(text)
+    while num_characters and (num_tokens := engine.count_tokens(text[:num_characters])) > max(room, 0):
+        num_characters = min(num_characters - 1, num_characters * max(room, 0) // num_tokens)
+    return num_characters
+
+
 def fit_history(
     engine: TextEngine,
     history: Sequence[Message],

@@ -163,7 +163,7 @@ class ChatService:
                 await self._gate.readmit(origin, text)  # it may have waited at the entrance
             content, conversation_id = await self._intake.check(question)
             arrival.check()
-            self.ears.taken(question.discord_id)
+            self.ears.taken(origin.channel_id, question.discord_id)
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
                 await self._forget_gone(question)
@@ -238,6 +238,10 @@ class ChatService:
     async def may_be_heard(self, origin: Origin, heard: Sequence[Heard]) -> Sequence[Heard]:
         """Return what may be told of what people said where somebody asks."""
         return heard if self._gate is None or not heard else await self._gate.may_be_heard(origin, heard)
+
+    async def fitting(self, ref: ConversationRef, text: str, share: float) -> int:
+        """Return how many characters of a text fit into a share of what a question may take."""
+        return await self._intake.fitting(ref, text, share)
 
     async def precheck(self, origin: Origin) -> None:
         """Raise the `RefusalError` of somebody who may ask nothing now, before anything is done for it."""

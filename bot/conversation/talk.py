@@ -50,7 +50,7 @@ class Ears(Protocol):
     async def before(self, moment: Moment) -> Sequence[Heard]:
         """Return the newest messages before a moment, oldest first; none where a server does not want it."""
 
-    def taken(self, discord_id: int) -> None:
+    def taken(self, channel_id: int, discord_id: int) -> None:
         """Learn that a message is a question: it is remembered as one, or forgotten, and never overheard."""
 
     def forget(self, user_id: int) -> None:
@@ -64,7 +64,7 @@ class NoEars:
         """Return nothing."""
         return ()
 
-    def taken(self, discord_id: int) -> None:
+    def taken(self, channel_id: int, discord_id: int) -> None:
         """Do nothing."""
 
     def forget(self, user_id: int) -> None:

@@ -178,6 +178,7 @@ class Upkeep:
             )
             if moves:
                 self._queues.reread(channel_id)
+                self._on_removed()
                 for job in self._queues.unended(channel_id):
                     job.view.moved(from_id, to_id)
         return moves

@@ -146,9 +146,7 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(
-                    Asking(chat, questions, hearing, self._answer_in, self._locales, self._threads)
-                ),
+                *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
                 *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
@@ -220,29 +218,32 @@ class LlamacordClient(discord.Client):
         message = payload.message
         if self.user is not None and self._talk.edited(message, bot_of(self.user, message.guild)):
             self.chat.unsay(message.id)
-        is_of_a_bot = message.author.bot and message.webhook_id is None  # copies for members change, too
-        if self.user is None or is_of_a_bot or message.edited_at is None or not message.content:
+        if self.user is None or message.edited_at is None or not message.content:
+            return
+        is_ours = message.author.id == self.user.id
+        if is_ours or (message.author.bot and message.webhook_id is None):  # copies for members change, too
             return
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
-        self._unhear(payload.message_id)
-        await self._threads.question_deleted(payload.guild_id, payload.message_id)
+        self._unhear(payload.channel_id, payload.message_id)
+        if not await self._intake.proxies.deleted(payload.channel_id, payload.message_id):
+            await self._threads.question_deleted(payload.guild_id, payload.message_id)
         if not self._columns.is_deleted(payload.message_id):
             await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
         for message_id in payload.message_ids:
-            self._unhear(message_id)
+            self._unhear(payload.channel_id, message_id)
             await self._threads.question_deleted(payload.guild_id, message_id)
         for message_id in sorted(payload.message_ids):
             await self._changes.deleted(payload.channel_id, message_id)
 
-    def _unhear(self, message_id: int) -> None:
+    def _unhear(self, channel_id: int, message_id: int) -> None:
         """Let nobody be told any more what a message said."""
-        if self._talk.deleted(message_id):
+        if self._talk.deleted(channel_id, message_id):
             self.chat.unsay(message_id)
 
     async def on_connect(self) -> None:
@@ -312,6 +313,7 @@ class LlamacordClient(discord.Client):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Let what there is of a server go after a while."""
+        self._talk.lose(guild.id)
         await self._departures.removed(guild)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:

@@ -134,6 +134,13 @@ class Page:
         found = f"{_BUTTONS}.findLast(b => b.innerText === {json.dumps(label)} && !b.disabled)"
         await self._act(_clicked(found), f"a button {label}")
 
+    async def choose_more(self, menu: str, option: str) -> None:
+        """Choose one more thing in a menu that takes several, and close it: only then it counts."""
+        await self.choose(menu, option)
+        away = "new PointerEvent('pointerdown', {bubbles: true})"
+        opened = "document.querySelector('.preview-select.is-open')"
+        await self._act(f"(document.body.dispatchEvent({away}), !{opened})", f"the end of the menu {menu!r}")
+
     async def choose(self, menu: str, option: str) -> None:
         """Open the newest menu with this placeholder and choose one thing in it."""
         menus = "[...document.querySelectorAll('.select-trigger')]"

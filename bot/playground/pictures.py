@@ -198,6 +198,44 @@ async def language(page: Page) -> None:
     await page.until_shown("Woran ich mich hier erinnere")
 
 
+async def talk(page: Page) -> None:
+    """People talk to each other, and a question is about that."""
+    await page.sit(MAX)
+    await page.command("config")
+    await page.choose_more(
+        "Remove server invites from answers", "Tell the model what was said before a question"
+    )
+    await page.until_shown("Tell the model what was said before a question")
+    await page.begin_picture()
+    await page.send("We meet on Friday at nine, in the library.")
+    await page.sit(MIA)
+    await page.send("Nine is too early for me. Ten would be fine.")
+    await page.sit(MAX)
+    await page.send("@Llamacord So when should we meet, and where?")
+    await page.until_answered()
+
+
+async def catchup(page: Page) -> None:
+    """What was said meanwhile, for one person alone."""
+    await page.send("Good. I bring the books, and Mia brings cake.")
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("catchup")
+    await page.until_shown("messages from")
+
+
+async def question_thread(page: Page) -> None:
+    """A question gets a thread of its own."""
+    await page.sit(MAX_ELSEWHERE)
+    await page.command("config")
+    await page.click("More …")
+    await page.choose_more("Where each question gets a thread", "random")
+    await page.until_shown("Threads for questions in")
+    await page.begin_picture()
+    await page.send("@Llamacord How do I make **good tea**?")
+    await page.until_shown("How do I make good tea? ·")
+
+
 async def privacy(page: Page) -> None:
     """What is kept of people, and all of it as a file."""
     await page.sit(MIA)
@@ -244,6 +282,9 @@ SCENES: dict[str, Scene] = {
         refusal,
         moderation,
         language,
+        talk,
+        catchup,
+        question_thread,
         privacy,
         forget_me,
         forgotten,

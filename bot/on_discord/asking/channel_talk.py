@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -38,6 +38,8 @@ MAX_KEPT = 120
 """Of a channel."""
 MAX_CHANNELS = 2000
 """Known at a time, threads that were opened for questions among them."""
+MAX_PAST = 50
+"""Questions whose answers are made long after them."""
 FETCH_TIMEOUT_S = 5.0
 PATIENCE_S = 600.0
 """How long Discord is not asked again about a channel where it did not say."""
@@ -73,6 +75,19 @@ class _Channel:
             if self.known_from is not None:
                 self.known_from = max(self.known_from, oldest + 1)
 
+    def keep(self, newest: Sequence[discord.Message]) -> None:
+        """Keep these messages whole, and no others."""
+        if len(newest) != len(self.newest):
+            self.newest.clear()
+            self.newest.extend(newest)
+
+    def unhear(self, message_id: int) -> None:
+        """Hear a message no more."""
+        if self.fetch is not None:
+            self.gone.add(message_id)
+        if message_id in self.messages:
+            self.messages[message_id] = None
+
     def has_newest(self, since: datetime) -> bool:
         """Tell whether all that was said since then is among the newest, or more than these."""
         is_full = len(self.newest) == NUM_NEWEST
@@ -100,6 +115,8 @@ class ChannelTalk:
         self._servers = servers
         self.sees_all = sees_all
         self._channels: OrderedDict[int, _Channel] = OrderedDict()
+        self._past: OrderedDict[int, _Channel] = OrderedDict()
+        """By question, what was said before it where that is not among the newest."""
         self._tasks = Tasks()
 
     async def listens(self, guild_id: int | None) -> bool:
@@ -121,7 +138,7 @@ class ChannelTalk:
         if may_look and not channel.knows(moment):
             is_late = channel.known_from is not None or discord.utils.utcnow() - moment.at > _LATE
             if is_late:
-                channel = self._known(-moment.discord_id, moment.guild_id)
+                channel = _entry(self._past, moment.discord_id, moment.guild_id, MAX_PAST)
             await self._ask(channel, place, moment.discord_id if is_late else None)
         newest = sorted(one for one in channel.messages if one < moment.discord_id)[-NUM_LOOKED_AT:]
         return [heard for one in newest if (heard := channel.messages[one]) is not None]
@@ -137,68 +154,74 @@ class ChannelTalk:
         return [one async for one in message.channel.history(limit=NUM_NEWEST, before=message)]
 
     def said(self, message: discord.Message, bot: Bot) -> None:
-        """Learn of a new message."""
-        if (channel := self._channels.get(message.channel.id)) is not None:
-            channel.put(message.id, heard_in(message, bot))
-            channel.newest.append(message)
+        """Learn of a new message, and let go of the channel where the server does not want it any more."""
+        channel = self._channels.get(message.channel.id)
+        if channel is None or message.guild is None:
+            return
+        if not self._servers.known(message.guild.id).reads_along:
+            del self._channels[message.channel.id]
+            return
+        channel.put(message.id, heard_in(message, bot))
+        channel.newest.append(message)
 
     def edited(self, message: discord.Message, bot: Bot) -> bool:
         """Learn what a message says now; return whether it was heard."""
-        for known in self._channels.values():
+        was_heard = False
+        for known in self._with(message.channel.id):
             for at, one in enumerate(known.newest):
                 if one.id == message.id:
                     known.newest[at] = message
-        channels = [one for one in self._channels.values() if one.messages.get(message.id) is not None]
-        for channel in channels:
-            channel.messages[message.id] = heard_in(message, bot)
-        return bool(channels)
-
-    def deleted(self, message_id: int) -> bool:
-        """Learn that a message is gone; return whether it was heard."""
-        was_heard = False
-        for channel in self._channels.values():
-            was_heard |= channel.messages.get(message_id) is not None
-            for one in [one for one in channel.newest if one.id == message_id]:
-                channel.newest.remove(one)
-            if channel.fetch is not None:
-                channel.gone.add(message_id)
-            if message_id in channel.messages:
-                channel.messages[message_id] = None
+            if known.messages.get(message.id) is not None:
+                known.messages[message.id] = heard_in(message, bot)
+                was_heard = True
         return was_heard
 
-    def taken(self, discord_id: int) -> None:
+    def deleted(self, channel_id: int, message_id: int) -> bool:
+        """Learn that a message is gone; return whether it was heard."""
+        was_heard = False
+        for known in self._with(channel_id):
+            was_heard |= known.messages.get(message_id) is not None
+            known.keep([one for one in known.newest if one.id != message_id])
+            known.unhear(message_id)
+        return was_heard
+
+    def taken(self, channel_id: int, discord_id: int) -> None:
         """See `Ears.taken`."""
-        self.deleted(discord_id)
+        for known in self._with(channel_id):
+            known.unhear(discord_id)
 
     def forget(self, user_id: int) -> None:
         """See `Ears.forget`."""
-        for channel in self._channels.values():
-            for message_id, heard in channel.messages.items():
+        for known in (*self._channels.values(), *self._past.values()):
+            known.keep([one for one in known.newest if one.author.id != user_id])
+            for message_id, heard in known.messages.items():
                 if heard is not None and heard.author_id == user_id:
-                    channel.messages[message_id] = None
+                    known.messages[message_id] = None
 
     def begun(self, thread: discord.Thread) -> None:
         """Learn that a thread is new: nothing was said there before."""
-        channel = self._known(thread.id, thread.guild.id)
-        channel.known_from, channel.parent_id = 0, thread.parent_id
+        if self._servers.known(thread.guild.id).reads_along:
+            channel = self._known(thread.id, thread.guild.id)
+            channel.known_from, channel.parent_id = 0, thread.parent_id
 
     def lose(self, guild_id: int | None = None) -> None:
         """Forget what is known of a server, or of all: something may have been missed."""
-        for key, channel in list(self._channels.items()):
-            if guild_id in (None, channel.guild_id):
-                del self._channels[key]
+        for known in (self._channels, self._past):
+            for key in [key for key, one in known.items() if guild_id in (None, one.guild_id)]:
+                del known[key]
 
     async def close(self) -> None:
         """Ask for nothing more."""
         await self._tasks.close()
 
-    def _known(self, key: int, guild_id: int) -> _Channel:
-        """Return what is known of a channel, or under a question's negative id of what was before that."""
-        channel = self._channels.setdefault(key, _Channel(guild_id))
-        self._channels.move_to_end(key)
-        if len(self._channels) > MAX_CHANNELS:
-            self._channels.popitem(last=False)
-        return channel
+    def _with(self, channel_id: int) -> Iterable[_Channel]:
+        """Return all that may know a message of a channel."""
+        channel = self._channels.get(channel_id)
+        return (*([] if channel is None else [channel]), *self._past.values())
+
+    def _known(self, channel_id: int, guild_id: int) -> _Channel:
+        """Return what is known of a channel, which may be nothing yet."""
+        return _entry(self._channels, channel_id, guild_id, MAX_CHANNELS)
 
     def _place_of(self, moment: Moment) -> Place | None:
         place = self._client.get_channel(moment.channel_id)
@@ -215,6 +238,15 @@ class ChannelTalk:
             channel.fetch = self._tasks.start(_fetch(channel, place, before_id), "looking what was said")
         if channel.fetch is not None:
             await asyncio.wait({channel.fetch}, timeout=FETCH_TIMEOUT_S)
+
+
+def _entry(known: OrderedDict[int, _Channel], key: int, guild_id: int, max_kept: int) -> _Channel:
+    """Return an entry, made if there is none, and let go of the one that was asked for longest ago."""
+    channel = known.setdefault(key, _Channel(guild_id))
+    known.move_to_end(key)
+    if len(known) > max_kept:
+        known.popitem(last=False)
+    return channel
 
 
 async def _fetch(channel: _Channel, place: Place, before_id: int | None) -> None:

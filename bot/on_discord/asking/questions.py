@@ -14,13 +14,17 @@ from bot.conversation.jobs import Question
 from bot.conversation.mentions import Bot
 from bot.conversation.service import ChatService
 from bot.errors import AttachmentError
-from bot.on_discord.hearing.hearing import Hearing, Reference, Told, head_of
+from bot.language.phrases import phrase
+from bot.on_discord.hearing.hearing import Hearing, Listener, Reference, Told, head_of
 from bot.on_discord.hearing.message_text import told
 from bot.on_discord.origins import origin_of_message, ref_of
 from bot.servers.rates import loop_seconds
+from storage.conversations import ConversationRef
 
 FORWARD_TIME_S = 60.0
 MAX_FORWARDS = 500
+SHARE_OF_DOCUMENTS = 0.75
+"""Of the room that a question has, for the documents of a message."""
 
 
 class Questions:
@@ -36,29 +40,30 @@ class Questions:
         message: discord.Message,
         bot: Bot,
         newest_part_id: int | None = None,
-        asker: discord.User | discord.Member | None = None,
+        written: discord.Message | None = None,
     ) -> Question:
         """Return what a message asks. Raises `AttachmentError`.
 
         A reply quotes what it replies to, but not the newest answer (shown by `newest_part_id`): it is the
-        last thing said anyway. `asker`: who wrote it, if another one posts it for them.
+        last thing said anyway. `written`: what its author wrote, if another one posts it for them.
         """
-        origin = origin_of_message(message)
+        written = written or message
+        origin = origin_of_message(written)
         if is_costly(message):
             await self._chat.precheck(origin)
-        heard = await self._hear(message, bot)
+        guild_id = None if message.guild is None else message.guild.id
+        ref = ref_of(message.channel.id, message.channel, guild_id)
+        listener = self.listen(ref, bot)
+        heard = await _hear(listener, message)
         is_newest = message.reference is not None and message.reference.message_id == newest_part_id
-        references = [Reference() if is_newest else await self._hearing.replied(message, bot)]
+        references = [Reference() if is_newest else await listener.replied(message)]
         if not heard.text and references[0].quote is not None and not references[0].is_readable:
-            raise AttachmentError(references[0].notes[0])
-        references += await self._hearing.linked(
-            message.content, bot, asker or message.author, message.channel
-        )
+            raise AttachmentError((*references[0].notes, phrase("answer.quote_empty"))[0])
+        references += await listener.linked(message.content, written.author, message.channel)
         if not heard.is_readable and heard.notes and not any(one.is_readable for one in references):
             raise AttachmentError(heard.notes[0])
-        guild_id = None if message.guild is None else message.guild.id
         question = Question(
-            conversation=ref_of(message.channel.id, message.channel, guild_id),
+            conversation=ref,
             discord_id=message.id,
             author_id=message.author.id,
             author_name=message.author.display_name,
@@ -72,7 +77,17 @@ class Questions:
 
     async def content_of(self, message: discord.Message, bot: Bot) -> str:
         """Return what an edited message says now. Raises `AttachmentError`."""
-        return (await self._hear(message, bot)).text
+        guild_id = None if message.guild is None else message.guild.id
+        ref = ref_of(message.channel.id, message.channel, guild_id)
+        return (await _hear(self.listen(ref, bot), message)).text
+
+    def listen(self, ref: ConversationRef, bot: Bot) -> Listener:
+        """Return what hears the messages of a question in this conversation."""
+
+        async def fit(text: str, num_files: int) -> int:
+            return await self._chat.fitting(ref, text, SHARE_OF_DOCUMENTS / num_files)
+
+        return self._hearing.listen(bot, fit)
 
     def notice(self, message: discord.Message) -> None:
         """Take note of a message that does not speak to us: what it forwards may be asked about next."""
@@ -85,7 +100,7 @@ class Questions:
         """
         forward = self._forwards.take(question.conversation.channel_id, question.author_id)
         if forward is not None and not await self._is_known(forward):
-            question = referring(question, [await self._hearing.quote(forward, bot)])
+            question = referring(question, [await self.listen(question.conversation, bot).quote(forward)])
         return await self._begun_thread(question, channel, bot)
 
     async def _is_known(self, message: discord.Message) -> bool:
@@ -98,20 +113,21 @@ class Questions:
         has_begun = known_id is not None and await self._chat.conversations.recent(known_id, 1)
         if has_begun or await self._chat.is_our_thread(channel.id):
             return question
-        starter = await self._hearing.starter(channel, bot)
+        starter = await self.listen(question.conversation, bot).starter(channel)
         if starter.quote is not None and any(q.discord_id == channel.id for q in question.quotes):
             return question
         return referring(question, [starter])
 
-    async def _hear(self, message: discord.Message, bot: Bot) -> Told:
-        """Return what a message of a question says. Raises `AttachmentError`."""
-        heard = await self._hearing.hear(message, bot)
-        if heard.problems:
-            raise AttachmentError(heard.problems[0])
-        channel = message.channel
-        if isinstance(channel, discord.Thread) and message.id == channel.id and heard.text:
-            return dataclasses.replace(heard, text=told([head_of(channel), heard.text]))
-        return heard
+
+async def _hear(listener: Listener, message: discord.Message) -> Told:
+    """Return what a message of a question says. Raises `AttachmentError`."""
+    heard = await listener.hear(message)
+    if heard.problems:
+        raise AttachmentError(heard.problems[0])
+    channel = message.channel
+    if isinstance(channel, discord.Thread) and message.id == channel.id and heard.text:
+        return dataclasses.replace(heard, text=told([head_of(channel), heard.text]))
+    return heard
 
 
 def is_costly(message: discord.Message) -> bool:

@@ -14,7 +14,7 @@ from simcord.enums import OverwriteType
 
 from bot.conversation.catching_up import MAX_PARTS, read_since
 from bot.on_discord.asking import catchup
-from engine.types import ChatMessage, ModelInfo
+from engine.types import ChatMessage, ModelInfo, Prompt
 from tests.bot.e2e.world import TOKEN_S, World, open_world
 from tests.fakes import CONTROL_TAG, Script
 
@@ -240,3 +240,25 @@ def test_times_are_read_as_people_write_them(text: str, before: timedelta) -> No
 )
 def test_what_is_no_time_of_the_past_is_none(text: str) -> None:
     assert read_since(text, NOW) is None
+
+
+async def test_what_waits_while_another_model_is_loaded_is_made_for_that_one(world: World) -> None:
+    await talk(world, 1)
+    room = world.client.chat.idle._room
+    assert await room.drain(1)
+    prompts: list[str] = []
+    fit = world.engine.fit_prompt
+
+    def noting(dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = "") -> Prompt:
+        prompts.append(world.engine.info.name)
+        return fit(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+
+    world.engine.fit_prompt = noting  # type: ignore[method-assign]
+    result = await world.anna.slash(world.general, "catchup")
+    assert result.response is not None
+    world.engine.info = ModelInfo("another", "fp32", "cpu", "bytes", 4096, "")
+    room.resume()
+    await world.env.advance_time(60)
+    shown = world.env.backend.get_message(world.general.id, result.response.id)
+    assert "m1x" in str(shown.content)
+    assert prompts == ["scripted", "another"]

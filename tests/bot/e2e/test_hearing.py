@@ -161,6 +161,20 @@ async def test_of_a_long_pdf_it_is_said_how_far_it_was_read(world: World) -> Non
     assert asked(world).endswith("\n…")
 
 
+async def test_of_a_document_as_much_is_read_as_there_is_room_for(world: World) -> None:
+    echo(world)
+    pages = [f"{number}{' word' * 40}." for number in range(1, 13)]
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[("long.pdf", pdf(*pages))])
+    await world.run(2)
+    assert asked(world).endswith("\n".join(["\n3" + " word" * 40 + ".", "…"]))
+    assert "I read pages 1 to 3 of 12 in long.pdf." in last(world, world.general)
+    letter = ("letter.docx", word(paragraph("word " * 500)))
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[letter])
+    await world.run(2)
+    assert asked(world).endswith("word\n…")
+    assert "letter.docx is long, so I read only the beginning." in last(world, world.general)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
@@ -211,6 +225,20 @@ async def test_a_reply_to_a_picture_is_told_what_is_true(open_eyed: World) -> No
     await world.run(2)
     assert asked(world) == "About what Bob wrote:\n> Picture cat.png (you cannot see it)\n\nWhat is it?"
     assert "I cannot see pictures" in last(world, world.general)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"), [(CAT, "I cannot see pictures"), (("empty.txt", b""), "nothing I can read")]
+)
+async def test_a_mention_alone_in_a_reply_to_what_cannot_be_read_gets_a_sentence(
+    open_eyed: World, file: tuple[str, bytes], sentence: str
+) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, files=[file])
+    await post(world, world.general, world.anna, world.me, reply_to=said)
+    await world.run(2)
+    assert sentence in last(world, world.general)
+    assert world.engine.dialogs == []
 
 
 @pytest.mark.parametrize(

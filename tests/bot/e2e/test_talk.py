@@ -390,3 +390,12 @@ async def test_without_the_intent_neither_this_nor_threads_can_be_switched_on(tm
         values = ["reads_along", "uses_embeds"]
         await world.chief.select(panel.response, values, custom_id="llamacord:config:switches")
         assert (await world.moderation.servers.config(world.guild.id)).uses_embeds
+
+
+async def test_switched_off_nothing_is_kept_in_memory(world: World) -> None:
+    await world.bob.send(world.general, "words")
+    assert "> Bob: words" in await ask(world)
+    await switch(world, on=False)
+    await world.bob.send(world.general, "more words")
+    assert not world.client._talk._channels
+    assert await ask(world) == "what do you think?"

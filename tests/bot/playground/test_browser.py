@@ -205,6 +205,7 @@ async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(
     async with contextlib.AsyncExitStack() as stack:
         world = World(tmp_path / "bot.db", stack)
         world.edit_interval_s = 0.5
+        world.sees_all_messages = True
         world.engine.respond = _respond
         client = await world.new_client()
         await make_pictures(lambda: client, tmp_path / "pictures")
