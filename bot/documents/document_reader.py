@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import unicodedata
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,8 @@ MAX_SECONDS = 10.0
 _PROGRAM = Path(__file__).with_name("extract.py")
 _ENVIRONMENT = ("LANG", "LC_", "LD_", "PATH", "PYTHON", "SYSTEMROOT", "TZ")
 """What a process needs to start, and no secrets."""
+
+_LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 
 
 class Problem(StrEnum):
@@ -97,7 +100,8 @@ def document_of(output: bytes) -> Document:
         ends.append(len(text))
     if text:
         is_cut = any(line["is_cut"] for line in texts)
-        return Document(text, len(texts), num_pages, is_cut=is_cut, ends=tuple(ends))
+        document = Document(text, len(texts), num_pages, is_cut=is_cut, ends=tuple(ends))
+        return document.beginning(len(text) - 1) if is_cut and len(texts) > 1 else document
     return Document(num_pages=num_pages, problem=_problem(end))
 
 
@@ -108,4 +112,6 @@ def _problem(end: str | None) -> Problem:
 
 
 def _tidy(text: str) -> str:
-    return "\n".join(line.rstrip() for line in cleaned(text).splitlines()).strip()
+    """Return the text of a page without what only matters on paper, letters that are joined in print, say."""
+    lines = cleaned(text).translate(_LIGATURES).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()

@@ -195,7 +195,7 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
     @app_commands.describe(
         prompt="Your question",
         private="Only you see the answer, and I do not remember it",
-        file="A text file that belongs to the question",
+        file="A file that goes with the question: text, PDF or Word",
         temperature="How adventurous this answer is; 0 takes the likeliest",
         max_new_tokens="Longest answer, in tokens",
     )

@@ -187,7 +187,7 @@ class MessageIntake:
             _log.info("A question was left alone: no permission to answer there")
             return
         newest = await self._newest_part(message)
-        question = await self._questions.of(message, bot, newest, written.author)
+        question = await self._questions.of(message, bot, newest, written)
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()

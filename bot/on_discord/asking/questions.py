@@ -14,6 +14,7 @@ from bot.conversation.jobs import Question
 from bot.conversation.mentions import Bot
 from bot.conversation.service import ChatService
 from bot.errors import AttachmentError
+from bot.language.phrases import phrase
 from bot.on_discord.hearing.hearing import Hearing, Listener, Reference, Told, head_of
 from bot.on_discord.hearing.message_text import told
 from bot.on_discord.origins import origin_of_message, ref_of
@@ -39,14 +40,15 @@ class Questions:
         message: discord.Message,
         bot: Bot,
         newest_part_id: int | None = None,
-        asker: discord.User | discord.Member | None = None,
+        written: discord.Message | None = None,
     ) -> Question:
         """Return what a message asks. Raises `AttachmentError`.
 
         A reply quotes what it replies to, but not the newest answer (shown by `newest_part_id`): it is the
-        last thing said anyway. `asker`: who wrote it, if another one posts it for them.
+        last thing said anyway. `written`: what its author wrote, if another one posts it for them.
         """
-        origin = origin_of_message(message)
+        written = written or message
+        origin = origin_of_message(written)
         if is_costly(message):
             await self._chat.precheck(origin)
         guild_id = None if message.guild is None else message.guild.id
@@ -56,8 +58,8 @@ class Questions:
         is_newest = message.reference is not None and message.reference.message_id == newest_part_id
         references = [Reference() if is_newest else await listener.replied(message)]
         if not heard.text and references[0].quote is not None and not references[0].is_readable:
-            raise AttachmentError(references[0].notes[0])
-        references += await listener.linked(message.content, asker or message.author, message.channel)
+            raise AttachmentError((*references[0].notes, phrase("answer.quote_empty"))[0])
+        references += await listener.linked(message.content, written.author, message.channel)
         if not heard.is_readable and heard.notes and not any(one.is_readable for one in references):
             raise AttachmentError(heard.notes[0])
         question = Question(

@@ -121,7 +121,8 @@ class Files:
             else:
                 async with self._turn():
                     document = await asyncio.to_thread(read_document, data, kind)
-            return _told(attachment, document.beginning(await share(document.text)))
+            room = await share(document.text) if document.text else 0
+            return _told(attachment, document.beginning(room))
         if len(data) > MAX_BYTES:
             raise _too_large(attachment, MAX_BYTES)
         text = await asyncio.to_thread(decode, data)

@@ -228,6 +228,20 @@ async def test_a_reply_to_a_picture_is_told_what_is_true(open_eyed: World) -> No
 
 
 @pytest.mark.parametrize(
+    ("file", "sentence"), [(CAT, "I cannot see pictures"), (("empty.txt", b""), "nothing I can read")]
+)
+async def test_a_mention_alone_in_a_reply_to_what_cannot_be_read_gets_a_sentence(
+    open_eyed: World, file: tuple[str, bytes], sentence: str
+) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, files=[file])
+    await post(world, world.general, world.anna, world.me, reply_to=said)
+    await world.run(2)
+    assert sentence in last(world, world.general)
+    assert world.engine.dialogs == []
+
+
+@pytest.mark.parametrize(
     ("held", "quoted"),
     [
         ({"poll": poll("Tea?", "Yes", "No")}, "> Poll: Tea?\n> - Yes\n> - No"),
