@@ -103,7 +103,7 @@ async def test_the_last_full_message_that_nobody_recorded_is_found_at_the_next_s
 
 
 async def test_a_longer_answer_above_is_not_cut_by_the_one_below_after_a_restart(world: World) -> None:
-    """The process died before the place in the queue was taken away, which the rest of the upper one needed."""
+    """The process died before the place in the queue was taken away, where the rest had to stand."""
     long, short = Script(("a" * 900 + " ", "b " * 900), TOKEN_S), Script(("short",))
     world.engine.respond = lambda dialog: long if "long" in dialog[-1].content else short
     for text, person in (("long", world.anna), ("two", world.bob)):
@@ -119,7 +119,7 @@ async def test_a_longer_answer_above_is_not_cut_by_the_one_below_after_a_restart
     assert [m.content[0] for m in world.replies(world.general)] == ["a", "b", "s"]
     stored = [m for m in await world.stored(world.general) if m.role is Role.ASSISTANT]
     shown_by = [await world.conversations.parts(m.id) for m in stored]
-    assert sum(shown_by, []) == [m.id for m in world.replies(world.general)]
+    assert [one for ids in shown_by for one in ids] == [m.id for m in world.replies(world.general)]
 
 
 async def test_the_engine_does_not_stand_idle_while_discord_refuses_edits(world: World) -> None:
