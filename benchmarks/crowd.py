@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import discord
 import simcord
@@ -40,6 +41,8 @@ ROOMS_PER_SERVER = 50
 PEOPLE_PER_ROOM = 2
 QUESTION = re.compile(r"\br(\d+)q(\d+)\b")
 """What marks a question: its room and its number there."""
+_ANY_MARK = re.compile(r"\br(\d+)[qc]\d+\b")
+"""What marks a question, or what people say to each other."""
 KEPT_PER_ANSWER = (Job, Ticket, Lane, DiscordAnswer, Delivery, ChannelPace, discord.ui.View)
 """What there is for an answer in the making, and for nothing else."""
 _READY_TIMEOUT_S = 30.0
@@ -54,10 +57,16 @@ class Room:
     channel: simcord.ChannelHandle
     people: Sequence[simcord.MemberActor]
     asked: dict[str, int] = field(default_factory=dict)
+    num_said: int = 0
+
+    @property
+    def places(self) -> list[simcord.ChannelHandle]:
+        """The channel, and the threads in it."""
+        return [self.channel, *self.channel.threads]
 
     def replies(self) -> list[discord.Message]:
         """Return what the bot wrote here."""
-        return [m for m in self.channel.history() if m.author.bot]
+        return [reply for place in self.places for reply in _replies(place)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +89,51 @@ class Outcome:
 
 
 class Crowd:
-    """Two people in each of many rooms, and the bot they ask. `is_echoed`: its answers repeat the marks."""
+    """Two people in each of many rooms, and the bot they ask. `is_echoed`: its answers repeat the marks.
 
-    def __init__(self, env: LiveEnv, client: LlamacordClient, num_rooms: int, *, is_echoed: bool) -> None:
+    talks: whether people also say something to each other before each question.
+    """
+
+    def __init__(
+        self, env: LiveEnv, client: LlamacordClient, num_rooms: int, *, is_echoed: bool, talks: bool = False
+    ) -> None:
         self.client = client
+        self.fetches = Counter[int]()
+        """How often Discord was asked for the history of each channel."""
         self._is_echoed = is_echoed
+        self._talks = talks
         self.rooms: list[Room] = []
+        self.categories: dict[int, int] = {}
+        """By server, the one that all its rooms are in."""
         self.mention = f"<@{env.backend.bot_user.id}>"
         for number in range(num_rooms):
             if number % ROOMS_PER_SERVER == 0:
                 guild = env.create_guild(f"Server {number // ROOMS_PER_SERVER}")
+                category = guild.create_category("Rooms")
+                self.categories[guild.id] = category.id
             names = [f"person{number}-{index}" for index in range(PEOPLE_PER_ROOM)]
             people = [guild.add_member(env.create_user(name)) for name in names]
-            self.rooms.append(Room(number, guild.id, guild.create_text_channel(f"room{number}"), people))
+            channel = guild.create_text_channel(f"room{number}", category=category)
+            self.rooms.append(Room(number, guild.id, channel, people))
+
+    def count_fetches(self) -> None:
+        """Begin to count them."""
+        fetch = self.client.http.logs_from
+
+        def counted(channel_id: int, *arguments: Any, **options: Any) -> Any:
+            self.fetches[channel_id] += 1
+            return fetch(channel_id, *arguments, **options)
+
+        self.client.http.logs_from = counted  # type: ignore[assignment]
 
     async def ask(self, turns: Sequence[int], pause_s: float) -> None:
         """Let every room's people ask, room by room and turn by turn, whoever `turns` says next."""
         for person in turns:
             for room in self.rooms:
+                if self._talks:
+                    others = room.people[1 - person]
+                    await others.send(room.channel, f"r{room.number}c{room.num_said} is what I say to you")
+                    room.num_said += 1
                 mark = f"r{room.number}q{len(room.asked)}"
                 text = f"{self.mention} {mark} tell me about it"
                 # Sent without waiting for anything, as on Discord: the bot gets it when it gets it.
@@ -128,9 +164,15 @@ class Crowd:
             num_double += sum(count - 1 for count in counts.values())
             num_unfinished += sum(not _is_finished(reply) for reply in replies)
             shown = [reply.content for reply in replies] if self._is_echoed else []
-            remembered = await self.remembered(room)
-            num_mixed += not _is_ordered(answered, room) or not _is_ordered(_marks_in(remembered), room)
-            num_foreign += len(_rooms_in(shown + remembered) - {room.number})
+            remembered = [await self.remembered(room, place) for place in room.places]
+            in_places = [
+                [mark for reply in _replies(place) for mark in self._answered_by(room, reply)]
+                for place in room.places
+            ]
+            ordered = (*in_places, *map(_marks_in, remembered))
+            num_mixed += not all(_is_ordered(marks, room) for marks in ordered)
+            texts = [text for texts in remembered for text in texts]
+            num_foreign += len(_rooms_in(shown + texts) - {room.number})
         num_foreign += sum(len(_rooms_in(dialog)) > 1 for dialog in dialogs)
         num_asked = sum(len(room.asked) for room in self.rooms)
         return Outcome(num_asked, num_lost, num_double, num_mixed, num_unfinished, num_foreign)
@@ -141,12 +183,20 @@ class Crowd:
         replied_id = None if reply.reference is None else reply.reference.message_id
         return [mark for mark, message_id in room.asked.items() if message_id == replied_id]
 
-    async def remembered(self, room: Room) -> list[str]:
+    async def remembered(self, room: Room, place: simcord.ChannelHandle | None = None) -> list[str]:
         """Return what the bot remembers of a room: what was asked and, where that repeats it, answered."""
         conversations = self.client.chat.conversations
-        ref = ConversationRef(room.channel.id, ConversationKind.CHANNEL, room.guild_id)
+        is_channel = place is None or place.id == room.channel.id
+        kind = ConversationKind.CHANNEL if is_channel else ConversationKind.THREAD
+        ref = ConversationRef((place or room.channel).id, kind, room.guild_id)
         messages = await conversations.recent(await conversations.open(ref), 1000)
         return [m.content for m in messages if self._is_echoed or m.role is Role.USER]
+
+
+def _replies(place: simcord.ChannelHandle) -> list[discord.Message]:
+    """Return what the bot wrote in a place; what Discord says in its name is none of it."""
+    written = (discord.MessageType.default, discord.MessageType.reply)
+    return [m for m in place.history() if m.author.bot and m.type in written]
 
 
 def _is_finished(reply: discord.Message) -> bool:
@@ -166,7 +216,7 @@ def _is_ordered(marks: Sequence[str], room: Room) -> bool:
 
 
 def _rooms_in(texts: Sequence[str]) -> set[int]:
-    return {int(match[1]) for text in texts for match in QUESTION.finditer(text)}
+    return {int(match[1]) for text in texts for match in _ANY_MARK.finditer(text)}
 
 
 def num_kept() -> int:
@@ -184,8 +234,12 @@ async def open_crowd(
     parameters: ChatParameters,
     edit_interval_s: float = EDIT_INTERVAL_S,
     is_echoed: bool = True,
+    in_threads: bool = False,
 ) -> AsyncIterator[Crowd]:
-    """Start the whole bot with `engine` on a simulated Discord full of people; close both at the end."""
+    """Start the whole bot with `engine` on a simulated Discord full of people; close both at the end.
+
+    in_threads: people also talk to each other, and the bot reads along and opens a thread for each question.
+    """
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(await Database.open(folder / "crowd.sqlite3"))
         conversations = Conversations(database)
@@ -203,12 +257,18 @@ async def open_crowd(
             on_answered=metrics.answered,
             on_removed=privacy.purging.note,
         )
-        client = LlamacordClient(chat, moderation, privacy, metrics, edit_interval_s=edit_interval_s)
+        client = LlamacordClient(
+            chat, moderation, privacy, metrics, sees_all_messages=in_threads, edit_interval_s=edit_interval_s
+        )
         env = LiveEnv(client)
-        crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed)
+        crowd = Crowd(env, client, num_rooms, is_echoed=is_echoed, talks=in_threads)
+        for guild_id, category_id in crowd.categories.items() if in_threads else ():
+            changes = {"reads_along": True, "thread_channels": [category_id]}
+            await moderation.servers.change(guild_id, changes, by_user_id=1)
         await env.start()
         stack.push_async_callback(env.shutdown)
         stack.push_async_callback(client.close)
         async with asyncio.timeout(_READY_TIMEOUT_S):
             await client.wait_until_ready()
+        crowd.count_fetches()
         yield crowd

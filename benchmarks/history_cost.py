@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.common import default_model, print_table
 from bot.conversation.dialog import build_dialog, spoken
 from bot.conversation.prompting import MAX_MESSAGES, fit_history
-from engine.describing.manifest import load_manifest
+from engine.describing.manifest import ChatSpec, load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.text.jinja_format import JinjaFormat
@@ -71,7 +71,10 @@ def kinds(folder: Path) -> dict[str, Kind]:
     found = {
         "ChatML": Kind(own, lambda tokenizer: ChatMLFormat(tokenizer, ends)),
         "template": Kind(
-            own, lambda tokenizer: JinjaFormat(TEMPLATE, tokenizer, manifest.bos_id, manifest.eos_id)
+            own,
+            lambda tokenizer: JinjaFormat(
+                ChatSpec("jinja", "", TEMPLATE), tokenizer, manifest.bos_id, manifest.eos_id
+            ),
         ),
     }
     path = os.environ.get("LLAMACORD_TOKENIZER")

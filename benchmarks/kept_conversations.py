@@ -5,23 +5,35 @@
 A year of a server is made up: channels of Zipf popularity, each with its own hours, whose questions come in
 bursts; histories grow to their limit and lose half of themselves then. Nothing is run: for each rule it is
 counted how many tokens of the prompts would have been kept. The last rule knows the future: none is better.
+The rows of the bot are its own books of the cache: told nothing of what is likely, told by its own guess, and
+with what is likely computed ahead.
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
+import itertools
 import math
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from benchmarks.common import print_table
+from bot.conversation.idle import MAX_CONVERSATIONS, OF_LATE, likeliest
+from engine.cpu.kv_slots import KVSlots
+from engine.runtime.request import is_all_kept
+from storage.types import Asked
 
 DAY_S = 86_400.0
 AWAKE = 0.395
 """The share of bursts that a day's hours let through."""
+UNIT = 16
+"""Tokens that count as one in the bot's own books, for the sake of time."""
+QUIET_S = 5.0
+"""How long nobody must ask for what is expected to be told, and computed."""
 SYSTEM_TOKENS, LIMIT_TOKENS, ANSWER_TOKENS = 40, 3072, 512
 
 
@@ -220,6 +232,67 @@ def share_kept(turns: Sequence[Turn], rule: Rule, *, max_tokens: int, max_kept: 
     return num_hit / num_known
 
 
+def share_kept_by_bot(
+    turns: Sequence[Turn], *, max_tokens: int, max_kept: int, tells: bool, computes: bool
+) -> float:
+    """Return what `share_kept` does, as the bot keeps it.
+
+    tells: what is expected is told to the cache. computes: and computed ahead.
+    """
+    slots = KVSlots(max_kept, max_tokens // UNIT)
+    asked = defaultdict[int, deque[float]](deque)
+    next_ids: dict[int, Sequence[int]] = {}
+    num_hit = num_known = 0
+    last_at = 0.0
+    for number, turn in enumerate(turns):
+        if tells and turn.at - last_at > QUIET_S:
+            _expect(slots, asked, next_ids, last_at, computes=computes)
+        last_at = turn.at
+        # A stride, after which a prompt begins with the system prompt alone as before, changes all ids.
+        is_new = turn.num_known <= SYSTEM_TOKENS or turn.channel not in next_ids
+        first = (number + 1) * 10_000 if is_new else next_ids[turn.channel][0]
+        ids = range(first, first + turn.num_held // UNIT)
+        placement = slots.acquire(ids[: turn.num_prompt // UNIT], len(ids))
+        # The last two are computed in any case, and here these are units.
+        num_hit += min((placement.num_cached + 3) * UNIT, turn.num_known) if placement.num_cached else 0
+        num_known += turn.num_known
+        slots.extend(placement.slot, ids[placement.num_cached :])
+        slots.release(placement.slot)
+        next_ids[turn.channel] = ids
+        asked[turn.channel].append(turn.at)
+    return num_hit / num_known
+
+
+def _expect(
+    slots: KVSlots,
+    asked: Mapping[int, deque[float]],
+    next_ids: Mapping[int, Sequence[int]],
+    at: float,
+    *,
+    computes: bool,
+) -> None:
+    """Tell the cache which conversations are likely to go on, as the bot does while nobody asks."""
+    late = []
+    for channel, times in asked.items():
+        while times and times[0] < at - OF_LATE.total_seconds():
+            times.popleft()
+        if times:
+            late.append(Asked(channel, len(times), _moment(times[-1])))
+    for channel in itertools.islice(likeliest(late, _moment(at)), MAX_CONVERSATIONS):
+        ids = next_ids[channel]
+        if is_all_kept(slots.find_ahead(ids), ids) or not computes:
+            continue
+        placement = slots.acquire_ahead(ids)
+        if placement is None:
+            return
+        slots.extend(placement.slot, ids[placement.num_cached :])
+        slots.release(placement.slot)
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
 MINUTE, HOUR = 60.0, 3600.0
 RULES: dict[str, Callable[[Sequence[Turn]], Rule]] = {
     "least recently used": lambda _: Rule(),
@@ -235,6 +308,7 @@ RULES: dict[str, Callable[[Sequence[Turn]], Rule]] = {
     "rates, 7 days, while kept": lambda _: Rates(0.5, 7, remembers=False),
     "the future": Oracle,
 }
+BOTS = (("the bot, told nothing", False, False), ("the bot, told", True, False), ("the bot", True, True))
 CAPACITIES = ((8_192, 16), (24_576, 16), (46_603, 16), (46_603, 32), (262_144, 10_000))
 """Tokens and conversations at most: 7B on a CPU, less memory, the default model, more slots, and a GPU."""
 
@@ -257,6 +331,17 @@ def main() -> None:
             rows.append([rule])
             for tokens, kept in CAPACITIES:
                 shares = [share_kept(turns, make(turns), max_tokens=tokens, max_kept=kept) for turns in made]
+                rows[-1].append(f"{sum(shares) / len(shares):.1%}")
+        for kept_as, tells, computes in BOTS:
+            rows.append([kept_as])
+            for tokens, kept in CAPACITIES:
+                num_slots = min(kept, 2 * year.num_channels)
+                shares = [
+                    share_kept_by_bot(
+                        turns, max_tokens=tokens, max_kept=num_slots, tells=tells, computes=computes
+                    )
+                    for turns in made
+                ]
                 rows[-1].append(f"{sum(shares) / len(shares):.1%}")
         columns = ["kept by", *(f"{tokens:,} of {kept:,}" for tokens, kept in CAPACITIES)]
         print_table(f"{name}, {sum(map(len, made)) // len(made):,} questions", columns, rows)

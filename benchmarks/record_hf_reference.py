@@ -1,4 +1,4 @@
-"""Records what transformers does with the tests' tiny models: `hf_reference.npz` and `hf_prompts.json`.
+"""Records what transformers does with the tests' tiny models: `hf_reference.npz` and two files of prompts.
 
 For each checkpoint transformers reads the folder in float32, runs a random prompt of 700 tokens and generates
 32 tokens greedily with its cache. Kept are all ids and, for every eighth position and the last ones, the
@@ -7,7 +7,7 @@ logsumexp of the logits and a fixed random choice of columns. The tests prove th
 And transformers applies chat templates to dialogs, for tokenizers of every kind. No message holds a control
 token: with those it is wrong, as it takes them for its own.
 
-    python -m benchmarks.record_hf_reference
+    python -m benchmarks.record_hf_reference [--prompts]
 
 It needs `pip install torch transformers` beside the development requirements.
 """
@@ -15,6 +15,7 @@ It needs `pip install torch transformers` beside the development requirements.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,39 @@ import numpy as np
 
 REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "hf_reference.npz"
 PROMPTS_FILE = REFERENCE_FILE.with_name("hf_prompts.json")
+FAMILY_PROMPTS_FILE = REFERENCE_FILE.with_name("family_prompts.json")
 NUM_PROMPT, NUM_GREEDY = 700, 32
 _NUM_COLUMNS = 32
 _STEP = 8
 
 
 def main() -> None:
-    """Write both files."""
-    _record_logits()
+    """Write the files, or those of the prompts alone."""
+    if "--prompts" not in sys.argv:
+        _record_logits()
     _record_prompts()
+    _record_families()
+
+
+def _record_families() -> None:
+    """Record the prompts for each family's template with its real kinds of tokenizer, each as a digest."""
+    import transformers
+
+    from benchmarks.published_templates import transformers_ids
+    from tests.engine.prompt_cases import DIALOGS, FAMILIES, FAMILY_CASES, digest
+    from tests.engine.tokenizer_kinds import KINDS
+
+    recorded: dict[str, list[str]] = {}
+    for name, kind in FAMILY_CASES:
+        _, template, control = FAMILIES[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            for file, content in KINDS[kind].folder(template, control).items():
+                (Path(scratch) / file).write_bytes(content)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(scratch)
+        found = [transformers_ids(tokenizer, dialog) for dialog in DIALOGS]
+        recorded[f"{name}, {kind}"] = [one if isinstance(one, str) else digest(one) for one in found]
+    text = json.dumps(recorded, indent=1)
+    FAMILY_PROMPTS_FILE.write_text(text + "\n", encoding="utf-8")
 
 
 def _record_prompts() -> None:

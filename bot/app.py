@@ -198,7 +198,8 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
     from bot.playground import serve as playground
 
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
-        settings = dataclasses.replace(settings, database=Path(place, "bot.db"))
+        database = Path(place, "bot.db")
+        settings = dataclasses.replace(settings, database=database, sees_all_messages=True)
         async with open_client(settings, model) as client:
             await playground.make_pictures(lambda: client, folder)
 

@@ -90,10 +90,13 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     """
     written, problems = _read_env_file(env_file)
     values: dict[str, Any] = {}
+    given = set()
     for key in KEYS:
         value, origin = environment.get(key.name, "").strip(), "environment"
         if not value:
             value, origin = written.get(key.name, "").strip(), str(env_file)
+        if value:
+            given.add(key)
         try:
             values[key.name] = key.parse(value or key.default) if value or key.default else None
         except ValueError as error:
@@ -101,7 +104,8 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     hints = _hints(written, env_file)
     if problems:
         raise ConfigError(_report(problems + list(hints)))
-    return _settings(values, hints)
+    chosen = frozenset(key.name.lower() for key in given.intersection(CHAT_KEYS))
+    return _settings(values, chosen, hints)
 
 
 class Reloader:
@@ -147,7 +151,7 @@ def ignore_early_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
+def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[str, ...]) -> Settings:
     return Settings(
         discord_token=values["DISCORD_TOKEN"],
         model=values["MODEL"],
@@ -172,6 +176,7 @@ def _settings(values: Mapping[str, Any], hints: tuple[str, ...]) -> Settings:
             system_prompt=values["SYSTEM_PROMPT"],
             guidance=Guidance(GuidanceChoice(values["GUIDANCE"]), is_kept=values["GUIDANCE_JOIN"] == "on"),
             limits=values["LIMITS"] or {},
+            chosen=chosen,
         ).with_values({key.name.lower(): values[key.name] for key in CHAT_KEYS}),
         moderation_model=values["MODERATION_MODEL"],
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",

@@ -11,7 +11,8 @@ Keys = tuple[tuple[str, int], ...]
 class Origin:
     """Who asks, and where.
 
-    place_ids: the channel and, of a thread, the channel it belongs to.
+    place_ids: the channel and, of a thread, the channel it belongs to. reads_back: whether they may read
+    what was said there before they came.
     """
 
     user_id: int
@@ -21,6 +22,7 @@ class Origin:
     role_ids: frozenset[int] = frozenset()
     is_moderator: bool = False
     is_age_restricted: bool = False
+    reads_back: bool = True
 
     @property
     def keys(self) -> Keys:

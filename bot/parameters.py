@@ -151,6 +151,10 @@ class ChatParameters:
     """The operator's alone: no conversation overrides it."""
     limits: Mapping[str, Range] = field(default_factory=dict)
     """The operator's too: what servers and conversations may choose from, by parameter."""
+    chosen: frozenset[str] = frozenset()
+    """The parameters that the operator set: above what the model's authors advise."""
+    advised: frozenset[str] = frozenset()
+    """Those whose values are the model's own."""
 
     def __post_init__(self) -> None:
         HISTORY_RANGE.check("max_history_tokens", self.max_history_tokens)
@@ -169,14 +173,26 @@ class ChatParameters:
         own = {name: value for name, value in values.items() if name not in RANGES}
         return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **sampling), **own)
 
+    def with_advice(self, advice: Mapping[str, Value]) -> ChatParameters:
+        """Return these with what a model's authors advise, as far as the operator chose nothing else."""
+        values = {
+            name: PARAMETERS[name].within(self.limits).nearest(value)
+            for name, value in advice.items()
+            if name in PARAMETERS and name not in self.chosen
+        }
+        return dataclasses.replace(self.with_values(values), advised=frozenset(values))
+
     def prompt_budget(self, context_length: int) -> int:
-        """Return how many tokens system prompt and history may take.
+        """Return how many tokens system prompt and history may take."""
+        return min(self.max_history_tokens, self.prompt_room(context_length))
+
+    def prompt_room(self, context_length: int) -> int:
+        """Return how many tokens a prompt may take.
 
         The answer's share of the context is kept free, but never more than half of it: a limit for answers
         that is as long as the context must not leave nothing to answer.
         """
-        reserved = min(self.sampling.max_new_tokens, context_length // 2)
-        return min(self.max_history_tokens, context_length - reserved)
+        return context_length - min(self.sampling.max_new_tokens, context_length // 2)
 
 
 def find_parameter(name: str) -> Parameter:
@@ -244,6 +260,8 @@ def describe(
             origin = phrase("settings.from_here", value=parameter.format(below.value(name)))
         elif name in server and _fits(name, server[name], defaults.limits):
             origin = phrase("settings.from_server", value=parameter.format(defaults.value(name)))
+        elif name in defaults.advised:
+            origin = phrase("settings.from_model")
         else:
             origin = phrase("settings.is_default")
         lines.append(

@@ -21,6 +21,7 @@ from bot.conversation.jobs import Question
 from bot.conversation.service import ChatService
 from bot.conversation.views import Ending
 from bot.errors import ChatError, is_expected, sentence_for
+from bot.language.phrases import phrase
 from storage.conversations import ConversationKind, ConversationRef
 
 HERE = ConversationRef(channel_id=-1, kind=ConversationKind.DIRECT, guild_id=None)
@@ -106,7 +107,7 @@ class TerminalChat:
                 return HELP
             case "reset", "":
                 reset = await self._service.reset(HERE, by_user_id=_USER_ID, at=datetime.now(UTC))
-                return f"Forgotten: {reset.num_messages} messages."
+                return phrase("reset.done", num=reset.num_messages)
             case "settings", _:
                 return await self._settings(verb, argument.split())
             case "system", _:

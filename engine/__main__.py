@@ -12,6 +12,8 @@ from engine.errors import EngineError
 
 _ENDED_BY_READER = 141
 """What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
+_NOTHING_LEFT = "stopped; nothing was left behind."
+_STOPPED = {pull.pull: "stopped; what is here of the download stays, and the same command goes on with it."}
 _COMMANDS = (bench, complete, convert, inspect, models, pull, tokens)
 
 
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"llamacord: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("llamacord: stopped; nothing was left behind.", file=sys.stderr)
+        print(f"llamacord: {_STOPPED.get(parsed.act, _NOTHING_LEFT)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,7 +30,7 @@ from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
-from engine.text.detokenizer import StreamDecoder
+from engine.text.detokenizer import StreamDecoder, padded
 from engine.text.prompt import fit_prompt, make_chat_format, reasoning_of
 from engine.text.tokenizer import RememberingTokenizer
 from engine.types import (
@@ -93,9 +93,7 @@ class Engine:
         self._options = options
         self._num_answers = num_answers(self._model, options)
         self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
-        # Embeddings may be padded with rows that no text has; nothing stops a model from choosing one.
-        known = self._tokenizer.token_bytes
-        self._token_bytes = known + [b""] * (self._model.vocab_size - len(known))
+        self._token_bytes = padded(self._tokenizer.token_bytes, self._model.vocab_size)
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
         self._reasoning = reasoning_of(self._model.chat, self._format)
         for mark, token in self._control_marks.items():  # these are part of what is said
@@ -159,6 +157,7 @@ class Engine:
             default_system_prompt=self._model.chat.default_system_prompt,
             reasoning=self._reasoning,
             ends_turns=self._format is not None and self._format.ends_turns,
+            sampling=self._model.sampling,
         )
 
     @property

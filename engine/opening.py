@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,8 @@ from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
-from engine.describing.footprint import beside_bytes, running_weight_bytes
+from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
 from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
-from engine.describing.stored import BlockTensor
 from engine.errors import ModelError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -58,6 +58,11 @@ class ConvertedFolder:
         return self.manifest.stop_ids
 
     @property
+    def sampling(self) -> Mapping[str, float]:
+        values = self.manifest.sampling
+        return {name: int(value) if name == "top_k" else value for name, value in values.items()}
+
+    @property
     def context_length(self) -> int:
         return self.manifest.decoder.context_length
 
@@ -80,11 +85,7 @@ class ConvertedFolder:
     @property
     def running_bytes(self) -> int:
         decoder, precision = self.manifest.decoder, self.manifest.precision
-        has_zero_points = any(
-            isinstance(tensor, BlockTensor) and tensor.zero_points is not None
-            for tensor in self.manifest.tensors.values()
-        )
-        weights = running_weight_bytes(decoder, precision, has_zero_points=has_zero_points)
+        weights = running_weight_bytes(decoder, precision, held_in(self.manifest.tensors))
         return weights + beside_bytes(decoder)
 
     def verify(self) -> None:

@@ -6,7 +6,7 @@ by whom, and how each answer ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from storage import answers, history, parts, resets
@@ -237,6 +237,10 @@ class Conversations:
     async def recent(self, conversation_id: int, limit: int) -> list[Message]:
         """Return the newest `limit` messages in any state, oldest first."""
         return await history.recent(self._database, conversation_id, limit)
+
+    async def beyond_memory(self, channel_id: int, discord_ids: Collection[int]) -> set[int]:
+        """Return those of a channel's messages that are not stored, and were not there at its last reset."""
+        return await history.beyond_memory(self._database, channel_id, discord_ids)
 
     async def find_answer(self, answer_id: int) -> Message | None:
         """Return the answer with this id."""

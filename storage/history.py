@@ -6,10 +6,14 @@ were asked before it began. A thread that was started from an answer goes on fro
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from storage.database import Database, Row
 from storage.errors import NotFoundError
 from storage.types import Message, to_quoting_message
 
+_DISCORD_EPOCH, _TIME_SHIFT = 1_420_070_400_000, 22
+"""Ids of Discord hold milliseconds since 2015 above so many bits."""
 _NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
 SEEN = """
 SELECT seen.*, (
@@ -44,6 +48,10 @@ NEWEST = f"""
 WHERE seen.conversation_id = ? AND seen.superseded_by IS NULL
 {_NEWEST_FIRST}"""
 
+_KNOWN = "SELECT discord_id FROM discord_messages WHERE discord_id IN ({marks})"
+_LAST_RESET = """
+SELECT max(reset_at) AS at FROM resets JOIN conversations ON conversations.id = conversation_id
+WHERE channel_id = ? AND undone_at IS NULL"""
 _AN_ANSWER = "SELECT id FROM messages WHERE conversation_id = ? AND role = 'assistant' LIMIT 1"
 # Private questions stand alone, and what is on a shelf is not gone on with.
 ASKED_SINCE = """
@@ -81,6 +89,18 @@ async def history_next(database: Database, conversation_id: int, limit: int) -> 
 async def recent(database: Database, conversation_id: int, limit: int) -> list[Message]:
     """Return the newest `limit` messages in any state, oldest first."""
     return _oldest_first(await database.fetch_all(NEWEST, (conversation_id, limit)))
+
+
+async def beyond_memory(database: Database, channel_id: int, discord_ids: Collection[int]) -> set[int]:
+    """Return those of a channel's messages that are no part of what is stored, nor older than a reset there.
+
+    Ids of Discord tell the time.
+    """
+    marks = ", ".join("?" * len(discord_ids))
+    known = await database.fetch_all(_KNOWN.format(marks=marks), tuple(discord_ids))
+    (reset,) = await database.fetch_all(_LAST_RESET, (channel_id,))
+    first_id = 0 if reset["at"] is None else (reset["at"] - _DISCORD_EPOCH) << _TIME_SHIFT
+    return {one for one in discord_ids if one >= first_id} - {row["discord_id"] for row in known}
 
 
 def _oldest_first(rows: list[Row]) -> list[Message]:

@@ -5,6 +5,7 @@ Knows nothing of what a block does, nor of what the answers say.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,6 +38,12 @@ class Blocks:
             "SELECT 1 FROM blocks WHERE guild_id = ? AND user_id = ?", (guild_id, user_id)
         )
         return row is not None
+
+    async def blocked(self, guild_id: int, user_ids: Collection[int]) -> set[int]:
+        """Return those of some people who are blocked on a server."""
+        marks = ", ".join("?" * len(user_ids))
+        sql = f"SELECT user_id FROM blocks WHERE guild_id = ? AND user_id IN ({marks})"  # noqa: S608 - marks
+        return {row["user_id"] for row in await self._database.fetch_all(sql, (guild_id, *user_ids))}
 
     async def add(self, guild_id: int, user_id: int, *, by_user_id: int, at: datetime) -> bool:
         """Block a person; return False if somebody had done so already, which then stays recorded."""

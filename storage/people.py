@@ -6,7 +6,7 @@ transactions, so that nobody waits for long; what was interrupted is finished by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -141,6 +141,12 @@ class People:
         """Tell whether nothing of this person may be taken."""
         row = await self._database.fetch_one("SELECT 1 FROM opt_outs WHERE user_id = ?", (user_id,))
         return row is not None
+
+    async def opted_out(self, user_ids: Collection[int]) -> set[int]:
+        """Return those of some people of whom nothing may be taken."""
+        marks = ", ".join("?" * len(user_ids))
+        sql = f"SELECT user_id FROM opt_outs WHERE user_id IN ({marks})"  # noqa: S608 - marks alone
+        return {row["user_id"] for row in await self._database.fetch_all(sql, tuple(user_ids))}
 
     async def opt_out(self, user_id: int) -> bool:
         """Take nothing of this person from now on; return whether that is new."""

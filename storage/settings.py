@@ -16,6 +16,9 @@ INSERT INTO {table} ({owner}, key, value, by_user_id, changed_at) VALUES (?, ?, 
 ON CONFLICT ({owner}, key) DO UPDATE
 SET value = excluded.value, by_user_id = excluded.by_user_id, changed_at = excluded.changed_at"""
 _CLEAR = "DELETE FROM {table} WHERE {owner} = ?1 AND (?2 IS NULL OR key = ?2) AND key IS NOT ?3 RETURNING key"
+_COPY = """
+INSERT INTO {table} ({owner}, key, value, by_user_id, changed_at)
+SELECT ?2, key, value, by_user_id, changed_at FROM {table} WHERE {owner} = ?1 ON CONFLICT DO NOTHING"""
 _ALL = "SELECT key, value FROM {table} WHERE {owner} = ? ORDER BY key"
 
 
@@ -26,8 +29,8 @@ class SettingsStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._set, self._clear, self._all = (
-            sql.format(table=self._TABLE, owner=self._OWNER) for sql in (_SET, _CLEAR, _ALL)
+        self._set, self._clear, self._copy, self._all = (
+            sql.format(table=self._TABLE, owner=self._OWNER) for sql in (_SET, _CLEAR, _COPY, _ALL)
         )
 
     async def all(self, owner_id: int) -> dict[str, Setting]:
@@ -57,6 +60,11 @@ class SettingsStore:
                 else:
                     params = (owner_id, key, text, by_user_id, to_milliseconds(at))
                     await transaction.fetch_all(self._set, params)
+
+    async def copy(self, from_id: int, to_id: int) -> None:
+        """Set what is set for one owner for another one too, where that has set nothing."""
+        async with self._database.transaction() as transaction:
+            await transaction.fetch_all(self._copy, (from_id, to_id))
 
     async def clear(self, owner_id: int, key: str | None, *, keep: str | None = None) -> int:
         """Remove one setting, or with `key` None all but `keep`; return how many there were."""

@@ -22,6 +22,9 @@ VALUES (?, 'user', 'complete', ?, ?, ?, ?, ?) RETURNING *"""
 _INSERT_QUOTE = """
 INSERT INTO quotes (message_id, position, discord_id, author_id, author_name, content)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM opt_outs WHERE user_id = ?4)"""
+_QUOTED_IN = """
+SELECT DISTINCT channel_id FROM quotes JOIN messages ON messages.id = message_id
+JOIN conversations ON conversations.id = conversation_id WHERE discord_id = ?"""
 _NEWEST_ANSWER = """
 SELECT * FROM messages
 WHERE conversation_id = ? AND role = 'assistant' AND superseded_by IS NULL ORDER BY id DESC LIMIT 1"""
@@ -142,11 +145,12 @@ class Turns:
                 )
         await self._database.scrub()
 
-    async def forget_quotes(self, discord_id: int) -> bool:
-        """Forget what questions quote of a Discord message that was deleted; return whether any did."""
+    async def forget_quotes(self, discord_id: int) -> list[int]:
+        """Forget what questions quote of a Discord message that was deleted; return their channels."""
         async with self._database.transaction() as transaction:
-            gone = "DELETE FROM quotes WHERE discord_id = ? RETURNING message_id"
-            return bool(await transaction.fetch_all(gone, (discord_id,)))
+            channels = await transaction.fetch_all(_QUOTED_IN, (discord_id,))
+            await transaction.fetch_all("DELETE FROM quotes WHERE discord_id = ?", (discord_id,))
+        return [row["channel_id"] for row in channels]
 
     async def newest(self, conversation_id: int) -> NewestTurn | None:
         """Return the newest turn, None in a conversation without any."""

@@ -26,7 +26,7 @@ OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
-    "gguf": {"engine/convert/gguf_source.py"},
+    "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
     "huggingface_hub": {"engine/hub/hub.py"},
     "onnx": {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
@@ -42,6 +42,7 @@ OWNERS: dict[str, set[str]] = {
         "engine/graphs/session.py",
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
+    "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
     "platformdirs": {"bot/config.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
@@ -54,6 +55,7 @@ OWNERS: dict[str, set[str]] = {
     "sentencepiece": {
         "engine/text/tokenizer.py",
         "engine/convert/tokenizer_files.py",
+        "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
     "prometheus_client": {"bot/operations/metrics.py"},
@@ -61,7 +63,7 @@ OWNERS: dict[str, set[str]] = {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
     "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
-    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/tokenizer_files.py"},
+    "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
 }
 """Libraries, and the only files that import them."""
 

@@ -18,7 +18,8 @@ from bot.conversation.jobs import Job, StopReason
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
 from bot.conversation.preferences import Preferences, Surroundings
-from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, with_talk
+from bot.conversation.talk import Ears, Heard, Moment, NoEars, lately
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
@@ -28,7 +29,7 @@ from bot.servers.moderation import Gate
 from bot.servers.screening import Screen, Screening
 from engine.types import Completion, Generation, Prompt, SamplingParams, TextEngine
 from engine.waiting.room import WaitingRoom, end
-from storage.conversations import Conversations, Message, MessageState, Role
+from storage.conversations import ConversationRef, Conversations, Message, MessageState, Role
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Answering:
         screening: Screening | None = None,
         on_answered: Answered | None = None,
     ) -> None:
+        self.ears: Ears = NoEars()
+        """Knows what was said in a channel besides; whoever gets its messages sets it."""
         self._engine = engine
         self._room = room
         self._conversations = conversations
@@ -146,7 +149,8 @@ class Answering:
         await screen.check_question("\n".join(spoken(message) for message in asked))
         ref = await self._conversations.ref_of(job.settings_id or job.conversation_id)
         surroundings = self._preferences.surroundings(ref.guild_id, ref.channel_id)
-        parameters, fitted = await self._prompt(job, history, surroundings)
+        heard = await self._heard_before(job, asked, ref)
+        parameters, fitted = await self._prompt(job, history, surroundings, heard)
         text = "\n".join(spoken(message) for message in asked if message.author_id == job.asker_id)
         # Where answers have an end of their own, a line that begins with a name is part of what is said.
         info = self._engine.info
@@ -176,8 +180,32 @@ class Answering:
             tell,
         )
 
+    async def _heard_before(self, job: Job, asked: Sequence[Message], ref: ConversationRef) -> list[Heard]:
+        """Return what people said in the channel before a question, as far as the model may be told."""
+        job.heard_ids = frozenset()
+        if ref.guild_id is None or self._gate is None or not (job.origin and job.origin.reads_back):
+            return []
+        moment = await self._moment(asked, ref.guild_id, ref.channel_id)
+        heard = lately(await self.ears.before(moment), moment)
+        heard = await self._gate.may_be_heard(job.origin, heard) if heard else []
+        if heard:
+            ids = [one.discord_id for one in heard]
+            unknown = await self._conversations.beyond_memory(heard[0].channel_id, ids)
+            said = "\n".join(spoken(message) for message in asked)
+            heard = [one for one in heard if one.discord_id in unknown and one.content not in said]
+        job.heard_ids = frozenset(one.discord_id for one in heard)
+        return heard
+
+    async def _moment(self, asked: Sequence[Message], guild_id: int, channel_id: int) -> Moment:
+        """Return where and when questions were asked; what a thread was opened for, before that."""
+        for question in (asked[0], asked[-1]):
+            discord_id = next(iter(await self._conversations.parts(question.id)), 0)
+            if discord_id == channel_id:
+                break
+        return Moment(guild_id, channel_id, discord_id, question.created_at)
+
     async def _prompt(
-        self, job: Job, history: Sequence[Message], surroundings: Surroundings
+        self, job: Job, history: Sequence[Message], surroundings: Surroundings, heard: Sequence[Heard]
     ) -> tuple[ChatParameters, FittedPrompt]:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
@@ -191,6 +219,9 @@ class Answering:
             job.begun,
             told,
         )
+        if heard:
+            room = parameters.prompt_room(self._engine.info.context_length)
+            fitted = await asyncio.to_thread(with_talk, self._engine, fitted, heard, room, job.begun)
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -40,19 +42,21 @@ OF_LATE = timedelta(days=7)
 FOR_LONG = timedelta(hours=12)
 """Where nobody asked for this time, no question is expected, so that the engine gives memory back."""
 _GOES_ON, _PAUSE_S = 0.5, 60.0
+_SECOND = 0.25
+"""How likely a question is to need the second of the beginnings that are expected, where it comes."""
 
 
-def likeliest(asked: Sequence[Asked], now: datetime) -> list[int]:
-    """Return conversations, the likeliest to go on first. asked: what came since `OF_LATE`.
+def likeliest(asked: Sequence[Asked], now: datetime) -> dict[int, float]:
+    """Return how likely conversations are to go on, the likeliest first. asked: what came since `OF_LATE`.
 
-    How likely is a rate: that of a burst, which falls as its age grows, and that of the last days.
+    That is a rate: that of a burst, which falls as its age grows, and that of the last days.
     """
 
     def rate(one: Asked) -> float:
         age_s = max((now - one.last_at).total_seconds(), 0.0)
         return _GOES_ON / (age_s + _PAUSE_S) + one.num_questions / OF_LATE.total_seconds()
 
-    return [one.conversation_id for one in sorted(asked, key=rate, reverse=True)]
+    return {one.conversation_id: rate(one) for one in sorted(asked, key=rate, reverse=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +156,34 @@ class IdleWork:
         asked = await self._conversations.asked_since(now - OF_LATE)
         if all(one.last_at < now - FOR_LONG for one in asked):
             return
-        conversations = likeliest(asked, now)[:MAX_CONVERSATIONS]
+        conversations = dict(itertools.islice(likeliest(asked, now).items(), MAX_CONVERSATIONS))
         await self._warm_all(conversations)
         for conversation_id in conversations:
             with contextlib.suppress(NotFoundError):  # it was deleted just now
                 if not self._is_given_up and await self._preferences.sums_up(conversation_id):
                     await self._sum_up(conversation_id)
 
-    async def _warm_all(self, conversations: Sequence[int]) -> None:
+    async def _warm_all(self, conversations: Mapping[int, float]) -> None:
         num_left = self._engine.load.max_kv_tokens
-        for conversation_id in conversations:
-            prefixes: list[Prompt] = []
-            with contextlib.suppress(NotFoundError):
-                prefixes = await self._next_prefixes(await self._past_of(conversation_id))
-            for prompt in prefixes:
+        async with contextlib.aclosing(self._expected(conversations)) as prompts:
+            async for prompt in prompts:
                 num_left -= len(prompt.ids)
                 if self._is_given_up or num_left < 0 or not await self._warm(prompt):
                     return
+
+    async def _expected(self, conversations: Mapping[int, float]) -> AsyncGenerator[Prompt, None]:
+        """Yield the beginnings of the next prompts, the likelier first."""
+        seconds: deque[tuple[float, Prompt]] = deque()
+        for conversation_id, rate in conversations.items():
+            while seconds and seconds[0][0] >= rate:
+                yield seconds.popleft()[1]
+            with contextlib.suppress(NotFoundError):
+                prefixes = await self._next_prefixes(await self._past_of(conversation_id))
+                for prompt in prefixes[:1]:
+                    yield prompt
+                seconds.extend((rate * _SECOND, prompt) for prompt in prefixes[1:])
+        for _, prompt in seconds:
+            yield prompt
 
     async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)

@@ -7,7 +7,7 @@ nobody stands in line. Knows nothing of Discord, of queues and of how an answer 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +16,18 @@ from typing import Any
 from bot.conversation.dialog import with_quotes
 from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import check_question
+from bot.conversation.prompting import check_question, num_fitting
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError
 from engine.types import Health, TextEngine
 from engine.waiting.room import Ticket
-from storage.conversations import Conversations
+from storage.conversations import ConversationRef, Conversations, Quote
 from storage.errors import NotFoundError
 from storage.turns import NewQuestion
+
+MAX_GONE = 2000
+"""Deleted messages that are known."""
 
 
 class Intake:
@@ -50,6 +53,14 @@ class Intake:
             await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),
         )
+
+    async def fitting(self, ref: ConversationRef, text: str, share: float) -> int:
+        """Return how many characters of a text fit into a share of what a question here may take."""
+        conversation_id = await self._conversations.open(ref)
+        parameters = await self._preferences.parameters(conversation_id)
+        system_prompt = await self._preferences.told_in(conversation_id, parameters)
+        budget = parameters.prompt_budget(self._engine.info.context_length)
+        return await asyncio.to_thread(num_fitting, self._engine, text, system_prompt, budget, share)
 
     async def check(self, question: Question) -> tuple[str, int]:
         """Return what is asked and the conversation it is asked in. Raises what makes it unanswerable."""
@@ -125,6 +136,8 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._lines: dict[int, deque[Arrival]] = {}
+        self._gone: OrderedDict[int, None] = OrderedDict()
+        """Messages that were deleted of late: what is on its way may have read them before."""
 
     @contextmanager
     def enter(self, channel_id: int, discord_id: int, author_id: int) -> Iterator[Arrival]:
@@ -145,12 +158,20 @@ class Arrivals:
 
     def withdraw(self, *, discord_id: int | None = None, author_id: int | None = None) -> None:
         """Let a message that was deleted, or all of a person, not be taken; nobody waits for it any more."""
+        if discord_id is not None:
+            self._gone[discord_id] = None
+            if len(self._gone) > MAX_GONE:
+                self._gone.popitem(last=False)
         for channel_id, line in list(self._lines.items()):
             for arrival in line:
                 if discord_id == arrival.discord_id or author_id == arrival.author_id:
                     arrival.is_withdrawn = True
                     arrival.is_first.set()
             self._move_up(channel_id)
+
+    def gone_of(self, question: Question) -> list[Quote]:
+        """Return what a question quotes of messages that were deleted of late."""
+        return [quote for quote in question.quotes if quote.discord_id in self._gone]
 
     def _move_up(self, channel_id: int) -> None:
         line = self._lines[channel_id]

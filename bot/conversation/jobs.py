@@ -114,6 +114,8 @@ class Job:
     is_stale: bool = False
     """The history has changed since it was read, and nothing of the answer was shown yet: begin anew."""
     is_outdated: bool = False
+    heard_ids: frozenset[int] = frozenset()
+    """The Discord messages that the model is told of beside the conversation."""
     view_from: int | None = None
     """The first stored message that the model sees, where older ones were left out."""
     loses_sight: bool = False

@@ -60,9 +60,18 @@ class Preferences:
         self._servers = servers
         self._conversations = conversations
         self._settings = settings
-        self.defaults = defaults
+        self._of_operator = defaults
         self.surroundings: Surround = lambda _guild_id, _channel_id: Surroundings()
         """Knows the names of places; whoever shows answers sets it."""
+
+    @property
+    def defaults(self) -> ChatParameters:
+        """What holds where nobody else set anything: the operator's choice, or the model's own."""
+        return self._of_operator.with_advice(self._engine.info.sampling)
+
+    @defaults.setter
+    def defaults(self, of_operator: ChatParameters) -> None:
+        self._of_operator = of_operator
 
     async def parameters(self, conversation_id: int) -> ChatParameters:
         """Return what holds for the conversation."""
@@ -161,6 +170,12 @@ class Preferences:
             return {}, own
         config = await self._servers.config(await self._conversations.server_of(conversation_id))
         return layer_of(config), own
+
+    async def begin_like(self, ref: ConversationRef, other: ConversationRef) -> None:
+        """Let a new conversation begin with the settings of another."""
+        from_id = await self._conversations.find(other)
+        if from_id is not None:
+            await self._settings.copy(from_id, await self._conversations.open(ref))
 
     async def reset(self, ref: ConversationRef, name: str | None) -> int:
         """Set one parameter, or all of them, back to the default; return how many had been changed."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import Dialog, build_dialog, spoken, with_frame
+from bot.conversation.talk import SHARE, Heard, lines_of, told
 from engine.errors import PromptError, PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message, MessageState, Role
@@ -31,6 +32,8 @@ MADE = (MessageState.COMPLETE, MessageState.STOPPED)
 """Of answers whose prompt is known."""
 NUM_LATE = 8
 """The newest questions: the next one is expected to be as long as one of them."""
+TURNS_AHEAD = 3
+"""So long before a stride it is computed where it leads: more than one pause may be needed for that."""
 _ANY = "…"
 """Stands for a question of which nothing is known yet."""
 
@@ -40,18 +43,29 @@ class FittedPrompt:
     """A prompt, the texts that must end its answer, and how much of the history it shows.
 
     view_from: the id of the stored message that it begins with. num_left_out: messages before that one.
+    messages: what the prompt says.
     """
 
     prompt: Prompt
     stop: tuple[str, ...]
     view_from: int
     num_left_out: int
+    messages: tuple[ChatMessage, ...] = ()
 
 
 def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens: int) -> None:
     """Raise the `PromptError` that `text` would cause as the first question of a conversation."""
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
     engine.fit_prompt((*system, ChatMessage("user", text)), max_tokens)
+
+
+def num_fitting(engine: TextEngine, text: str, system_prompt: str, max_tokens: int, share: float) -> int:
+    """Return how many characters of `text` fit into a share of what the system prompt leaves."""
+    room = int((max_tokens - engine.count_tokens(system_prompt)) * share)
+    num_characters = len(text)
+    while num_characters and (num_tokens := engine.count_tokens(text[:num_characters])) > max(room, 0):
+        num_characters = min(num_characters - 1, num_characters * max(room, 0) // num_tokens)
+    return num_characters
 
 
 def fit_history(
@@ -82,7 +96,28 @@ def fit_history(
         safe = [*(m for m in newest[:-1] if engine.is_safe(spoken(m))), *newest[-1:]]
         fitted = fitting.fit_or_last(safe)
     num_left_out = next(at for at, message in enumerate(history) if message.id == fitted.view_from)
-    return FittedPrompt(fitted.prompt, fitted.dialog.stop, fitted.view_from, num_left_out)
+    return FittedPrompt(fitted.prompt, fitted.dialog.stop, fitted.view_from, num_left_out, fitted.messages)
+
+
+def with_talk(
+    engine: TextEngine, fitted: FittedPrompt, heard: Sequence[Heard], max_tokens: int, begun: str = ""
+) -> FittedPrompt:
+    """Return a prompt that also tells what was overheard, right before the question.
+
+    It stands there, and not before the history, so that the KV of the conversation can be used again, and
+    takes only what the history leaves of `max_tokens`, at most a share of them.
+    """
+    lines = [line for line in lines_of(heard) if engine.is_safe(line)]
+    room = min(int(max_tokens * SHARE), max_tokens - len(fitted.prompt.ids))
+    *past, question = fitted.messages
+    if not (block := told(lines, engine.count_tokens, room)):
+        return fitted
+    messages = (*past, ChatMessage("user", f"{block}\n\n{question.content}"))
+    try:
+        prompt = engine.fit_prompt(messages, max_tokens, answer_so_far=begun)
+    except PromptError:
+        return fitted
+    return fitted if prompt.num_dropped else dataclasses.replace(fitted, prompt=prompt, messages=messages)
 
 
 def next_prefixes(
@@ -106,8 +141,8 @@ def next_prefixes(
 
     found: dict[Prompt, None] = {}
     late = sorted((message.content for message in asked[-NUM_LATE:]), key=len)
-    turn_more = f"{late[-1]}\n{history[-1].content}"[: max_tokens // 2]
-    for text in (late[len(late) // 2], _ANY, late[-1], turn_more):
+    turns_more = "\n".join([late[-1], *(m.content for m in history[-2 * TURNS_AHEAD :])])[: max_tokens // 2]
+    for text in (late[len(late) // 2], _ANY, late[-1], turns_more):
         with contextlib.suppress(PromptError):
             fitted = fit(history, text)
             other = fit(history[fitted.num_left_out :], "?" if text == _ANY else _ANY)
@@ -132,6 +167,12 @@ class _Fitted:
     @property
     def view_from(self) -> int:
         return self.dialog.first_ids[self.prompt.num_dropped]
+
+    @property
+    def messages(self) -> tuple[ChatMessage, ...]:
+        num_system = len(self.dialog.messages) - len(self.dialog.first_ids)
+        shown = self.dialog.messages[num_system + self.prompt.num_dropped :]
+        return (*self.dialog.messages[:num_system], *shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,12 @@ class AnswerQueues:
             if not job.has_begun and (job.generation is None or lane.channel_id == channel_id):
                 job.begin_anew()
 
+    def unsay(self, discord_id: int) -> None:
+        """Have answers of which nothing is there made without what a Discord message said until now."""
+        for _, job in self._all():
+            if discord_id in job.heard_ids and not job.has_begun:
+                job.begin_anew()
+
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more begin and wait for what is being made; return whether it ended in time."""
         return await self._room.drain(timeout_s)

@@ -6,11 +6,12 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering
+from bot.conversation.catching_up import CatchingUp
 from bot.conversation.dialog import with_quotes
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
@@ -20,6 +21,7 @@ from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
 from bot.conversation.summing import Summing
 from bot.conversation.system_prompts import SystemPrompts
+from bot.conversation.talk import Ears, Heard
 from bot.conversation.upkeep import Steering, Upkeep
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import NothingToContinueError, sentence_for
@@ -50,6 +52,8 @@ REPAIR_TIME = timedelta(days=7)
 """How long after its end an answer whose ending never reached its readers is still shown to them."""
 MAX_REPAIRED = 1000
 """Such answers, at one start."""
+Settle = Callable[[Question, AnswerView], Awaitable[tuple[Question, AnswerView]]]
+"""Says where a question is to be asked, and what shows its answer. Raises `StorageError`."""
 MAX_WAITING = 8
 """Questions that may wait in one conversation besides the one being answered."""
 
@@ -90,7 +94,7 @@ class ChatService:
         self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
-        answering = Answering(
+        self._answering = answering = Answering(
             engine,
             room,
             conversations,
@@ -107,6 +111,7 @@ class ChatService:
             summing=Summing(engine, room, screening),
             may_work=may_work_ahead or (lambda: False),
         )
+        self.catching_up = CatchingUp(engine, room, gate, screening)
         self._works_ahead = may_work_ahead is not None
         self._tasks = Tasks()
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
@@ -137,24 +142,42 @@ class ChatService:
         with self.arrivals.enter(channel_id, question.discord_id, question.author_id) as arrival:
             return await self.take(question, view, arrival)
 
-    async def take(self, question: Question, view: AnswerView, arrival: Arrival) -> int:
-        """Do as `ask` does with a question that stands in the line of arrivals."""
+    async def take(
+        self, question: Question, view: AnswerView, arrival: Arrival, settle: Settle | None = None
+    ) -> int:
+        """Do as `ask` does with a question that stands in the line of arrivals.
+
+        `settle` is told once it may be asked, and may have it asked and answered somewhere else.
+        """
         channel_id, origin = question.conversation.channel_id, question.asked_from
         text = with_quotes(question.content, question.quotes)
         if self._gate is not None:
             await self._gate.admit(origin, text)
+        if settle is not None:
+            await self._intake.check(question)
+            arrival.check()
+            question, view = await settle(question, view)
+            channel_id = question.conversation.channel_id
         async with self._queues.place(channel_id, _keys(origin, channel_id)) as ticket:
             if self._gate is not None:
                 await self._gate.readmit(origin, text)  # it may have waited at the entrance
             content, conversation_id = await self._intake.check(question)
             arrival.check()
+            self.ears.taken(origin.channel_id, question.discord_id)
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
+                await self._forget_gone(question)
                 return last.answer_id
             arrival.check()
             job = await self._intake.begin(conversation_id, question, content, view, ticket)
+            await self._forget_gone(question)
             await self._start(channel_id, job)
         return job.answer_id
+
+    async def _forget_gone(self, question: Question) -> None:
+        """Forget what a question quotes that was deleted while it was on its way."""
+        for quote in self.arrivals.gone_of(question):
+            await self.conversations.turns.forget_quotes(quote.discord_id)
 
     async def regenerate(
         self,
@@ -188,6 +211,42 @@ class ChatService:
             job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
             await self._start(channel_id, job, parts)
         return answer.id
+
+    def takes(self, channel_id: int, author_id: int) -> bool:
+        """Tell whether what a person adds in a conversation now joins their question."""
+        last = self._queues.last(channel_id)
+        return last is not None and last.takes(author_id)
+
+    @property
+    def ears(self) -> Ears:
+        """What knows what is said in channels besides."""
+        return self._answering.ears
+
+    @ears.setter
+    def ears(self, ears: Ears) -> None:
+        self._answering.ears = ears
+
+    def unsay(self, discord_id: int) -> None:
+        """Learn that a message that was not for us was edited or deleted."""
+        self._queues.unsay(discord_id)
+
+    async def admit(self, origin: Origin) -> None:
+        """Count work that somebody has us do besides questions. Raises a `RefusalError`."""
+        if self._gate is not None:
+            await self._gate.admit(origin, "")
+
+    async def may_be_heard(self, origin: Origin, heard: Sequence[Heard]) -> Sequence[Heard]:
+        """Return what may be told of what people said where somebody asks."""
+        return heard if self._gate is None or not heard else await self._gate.may_be_heard(origin, heard)
+
+    async def fitting(self, ref: ConversationRef, text: str, share: float) -> int:
+        """Return how many characters of a text fit into a share of what a question may take."""
+        return await self._intake.fitting(ref, text, share)
+
+    async def precheck(self, origin: Origin) -> None:
+        """Raise the `RefusalError` of somebody who may ask nothing now, before anything is done for it."""
+        if self._gate is not None:
+            await self._gate.precheck(origin)
 
     async def check_text(self, origin: Origin, text: str) -> None:
         """Raise the `RefusalError` of a text that the server does not allow."""
@@ -271,6 +330,7 @@ class ChatService:
         """
         if guild_id is None:
             self.arrivals.withdraw(author_id=user_id)
+            self.ears.forget(user_id)
         jobs = self._queues.stop_asker(user_id, reason, guild_id)
         unanswered = [job for job in jobs if not job.is_again and not job.text.strip()]
         for job in unanswered:

@@ -110,16 +110,18 @@ class Upkeep:
         `cut` returns the stretches of an answer's text that its messages show.
         """
         self._arrivals.withdraw(discord_id=discord_id)
+        channel_id = await self._place_of(discord_id, channel_id)
         async with self._queues.entrance(channel_id):
-            was_quoted = await self._conversations.turns.forget_quotes(discord_id)
+            quoted_in = await self._conversations.turns.forget_quotes(discord_id)
             deleted = await self._conversations.delete_question(discord_id)
             for answer_id in () if deleted is None else deleted.answer_ids:
                 self._queues.stop(answer_id, StopReason.QUESTION_DELETED)
             message = await self._conversations.find_by_discord_id(discord_id)
             if message is not None:
                 await self._part_deleted(message, discord_id, cut)
-        if was_quoted or deleted is not None or message is not None:
-            self._queues.reread(channel_id)
+        if quoted_in or deleted is not None or message is not None:
+            for one in {channel_id, *quoted_in}:
+                self._queues.reread(one)
             self._on_removed()
 
     async def forget_conversation(self, channel_id: int) -> None:
@@ -133,6 +135,7 @@ class Upkeep:
 
         Raises, and keeps the old text, what a new question would raise.
         """
+        channel_id = await self._place_of(discord_id, channel_id)
         async with self._queues.entrance(channel_id):
             asked = await self._conversations.find_by_discord_id(discord_id)
             content = content.strip()
@@ -152,6 +155,13 @@ class Upkeep:
                 job.is_outdated = is_newest
         return newest if job is None and is_newest else None
 
+    async def _place_of(self, discord_id: int, channel_id: int) -> int:
+        """Return where a question is answered: in a thread, perhaps, that was opened for it."""
+        message = await self._conversations.find_by_discord_id(discord_id)
+        if message is None or message.role is not Role.USER:
+            return channel_id
+        return (await self._conversations.ref_of(message.conversation_id)).channel_id
+
     async def question_moved(
         self, channel_id: int, from_id: int, to_id: int, author_name: str, content: str
     ) -> bool:
@@ -168,6 +178,7 @@ class Upkeep:
             )
             if moves:
                 self._queues.reread(channel_id)
+                self._on_removed()
                 for job in self._queues.unended(channel_id):
                     job.view.moved(from_id, to_id)
         return moves

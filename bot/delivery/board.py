@@ -14,7 +14,7 @@ from bot.delivery.outbox import Buttons
 
 PLACEHOLDER = "…"
 """Shown where there is no text yet."""
-REFUSAL = "-# Discord does not take this text."
+REFUSAL = "-# Discord doesn't accept this text."
 """Shown at the end where Discord refuses what is to be shown."""
 
 

@@ -26,14 +26,14 @@ from bot.delivery.outbox import (
     OutboxRefusedError,
     OutboxRetryError,
 )
-from bot.delivery.render import render, with_note, with_thought
+from bot.delivery.render import render, with_note, with_note_inside, with_thought
 from bot.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
 EMPTY_ANSWER = "The answer is empty."
 """The note below an answer that ended without any text."""
-CLOSED = "I may not write here right now."
+CLOSED = "I can't write here right now."
 """The note below an answer that goes on in messages that we may not send."""
 MAX_PARTS = 5
 """Messages that one answer may take; a longer one ends as a text file."""
@@ -245,8 +245,8 @@ class Delivery:
                 await self._edit(request.part, request.look)
             last = self._board.last
             if isinstance(request, Send) and last is not None and last.look is not None:
-                content, *more = with_note([last.look.content], self._closed_note)
-                await self._edit(last, Look(last.look.content if more else content, Buttons.NONE))
+                content = with_note_inside(last.look.content, self._closed_note)
+                await self._edit(last, Look(content, Buttons.NONE))
         return outcome if self._board.next_request() is not None else Outcome.SHOWN
 
     @property

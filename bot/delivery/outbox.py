@@ -3,7 +3,7 @@
     OutboxError
     ├── OutboxGoneError          the message or its channel was deleted
     ├── OutboxForbiddenError     we may not read or write there now
-    │   └── OutboxClosedError        the thread is archived, and not for us to open: somebody may open it soon
+    │   └── OutboxClosedError        the thread is archived or locked: somebody may open it soon
     ├── OutboxRefusedError       this content is not taken, however often it comes
     └── OutboxRetryError         too fast, or Discord or the network has a fault: later again
 
@@ -29,7 +29,7 @@ class OutboxForbiddenError(OutboxError):
 
 
 class OutboxClosedError(OutboxForbiddenError):
-    """The thread is archived, and we may not open it."""
+    """The thread is archived or locked, and not for us to open."""
 
 
 class OutboxRefusedError(OutboxError):

@@ -97,6 +97,18 @@ def with_note(parts: list[str], note: str) -> list[str]:
     return [*parts, line]
 
 
+def with_note_inside(part: str, note: str) -> str:
+    """Return `part` with `note` as a small line below it, and less of it where both have no room."""
+    whole, *lines = with_note([part], note)
+    if not lines:
+        return whole
+    end = "\n```" if part.rstrip().endswith("```") else ""
+    room = MAX_LENGTH - _num_units(lines[0]) - _num_units(end) - 1
+    while (excess := _num_units(part) - room) > 0:
+        part = part[: -((excess + 1) // 2)]  # a character takes one unit or two
+    return f"{part.rstrip()}{end}\n{lines[0]}"
+
+
 def with_thought(parts: list[str], thought: str) -> list[str]:
     """Return `parts` with `thought` behind a spoiler, in a part of its own: there no other bars are."""
     spoiler = hidden(thought, MAX_LENGTH - _MAX_NOTE)

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ MAX_SECONDS = 10.0
 _PROGRAM = Path(__file__).with_name("extract.py")
 _ENVIRONMENT = ("LANG", "LC_", "LD_", "PATH", "PYTHON", "SYSTEMROOT", "TZ")
 """What a process needs to start, and no secrets."""
+
+_LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 
 
 class Problem(StrEnum):
@@ -36,13 +39,29 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What was read: the first `num_read` of `num_pages` pages. `is_cut`: the last one not to its end."""
+    """What was read: the first `num_read` of `num_pages` pages. `is_cut`: the last one not to its end.
+
+    ends: where in the text each of these pages ends.
+    """
 
     text: str = ""
     num_read: int = 0
     num_pages: int = 0
     is_cut: bool = False
     problem: Problem = Problem.NONE
+    ends: tuple[int, ...] = field(default=(), compare=False)
+
+    def beginning(self, num_characters: int) -> Document:
+        """Return as many whole pages as have so many characters, or less than one page."""
+        if num_characters >= len(self.text):
+            return self
+        num_whole = sum(end <= num_characters for end in self.ends)
+        word_end = max(self.text.rfind(gap, 0, num_characters) for gap in " \n")
+        end = self.ends[num_whole - 1] if num_whole else max(word_end, 0) or num_characters
+        ends = self.ends[:num_whole] or (end,)
+        return replace(
+            self, text=self.text[:end].rstrip(), num_read=len(ends), is_cut=not num_whole, ends=ends
+        )
 
 
 def read_document(data: bytes, kind: FileKind, *, max_seconds: float = MAX_SECONDS) -> Document:
@@ -75,9 +94,14 @@ def document_of(output: bytes) -> Document:
     end = next((line["end"] for line in said if "end" in line), None)
     texts = [line for line in said if "text" in line]
     num_pages = next((line["pages"] for line in said if "pages" in line), 0)
-    text = "\n\n".join(page for line in texts if (page := _tidy(line["text"])))
+    text, ends = "", []
+    for page in (_tidy(line["text"]) for line in texts):
+        text = f"{text}\n\n{page}" if text and page else text or page
+        ends.append(len(text))
     if text:
-        return Document(text, len(texts), num_pages, is_cut=any(line["is_cut"] for line in texts))
+        is_cut = any(line["is_cut"] for line in texts)
+        document = Document(text, len(texts), num_pages, is_cut=is_cut, ends=tuple(ends))
+        return document.beginning(len(text) - 1) if is_cut and len(texts) > 1 else document
     return Document(num_pages=num_pages, problem=_problem(end))
 
 
@@ -88,4 +112,6 @@ def _problem(end: str | None) -> Problem:
 
 
 def _tidy(text: str) -> str:
-    return "\n".join(line.rstrip() for line in cleaned(text).splitlines()).strip()
+    """Return the text of a page without what only matters on paper, letters that are joined in print, say."""
+    lines = cleaned(text).translate(_LIGATURES).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()

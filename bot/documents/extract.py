@@ -139,17 +139,22 @@ def _page_text(reader: Any, number: int) -> str:
 
 
 def _limit() -> None:
-    """Bound memory, time and what is written, where the system can."""
+    """Bound memory, time and what is written, as far as the system knows how."""
     if hasattr(signal, "alarm"):
         signal.alarm(MAX_SECONDS)
-    with contextlib.suppress(OSError):
+    if hasattr(os, "nice"):
         os.nice(10)  # whoever waits for an answer goes first
-    with contextlib.suppress(ImportError, OSError, ValueError):
+    with contextlib.suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        limits = (
+            (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
+            (resource.RLIMIT_CPU, MAX_SECONDS),
+            (resource.RLIMIT_FSIZE, 0),
+        )
+        for limit, value in limits:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(limit, (value, value))
 
 
 def main() -> None:

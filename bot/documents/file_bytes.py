@@ -7,6 +7,8 @@ from enum import StrEnum
 
 MAX_SHARE_OF_CONTROLS = 0.05
 _NUM_LOOKED_AT = 1024
+_SHARE_OF_ZEROS = 0.7
+_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class FileKind(StrEnum):
@@ -70,9 +72,23 @@ def cleaned(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 
 
+def _wide(data: bytes) -> str | None:
+    """Return the encoding of western text in two bytes a character without a mark in front, if it is that.
+
+    As UTF-8 it would be read too, with a zero behind each letter.
+    """
+    if data[:2] in _MARKS:
+        return None
+    num_high, num_low = data[::2].count(0), data[1::2].count(0)
+    most = len(data) // 2 * _SHARE_OF_ZEROS
+    if num_low > most and not num_high:
+        return "utf-16-le"
+    return "utf-16-be" if num_high > most and not num_low else None
+
+
 def _decoded(data: bytes) -> str | None:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(_wide(data) or "utf-8-sig")
     except UnicodeDecodeError:
         import charset_normalizer  # 8 ms of a start
 

@@ -28,6 +28,7 @@ class Press(StrEnum):
     HISTORY = "history"
     CONFIG = "config"
     PROMPT = "prompt"
+    CATCHUP = "catchup"
 
 
 OnPress = Callable[[Interaction, str], Awaitable[None]]

@@ -70,7 +70,8 @@ class MessageChanges:
 async def _offer_redo(message: discord.Message, turn: NewestTurn, locale: str) -> None:
     """Put a button below the answer to a question that was edited afterwards."""
     view = answer_view(turn.answer.id, Buttons.REDO, locale)
-    part = discord.PartialMessage(channel=message.channel, id=turn.part_ids[-1])
+    thread = None if message.guild is None else message.guild.get_thread(message.id)
+    part = discord.PartialMessage(channel=thread or message.channel, id=turn.part_ids[-1])
     try:
         await part.edit(view=view, allowed_mentions=SILENT)
     except DISCORD_FAILURES as error:

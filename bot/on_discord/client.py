@@ -20,9 +20,12 @@ from bot.on_discord.answers.controls import AnswerControls
 from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.answers.endings import Endings
 from bot.on_discord.asking.ask import Asking, ask_commands
+from bot.on_discord.asking.catchup import CatchUp
+from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
 from bot.on_discord.asking.questions import Questions
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
 from bot.on_discord.changes import Departures, MessageChanges
 from bot.on_discord.commands import Commands, CommandTranslator, help_command, sync_commands
@@ -83,6 +86,17 @@ class LlamacordClient(discord.Client):
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
+        self._talk = ChannelTalk(self, moderation.servers, sees_all=sees_all_messages)
+        chat.ears = self._talk
+        self._threads = QuestionThreads(
+            self,
+            chat,
+            moderation.servers,
+            self._locales,
+            self._talk,
+            self._answer_in,
+            sees_all=sees_all_messages,
+        )
         hearing = Hearing(self, sees_all=sees_all_messages)
         questions = Questions(hearing, chat)
         self._intake = MessageIntake(
@@ -92,6 +106,8 @@ class LlamacordClient(discord.Client):
             self._locales,
             self._answer_in,
             metrics.refused,
+            self._talk,
+            self._threads,
             sees_all=sees_all_messages,
         )
         self._changes = MessageChanges(chat, questions, self._locales, self._intake)
@@ -104,6 +120,7 @@ class LlamacordClient(discord.Client):
             self._changes.deleted,
         )
         self._departures = Departures(chat, privacy.retention)
+        self._catch_up = CatchUp(chat, self._talk)
         editor = PromptEditor(chat.system_prompts)
         panel = ConfigPanel(moderation.servers, chat.preferences, editor, sees_all=sees_all_messages)
         answers = AnswerControls(chat, moderation, self._answer_in, self._endings.owe)
@@ -118,6 +135,7 @@ class LlamacordClient(discord.Client):
             Press.HISTORY: history.press,
             Press.CONFIG: panel.press,
             Press.PROMPT: editor.press,
+            Press.CATCHUP: on_number(self._catch_up.stop),
         }
         self._forms = {Press.CONFIG: panel.submit, Press.PROMPT: editor.submit}
         self.tree = Commands(
@@ -128,13 +146,14 @@ class LlamacordClient(discord.Client):
                 *([] if models is None else [ModelCommands(models, operator_ids)]),
                 help_command(chat),
                 *answers.commands(),
-                *ask_commands(Asking(chat, questions, hearing, self._answer_in, self._locales)),
-                *privacy_commands(chat, privacy),
+                *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
+                *privacy_commands(chat, privacy, self._talk.listens),
                 resets.command(),
                 *block_commands(chat, moderation),
                 panel.command(),
                 *free_commands(moderation.servers, sees_all=sees_all_messages),
                 history.command(),
+                self._catch_up.command(),
             ),
         )
 
@@ -164,7 +183,9 @@ class LlamacordClient(discord.Client):
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
+        await self._catch_up.close()
         await self.chat.close()
+        await self._talk.close()
         await self._endings.close()
         await self._mod_log.close()
         await self._tasks.close()
@@ -188,25 +209,50 @@ class LlamacordClient(discord.Client):
     async def on_message(self, message: discord.Message) -> None:
         """Answer what is meant for us."""
         if self.user is not None:
-            await self._intake.take(message, bot_of(self.user, message.guild))
+            bot = bot_of(self.user, message.guild)
+            self._talk.said(message, bot)
+            await self._intake.take(message, bot)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Follow what people change in questions that were taken."""
         message = payload.message
-        is_of_a_bot = message.author.bot and message.webhook_id is None  # copies for members change, too
-        if self.user is None or is_of_a_bot or message.edited_at is None or not message.content:
+        if self.user is not None and self._talk.edited(message, bot_of(self.user, message.guild)):
+            self.chat.unsay(message.id)
+        if self.user is None or message.edited_at is None or not message.content:
+            return
+        is_ours = message.author.id == self.user.id
+        if is_ours or (message.author.bot and message.webhook_id is None):  # copies for members change, too
             return
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
+        self._unhear(payload.channel_id, payload.message_id)
+        if not await self._intake.proxies.deleted(payload.channel_id, payload.message_id):
+            await self._threads.question_deleted(payload.guild_id, payload.message_id)
         if not self._columns.is_deleted(payload.message_id):
             await self._changes.deleted(payload.channel_id, payload.message_id)
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Forget what moderators clear."""
+        for message_id in payload.message_ids:
+            self._unhear(payload.channel_id, message_id)
+            await self._threads.question_deleted(payload.guild_id, message_id)
         for message_id in sorted(payload.message_ids):
             await self._changes.deleted(payload.channel_id, message_id)
+
+    def _unhear(self, channel_id: int, message_id: int) -> None:
+        """Let nobody be told any more what a message said."""
+        if self._talk.deleted(channel_id, message_id):
+            self.chat.unsay(message_id)
+
+    async def on_connect(self) -> None:
+        """Begin anew with what is said: a new session does not tell what was missed."""
+        self._talk.lose()
+
+    async def on_guild_unavailable(self, guild: discord.Guild) -> None:
+        """Begin anew with what is said in a server that is away."""
+        self._talk.lose(guild.id)
 
     async def on_ready(self) -> None:
         """Look which servers we are in, and what is owed there."""
@@ -223,28 +269,36 @@ class LlamacordClient(discord.Client):
 
     async def on_guild_channel_update(
         self,
-        before: discord.abc.GuildChannel,  # noqa: ARG002
-        after: discord.abc.GuildChannel,  # noqa: ARG002
+        before: discord.abc.GuildChannel,
+        after: discord.abc.GuildChannel,
     ) -> None:
-        """Look what is owed where we may write again."""
+        """Look what is owed where we may write again, and begin anew with what we could not read."""
         self._endings.look()
+        us = after.guild.me
+        if before.permissions_for(us).view_channel != after.permissions_for(us).view_channel:
+            self._talk.lose(after.guild.id)
 
-    async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:  # noqa: ARG002
-        """Look what is owed where we may write again."""
+    async def on_guild_role_update(self, before: discord.Role, after: discord.Role) -> None:
+        """Look what is owed where we may write again, and begin anew with what we could not read."""
         self._endings.look()
+        if before.permissions != after.permissions:
+            self._talk.lose(after.guild.id)
 
-    async def on_guild_role_delete(self, role: discord.Role) -> None:  # noqa: ARG002
-        """Look what is owed where we may write again."""
+    async def on_guild_role_delete(self, role: discord.Role) -> None:
+        """Look what is owed where we may write again, and begin anew with what we could not read."""
         self._endings.look()
+        self._talk.lose(role.guild.id)
 
     async def on_thread_join(self, thread: discord.Thread) -> None:  # noqa: ARG002
         """Look what is owed in a private thread that we are in again."""
         self._endings.look()
 
-    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:  # noqa: ARG002
-        """Look what is owed where we may write again."""
+    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:
+        """Look what is owed where we may write again, and begin anew with what we could not read."""
         if after == after.guild.me:
             self._endings.look()
+            if before.roles != after.roles:
+                self._talk.lose(after.guild.id)
 
     async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
         """Look what is owed in a thread that is open again, or that we may open."""
@@ -259,6 +313,7 @@ class LlamacordClient(discord.Client):
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Let what there is of a server go after a while."""
+        self._talk.lose(guild.id)
         await self._departures.removed(guild)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:

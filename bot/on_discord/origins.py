@@ -28,6 +28,7 @@ Channel = (
 )
 """Where a message can be, as discord.py has it."""
 _FIRST_PRIVATE_ID = 1 << 62
+_MENTION = re.compile(r"(?<!\\)<@!?([0-9]{1,20})>")
 
 
 class Locales:
@@ -91,9 +92,7 @@ def incoming_of(message: discord.Message) -> Incoming:
         is_webhook=message.webhook_id is not None,
         is_ordinary=message.type in (discord.MessageType.default, discord.MessageType.reply),
         is_direct=message.guild is None,
-        mentioned_user_ids=frozenset(
-            user.id for user in message.mentions if re.search(rf"<@!?{user.id}>", spoken)
-        ),
+        mentioned_user_ids=frozenset(int(one) for one in _MENTION.findall(spoken)),
         mentioned_role_ids=frozenset(
             # Of a text that Discord does not show us, it still tells which roles are in it.
             role.id
@@ -153,12 +152,11 @@ def may_embed(channel: object) -> bool:
 def origin_of_message(message: discord.Message) -> Origin:
     """Return who wrote a message, and where."""
     channel, author = message.channel, message.author
-    is_moderator = (
-        isinstance(author, discord.Member)
-        and isinstance(channel, (discord.abc.GuildChannel, discord.Thread))
-        and channel.permissions_for(author).manage_messages
-    )
-    return _origin(author, channel, channel.id, message.guild, is_moderator=is_moderator)
+    rights = discord.Permissions.none()
+    is_place = isinstance(channel, (discord.abc.GuildChannel, discord.Thread))
+    if is_place and isinstance(author, discord.Member):
+        rights = channel.permissions_for(author)
+    return _origin(author, channel, channel.id, message.guild, rights)
 
 
 def origin_of(interaction: Interaction) -> Origin:
@@ -168,7 +166,7 @@ def origin_of(interaction: Interaction) -> Origin:
         interaction.channel,
         interaction.channel_id or 0,
         interaction.guild_id,
-        is_moderator=interaction.permissions.manage_messages,
+        interaction.permissions,
     )
 
 
@@ -177,8 +175,7 @@ def _origin(
     channel: object,
     channel_id: int,
     guild: discord.Guild | int | None,
-    *,
-    is_moderator: bool,
+    rights: discord.Permissions,
 ) -> Origin:
     parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel_id
     return Origin(
@@ -187,8 +184,9 @@ def _origin(
         guild_id=guild.id if isinstance(guild, discord.Guild) else guild,
         place_ids=frozenset({channel_id, parent_id}),
         role_ids=frozenset(role.id for role in getattr(person, "roles", ())),
-        is_moderator=is_moderator,
+        is_moderator=rights.manage_messages,
         is_age_restricted=_is_age_restricted(channel),
+        reads_back=rights.read_message_history,
     )
 
 
@@ -251,4 +249,6 @@ def writable_channel(interaction: Interaction) -> Channel | None:
     allowed = interaction.app_permissions
     in_thread = isinstance(channel, discord.Thread)
     may_send = allowed.send_messages_in_threads if in_thread else allowed.send_messages
+    if isinstance(channel, discord.Thread) and channel.locked and not allowed.manage_threads:
+        return None
     return cast("Channel", channel) if allowed.view_channel and may_send else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ import discord
 from discord import app_commands
 
 from bot.conversation.service import ChatService
+from bot.conversation.talk import MAX_AGE, MAX_MESSAGES
 from bot.errors import NotAllowedError
 from bot.language.phrases import Phrase, phrase, render
 from bot.on_discord.buttons import Press, button, view_of
@@ -18,32 +20,37 @@ from bot.on_discord.interactions import acknowledge, answering, reporting, say, 
 from bot.on_discord.origins import Interaction
 from bot.privacy import Keeping, Privacy, fitting, to_json
 
+Listens = Callable[[int | None], Awaitable[bool]]
 MAX_FILE_BYTES = 8 * 2**20
 """Less than Discord takes everywhere."""
 
 
-def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.Command[Any, ..., None]]:
-    """Return the commands."""
+def privacy_commands(
+    chat: ChatService, privacy: Privacy, listens: Listens
+) -> list[app_commands.Command[Any, ..., None]]:
+    """Return the commands. `listens`: whether we read in a server what is not for us."""
     people = privacy.people
 
-    @app_commands.command(name="privacy", description="What I keep, where and how long")
+    @app_commands.command(name="privacy", description="What I keep about you, where and for how long")
     async def policy(interaction: Interaction) -> None:
-        await say(interaction, *policy_lines(privacy.sweeper.keeping))
+        async with reporting(interaction):
+            reads_along = await listens(interaction.guild_id)
+            await say(interaction, *policy_lines(privacy.sweeper.keeping, reads_along=reads_along))
 
-    @app_commands.command(name="opt-out", description="Have me never answer you nor keep anything of yours")
+    @app_commands.command(name="opt-out", description="Tell me never to answer you or keep anything of yours")
     async def opt_out(interaction: Interaction) -> None:
         async with answering(interaction):
             is_new = await people.opt_out(interaction.user.id)
             await chat.drop_person(interaction.user.id)
             await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
 
-    @app_commands.command(name="opt-in", description="Have me answer you again after /opt-out")
+    @app_commands.command(name="opt-in", description="Let me answer you again after /opt-out")
     async def opt_in(interaction: Interaction) -> None:
         async with answering(interaction):
             was_out = await people.opt_in(interaction.user.id)
             await say(interaction, phrase("opt.in") if was_out else phrase("opt.in_already"))
 
-    @app_commands.command(name="export-data", description="Get a file with all that I keep about you")
+    @app_commands.command(name="export-data", description="Get a file with everything I keep about you")
     async def export_data(interaction: Interaction) -> None:
         async with answering(interaction):
             data = await people.kept(interaction.user.id)
@@ -56,7 +63,7 @@ def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.C
             file = discord.File(io.BytesIO(packed), filename=name)
             await say(interaction, phrase("export.done", num=len(data.questions)), file=file)
 
-    @app_commands.command(name="forget-me", description="Delete everything that I keep of you, everywhere")
+    @app_commands.command(name="forget-me", description="Delete everything I keep about you, everywhere")
     async def forget_me(interaction: Interaction) -> None:
         view = forget_view(interaction.user.id, interaction.locale)
         await say(interaction, phrase("forget_me.confirm"), view=view)
@@ -64,11 +71,12 @@ def privacy_commands(chat: ChatService, privacy: Privacy) -> list[app_commands.C
     return [policy, opt_out, opt_in, export_data, forget_me]
 
 
-def policy_lines(keeping: Keeping) -> list[Phrase]:
+def policy_lines(keeping: Keeping, *, reads_along: bool) -> list[Phrase]:
     """Return what `/privacy` says. Pure."""
-    days = keeping.retention_days
+    days, hours = keeping.retention_days, int(MAX_AGE.total_seconds()) // 3600
     return [
         phrase("privacy.what"),
+        *([phrase("privacy.reads_along", messages=MAX_MESSAGES, hours=hours)] if reads_along else []),
         phrase("privacy.where"),
         phrase("privacy.until_deleted") if not days else phrase("privacy.days", num=days),
         phrase("privacy.gone", num=keeping.grace_days),
@@ -103,8 +111,8 @@ class PersonForgetting:
             self._privacy.purging.drop_caches()
             receipt = phrase(
                 "forget_me.receipt",
-                num_questions=forgotten.num_questions,
-                num_answers=forgotten.num_answers,
-                num_conversations=forgotten.num_conversations,
+                questions=phrase("counts.questions", num=forgotten.num_questions),
+                answers=phrase("counts.answers", num=forgotten.num_answers),
+                conversations=phrase("counts.conversations", num=forgotten.num_conversations),
             )
             await show_instead(interaction, receipt)

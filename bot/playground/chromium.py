@@ -85,10 +85,10 @@ class Tab:
         await self.command("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
         await self.command("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
-    async def picture(self, file: Path) -> None:
-        """Save what the page looks like as a PNG."""
+    async def picture(self) -> bytes:
+        """Return what the page looks like as a PNG."""
         answer = await self.command("Page.captureScreenshot", format="png")
-        await asyncio.to_thread(file.write_bytes, base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
     async def resize(self, width: int, height: int, *, scale: float) -> None:
         """Give the page another size, in its own pixels; `scale` of a picture's pixels are one of them."""

@@ -4,11 +4,17 @@ Owns how the page is found its way around in. Knows nothing of what the bot answ
 """
 
 import asyncio
+import contextlib
 import json
 import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
+from bot.playground.film import Film
+from bot.tasks import Tasks
 
 _INPUT = "document.getElementById('channel-composer-input')"
 _LIST = "document.getElementById('channel-message-list')"
@@ -24,14 +30,30 @@ _TAKES_ACTIONS = (
 _MARGIN = 12  # pixels of the page above the first message of a picture
 _SHORTEST, _TALLEST = 180, 1000  # simcord's page is never shorter
 _SCALE = 1.25
+_FILM_SIZE = 760, 520
+_FRAME_S = 0.1
+_KEY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What Mia sends the bot directly and the page has no means for: a message of Max's, a file."""
+
+    text: str = ""
+    forwarded: str = ""
+    file: tuple[str, bytes] | None = None
+
+
+SendHeld = Callable[[Held], Awaitable[None]]
 
 
 class Page:
     """One open page of the playground."""
 
-    def __init__(self, tab: Tab, *, width: int = 860) -> None:
+    def __init__(self, tab: Tab, *, width: int = 860, send_held: SendHeld | None = None) -> None:
         self.tab = tab
         self._width = width
+        self._send_held = send_held
         self._begins_after = "0"
 
     async def open(self, url: str) -> None:
@@ -77,6 +99,12 @@ class Page:
         await self._act(_ENTER, f"a place to send {text!r}")
         await self._until(f"{_INPUT}.value === ''", "a message that was sent")
 
+    async def send_held(self, held: Held) -> None:
+        """Have something sent that cannot be typed."""
+        if self._send_held is None:
+            raise ChromiumError("On this page only what is typed can be sent.")
+        await self._send_held(held)
+
     async def command(self, name: str, /, **options: str) -> None:
         """Run a slash command: pick it from the list, fill in its options, and send it."""
         await self.type(f"/{name}")
@@ -105,6 +133,13 @@ class Page:
         """Press the newest button with this label."""
         found = f"{_BUTTONS}.findLast(b => b.innerText === {json.dumps(label)} && !b.disabled)"
         await self._act(_clicked(found), f"a button {label}")
+
+    async def choose_more(self, menu: str, option: str) -> None:
+        """Choose one more thing in a menu that takes several, and close it: only then it counts."""
+        await self.choose(menu, option)
+        away = "new PointerEvent('pointerdown', {bubbles: true})"
+        opened = "document.querySelector('.preview-select.is-open')"
+        await self._act(f"(document.body.dispatchEvent({away}), !{opened})", f"the end of the menu {menu!r}")
 
     async def choose(self, menu: str, option: str) -> None:
         """Open the newest menu with this placeholder and choose one thing in it."""
@@ -158,9 +193,35 @@ class Page:
         for _ in range(2):  # the text may run differently in the new size
             await self.tab.resize(self._width, await self._needed_height(), scale=_SCALE)
             await self._until_settled()
-        await self.tab.picture(file)
+        await asyncio.to_thread(file.write_bytes, await self.tab.picture())
         await self._show_only_conversation(False)
         await self.tab.resize(size[0], size[1], scale=size[2])
+
+    @contextlib.asynccontextmanager
+    async def filming(self, file: Path) -> AsyncIterator[None]:
+        """Save what is seen of the conversation meanwhile, in motion; the window stays as it was."""
+        size = await self.tab.evaluate("[innerWidth, innerHeight, devicePixelRatio]")
+        await self._show_only_conversation(True)
+        await self.tab.resize(*_FILM_SIZE, scale=1.0)
+        film = Film()
+        async with Tasks() as tasks:
+            tasks.start(self._film(film), "filming")
+            yield
+        await asyncio.to_thread(film.save, file)
+        await self._show_only_conversation(False)
+        await self.tab.resize(size[0], size[1], scale=size[2])
+
+    async def _film(self, film: Film) -> None:
+        while True:
+            film.add(await self.tab.picture(), time.monotonic())
+            await asyncio.sleep(_FRAME_S)
+
+    async def write_slowly(self, text: str) -> None:
+        """Type a message as fast as a person who types fast, and send it."""
+        for end in range(1, len(text) + 1, 3):
+            await self.type(text[:end])
+            await asyncio.sleep(_KEY_S)
+        await self.send(text)
 
     async def _show_only_conversation(self, only: bool) -> None:
         display = "none" if only else ""

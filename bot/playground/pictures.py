@@ -5,14 +5,19 @@ something else is never saved.
 """
 
 import asyncio
+import io
+import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bot.playground.page import Page
+from bot.playground.page import Held, Page
 
 MIA, MAX = "Mia (member) in #general", "Max (moderator) in #general"
+MIA_ALONE = "Mia (member) in a direct message"
 MAX_ELSEWHERE, MAX_IN_LOG = "Max (moderator) in #random", "Max (moderator) in #mod-log"
 LEA = "Lea (moderator, in German) in #allgemein"
+
+_LOOK_S = 2.0  # that the film stands still for, so that one can read
 
 Scene = Callable[[Page], Awaitable[None]]
 
@@ -63,6 +68,27 @@ async def ask(page: Page) -> None:
     await page.until_answered_in_private()
 
 
+async def hearing(page: Page) -> None:
+    """A forwarded message and a Word document are read."""
+    await page.sit(MIA_ALONE)
+    await page.command("settings set", name="temperature", value="0")
+    await page.until_shown("temperature")
+    await page.begin_picture()
+    await page.send_held(Held(forwarded="The picnic is on Saturday at ten, by the lake."))
+    await page.until_answered()
+    await page.send_held(Held("When does the cafe open?", file=("cafe.docx", _document())))
+    await page.until_shown("cafe.docx")
+    await page.until_answered()
+
+
+def _document() -> bytes:
+    """Return a Word document of one sentence."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("word/document.xml", "<p><t>The lake cafe opens at nine and closes at six.</t></p>")
+    return file.getvalue()
+
+
 async def settings(page: Page) -> None:
     """How answers are made here, and where each value comes from."""
     await page.sit(MAX)
@@ -78,7 +104,7 @@ async def model(page: Page) -> None:
     await page.sit(MAX)
     await page.begin_picture()
     await page.command("model show")
-    await page.until_shown("There are:")
+    await page.until_shown("Available:")
 
 
 async def system(page: Page) -> None:
@@ -98,7 +124,7 @@ async def system_preview(page: Page) -> None:
 async def system_saved(page: Page) -> None:
     """It is saved, and holds."""
     await page.click("Save")
-    await page.until_shown("The system prompt is changed")
+    await page.until_shown("Saved the system prompt")
     await page.command("system show")
     await page.until_shown("set for this conversation")
 
@@ -116,20 +142,24 @@ async def config(page: Page) -> None:
     await page.sit(MAX)
     await page.begin_picture()
     await page.command("config")
-    await page.choose("Channel for the moderators' log", "mod-log")
+    await page.choose("Where the moderator log goes", "mod-log")
     await page.until_shown("mod-log")
     await page.click("Lists for questions")
     await page.write_in_form(1, "homework*")
     await page.submit_form()
-    await page.until_shown("for questions: 1")
+    await page.until_shown("1 for questions")
 
 
 async def config_more(page: Page) -> None:
     """The panel's second page: language, channels without a mention, system prompt, defaults."""
     await page.click("More …")
-    await page.until_shown("Language of this server: as set on Discord")
+    await page.until_shown("Language: the one set on Discord")
     await page.choose("Language of this server", "English")
-    await page.until_shown("Language of this server: English")
+    await page.until_shown("Language: English")
+    await page.click("Slow answers")
+    await page.write_in_form(1, "60")
+    await page.submit_form()
+    await page.until_shown("after 60 s")
 
 
 async def refusal(page: Page) -> None:
@@ -137,14 +167,14 @@ async def refusal(page: Page) -> None:
     await page.sit(MIA)
     await page.begin_picture()
     await page.send("@Llamacord Do my homework, please.")
-    await page.until_shown("The rules of this server do not allow this text")
+    await page.until_shown("The rules of this server don't allow this text")
 
 
 async def moderation(page: Page) -> None:
     """The moderators' log: settings, a refusal, a report, a reset with its Undo."""
     await page.sit(MIA)
     await page.click("Report")
-    await page.until_shown("The moderators were told.")
+    await page.until_shown("I've told the moderators.")
     await page.sit(MAX)
     await page.command("reset")
     await page.sit(MAX_IN_LOG)
@@ -168,6 +198,44 @@ async def language(page: Page) -> None:
     await page.until_shown("Woran ich mich hier erinnere")
 
 
+async def talk(page: Page) -> None:
+    """People talk to each other, and a question is about that."""
+    await page.sit(MAX)
+    await page.command("config")
+    await page.choose_more(
+        "Remove server invites from answers", "Tell the model what was said before a question"
+    )
+    await page.until_shown("Tell the model what was said before a question")
+    await page.begin_picture()
+    await page.send("We meet on Friday at nine, in the library.")
+    await page.sit(MIA)
+    await page.send("Nine is too early for me. Ten would be fine.")
+    await page.sit(MAX)
+    await page.send("@Llamacord So when should we meet, and where?")
+    await page.until_answered()
+
+
+async def catchup(page: Page) -> None:
+    """What was said meanwhile, for one person alone."""
+    await page.send("Good. I bring the books, and Mia brings cake.")
+    await page.sit(MIA)
+    await page.begin_picture()
+    await page.command("catchup")
+    await page.until_shown("messages from")
+
+
+async def question_thread(page: Page) -> None:
+    """A question gets a thread of its own."""
+    await page.sit(MAX_ELSEWHERE)
+    await page.command("config")
+    await page.click("More …")
+    await page.choose_more("Where each question gets a thread", "random")
+    await page.until_shown("Threads for questions in")
+    await page.begin_picture()
+    await page.send("@Llamacord How do I make **good tea**?")
+    await page.until_shown("How do I make good tea? ·")
+
+
 async def privacy(page: Page) -> None:
     """What is kept of people, and all of it as a file."""
     await page.sit(MIA)
@@ -182,17 +250,17 @@ async def forget_me(page: Page) -> None:
     """All that is kept of somebody can be deleted."""
     await page.begin_picture()
     await page.command("forget-me")
-    await page.until_shown("It cannot be undone.")
+    await page.until_shown("This can't be undone.")
 
 
 async def forgotten(page: Page) -> None:
     """It is deleted, and a receipt says how much it was; then nothing more is to be kept."""
-    await page.click("Delete all of it")
-    await page.until_shown("Done. Deleted were")
+    await page.click("Delete it all")
+    await page.until_shown("Done: deleted")
     await page.command("opt-out")
-    await page.until_shown("From now on I do not answer you")
+    await page.until_shown("From now on I won't answer you")
     await page.send("@Llamacord Do you know me?")
-    await page.until_shown("You have opted out")
+    await page.until_shown("You've opted out")
 
 
 SCENES: dict[str, Scene] = {
@@ -202,6 +270,7 @@ SCENES: dict[str, Scene] = {
         streaming,
         code,
         ask,
+        hearing,
         settings,
         model,
         system,
@@ -213,6 +282,9 @@ SCENES: dict[str, Scene] = {
         refusal,
         moderation,
         language,
+        talk,
+        catchup,
+        question_thread,
         privacy,
         forget_me,
         forgotten,
@@ -221,9 +293,27 @@ SCENES: dict[str, Scene] = {
 """In the order in which they are played, for each begins where the one before ended."""
 
 
+async def film(page: Page, file: Path) -> None:
+    """A question is asked, answered while one looks on, and a second person joins in: all of it in motion."""
+    await page.sit(MAX_ELSEWHERE)
+    await page.command("settings server", name="temperature", value="0")  # the same film each time
+    await page.until_shown("temperature")
+    await page.sit(MIA)
+    async with page.filming(file):
+        await page.write_slowly("@Llamacord What is photosynthesis? Answer in two sentences.")
+        await page.until_answered()
+        await asyncio.sleep(_LOOK_S)
+        await page.write_slowly("@Llamacord Give me three tips for learning Python.")
+        await page.until_answered()
+        await asyncio.sleep(_LOOK_S)
+    await page.sit(MAX)
+    await page.command("reset")
+
+
 async def take_pictures(page: Page, folder: Path) -> None:
     """Play all scenes and save a picture of each; `folder` is made if need be."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    await film(page, folder / "llamacord.gif")
     for name, play in SCENES.items():
         await play(page)
         await page.picture(folder / f"{name}.png")

@@ -73,7 +73,7 @@ async def make_pictures(make_client: Callable[[], discord.Client], folder: Path)
     async with _simulation(make_client, port=0) as world:
         try:
             async with launch(width=_WIDTH, height=_HEIGHT) as tab:
-                page = Page(tab)
+                page = Page(tab, send_held=world.send_held)
                 await page.open(world.page.url)
                 await take_pictures(page, folder)
         except (ChromiumError, TimeoutError, OSError) as error:

@@ -17,6 +17,7 @@ import simcord
 
 from bot.playground.live_page import LivePreview, Seat, cheap_pages
 from bot.playground.live_simcord import LiveEnv
+from bot.playground.page import Held
 from bot.tasks import Tasks
 
 BOT_NAME = "Llamacord"
@@ -29,6 +30,7 @@ class SimulatedDiscord:
 
     def __init__(self, env: LiveEnv, client: discord.Client, *, port: int) -> None:
         self._client = client
+        self._env = env
         env.backend.bot_user.name = BOT_NAME
         guild = env.create_guild("Playground")
         topic = f"Write @{BOT_NAME} and a question, or / for its commands."
@@ -37,6 +39,8 @@ class SimulatedDiscord:
         rights = discord.Permissions(manage_messages=True, manage_guild=True)
         moderators = guild.create_role("Moderators", permissions=rights)
         member, moderator = guild.add_member(mia), guild.add_member(max_, roles=[moderators])
+        self._direct, self._elsewhere, self._max = mia.dm_channel, rooms[1], moderator
+        self._mia_id = mia.id
         log = guild.create_text_channel(
             "mod-log", overwrites={member: discord.PermissionOverwrite(view_channel=False)}
         )
@@ -56,6 +60,18 @@ class SimulatedDiscord:
             timezone=_local_timezone(),
             read_typed=self._mentions.resolve,
             port=port,
+        )
+
+    async def send_held(self, held: Held) -> None:
+        """Have Mia send the bot directly what cannot be typed."""
+        backend, direct = self._env.backend, self._direct
+        attachments = backend.store_attachments(direct.id, [held.file] if held.file else [])
+        reference = None
+        if held.forwarded:
+            said = await self._max.send(self._elsewhere, held.forwarded)
+            reference = {"type": 1, "channel_id": str(self._elsewhere.id), "message_id": str(said.id)}
+        backend.create_message(
+            direct.id, self._mia_id, held.text, reference=reference, attachments=attachments
         )
 
     async def greet(self, greeting: Callable[[object], str]) -> None:

@@ -7,8 +7,9 @@ where comes as an `Origin`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from bot.errors import BlockedError, ForbiddenTextError, NotHereError, OptedOutError, RepeatedError
 from bot.language.phrases import phrase
@@ -24,6 +25,19 @@ from storage.database import Database
 from storage.moderation import Blocks, Reports
 from storage.people import People
 from storage.settings import ServerSettingsStore
+
+
+class Said(Protocol):
+    """What somebody said."""
+
+    @property
+    def author_id(self) -> int: ...
+
+    @property
+    def content(self) -> str: ...
+
+
+AnySaid = TypeVar("AnySaid", bound=Said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +102,36 @@ class Gate:
         self._rates.admit(origin.user_id, origin.guild_id, config)
         await self._check_text(origin, config, text)
 
+    async def precheck(self, origin: Origin) -> None:
+        """Raise what `admit` would raise whatever is written, before anything is done for a question.
+
+        Nothing is counted.
+        """
+        config = await self._check_person(origin)
+        self._rates.check(origin.user_id, origin.guild_id, config)
+
     async def readmit(self, origin: Origin, text: str) -> None:
         """Look at a question once more that was let in and has waited; it is not counted again.
 
         Raises what `admit` raises for what was decided meanwhile.
         """
         await self._check_text(origin, await self._check_person(origin), text)
+
+    async def may_be_heard(self, origin: Origin, heard: Sequence[AnySaid]) -> list[AnySaid]:
+        """Return what the model may be told of what people said where somebody asks, without a notice.
+
+        Whoever opted out or is blocked is left out, and what the server's lists do not allow.
+        """
+        authors = {one.author_id for one in heard}
+        silent = await self._people.opted_out(authors)
+        config = await self._servers.config(origin.guild_id)
+        if origin.guild_id is not None:
+            silent |= await self._blocks.blocked(origin.guild_id, authors)
+        kept = [one for one in heard if one.author_id not in silent]
+        lists = TextLists(config.question_words, config.question_patterns)
+        if lists.is_empty or (origin.is_age_restricted and not config.lists_everywhere):
+            return kept
+        return [one for one in kept if await lists.look(one.content) is Finding.CLEAN]
 
     async def check_text(self, origin: Origin, text: str) -> None:
         """Check only what is written. Raises `ForbiddenTextError`, or `StorageError`."""

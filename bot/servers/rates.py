@@ -43,6 +43,12 @@ class RateLimits:
 
     def admit(self, user_id: int, guild_id: int | None, config: ServerConfig) -> None:
         """Count one question. Raises `RateLimitedError`, and then counts nothing."""
+        self.check(user_id, guild_id, config)
+        of_person, of_server = self._rates(user_id, guild_id, config)
+        self._buckets.take((*of_person, *of_server))
+
+    def check(self, user_id: int, guild_id: int | None, config: ServerConfig) -> None:
+        """Raise `RateLimitedError` where no question is allowed now; nothing is counted."""
         of_person, of_server = self._rates(user_id, guild_id, config)
         wait_s = max((self._buckets.wait_s(rate) for rate in of_person), default=0.0)
         if wait_s > 0:
@@ -50,7 +56,6 @@ class RateLimits:
         wait_s = max((self._buckets.wait_s(rate) for rate in of_server), default=0.0)
         if wait_s > 0:
             raise RateLimitedError(wait_s, is_server=True)
-        self._buckets.take((*of_person, *of_server))
 
     def _rates(
         self, user_id: int, guild_id: int | None, config: ServerConfig

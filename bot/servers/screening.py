@@ -139,7 +139,10 @@ class Screening:
 
     async def open(self, conversation_id: int, asker_id: int | None, origin: Origin | None) -> Screen:
         """Return the screen for an answer in a conversation to a person. Raises `StorageError`."""
-        ref = await self._conversations.ref_of(conversation_id)
+        return await self.open_at(await self._conversations.ref_of(conversation_id), asker_id, origin)
+
+    async def open_at(self, ref: ConversationRef, asker_id: int | None, origin: Origin | None) -> Screen:
+        """Return the screen for an answer in a place. Raises `StorageError`."""
         config = await self._servers.config(ref.guild_id)
         is_restricted = origin is not None and origin.is_age_restricted
         rules = self._rules(config, has_lists=not is_restricted or config.lists_everywhere)

@@ -48,10 +48,12 @@ class ServerConfig:
     allowed_channels, allowed_roles: where and whom we answer; empty is everywhere and everybody.
     user_per_minute, server_per_minute: None leaves the operator's limit. lists_everywhere: whether the lists
     hold in age-restricted channels too. refuses_unchecked: whether a text is refused that could not be
-    checked in time. free_channels: where every message is answered, without a mention. uses_embeds: whether
+    checked in time. free_channels: where every message is answered, without a mention. thread_channels: the
+    channels, and categories of channels, where each question gets a thread. uses_embeds: whether
     answers are shown as embeds. hides_previews: whether links in answers are shown without a preview.
     shows_thoughts: whether what a model thought is shown below its answer, behind a spoiler. sums_up: whether
     what a model no longer sees of a conversation is summed up for it, if the operator has that done.
+    reads_along: whether a model is told what people said in a channel before a question.
     answer_defaults: parameters of answers, over the operator's. system_prompt: what the model is told first
     where a conversation sets nothing. language: a code of `bot.language`; None leaves what Discord says.
     notify_after_s: whoever asked is notified of an answer that took longer; None is never. proxies: bots of
@@ -76,7 +78,9 @@ class ServerConfig:
     uses_embeds: bool = False
     hides_previews: bool = True
     shows_thoughts: bool = False
+    thread_channels: frozenset[int] = frozenset()
     sums_up: bool = True
+    reads_along: bool = False
     answer_defaults: tuple[tuple[str, int | float], ...] = ()
     system_prompt: str | None = None
     language: str | None = None
@@ -225,10 +229,12 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "lists_everywhere": _flag,
     "refuses_unchecked": _flag,
     "free_channels": _ids,
+    "thread_channels": _ids,
     "uses_embeds": _flag,
     "hides_previews": _flag,
     "shows_thoughts": _flag,
     "sums_up": _flag,
+    "reads_along": _flag,
     "answer_defaults": _parameters,
     "system_prompt": _system_prompt,
     "language": _language,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import (
     Footprint,
+    Held,
+    bit_shares,
+    disk_bytes,
     footprint,
     kv_token_bound,
     size,
-    weight_bytes,
 )
 from engine.machine.machine import Resources
 
 _BEARS_4_BITS = 1_000_000_000
 """Parameters from which rounding to 4 bits costs little; SmolLM2-135M loses 0.1 to 0.9 nats a token by it."""
+_MOSTLY = 0.5
 MEASURED_CONTEXT = 512
 """Tokens of KV of each conversation with which speeds are measured and their floor is told."""
 
@@ -41,10 +44,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """What weights are like already: with 4 bits at most, int4 loses nothing; zero points stay."""
+    """What weights are like already: where most have 4 bits, int4 loses nothing. held: how each is held.
+
+    beside_bytes: what lies in a model's folder besides its weights.
+    """
 
     has_4_bits: bool = False
-    has_zero_points: bool = False
+    held: Held = field(default_factory=dict)
+    beside_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class Option:
     memory: Footprint
     fit: Fit
     speed: Speed | None
+    bits: Mapping[int, float] = field(default_factory=dict)
+    """Which share of the weights gets how many bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,14 @@ def advise(
     bears_4_bits = blocks.has_4_bits or config.num_parameters >= _BEARS_4_BITS
     chosen = _choose(candidates, bears_4_bits=bears_4_bits, usual="int4" if blocks.has_4_bits else "int8")
     told = tuple(_sentences(candidates, chosen, config, resources, load))
+    shares = bit_shares(config, Precision.INT4, blocks.held)
     if blocks.has_4_bits:
-        told += ("Its weights have 4 bits already: int4 takes them over as they are.",)
+        told += (_of_4_bits(shares),)
+    elif blocks.held and shares.get(8, 0.0) > _MOSTLY:
+        told += (
+            f"Its file has most weights in more than 4 bits: in int4, too, {shares[8]:.0%} of them get 8, "
+            "so as not to be rounded twice.",
+        )
     elif not bears_4_bits:
         told += (
             "int4 costs a model of this size much of what it knows; take it only where memory is short.",
@@ -109,7 +124,7 @@ def _kv_tokens(
 ) -> int:
     """Return how many tokens' KV the answers come to take: others wait rather than take more."""
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
-    empty = footprint(config, precision, num_kv_tokens=0, has_zero_points=blocks.has_zero_points)
+    empty = footprint(config, precision, num_kv_tokens=0, held=blocks.held)
     return kv_token_bound(
         config.kv_bytes_per_token(),
         context=load.num_tokens,
@@ -129,11 +144,10 @@ def _options(
     made = []
     for precision in Precision:
         num_kv_tokens = _kv_tokens(config, precision, resources, load, blocks)
-        memory = footprint(
-            config, precision, num_kv_tokens=num_kv_tokens, has_zero_points=blocks.has_zero_points
-        )
-        disk = weight_bytes(config, precision, has_zero_points=blocks.has_zero_points)
-        made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision)))
+        memory = footprint(config, precision, num_kv_tokens=num_kv_tokens, held=blocks.held)
+        disk = disk_bytes(config, precision, blocks.held) + blocks.beside_bytes
+        shares = bit_shares(config, precision, blocks.held)
+        made.append(Option(precision, disk, memory, _fit(memory, resources), speeds.get(precision), shares))
     return made
 
 
@@ -185,6 +199,23 @@ def _sentences(
             f"{size(wanted)} of KV, and there is memory for {held} tokens: questions wait for room. "
             "A smaller CONTEXT_TOKENS has more answered at once."
         )
+
+
+def _of_4_bits(shares: Mapping[int, float]) -> str:
+    taken = "Its weights have 4 bits already: int4 takes them over as they are"
+    more = shares.get(8, 0.0)
+    return (
+        f"{taken}; {more:.0%} of them (embedding, head, and what has more bits) get 8."
+        if more
+        else f"{taken}."
+    )
+
+
+def bits_sentence(shares: Mapping[int, float]) -> str:
+    """Say which share of the weights has how many bits."""
+    if len(shares) == 1:
+        return f"{next(iter(shares))} bits"
+    return ", ".join(f"{share:.0%} in {bits} bits" for bits, share in shares.items())
 
 
 def _reason(chosen: Option, load: Load) -> str:

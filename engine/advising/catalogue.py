@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.advising.advice import MEASURED_CONTEXT, Blocks, Fit, Load, advise
-from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
-from engine.describing.footprint import GPU_LIBRARIES_BYTES, gpu_step_bytes, gpu_weight_bytes, step_bytes
+from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision, Role, decoder_tensors
+from engine.describing.footprint import (
+    GPU_LIBRARIES_BYTES,
+    Held,
+    Kept,
+    gpu_step_bytes,
+    gpu_weight_bytes,
+    step_bytes,
+)
 from engine.machine.cuda_device import CudaDevice
 from engine.machine.machine import Resources
 
@@ -140,11 +147,25 @@ def pick(found: Sequence[Here]) -> Here | None:
 
 
 def _on_cpu(entry: Entry, resources: Resources, bandwidth: float | None) -> Here:
-    blocks = Blocks(has_4_bits=True, has_zero_points=True)
+    blocks = Blocks(has_4_bits=True, held=_as_q4_k_m(entry.shape))
     option = advise(entry.shape, resources, _LOAD, {}, blocks).option(Precision.INT4)
     read = step_bytes(entry.shape, Precision.INT4, num_tokens=MEASURED_CONTEXT, num_conversations=1)
     speed = None if bandwidth is None else _REACHED * bandwidth / read
     return Here(entry, option.disk_bytes, option.memory.total, option.fit, speed)
+
+
+def _as_q4_k_m(shape: DecoderConfig) -> Held:
+    """Return what such a GGUF file holds: values and down projections of half the layers have more bits."""
+    held: dict[str, Kept] = {}
+    for tensor in decoder_tensors(shape):
+        layer = tensor.name.split(".")[1] if tensor.name.startswith("layers.") else ""
+        if tensor.role is Role.LINEAR and layer:
+            number, eighth = int(layer), shape.num_layers // 8
+            more = number < eighth or number >= 7 * eighth or (number - eighth) % 3 == 2
+            parts = {part.rpartition(".")[2] for part in tensor.parts}
+            is_wide = more and not parts.isdisjoint({"v", "down"})
+            held[tensor.name] = Kept(8 if is_wide else 4, parts != {"down"} or not more)
+    return held
 
 
 def _on_gpu(entry: Entry, device: CudaDevice) -> Here:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from engine.advising.advice import Fit, Load
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import GPU_LIBRARIES_BYTES, gpu_weight_bytes, size
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, NUMBERS, Held, gpu_weight_bytes, size
 from engine.machine.cuda_device import CudaDevice
 
 _HALF_BYTES = 2
@@ -68,7 +68,7 @@ def advise_gpu(
     load: Load,
     *,
     has_4_bits: bool = False,
-    has_zero_points: bool = False,
+    held: Held = NUMBERS,
 ) -> GpuAdvice:
     """Advise on a model of these dimensions; `free_bytes` are those of the device's memory that nobody uses.
 
@@ -77,8 +77,7 @@ def advise_gpu(
     load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
     kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
     candidates = tuple(
-        _option(config, precision, device, free_bytes, load, has_zero_points=has_zero_points)
-        for precision in _PRECISIONS
+        _option(config, precision, device, free_bytes, load, held) for precision in _PRECISIONS
     )
     chosen = _choose(candidates, has_4_bits=has_4_bits)
     sentences = tuple(_sentences(candidates, chosen, device, load))
@@ -91,10 +90,9 @@ def _option(
     device: CudaDevice,
     free_bytes: int,
     load: Load,
-    *,
-    has_zero_points: bool,
+    held: Held,
 ) -> GpuOption:
-    weights = gpu_weight_bytes(config, precision, has_zero_points=has_zero_points)
+    weights = gpu_weight_bytes(config, precision, held)
     kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
     room, room_now = (memory - GPU_LIBRARIES_BYTES - weights for memory in (device.total_bytes, free_bytes))
     num_fitting = max(0, room // kv)

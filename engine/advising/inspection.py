@@ -16,16 +16,20 @@ import numpy as np
 from engine.advising.advice import Blocks
 from engine.convert.converter import open_source
 from engine.convert.source import ModelSource, SourceTensor, TensorCatalogue
-from engine.describing.architecture import DecoderConfig, Precision, source_shapes
-from engine.describing.manifest import MANIFEST_FILE, ChatSpec, TokenizerSpec, load_manifest, verify_files
-from engine.describing.stored import BlockTensor
+from engine.convert.weights import held_by
+from engine.describing.architecture import DecoderConfig, Precision, Role, decoder_tensors, source_shapes
+from engine.describing.footprint import Kept, held_in
+from engine.describing.manifest import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    ChatSpec,
+    TokenizerSpec,
+    load_manifest,
+    verify_files,
+)
 from engine.errors import ModelError
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
-
-_4_BIT_KINDS = {"Q4_0", "Q4_1", "Q4_K"}
-"""GGUF's types that mean the same as our 4-bit blocks."""
-_ZERO_POINT_KINDS = {"Q4_1", "Q4_K"}
 
 _RELEASED = "llama-2-onnx"
 _KINDS = {
@@ -74,15 +78,24 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
-def inspect(path: Path, *, verify: bool = False, on_progress: OnProgress = lambda _: None) -> Inspection:
-    """Inspect what lies at `path`; `verify` reads every byte of it, which takes time."""
+def inspect(
+    path: Path,
+    *,
+    chat: ChatSpec | None = None,
+    verify: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Inspection:
+    """Inspect what lies at `path`, with `chat` in the place of the chat format of what is not converted yet.
+
+    `verify` reads every byte of it, which takes time.
+    """
     is_converted = (path / MANIFEST_FILE).exists()
     found = Inspection(path, "converted model" if is_converted else "nothing readable", _bytes_at(path))
     try:
         if is_converted:
             _inspect_folder(found, verify)
         else:
-            _inspect_source(found, verify, on_progress)
+            _inspect_source(found, chat, verify, on_progress)
     except ModelError as error:
         found.problems.append(str(error))
     if found.description is not None and found.description.chat.format is None:
@@ -106,18 +119,16 @@ def _inspect_folder(found: Inspection, verify: bool) -> None:
         num_tokens=tokenizer.vocab_size,
         blocks=Blocks(
             has_4_bits=manifest.precision == "int4",
-            has_zero_points=any(
-                isinstance(tensor, BlockTensor) and tensor.zero_points is not None
-                for tensor in tensors.values()
-            ),
+            held=held_in(tensors),
+            beside_bytes=_bytes_at(found.path) - manifest.files[WEIGHTS_FILE].size,
         ),
     )
     found.problems += _vocabulary_problems(manifest.decoder, tokenizer.vocab_size)
     make_chat_format(manifest, tokenizer)
 
 
-def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) -> None:
-    source = open_source(found.path)
+def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_progress: OnProgress) -> None:
+    source = open_source(found.path, chat=chat)
     kind = source.origin.get("format", "unknown")
     found.kind = f"{_KINDS.get(kind, kind)}, not converted yet"
     if kind == _RELEASED:
@@ -131,10 +142,12 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
         found.problems += _tensor_problems(source.config, stored)
     tokenizer: TokenizerSpec | None = None
     num_tokens: int | None = None
+    tokenizer_bytes = 0
     try:
         with tempfile.TemporaryDirectory(prefix="llamacord-") as scratch:
             tokenizer = source.save_tokenizer(Path(scratch))
             num_tokens = load_tokenizer(Path(scratch), tokenizer).vocab_size
+            tokenizer_bytes = _bytes_at(Path(scratch))
         found.problems += _vocabulary_problems(source.config, num_tokens)
     except ModelError as error:
         found.problems.append(str(error))
@@ -149,7 +162,7 @@ def _inspect_source(found: Inspection, verify: bool, on_progress: OnProgress) ->
         tensors=groups,
         tokenizer=tokenizer,
         num_tokens=num_tokens,
-        blocks=_source_blocks(groups),
+        blocks=Blocks(_has_4_bits(source), held_by(source), tokenizer_bytes),
     )
     if verify and not found.problems:
         found.problems += _weight_problems(source, on_progress)
@@ -188,10 +201,12 @@ def _vocabulary_problems(config: DecoderConfig, num_tokens: int) -> Iterator[str
         )
 
 
-def _source_blocks(groups: tuple[TensorGroup, ...]) -> Blocks:
-    """Tell from the type of most of the weights what becomes of them."""
-    kind = groups[0].kind if groups else ""
-    return Blocks(has_4_bits=kind in _4_BIT_KINDS, has_zero_points=kind in _ZERO_POINT_KINDS)
+def _has_4_bits(source: ModelSource) -> bool:
+    """Tell whether most of the weights in the layers have 4 bits already."""
+    held = held_by(source)
+    layers = [tensor for tensor in decoder_tensors(source.config) if tensor.role is Role.LINEAR]
+    few = sum(tensor.num_weights for tensor in layers if held.get(tensor.name, Kept()).bits == 4)
+    return few > sum(tensor.num_weights for tensor in layers) / 2
 
 
 def _groups(tensors: Iterable[tuple[str, int]]) -> tuple[TensorGroup, ...]:

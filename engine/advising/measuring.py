@@ -43,7 +43,7 @@ def memory_bandwidth(num_threads: int) -> float:
 
 def measured_layers(config: DecoderConfig) -> int:
     """Return how many of a model's layers `measure_shape` runs."""
-    two, one = (dataclasses.replace(config, num_layers=n).num_parameters for n in (2, 1))
+    two, one = (config.shortened(n).num_parameters for n in (2, 1))
     return min(config.num_layers, max(1, _MOST_WEIGHTS // (two - one)))
 
 
@@ -54,8 +54,7 @@ def measure_shape(config: DecoderConfig, precision: Precision, *, num_threads: i
     """
     num_tokens = min(MEASURED_CONTEXT, load.num_tokens, config.context_length - 1)
     part = dataclasses.replace(
-        config,
-        num_layers=measured_layers(config),
+        config.shortened(measured_layers(config)),
         vocab_size=min(config.vocab_size, _MOST_VOCABULARY),
         context_length=max(num_tokens, _PREFILL_TOKENS) + 1,
     )

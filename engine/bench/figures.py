@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from engine.convert.rope_scaling import llama3
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig
+from engine.describing.layers import Activation, Layer, Norms, QueryKeyNorm, Rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +141,24 @@ SHAPES = {
     "13b": LLAMA_2_SIZES["Llama 2 13B"],
     "1.1b": DecoderConfig(22, 2048, 5632, 32, 4, 64, 32000, 2048, 1e4, 1e-5, tied_embeddings=False),
     "default": DecoderConfig(30, 576, 1536, 9, 3, 64, 49152, 2048, 1e5, 1e-5, tied_embeddings=True),
+    "llama-3.2-1b": DecoderConfig(
+        *(16, 2048, 8192, 32, 8, 64, 128256, 131072, 5e5, 1e-5),
+        tied_embeddings=True,
+        rope_scaling=llama3(64, 5e5, factor=32.0, low=1.0, high=4.0, original_context=8192),
+    ),
+    "qwen2.5-0.5b": DecoderConfig(
+        24, 896, 4864, 14, 2, 64, 151936, 32768, 1e6, 1e-6, tied_embeddings=True, qkv_bias=True
+    ),
+    "gemma-3-270m": DecoderConfig(
+        *(18, 640, 2048, 4, 1, 256, 262144, 32768, 1e6, 1e-6),
+        tied_embeddings=True,
+        layers=tuple(
+            Layer() if layer % 6 == 5 else Layer(window=512, rotation=Rotation.LOCAL) for layer in range(18)
+        ),
+        norms=Norms.AROUND,
+        query_key_norm=QueryKeyNorm.HEAD,
+        activation=Activation.GELU_TANH,
+        embedding_scale=25.25,
+    ),
 }
-"""Llama 2 7B and 13B, TinyLlama 1.1B, SmolLM2 135M."""
+"""Llama 2 7B and 13B, TinyLlama 1.1B, SmolLM2 135M, and small models of other families."""

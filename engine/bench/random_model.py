@@ -98,7 +98,7 @@ class _RandomReader(WeightsReader):
 
     def _joined(self, tensor: DecoderTensor, kind: type[np.generic]) -> Array:
         if tensor.role is Role.VECTOR:
-            return np.ones(tensor.shape, kind)
+            return np.full(tensor.shape, 0.0 if tensor.name.endswith("bias") else 1.0, kind)
         return _random_matrix(*tensor.shape, np.dtype(kind), self._mute_row(tensor))
 
     def _mute_row(self, tensor: DecoderTensor) -> int | None:

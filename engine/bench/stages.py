@@ -21,6 +21,7 @@ from engine.bench.figures import Figures, Plan, figures_from, figures_json, plan
 from engine.bench.peers import measure_genai, measure_loop
 from engine.describing.architecture import DecoderConfig
 from engine.errors import EngineError, ModelResourceError
+from engine.files import from_json
 from engine.graphs.session import open_session
 from engine.machine import machine
 
@@ -66,7 +67,7 @@ def act(stage: str, work: dict[str, Any]) -> dict[str, Any]:
     if stage == "engine":
         return figures_json(asyncio.run(measure_engine(plan)))
     if stage == "loop":
-        return figures_json(measure_loop(plan, DecoderConfig(**work["config"])))
+        return figures_json(measure_loop(plan, from_json(DecoderConfig, work["config"], "config")))
     return figures_json(measure_genai(plan, Path(work["folder"])))
 
 

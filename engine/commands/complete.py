@@ -6,10 +6,11 @@ Takes the flags of the example that was published with the models, and prints wh
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from engine.commands import Subparsers
+from engine.commands import Subparsers, add_chat_template
 from engine.errors import ModelFormatError, PromptTooLongError
 from engine.machine import machine
 from engine.opening import open_folder
@@ -18,8 +19,8 @@ from engine.release.folder import ReleasedFolder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
 from engine.runtime.request import Request
 from engine.runtime.sampling import Sampler
-from engine.text.detokenizer import StreamDecoder
-from engine.text.prompt import fit_prompt, make_chat_format
+from engine.text.detokenizer import StreamDecoder, padded
+from engine.text.prompt import ChatFormat, fit_prompt, make_chat_format
 from engine.text.tokenizer import Tokenizer
 from engine.types import ChatMessage, Prompt, SamplingParams
 
@@ -33,33 +34,44 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument("--model", type=Path, help="instead of the three: a release's or a model's folder")
     command.add_argument("--prompt", required=True, help="the text to continue")
     command.add_argument("--max_gen_len", type=int, default=256, help="most tokens to generate")
-    command.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
-    command.add_argument("--top_p", type=float, default=1.0, help="sample among the likeliest this much")
+    command.add_argument("--temperature", type=float, help="0 is greedy; the model's own, or 0")
+    command.add_argument(
+        "--top_p", type=float, help="sample among the likeliest this much; the model's own, or 1"
+    )
     command.add_argument("--seed", type=int, help="the same seed gives the same text")
     command.add_argument("--chat", action="store_true", help="take the prompt as a question to a chat model")
     command.add_argument("--system", help="with --chat: what the model is told first")
+    add_chat_template(command)
     command.add_argument("--threads", type=int, default=0, help="0, the default: one for each core")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for a released model")
     command.set_defaults(act=_complete)
 
 
 def _complete(arguments: argparse.Namespace) -> int:
-    params = SamplingParams(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=0,
-        repetition_penalty=1.0,
-        max_new_tokens=arguments.max_gen_len,
-        seed=arguments.seed,
-    )
     model = _open(arguments)
+    params = _params(arguments, model.sampling)
     tokenizer = model.load_tokenizer()
-    ids = _prompt_ids(arguments, model, tokenizer)
+    chat_format = make_chat_format(model, tokenizer, arguments.chat_template) if arguments.chat else None
+    ids = _prompt_ids(arguments, model, tokenizer, chat_format)
     num_threads = arguments.threads or machine.num_physical_cores()
-    for piece in stream_completion(model, tokenizer, ids, params, num_threads):
+    ends = {model.eos_id, *model.stop_ids} | (chat_format.stop_ids if chat_format else frozenset())
+    for piece in stream_completion(model, tokenizer, ids, params, num_threads, frozenset(ends)):
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _params(arguments: argparse.Namespace, advice: Mapping[str, float]) -> SamplingParams:
+    """Return what was asked for, over the model's own, over the example's, which is greedy."""
+    plain = SamplingParams(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
+    asked = {"temperature": arguments.temperature, "top_p": arguments.top_p}
+    chosen = {**advice, **{name: value for name, value in asked.items() if value is not None}}
+    return replace(
+        plain,
+        **chosen,
+        max_new_tokens=arguments.max_gen_len,
+        seed=arguments.seed,
+    )
 
 
 def _open(arguments: argparse.Namespace) -> ModelFolder:
@@ -76,7 +88,9 @@ def _open(arguments: argparse.Namespace) -> ModelFolder:
     return ReleasedFolder(folder.files, arguments.device) if isinstance(folder, ReleasedFolder) else folder
 
 
-def _prompt_ids(arguments: argparse.Namespace, model: ModelFolder, tokenizer: Tokenizer) -> list[int]:
+def _prompt_ids(
+    arguments: argparse.Namespace, model: ModelFolder, tokenizer: Tokenizer, chat_format: ChatFormat | None
+) -> list[int]:
     """Return the prompt as the example encodes it, after BOS, or as a chat model is asked."""
     if not arguments.chat:
         return [model.bos_id, *tokenizer.encode(arguments.prompt)]
@@ -84,13 +98,18 @@ def _prompt_ids(arguments: argparse.Namespace, model: ModelFolder, tokenizer: To
     dialog = [ChatMessage("system", system)] if system else []
     dialog.append(ChatMessage("user", arguments.prompt))
     limit = model.context_length - 1
-    return list(fit_prompt(make_chat_format(model, tokenizer), dialog, limit).ids)
+    return list(fit_prompt(chat_format, dialog, limit).ids)
 
 
 def stream_completion(
-    model: ModelFolder, tokenizer: Tokenizer, ids: Sequence[int], params: SamplingParams, num_threads: int
+    model: ModelFolder,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    params: SamplingParams,
+    num_threads: int,
+    stop_ids: frozenset[int] | None = None,
 ) -> Iterator[str]:
-    """Load the model and give what it says after `ids`, piece by piece.
+    """Load the model and give what it says after `ids`, piece by piece, until one of `stop_ids` comes.
 
     The prompt is computed in one run, as the published example does, so that greedy answers are the same.
     Raises `ModelError`, `PromptTooLongError` and `GenerationFailedError`.
@@ -106,8 +125,10 @@ def stream_completion(
         prompt=Prompt(tuple(ids)),
         params=params,
         sampler=Sampler(params, ids),
-        decoder=StreamDecoder(tokenizer.token_bytes, opening_space_ids=tokenizer.opening_space_ids),
-        stop_ids=frozenset({model.eos_id, *model.stop_ids}),
+        decoder=StreamDecoder(
+            padded(tokenizer.token_bytes, model.vocab_size), opening_space_ids=tokenizer.opening_space_ids
+        ),
+        stop_ids=frozenset({model.eos_id, *model.stop_ids}) if stop_ids is None else stop_ids,
         max_tokens=context,
     )
     logits = slots.prefill(0, list(ids), 0)

@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engine.commands import Subparsers
+from engine.advising.advice import bits_sentence
+from engine.commands import Subparsers, add_chat_template
 from engine.convert.converter import convert, open_source
 from engine.convert.source import ModelSource
+from engine.convert.weights import held_by
 from engine.describing.architecture import Precision
-from engine.describing.manifest import ChatSpec
-from engine.text.prompt import llama2_chat
-
-_CHAT_FORMATS = {"llama-2": llama2_chat(), "chatml": ChatSpec("chatml"), "none": ChatSpec(None)}
+from engine.describing.footprint import bit_shares, size
+from engine.text.chat_choice import named_chat
 
 
 def add_to(commands: Subparsers) -> None:
@@ -33,12 +33,7 @@ def add_to(commands: Subparsers) -> None:
 
 def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], object] = Path) -> None:
     """Add what a conversion can be told, wherever weights come from; `adapter` reads one from its text."""
-    command.add_argument(
-        "--chat-format",
-        choices=["auto", *_CHAT_FORMATS],
-        default="auto",
-        help="how the model was trained to chat; auto reads it from the file",
-    )
+    add_chat_template(command)
     command.add_argument(
         "--adapter",
         type=adapter,
@@ -50,17 +45,13 @@ def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], objec
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    source = open_source(arguments.source, arguments.adapter)
-    convert_into(source, arguments.destination, Precision(arguments.precision), arguments)
+    source = open_source(arguments.source, arguments.adapter, named_chat(arguments.chat_template))
+    convert_into(source, arguments.destination, Precision(arguments.precision))
     return 0
 
 
-def convert_into(
-    model: ModelSource, destination: Path, precision: Precision, arguments: argparse.Namespace
-) -> None:
-    """Convert what was opened, as `add_options` has it, and say what came of it. Raises `ModelError`."""
-    if arguments.chat_format != "auto":
-        model.chat = _CHAT_FORMATS[arguments.chat_format]
+def convert_into(model: ModelSource, destination: Path, precision: Precision) -> None:
+    """Convert what was opened, and say what came of it. Raises `ModelError`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -75,10 +66,15 @@ def convert_into(
     for note in model.notes:
         console.print(note)
     kind = _describe(model.chat.format)
-    console.print(f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {kind}.")
+    num_bytes = sum(path.stat().st_size for path in destination.iterdir())
+    bits = bits_sentence(bit_shares(model.config, precision, held_by(model)))
+    console.print(
+        f"{destination} is ready: {model.config.num_parameters / 1e6:.0f} M parameters, {size(num_bytes)} "
+        f"({bits}), {kind}."
+    )
 
 
 def _describe(chat_format: str | None) -> str:
     if chat_format is None:
-        return "no chat format found: a base model, or name it with --chat-format"
+        return "no chat format found: a base model, or name it with --chat-template"
     return f"chat format {chat_format}"

@@ -19,12 +19,13 @@ from engine.advising.gpu_advice import GpuAdvice, advise_gpu
 from engine.advising.inspection import Description, Inspection, inspect
 from engine.advising.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
 from engine.advising.report import Measured, Report, as_json
-from engine.commands import Subparsers
+from engine.commands import Subparsers, add_chat_template
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import size
 from engine.describing.layers import Rotation
 from engine.machine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import Resources, resources
+from engine.text.chat_choice import named_chat
 from engine.types import preset_name
 
 _RUNS_AS_ANOTHER = "fp16"
@@ -44,6 +45,7 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument(
         "--conversations", type=_at_least_one, default=8, metavar="N", help="answered at once; 8"
     )
+    add_chat_template(command)
     command.add_argument("--verify", action="store_true", help="read every byte: checksums, or all weights")
     command.add_argument(
         "--measure", action="store_true", help="measure how fast each precision runs here; a minute, or a few"
@@ -59,6 +61,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         task = progress.add_task("Reading", total=1.0)
         found = inspect(
             arguments.path,
+            chat=named_chat(arguments.chat_template),
             verify=arguments.verify,
             on_progress=lambda share: progress.update(task, completed=share),
         )
@@ -93,9 +96,7 @@ def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:
     if found.description.precision is Precision.FP32:
         found.notes.append("In fp32 it runs on the CPU alone: for the GPU convert it to fp16, int8 or int4.")
     config, blocks = found.description.config, found.description.blocks
-    return advise_gpu(
-        config, device, free, load, has_4_bits=blocks.has_4_bits, has_zero_points=blocks.has_zero_points
-    )
+    return advise_gpu(config, device, free, load, has_4_bits=blocks.has_4_bits, held=blocks.held)
 
 
 def _measure(found: Inspection, machine: Resources, load: Load, progress: Progress) -> Measured:
@@ -242,12 +243,15 @@ def _system_prompt(text: str) -> str:
 def _memory_table(advice: Advice) -> Table:
     load = advice.load
     title = f"Memory for {load.num_conversations} conversations of up to {load.num_tokens} tokens"
-    table = _table(title, ("", "on disk", "weights", "KV", "in total", "fits"))
+    table = _table(title, ("", "bits", "on disk", "weights", "KV", "in total", "fits"))
     for option in advice.candidates:
         memory = option.memory
         sizes = (option.disk_bytes, memory.weights, memory.kv, memory.total)
         name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
-        table.add_row(name, *(size(number) for number in sizes), str(option.fit))
+        bits = ", ".join(
+            f"{bits} ({share:.0%})" if share < 1 else f"{bits}" for bits, share in option.bits.items()
+        )
+        table.add_row(name, bits, *(size(number) for number in sizes), str(option.fit))
     return table
 
 

@@ -14,6 +14,7 @@ from engine.describing.architecture import Precision
 from engine.describing.footprint import size
 from engine.errors import ModelResourceError
 from engine.hub.address import HubAddress
+from engine.text.chat_choice import named_chat
 
 
 def add_to(commands: Subparsers) -> None:
@@ -35,7 +36,7 @@ def add_to(commands: Subparsers) -> None:
         default="auto",
         help="auto: what suits file and machine",
     )
-    command.set_defaults(act=_pull)
+    command.set_defaults(act=pull)
 
 
 def _address(written: str) -> HubAddress:
@@ -49,7 +50,8 @@ def _adapter(written: str) -> HubAddress | Path:
     return _address(written) if HubAddress.is_one(written) else Path(written)
 
 
-def _pull(arguments: argparse.Namespace) -> int:
+def pull(arguments: argparse.Namespace) -> int:
+    """Fetch and convert. Raises `ModelError`."""
     from engine.hub import pulling
     from engine.hub.hub import Hub
 
@@ -58,7 +60,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     if destination.exists():
         raise ModelResourceError(f"{destination} exists already. Remove it, or name another folder.")
     precision = None if arguments.precision == "auto" else Precision(arguments.precision)
-    hub, console = Hub(), Console(stderr=True)
+    hub, console, chat = Hub(), Console(stderr=True), named_chat(arguments.chat_template)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars, tempfile.TemporaryDirectory() as scratch:
         tasks: dict[str, TaskID] = {}
@@ -72,7 +74,9 @@ def _pull(arguments: argparse.Namespace) -> int:
             pulling.fetch_adapter(hub, adapter, on_progress) if isinstance(adapter, HubAddress) else adapter
             for adapter in arguments.adapter
         ]
-        found = pulling.find(hub, address, precision, Path(scratch), destination, adapters)
+        looking = bars.add_task(f"Looking at {address.repository}", total=None)
+        found = pulling.find(hub, address, precision, Path(scratch), destination, adapters, chat)
+        bars.update(looking, total=1.0, completed=1.0)
         memory = found.advice.option(found.precision).memory.total
         bars.print(
             f"{found.description.name}: {found.description.config.num_parameters / 1e6:,.0f} M parameters, "
@@ -80,8 +84,8 @@ def _pull(arguments: argparse.Namespace) -> int:
         )
         for note in found.notes:
             bars.print(note)
-        source = pulling.fetch(hub, found, on_progress, adapters)
-    convert.convert_into(source, destination, found.precision, arguments)
+        source = pulling.fetch(hub, found, on_progress, adapters, chat)
+    convert.convert_into(source, destination, found.precision)
     console.print(
         f"Now write MODEL={destination} into .env. The download stays in {hub.cache}.", soft_wrap=True
     )

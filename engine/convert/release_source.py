@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from engine.release.files import ReleaseFiles, find_release, read_embeddings
 from engine.release.folder import check_vocabulary, open_release_tokenizer, release_tokenizer_spec
 from engine.release.model import ReleaseModel
 from engine.runtime.runner import SlotModel
-from engine.text.prompt import llama2_chat
+from engine.text.chat_choice import llama2_chat
 
 _NORMS = ("attn_norm", "mlp_norm")
 
@@ -62,6 +62,7 @@ class ReleaseSource:
         check_vocabulary(self._files, self.config.vocab_size, open_release_tokenizer(self._files))
         self.name = self._files.name
         self.chat = llama2_chat() if self._files.is_fine_tuned else ChatSpec(None)
+        self.sampling: Mapping[str, float] = {}
         self.origin = {
             "format": "llama-2-onnx",
             "file": self._files.graph.name,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -49,6 +50,8 @@ class ModelSource(Protocol):
     stop_ids: tuple[int, ...]
     """What ends the model's turn beside `eos_id`, often nothing."""
     origin: dict[str, str]
+    sampling: Mapping[str, float]
+    """Its authors' advice on how to sample, by the names of `SamplingParams`."""
     notes: tuple[str, ...]
     """What its user should know of how it is taken."""
 
@@ -95,6 +98,7 @@ class SyntheticSource:
     bos_id = 0
     eos_id = 1
     stop_ids: tuple[int, ...] = ()
+    sampling: Mapping[str, float] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -106,7 +110,7 @@ class SyntheticSource:
     def tensor(self, name: str) -> FloatArray:
         shape = source_shapes(self.config)[name]
         if len(shape) == 1:
-            return np.ones(shape, np.float32)
+            return np.full(shape, 0.0 if name.endswith("bias") else 1.0, np.float32)
         return np.resize(self._pattern, shape) / np.float32(np.sqrt(shape[1]))
 
     def blocks(self, name: str) -> None:

@@ -1,19 +1,15 @@
-"""Files that hold a tokenizer, of SentencePiece and of tokenizers, with what was added to it outside.
-
-The tokenizer inside a GGUF file becomes a file of its own: byte-level BPE or SentencePiece.
-"""
+"""Files that hold a tokenizer, of SentencePiece and of tokenizers, with what was added to it outside."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import tokenizers
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
-from tokenizers import decoders, models, pre_tokenizers
 
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
@@ -23,29 +19,26 @@ _Piece = sentencepiece_model.ModelProto.SentencePiece
 _FIXED = (_Piece.UNKNOWN, _Piece.BYTE)
 """What SentencePiece itself needs stays as it is, however a folder calls it."""
 _MAX_ADDED = 100_000
-Field = Callable[[str], Any]
-"""Returns a GGUF metadata field; raises `ModelFormatError` when it is missing."""
-_LLAMA_3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_CONTROL_TOKEN, _USER_DEFINED_TOKEN = 3, 4
-"""GGUF's token types are SentencePiece's piece types: 1 normal, 2 unknown, 3 control, 4 added, 6 byte."""
-_PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
-    "llama-bpe": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_LLAMA_3_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    ),
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    ),
-}
-"""Byte-level pre-tokenizers by their GGUF name. An unknown one is refused: guessing would garble text."""
-_WHOLE_WORDS_FIRST = {"llama-bpe"}
-"""These look a word up before they merge its pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token beside the trained ones. What is not `special` is meant to be found in text.
+
+    lstrip, rstrip: whether it swallows the white space on its left or right.
+    """
+
+    token_id: int
+    text: str
+    special: bool
+    lstrip: bool = False
+    rstrip: bool = False
+
+    @classmethod
+    def of(cls, token_id: int, described: Any) -> AddedToken:
+        """Return the token that a folder's JSON describes."""
+        flags = {name: bool(described.get(name)) for name in ("special", "lstrip", "rstrip")}
+        return cls(token_id, str(described["content"]), **flags)
 
 
 class TokenizerFile(Protocol):
@@ -63,17 +56,20 @@ class TokenizerFile(Protocol):
     def added(self) -> Collection[AddedToken]:
         """Return the tokens that are not of the trained text, whoever added them."""
 
-    def save(self, path: Path, control: Collection[int]) -> None:
-        """Write a file in which no text becomes one of the tokens `control`."""
+    def save(self, path: Path, control: Collection[int], num_rows: int) -> None:
+        """Write a file in which no text becomes one of the tokens `control`, or one beyond `num_rows`."""
 
 
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token beside the trained ones. What is not `special` is meant to be found in text."""
-
-    token_id: int
-    text: str
-    special: bool
+def spec_of(
+    file: TokenizerFile, control: Collection[int], *, num_rows: int, spaced_inside: bool = True
+) -> TokenizerSpec:
+    """Describe the file that `save` writes."""
+    special = {text: token for text, token in file.ids.items() if token in control and token < num_rows}
+    left, right = (
+        tuple(token.text for token in file.added if getattr(token, side) and token.text in special)
+        for side in ("lstrip", "rstrip")
+    )
+    return TokenizerSpec(file.kind, file.file_name, special, left, right, spaced_inside)
 
 
 class SentencePieceFile:
@@ -89,10 +85,13 @@ class SentencePieceFile:
         try:
             self._original = path.read_bytes()
             self._model.ParseFromString(self._original)
+            if not self._model.pieces:
+                raise ValueError("no pieces")
         except OSError as error:
             raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
         except Exception as error:
-            raise ModelFormatError(f"{path} is not a readable SentencePiece model.") from error
+            raise ModelFormatError(f"{path} is not a readable SentencePiece model.{_other(path)}") from error
+        self._size = len(self._model.pieces)
         own = [
             AddedToken(index, piece.piece, special=piece.type == _Piece.CONTROL)
             for index, piece in enumerate(self._model.pieces)
@@ -108,12 +107,15 @@ class SentencePieceFile:
     def ids(self) -> dict[str, int]:
         return {piece.piece: index for index, piece in enumerate(self._model.pieces)}
 
-    def save(self, path: Path, control: Collection[int]) -> None:
+    def save(self, path: Path, control: Collection[int], num_rows: int) -> None:
         pieces = self._model.pieces
+        del pieces[num_rows:]
+        control = [token for token in control if token < num_rows]
         opened = [index for index in control if pieces[index].type not in (_Piece.CONTROL, *_FIXED)]
         for index in opened:
             pieces[index].type = _Piece.CONTROL
-        path.write_bytes(self._model.SerializeToString() if self._new or opened else self._original)
+        is_changed = self._new or opened or len(pieces) < self._size
+        path.write_bytes(self._model.SerializeToString() if is_changed else self._original)
 
     def _is_new(self, token: AddedToken) -> bool:
         """Folders list the model's own control tokens again; these are left as the model has them."""
@@ -131,25 +133,37 @@ class SentencePieceFile:
         pieces[token.token_id].type = _Piece.CONTROL if token.special else _Piece.USER_DEFINED
 
 
+def _other(path: Path) -> str:
+    """Return what else a file is known to be, as a sentence with a space before it."""
+    line = path.read_bytes().partition(b"\n")[0]
+    if not _TIKTOKEN_LINE.fullmatch(line):
+        return ""
+    return " It is a tiktoken file: get the tokenizer.json that Hugging Face has beside it."
+
+
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?")
+
+
 class TokenizersFile:
     """The file of a folder. Raises `ModelFormatError`, or a `LookupError` or `TypeError` for odd contents."""
 
     file_name = "tokenizer.json"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: Sequence[AddedToken] = ()) -> None:
+        """`more` are what the folder's other files add."""
         path = folder / self.file_name
         self._raw = read_json(path)
         model = self._raw["model"]
-        if model.get("type", "BPE") != "BPE":
+        if not is_bpe(self._raw):
             raise ModelFormatError(f"{path} is a {model['type']} tokenizer; only BPE is supported.")
-        self.added = [
-            AddedToken(int(token["id"]), str(token["content"]), bool(token.get("special")))
-            for token in self._raw.get("added_tokens") or ()
-        ]
+        self.added = [AddedToken.of(int(token["id"]), token) for token in self._raw.get("added_tokens") or ()]
         self.ids = {str(text): int(token_id) for text, token_id in model["vocab"].items()}
         self.ids |= {token.text: token.token_id for token in self.added}
-        if set(self.ids.values()) != set(range(len(self.ids))):
-            raise ValueError("its ids have gaps")
+        self._new = [token for token in more if token.text not in self.ids]
+        self.added += self._new
+        self.ids |= {token.text: token.token_id for token in self._new}
+        if len(set(self.ids.values())) != len(self.ids) or min(self.ids.values()) < 0:
+            raise ValueError("two of its tokens have the same id")
         kinds = set(_types(self._raw.get("pre_tokenizer"))) | set(_types(self._raw.get("decoder")))
         if "ByteLevel" in kinds:
             self.kind = "bpe"
@@ -158,14 +172,32 @@ class TokenizersFile:
         else:
             raise ModelFormatError(f"{path} says in no way known here how tokens become text.")
 
-    def save(self, path: Path, control: Collection[int]) -> None:
+    def save(self, path: Path, control: Collection[int], num_rows: int) -> None:
+        added = [*(self._raw.get("added_tokens") or ()), *map(_written, self._new)]
         tokens = [
             token | {"special": bool(token.get("special")) or token["id"] in control}
-            for token in self._raw.get("added_tokens") or ()
+            for token in sorted(added, key=lambda token: int(token["id"]))
+            if token["id"] < num_rows
         ]
         # Cutting and padding are for training.
         changed = self._raw | {"added_tokens": tokens, "truncation": None, "padding": None}
+        vocabulary = self._raw["model"]["vocab"]
+        beside = [token for token in tokens if token["content"] not in vocabulary]
+        if [token["id"] for token in beside] != [*range(len(vocabulary), len(vocabulary) + len(beside))]:
+            # The library numbers them on, whatever their ids: only what is in the vocabulary may have gaps.
+            own = vocabulary | {token["content"]: token["id"] for token in beside}
+            changed["model"] = self._raw["model"] | {"vocab": own}
         path.write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
+
+
+def is_bpe(described: Any) -> bool:
+    """Tell whether a `tokenizer.json` holds a BPE, the only kind that is known here."""
+    return bool(described["model"].get("type", "BPE") == "BPE")
+
+
+def _written(token: AddedToken) -> dict[str, object]:
+    flags = {"single_word": False, "lstrip": token.lstrip, "rstrip": token.rstrip, "normalized": False}
+    return {"id": token.token_id, "content": token.text, "special": token.special, **flags}
 
 
 def _types(part: Any) -> Iterator[str]:
@@ -174,59 +206,3 @@ def _types(part: Any) -> Iterator[str]:
         yield str(part.get("type"))
         for inner in part.get("pretokenizers") or part.get("decoders") or ():
             yield from _types(inner)
-
-
-def save_tokenizer(
-    field: Field, folder: Path, chat_template: str = "", ends: Collection[int] = ()
-) -> TokenizerSpec:
-    """Write the tokenizer's file into `folder` and describe it. Raises `ModelFormatError`.
-
-    Control tokens are also what the chat template writes and what ends a text: not all files mark them.
-    """
-    pieces: list[str] = field("tokenizer.ggml.tokens")
-    types: list[int] = list(field("tokenizer.ggml.token_type"))
-    if len(types) != len(pieces):
-        raise ModelFormatError(f"The tokenizer has {len(pieces)} tokens and {len(types)} token types.")
-    for i, piece in enumerate(pieces):
-        if types[i] == _USER_DEFINED_TOKEN and (piece in chat_template or i in ends):
-            types[i] = _CONTROL_TOKEN
-    special = {piece: i for i, piece in enumerate(pieces) if types[i] == _CONTROL_TOKEN}
-    kind = field("tokenizer.ggml.model")
-    if kind == "gpt2":
-        added = [piece for i, piece in enumerate(pieces) if types[i] == _USER_DEFINED_TOKEN]
-        _save_bpe(field, pieces, added, folder / "tokenizer.json")
-        return TokenizerSpec("bpe", "tokenizer.json", special)
-    if kind == "llama":
-        _save_sentencepiece(pieces, types, field("tokenizer.ggml.scores"), folder / "tokenizer.model")
-        return TokenizerSpec("sentencepiece", "tokenizer.model", special)
-    raise ModelFormatError(f"The tokenizer is of the kind {kind!r}, which is not supported.")
-
-
-def _save_bpe(field: Field, pieces: list[str], added: list[str], path: Path) -> None:
-    pre = field("tokenizer.ggml.pre")
-    if pre not in _PRE_TOKENIZERS:
-        raise ModelFormatError(f"The tokenizer splits text in the way {pre!r}, which is not supported.")
-    merges = [tuple(merge.split(" ", 1)) for merge in field("tokenizer.ggml.merges")]
-    # Control tokens stay ordinary vocabulary that no merge reaches: text can never become one.
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in _WHOLE_WORDS_FIRST))
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
-    tokenizer.decoder = decoders.ByteLevel()
-    # What was added to the trained tokens is found in text as it stands.
-    tokenizer.add_tokens([tokenizers.AddedToken(piece, normalized=False) for piece in added])
-    tokenizer.save(str(path))
-
-
-def _save_sentencepiece(pieces: list[str], types: list[int], scores: list[float], path: Path) -> None:
-    """Write a SentencePiece BPE model with Llama's settings: byte fallback, a space put before the text."""
-    model = sentencepiece_model.ModelProto()
-    for piece, kind, score in zip(pieces, types, scores, strict=True):
-        model.pieces.add(piece=piece, score=score, type=kind)
-    model.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
-    model.trainer_spec.byte_fallback = True
-    model.trainer_spec.vocab_size = len(pieces)
-    model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = True
-    model.normalizer_spec.remove_extra_whitespaces = False
-    model.normalizer_spec.escape_whitespaces = True
-    path.write_bytes(model.SerializeToString())

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from engine.convert.gguf_blocks import FLOATS, KIND_BITS, WITH_ZERO_POINTS
 from engine.convert.quantize import BLOCK_SIZE, BlockQuantized, quantize, stack
-from engine.convert.source import FloatArray, ModelSource
+from engine.convert.source import FloatArray, ModelSource, TensorCatalogue
 from engine.describing.architecture import (
     DecoderConfig,
     DecoderTensor,
@@ -18,15 +19,27 @@ from engine.describing.architecture import (
     decoder_tensors,
     source_shapes,
 )
-from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
+from engine.describing.footprint import NUMBERS, Held, Kept
+from engine.describing.stored import ALIGNMENT, BlockTensor, DenseTensor, StoredTensor
 from engine.errors import ModelFormatError
 
 Array = npt.NDArray[Any]
-_ALIGNMENT = 4096
-"""ONNX Runtime memory-maps what begins at a page."""
 _BITS = {Precision.INT8: 8, Precision.INT4: 4}
 _TOO_LARGE = 65520.0
 """From here on half precision rounds to infinity."""
+
+
+def held_by(source: ModelSource) -> Held:
+    """Return how a source holds the decoder's tensors, as far as it knows."""
+    if not isinstance(source, TensorCatalogue):
+        return NUMBERS
+    stored = source.catalogue()
+    held: dict[str, Kept] = {}
+    for tensor in decoder_tensors(source.config):
+        kinds = {stored[part].kind for part in tensor.parts if part in stored}
+        bits = [0 if kind in FLOATS else KIND_BITS.get(kind, 8) for kind in kinds]
+        held[tensor.name] = Kept(max(bits, default=0), not kinds.isdisjoint(WITH_ZERO_POINTS))
+    return held
 
 
 class WeightsReader:
@@ -113,7 +126,7 @@ class WeightsWriter:
 
     def append(self, values: Array) -> int:
         """Write an array and return where it begins."""
-        offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT
+        offset = -(-self._file.tell() // ALIGNMENT) * ALIGNMENT
         self._file.seek(offset)
         self._file.write(np.ascontiguousarray(values).data)
         return offset

@@ -79,8 +79,8 @@ class DiskBlocks:
         """
         *_, parent = _ROOT, *(self._kept[key].identity for key in self._chain(ids[: -self.block_size]))
         if not self._free:
-            oldest = next(iter(self._kept))
-            if oldest in set(self._chain(ids)):
+            oldest = next(iter(self._kept), None)
+            if oldest is None or oldest in set(self._chain(ids)):
                 return None
             self._free.append(self._kept.pop(oldest).place)
         block = _Block(self._free.pop(), next(self._identities))

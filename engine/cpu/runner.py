@@ -161,6 +161,10 @@ class SlotRunner(CachedRunner[SlotModel]):
             except OSError as error:
                 self._give_up_disk(error)
 
+    def reload(self) -> None:
+        self._disk = None  # it holds the memory of the model that goes
+        super().reload()
+
     def drop_unused(self) -> None:
         for slot in self._slots.drop_unused():
             self._model.kv.give_back(slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 
@@ -123,6 +123,10 @@ class DecoderConfig:
     def layer(self, index: int) -> Layer:
         """Return what a layer's attention has of its own."""
         return self.layers[index] if self.layers else Layer()
+
+    def shortened(self, num_layers: int) -> DecoderConfig:
+        """Return a decoder of the first `num_layers` layers."""
+        return replace(self, num_layers=num_layers, layers=self.layers[:num_layers])
 
     @property
     def rotated_size(self) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from engine.describing.architecture import DecoderConfig, Precision, Role, decoder_tensors
+from engine.describing.architecture import DecoderConfig, DecoderTensor, Precision, Role, decoder_tensors
+from engine.describing.stored import ALIGNMENT, BlockTensor, StoredTensor
 
 _BLOCK_SIZE = 32
 _SCALE_BYTES = 4
 _HALF_BYTES = 2
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_FEW_BITS = ("int8", "int4")
+_MOST_BITS_OF_BLOCKS = 8
 _OUTER_BITS = {**_BITS, "int4": 8}
 """Of embedding and head."""
 _RUN_AS = {"fp16": Precision.FP32}
@@ -48,38 +53,82 @@ class Footprint:
         return self.weights + self.kv + self.beside
 
 
-def weight_bytes(config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False) -> int:
-    """Return the bytes of a converted model's weights on disk, with the scales of blocks.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a matrix is held: bits of a weight, and whether each block of few bits has a zero point.
 
-    `has_zero_points` says that each block of the layers' weights has one, as Q4_1's and Q4_K's have.
+    Of a source that holds numbers `bits` is 0: any precision can be made of it.
     """
-    return _weight_bytes(config, precision, 4, has_zero_points=has_zero_points)
+
+    bits: int = 0
+    has_zero_points: bool = False
 
 
-def gpu_weight_bytes(config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False) -> int:
+Held = Mapping[str, Kept]
+"""What a source or a folder holds, by the names of the decoder's tensors; a tensor left out is numbers."""
+NUMBERS: Held = MappingProxyType({})
+
+
+def held_in(tensors: Mapping[str, StoredTensor]) -> Held:
+    """Return how a converted folder holds its matrices of few bits."""
+    blocks = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, BlockTensor)}
+    return {name: Kept(tensor.bits, tensor.zero_points is not None) for name, tensor in blocks.items()}
+
+
+def kept_as(tensor: DecoderTensor, precision: Precision, held: Held = NUMBERS) -> Kept:
+    """Return how a tensor is kept in a precision of a source that holds `held`, as `weights.py` has it."""
+    if tensor.role is Role.VECTOR or precision not in _FEW_BITS:
+        return Kept(32 if tensor.role is Role.VECTOR else _BITS[precision])
+    had = held.get(tensor.name, Kept())
+    if tensor.role is Role.EMBEDDING:  # a look-up knows no zero points
+        return Kept(_OUTER_BITS[precision])
+    wanted = _OUTER_BITS[precision] if tensor.role is Role.HEAD else _BITS[precision]
+    return Kept(max(wanted, had.bits), had.has_zero_points)
+
+
+def bit_shares(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> dict[int, float]:
+    """Return which share of the matrices' weights is kept in how many bits, most bits first."""
+    sums: dict[int, int] = {}
+    for tensor in decoder_tensors(config):
+        if tensor.role is not Role.VECTOR:
+            bits = kept_as(tensor, precision, held).bits
+            sums[bits] = sums.get(bits, 0) + tensor.num_weights
+    return {bits: sums[bits] / sum(sums.values()) for bits in sorted(sums, reverse=True)}
+
+
+def weight_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> int:
+    """Return the bytes of a converted model's weights on disk, with the scales of blocks."""
+    return _weight_bytes(config, precision, held, _SCALE_BYTES)
+
+
+def disk_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> int:
+    """Return how large the file of a converted model's weights becomes, where each array begins at a page."""
+    total = 0
+    for tensor in decoder_tensors(config):
+        kept, num_blocks = kept_as(tensor, precision, held), tensor.num_weights // _BLOCK_SIZE
+        few = kept.bits <= _MOST_BITS_OF_BLOCKS
+        arrays = [tensor.num_weights * kept.bits // 8]
+        arrays += [num_blocks * _SCALE_BYTES] * (int(few) + int(kept.has_zero_points))
+        total += sum(-(-size // ALIGNMENT) * ALIGNMENT for size in arrays)
+    return total
+
+
+def gpu_weight_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> int:
     """Return the bytes that the weights take on a GPU, where all is in half precision that is no block."""
-    return _weight_bytes(config, precision, _HALF_BYTES, has_zero_points=has_zero_points)
+    return _weight_bytes(config, precision, held, _HALF_BYTES)
 
 
-def _weight_bytes(
-    config: DecoderConfig, precision: Precision, scale_bytes: int, *, has_zero_points: bool
-) -> int:
+def _weight_bytes(config: DecoderConfig, precision: Precision, held: Held, scale_bytes: int) -> int:
     """Return the bytes of all weights; norms, scales and zero points take `scale_bytes` each."""
     total = 0.0
     for tensor in decoder_tensors(config):
-        each: float = scale_bytes
-        if tensor.role is Role.LINEAR:
-            numbers_a_block = 2 if has_zero_points else 1
-            each = _bytes_each(_BITS[precision], scale_bytes * numbers_a_block)
-        elif tensor.role is not Role.VECTOR:
-            each = _bytes_each(_OUTER_BITS[precision], scale_bytes)
-        total += tensor.num_weights * each
+        kept = kept_as(tensor, precision, held)
+        vector = tensor.role is Role.VECTOR
+        total += tensor.num_weights * (scale_bytes if vector else _kept_bytes_each(kept, scale_bytes))
     return int(total)
 
 
-def running_weight_bytes(
-    config: DecoderConfig, precision: Precision, *, has_zero_points: bool = False
-) -> int:
+def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> int:
     """Return the bytes that the weights take in memory on the CPU.
 
     ONNX Runtime works on rearranged copies of the matrices, with a sum for each block of few bits. Of the
@@ -88,15 +137,15 @@ def running_weight_bytes(
     precision = _RUN_AS.get(precision, precision)
     total = 0.0
     for tensor in decoder_tensors(config):
+        kept = kept_as(tensor, precision, held)
+        more_bytes = _SCALE_BYTES if kept.has_zero_points else 0
         each: float = _SCALE_BYTES
-        if tensor.role is Role.LINEAR:
-            each = _running_bytes_each(_BITS[precision], _SCALE_BYTES if has_zero_points else 0)
-        elif tensor.role is Role.HEAD:
-            each = _running_bytes_each(_OUTER_BITS[precision])
+        if tensor.role in (Role.LINEAR, Role.HEAD):
+            each = _running_bytes_each(kept.bits, more_bytes)
         elif tensor.role is Role.EMBEDDING:
-            each = _bytes_each(_OUTER_BITS[precision])
+            each = _bytes_each(kept.bits)
             if config.tied_embeddings:
-                each += _running_bytes_each(_OUTER_BITS[precision])
+                each += _running_bytes_each(kept.bits)
         total += tensor.num_weights * each
     return int(total)
 
@@ -109,11 +158,11 @@ def beside_bytes(config: DecoderConfig) -> int:
 
 
 def footprint(
-    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, has_zero_points: bool = False
+    config: DecoderConfig, precision: Precision, *, num_kv_tokens: int, held: Held = NUMBERS
 ) -> Footprint:
     """Return what the model takes with the KV of so many tokens."""
     return Footprint(
-        running_weight_bytes(config, precision, has_zero_points=has_zero_points),
+        running_weight_bytes(config, precision, held),
         num_kv_tokens * config.kv_bytes_per_token(),
         PROCESS_BYTES + beside_bytes(config),
     )
@@ -180,9 +229,13 @@ def _running_bytes_each(bits: int, more_bytes: int = 0) -> float:
     return _bytes_each(bits, 2 * _SCALE_BYTES + _SUM_BYTES + more_bytes)
 
 
+def _kept_bytes_each(kept: Kept, scale_bytes: int) -> float:
+    return _bytes_each(kept.bits, scale_bytes * (2 if kept.has_zero_points else 1))
+
+
 def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:
     """Return the bytes of one weight; those of few bits share a scale in each block."""
-    return bits / 8 + (scale_bytes / _BLOCK_SIZE if bits <= 8 else 0)
+    return bits / 8 + (scale_bytes / _BLOCK_SIZE if bits <= _MOST_BITS_OF_BLOCKS else 0)
 
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from engine.describing.architecture import DecoderConfig, Precision, decoder_ten
 from engine.describing.stored import StoredTensor
 from engine.errors import ModelFormatError
 from engine.files import from_json
+from engine.types import RANGES
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.bin"
@@ -41,11 +43,18 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """Which tokenizer reads the text. `kind` is "bpe" (byte-level), "bpe-metaspace" or "sentencepiece"."""
+    """Which tokenizer reads the text. `kind` is "bpe" (byte-level), "bpe-metaspace" or "sentencepiece".
+
+    lstrip, rstrip: control tokens that swallow the white space on their left or right. spaced_inside: whether
+    SentencePiece puts a space before a text behind a control token too, as Llama 2 has it.
+    """
 
     kind: str
     file: str
     special_ids: Mapping[str, int] = field(default_factory=dict)
+    lstrip: tuple[str, ...] = ()
+    rstrip: tuple[str, ...] = ()
+    spaced_inside: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +62,17 @@ class ChatSpec:
     """How dialogs become prompts: "chatml", "llama-2" or "jinja"; None for a base model.
 
     `template` is the Jinja source of the format "jinja", written by whoever made the model: not trusted.
-    `reasoning` are the two marks around what the model thinks, where it does.
+    `reasoning` are the two marks around what the model thinks, where it does; `thinking_switch` is the
+    template's variable that has it answer at once when it is false. `tokens` are the template's variables for
+    tokens, such as `bos_token`; without any, they are the manifest's own.
     """
 
     format: str | None
     default_system_prompt: str = ""
     template: str = ""
     reasoning: tuple[str, ...] = ()
+    thinking_switch: str = ""
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +104,22 @@ class Manifest:
     """The decoder's tensors by name, as they lie in `weights.bin`."""
     stop_ids: tuple[int, ...] = ()
     """What ends the model's turn beside `eos_id` and what the chat format names."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """How the model's authors would have it sampled, by the names of `SamplingParams`."""
     reference: Reference | None = None
     """For models that run on a GPU too; None also where the CPU had no memory to compute it."""
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
-        """Write the manifest into `folder`."""
+        """Write the manifest into `folder`, at once: whoever reads it meanwhile reads a whole one."""
         described = asdict(self)
         decoder = described["decoder"] = _decoder_json(self.decoder)
         if decoder.keys() & _SINCE_VERSION_4:
             described["format_version"] = _NEWEST_VERSION
         text = json.dumps(described, indent=1, ensure_ascii=False)
-        (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        partial = folder / f".{MANIFEST_FILE}.{os.getpid()}"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(folder / MANIFEST_FILE)
 
 
 _SINCE_VERSION_4 = frozenset(
@@ -188,6 +205,9 @@ def _check(manifest: Manifest) -> None:
     for token in (manifest.bos_id, manifest.eos_id, *manifest.stop_ids, *tokenizer.special_ids.values()):
         if not 0 <= token < vocab_size:
             raise ValueError(f"the control token {token!r} is outside the vocabulary")
+    for name, value in manifest.sampling.items():
+        if name not in RANGES or not RANGES[name].low <= value <= RANGES[name].high:
+            raise ValueError(f"it advises to sample with {name} {value}")
     if len(manifest.chat.reasoning) not in (0, 2) or not all(manifest.chat.reasoning):
         raise ValueError("the marks around what the model thinks are not two")
     _check_tensors(manifest)

@@ -9,6 +9,8 @@ from engine.describing.architecture import DecoderTensor, Role
 
 _TYPE_BYTES = {"float32": 4, "float16": 2}
 _SCALE_BYTES = 4
+ALIGNMENT = 4096
+"""Each array begins at a page, so that ONNX Runtime can memory-map it."""
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 

@@ -81,9 +81,7 @@ class PagedModel:
         self._limits = Limits(config.vocab_size, options.max_tokens, options.num_slots)
         self._widths = widths(options.table_width)
         self._buckets = buckets(max(options.num_slots, 1 + MAX_DRAFT))
-        # Paged attention is told of whole blocks.
-        whole = options.table_width * options.block_size
-        graph = paged_graph(manifest, whole, is_plain=not options.is_paged)
+        graph = paged_graph(manifest, options.max_tokens, options.block_size, is_plain=not options.is_paged)
         self._thread = ThreadPoolExecutor(1, "llamacord-device")
         self._session = self._do(
             lambda: open_session(

@@ -49,7 +49,8 @@ class SlotAttention:
     def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
         self._graph = graph
         self._config = config
-        self._rope = RopeTables(graph, config, max_tokens, np.float32)
+        # One position more: filler rows of a decode step whose slot is full have it; nobody reads it.
+        self._rope = RopeTables(graph, config, max_tokens, max_tokens + 1, np.float32)
         # [B, S, width of queries, keys and values]: everywhere else the rows are [B * S, width].
         width = graph.constant("qkv_width", np.array([config.qkv_size]))
         self._batch = graph.op("Shape", ["input_ids"])
@@ -105,10 +106,12 @@ class PagedAttention:
 
     norms_heads = True
 
-    def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
+    def __init__(
+        self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int, num_positions: int
+    ) -> None:
         self._graph = graph
         self._config = config
-        self._rope = RopeTables(graph, config, max_tokens, np.float16)
+        self._rope = RopeTables(graph, config, max_tokens, num_positions, np.float16)
 
     def inputs(self) -> Iterator[ValueInfoProto]:
         yield helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"])
@@ -147,9 +150,15 @@ class RopeTables:
     """The tables of cos and sin that layers rotate by, each made once it is asked for."""
 
     def __init__(
-        self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int, kind: type[np.generic]
+        self,
+        graph: GraphBuilder,
+        config: DecoderConfig,
+        max_tokens: int,
+        num_positions: int,
+        kind: type[np.generic],
     ) -> None:
-        self._graph, self._config, self._max_tokens, self._kind = graph, config, max_tokens, kind
+        self._graph, self._config, self._kind = graph, config, kind
+        self._max_tokens, self._num_positions = max_tokens, num_positions
         self._made: dict[Rotation, list[str]] = {Rotation.NONE: []}
         self.of(config.layer(0).rotation)
 
@@ -161,7 +170,7 @@ class RopeTables:
         """Return cos and sin of a kind of layers."""
         if rotation not in self._made:
             local = "local_" if rotation is Rotation.LOCAL else ""
-            made = rotary_tables(self._config, rotation, self._max_tokens)
+            made = rotary_tables(self._config, rotation, self._max_tokens, self._num_positions)
             self._made[rotation] = [
                 self._graph.constant(f"{local}rope_{name}", table.astype(self._kind))
                 for name, table in zip(("cos", "sin"), made, strict=True)

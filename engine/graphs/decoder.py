@@ -40,15 +40,17 @@ def slot_graph(manifest: Manifest, max_tokens: int) -> bytes:
     return graph.build("decoder", [*attention.inputs(), rows], [logits, *attention.outputs()])
 
 
-def paged_graph(manifest: Manifest, max_tokens: int, *, is_plain: bool = False) -> bytes:
-    """Return the model's graph for a GPU, of sequences of up to `max_tokens`, whole blocks.
+def paged_graph(manifest: Manifest, max_tokens: int, block_size: int = 1, *, is_plain: bool = False) -> bytes:
+    """Return the model's graph for a GPU, of sequences of up to `max_tokens` in blocks.
 
     `is_plain` writes attention in elementary operators. What its sampler takes and gives beside the inputs
     and outputs of `PagedAttention`: `sampler_graph.py`.
     """
     config, graph = manifest.decoder, GraphBuilder()
     weights = StoredWeights(graph, manifest.tensors, HALF)
-    attention = (PlainAttention if is_plain else PagedAttention)(graph, config, max_tokens)
+    # Paged attention is told of whole blocks.
+    whole = -(-max_tokens // block_size) * block_size
+    attention = (PlainAttention if is_plain else PagedAttention)(graph, config, max_tokens, whole + 1)
     normed = _Layers(graph, config, weights, attention).add(weights.embedding("input_ids"))
     last = _last_tokens(graph)
     logits = _logits(graph, config, weights, graph.op("Gather", [normed, last], axis=0))

@@ -22,8 +22,10 @@ class PlainAttention(PagedAttention):
 
     norms_heads = False
 
-    def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
-        super().__init__(graph, config, max_tokens)
+    def __init__(
+        self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int, num_positions: int
+    ) -> None:
+        super().__init__(graph, config, max_tokens, num_positions)
         self._turns: dict[Rotation, list[str]] = {Rotation.NONE: []}
         self._masks: dict[int, str] = {}
         self._find_places()

@@ -17,17 +17,14 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def rotary_tables(
-    config: DecoderConfig, rotation: Rotation, max_tokens: int
+    config: DecoderConfig, rotation: Rotation, max_tokens: int, num_positions: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Return cos and sin [max_tokens + 1, rotated / 2] for sequences of up to `max_tokens`.
-
-    One position more: filler rows of a decode step whose slot is full have it; nobody reads their result.
-    """
+    """Return cos and sin [num_positions, rotated / 2] for sequences of up to `max_tokens`."""
     is_main = rotation is Rotation.MAIN
     frequencies = (
         main_frequencies(config, max_tokens) if is_main else _powers(config, config.local_rope_theta)
     )
-    positions = np.arange(max_tokens + 1) / (config.rope_factor if is_main else 1.0)
+    positions = np.arange(num_positions) / (config.rope_factor if is_main else 1.0)
     angles = np.outer(positions, frequencies)
     magnitude = config.rope_scaling.magnitude if is_main else 1.0
     cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.advising.advice import Advice, Fit, Load, advise
+from engine.advising.advice import Advice, Fit, Load, Option, advise
 from engine.advising.inspection import Description, inspect
 from engine.convert.adapters import AdaptedSource, Adapter
 from engine.convert.converter import convert, open_source
 from engine.convert.source import ModelSource
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import conversion_bytes, gpu_weight_bytes, size, weight_bytes
-from engine.describing.manifest import FORMAT_VERSION, load_manifest
+from engine.describing.footprint import conversion_bytes, gpu_weight_bytes, size
+from engine.describing.manifest import FORMAT_VERSION, ChatSpec, load_manifest
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.files import scratch_folder
 from engine.hub.address import HubAddress, converted_folder, pulled_folder
@@ -90,28 +90,36 @@ def find(
     scratch: Path,
     destination: Path,
     adapters: Sequence[Path] = (),
+    chat: ChatSpec | None = None,
 ) -> Found:
     """Look at a model without fetching its weights, and decide how it is to run.
 
-    scratch: a folder that exists. destination: where it is going to be converted to, for the room on that
-    disk. Raises `ModelError` for what cannot be fetched, read, or run here.
+    chat: a format in the place of its own. scratch: a folder that exists. destination: where it is going to
+    be converted to, for the room on that disk. Raises `ModelError` for what cannot be fetched, read, or run
+    here.
     """
     repository = hub.look(address)
     choice = choose(address, repository.files, lambda name: hub.read(repository, name))
     with scratch_folder(scratch, ".skeleton-") as folder:
         path = make_skeleton(hub, repository, choice, folder)
-        description, notes = _inspected(address, path, adapters)
+        description, notes = _inspected(address, path, adapters, chat)
     advice = advise(description.config, machine.resources(), _LEAST, {}, description.blocks)
     chosen = _precision(description, advice, precision)
-    _check_disk(hub, repository, choice, destination, description.config, chosen)
+    _check_disk(hub, repository, choice, destination, advice.option(chosen))
     _check_memory(description.config)
     return Found(repository, choice, description, chosen, advice, notes)
 
 
-def fetch(hub: Hub, found: Found, on_progress: Progress, adapters: Sequence[Path] = ()) -> ModelSource:
-    """Fetch what is not there yet and open it. Raises `ModelError`."""
+def fetch(
+    hub: Hub,
+    found: Found,
+    on_progress: Progress,
+    adapters: Sequence[Path] = (),
+    chat: ChatSpec | None = None,
+) -> ModelSource:
+    """Fetch what is not there yet and open it, with `chat` in the place of its own. Raises `ModelError`."""
     opened = fetch_files(hub, found.repository, found.choice, on_progress)
-    source = open_source(opened.parent if found.choice.is_folder else opened, adapters)
+    source = open_source(opened.parent if found.choice.is_folder else opened, adapters, chat)
     source.origin = {
         **source.origin,
         "repository": found.repository.name,
@@ -148,9 +156,9 @@ def _all(choice: Choice) -> tuple[str, ...]:
 
 
 def _inspected(
-    address: HubAddress, path: Path, adapters: Sequence[Path]
+    address: HubAddress, path: Path, adapters: Sequence[Path], chat: ChatSpec | None
 ) -> tuple[Description, tuple[str, ...]]:
-    found = inspect(path)
+    found = inspect(path, chat=chat)
     if found.problems or found.description is None:
         reason = found.problems[0] if found.problems else "it cannot be read."
         raise ModelFormatError(f"{address.repository} cannot run here: {_named(reason, path, address)}")
@@ -170,7 +178,7 @@ def _precision(description: Description, advice: Advice, wanted: Precision | Non
     if option is not None and option.fit is not Fit.NO:
         return option.precision
     for precision in (Precision.INT8, Precision.INT4) if wanted is None else (wanted,):
-        if precision.runs_on_gpu and _fits_gpu(description.config, precision):
+        if precision.runs_on_gpu and _fits_gpu(description, precision):
             return precision
     if option is None:
         raise ModelResourceError(advice.sentences[0])
@@ -180,9 +188,10 @@ def _precision(description: Description, advice: Advice, wanted: Precision | Non
     )
 
 
-def _fits_gpu(config: DecoderConfig, precision: Precision) -> bool:
+def _fits_gpu(description: Description, precision: Precision) -> bool:
     with suppress(NoCudaError):
-        return gpu_weight_bytes(config, precision, has_zero_points=True) < 0.8 * find_device().total_bytes
+        needed = gpu_weight_bytes(description.config, precision, description.blocks.held)
+        return needed < 0.8 * find_device().total_bytes
     return False
 
 
@@ -191,12 +200,11 @@ def _check_disk(
     repository: Repository,
     choice: Choice,
     destination: Path,
-    config: DecoderConfig,
-    precision: Precision,
+    option: Option,
 ) -> None:
     """Raise `ModelResourceError` unless there is room for the download and for what is made of it."""
     download = sum(hub.missing_bytes(repository, name) for name in _all(choice))
-    converted = weight_bytes(config, precision, has_zero_points=True)
+    converted = option.disk_bytes
     downloads, target = (_nearest(folder) for folder in (hub.cache, destination))
     if downloads.stat().st_dev == target.stat().st_dev:
         needs = {target: download + converted}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 from engine.cpu.runner import SlotRunner
 from engine.describing.footprint import MAX_CHUNK
@@ -13,7 +15,7 @@ from engine.release.files import ReleaseFiles, read_embeddings
 from engine.release.model import ReleaseModel, describe_release
 from engine.runtime.model_folder import RunnerSize
 from engine.runtime.runner import Runner, SlotModel
-from engine.text.prompt import llama2_chat
+from engine.text.chat_choice import llama2_chat
 from engine.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ class ReleasedFolder:
 
     max_answers = page_tokens = 1
     stop_ids: tuple[int, ...] = ()
+    sampling: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, files: ReleaseFiles, device: str = "cpu") -> None:
         """Describe what runs on `device`, "cpu" or "cuda". Raises `ModelFormatError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,10 @@ class ModelFolder(Protocol):
 
     @property
     def stop_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def sampling(self) -> Mapping[str, float]:
+        """Return its authors' advice on how to sample, by the names of `SamplingParams`."""
 
     @property
     def context_length(self) -> int: ...

@@ -14,7 +14,7 @@ import datetime
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jinja2
@@ -37,16 +37,21 @@ class _Generation(jinja2.ext.Extension):
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 types it so
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A block of its own: what is set in it ends with it.
+        return jinja2.nodes.CallBlock(self.call_method("_say"), [], [], body).set_lineno(line)
+
+    def _say(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class ChatTemplate:
     """A compiled template, in the surroundings that Hugging Face's transformers gives it."""
 
-    def __init__(self, source: str, tokens: dict[str, str]) -> None:
-        """`tokens` are the variables `bos_token` and `eos_token`. Raises `jinja2.TemplateError`."""
+    def __init__(self, source: str, tokens: dict[str, Any]) -> None:
+        """`tokens` are variables, such as `bos_token` and `eos_token`. Raises `jinja2.TemplateError`."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -72,8 +77,16 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: object) -> NoReturn:

@@ -62,3 +62,11 @@ class StreamDecoder:
             if any(stop.startswith(self._held[-size:]) for stop in self._stop):
                 return size
         return 0
+
+
+def padded(token_bytes: Sequence[bytes], vocab_size: int) -> list[bytes]:
+    """Return what each of a model's ids adds to a text: nothing for the rows that only pad its embeddings.
+
+    Nothing stops a model from choosing one of these.
+    """
+    return [*token_bytes, *[b""] * (vocab_size - len(token_bytes))]

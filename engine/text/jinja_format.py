@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
 
+from engine.describing.manifest import ChatSpec
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.text.template_process import TemplateProcess
 from engine.text.tokenizer import Tokenizer, valid_unicode
@@ -28,16 +29,19 @@ _CHARACTERS_AROUND = 16
 _MAX_GUESSES = 8
 """Then it is bisected."""
 _MAX_VERDICTS = 10_000
+_WHITE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+_WHITE_BEFORE, _WHITE_BEHIND = re.compile(rf"\A{_WHITE}"), re.compile(rf"{_WHITE}\Z")
+"""As tokenizers has it, which swallows it beside some control tokens."""
 
 
 class JinjaFormat:
     """A Jinja template as a chat format. Satisfies `engine.text.prompt.ChatFormat`."""
 
     def __init__(
-        self, template: str, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
+        self, chat: ChatSpec, tokenizer: Tokenizer, bos_id: int, eos_id: int, stop_ids: Collection[int] = ()
     ) -> None:
         """Try the template. Raises `ModelFormatError` for one that cannot be used."""
-        self._template = template
+        self._template = chat.template
         self._tokenizer = tokenizer
         self._ids = tokenizer.special_ids
         written = {token: text for text, token in self._ids.items()}
@@ -45,8 +49,8 @@ class JinjaFormat:
         self._control = re.compile(
             "|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)"
         )
-        tokens = {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
-        self._process = TemplateProcess(template, tokens)
+        tokens = chat.tokens or {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
+        self._process = TemplateProcess(chat.template, dict(tokens))
         self._characters_per_token = 4.0
         self._verdicts: dict[bytes, bool] = {}
         self._folds_system = False
@@ -58,11 +62,17 @@ class JinjaFormat:
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         """Raises `PromptError` where the template refuses, `UnsafePromptError` where it may be fooled."""
         text, revealed = self._render(self._prepared(dialog))
+        strips = self._tokenizer.strips
         ids: list[int] = []
         end = 0
         for match in chain(self._control.finditer(text), [None]):
-            run = text[end : match.start() if match else None].translate(revealed)
+            run = text[end : match.start() if match else None]
+            if end and ids[-1] in strips.right:
+                run = _WHITE_BEFORE.sub("", run)
+            if match and self._ids[match[0]] in strips.left:
+                run = _WHITE_BEHIND.sub("", run)
             if run:
+                run = run.translate(revealed)
                 ids += self._tokenizer.encode_inside(run) if end else self._tokenizer.encode(run)
             if match:
                 ids.append(self._ids[match[0]])

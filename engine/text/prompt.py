@@ -16,9 +16,10 @@ from engine.errors import (
     PromptTooLongError,
     UnsafePromptError,
 )
+from engine.text.chat_choice import check_tokens, named_chat
 from engine.text.jinja_format import JinjaFormat
 from engine.text.tokenizer import Tokenizer
-from engine.types import META_SYSTEM_PROMPT, ChatMessage, Prompt, Reasoning, is_open_after, marks_in
+from engine.types import ChatMessage, Prompt, Reasoning, is_open_after, marks_in
 
 
 class ChatFormat(Protocol):
@@ -53,11 +54,9 @@ class ChatMLFormat:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
-        try:
-            self._start = tokenizer.special_ids["<|im_start|>"]
-            self._end = tokenizer.special_ids["<|im_end|>"]
-        except KeyError as error:
-            raise ModelFormatError(f"The tokenizer lacks {error}, which the chat format needs.") from None
+        check_tokens(ChatSpec("chatml"), tokenizer.special_ids)
+        self._start = tokenizer.special_ids["<|im_start|>"]
+        self._end = tokenizer.special_ids["<|im_end|>"]
         self.stop_ids = frozenset({self._end, *stop_ids})
         self._newline = tokenizer.encode_inside("\n")
 
@@ -154,21 +153,21 @@ class ChatModel(Protocol):
 
 
 def make_chat_format(manifest: ChatModel, tokenizer: Tokenizer, chosen: str = "") -> ChatFormat | None:
-    """Return the `chosen` format, or the one that a manifest names; None for a base model.
+    """Return the `chosen` format (see `named_chat`), or the one that a manifest names; None for a base model.
 
     Raises `ModelFormatError`.
     """
-    name = chosen or manifest.chat.format
-    if name is None:
+    chat = named_chat(chosen) or manifest.chat
+    if chat.format is None:
         return None
-    if name == "chatml":
+    check_tokens(chat, tokenizer.special_ids)
+    if chat.format == "chatml":
         return ChatMLFormat(tokenizer, {manifest.eos_id, *manifest.stop_ids})
-    if name == "llama-2":
+    if chat.format == "llama-2":
         return Llama2Format(tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
-    if name == "jinja":
-        template, stop_ids = manifest.chat.template, manifest.stop_ids
-        return JinjaFormat(template, tokenizer, manifest.bos_id, manifest.eos_id, stop_ids)
-    raise ModelFormatError(f"This program knows no chat format called {name!r}.")
+    if chat.format == "jinja":
+        return JinjaFormat(chat, tokenizer, manifest.bos_id, manifest.eos_id, manifest.stop_ids)
+    raise ModelFormatError(f"This program knows no chat format called {chat.format!r}.")
 
 
 def fit_prompt(
@@ -238,23 +237,6 @@ def _check_alternates(dialog: Sequence[ChatMessage]) -> None:
         raise PromptError("A dialog must alternate between user and assistant, and end with the user.")
 
 
-_CHATML_START, _CHATML_END = "<|im_start|>", "<|im_end|>"
-_BEYOND_CHATML = ("bos_token", "trim", "strip", "split", "raise_exception", "tools", "<think>")
-"""A template that speaks of these writes more than the bare format, or other text."""
-
-
-def detect_chat(template: str) -> ChatSpec:
-    """Return the chat format that a Jinja template describes: a known one, or the template itself.
-
-    Without a template the format is None.
-    """
-    if _CHATML_START in template and not any(word in template for word in _BEYOND_CHATML):
-        return ChatSpec("chatml", _chatml_system_prompt(template))
-    if "[INST]" in template and "<<SYS>>" in template:
-        return llama2_chat()
-    return ChatSpec("jinja", "", template, marks_in(template)) if template.strip() else ChatSpec(None)
-
-
 def reasoning_of(chat: ChatSpec, chat_format: ChatFormat | None) -> Reasoning | None:
     """Return how a model marks what it thinks: as its folder says, or else its template."""
     marks = chat.reasoning or marks_in(chat.template)
@@ -263,18 +245,3 @@ def reasoning_of(chat: ChatSpec, chat_format: ChatFormat | None) -> Reasoning | 
     opening, closing = marks
     is_open = chat_format is not None and is_open_after(chat_format.answer_head, marks)
     return Reasoning(opening, closing, is_open)
-
-
-def llama2_chat() -> ChatSpec:
-    """Return Llama 2's format with Meta's system prompt."""
-    return ChatSpec("llama-2", META_SYSTEM_PROMPT)
-
-
-def _chatml_system_prompt(template: str) -> str:
-    """Return the system message that a ChatML template adds by itself, or nothing."""
-    for opening in (f"{_CHATML_START}system\\n", f"{_CHATML_START}system\n"):
-        if opening in template:
-            text = template.split(opening, 1)[1].split(_CHATML_END, 1)[0]
-            # What is put together from variables is no fixed text.
-            return "" if "{{" in text or "'" in text else text
-    return ""

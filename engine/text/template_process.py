@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +38,16 @@ class TemplateProcess:
     somebody killed it, the next call starts a new one.
     """
 
-    def __init__(self, template: str, tokens: dict[str, str]) -> None:
-        """Raises `ModelFormatError` for a template that cannot be read."""
+    def __init__(
+        self, template: str, tokens: dict[str, str], switches: Mapping[str, bool] | None = None
+    ) -> None:
+        """`switches` are variables of the template's own.
+
+        Raises `ModelFormatError` for one that cannot be read.
+        """
         if len(template) > _MAX_TEMPLATE_CHARACTERS:
             raise ModelFormatError("The model's chat template is too long to be one.")
-        self._first = {"template": template, "tokens": tokens}
+        self._first = {"template": template, "tokens": tokens | dict(switches or {})}
         self._lock = threading.Lock()
         self._start()
 

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import sentencepiece
 import tokenizers
@@ -31,6 +31,22 @@ _SPACE = "\u2581"
 """How SentencePiece writes a space inside a piece."""
 _BYTES_OF_AN_ENTRY = 256
 """What a remembered text takes besides its characters and ids."""
+
+
+class Strips(NamedTuple):
+    """Ids of control tokens that swallow the white space on their left, and on their right."""
+
+    left: frozenset[int] = frozenset()
+    right: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, spec: TokenizerSpec) -> Strips:
+        """Return those that a manifest names."""
+        left, right = (
+            frozenset(spec.special_ids[text] for text in texts if text in spec.special_ids)
+            for texts in (spec.lstrip, spec.rstrip)
+        )
+        return cls(left, right)
 
 
 class Tokenizer(Protocol):
@@ -57,12 +73,23 @@ class Tokenizer(Protocol):
     def opening_space_ids(self) -> frozenset[int]:
         """Return the ids whose space, where one of them opens a text, belongs to the encoding alone."""
 
+    @property
+    def strips(self) -> Strips:
+        """Return which control tokens swallow white space beside them."""
+
 
 class BpeTokenizer:
     """BPE from a `tokenizer.json`: byte-level, or in SentencePiece's manner with U+2581 for spaces."""
 
-    def __init__(self, path: Path, special_ids: Mapping[str, int], spell: Speller | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        special_ids: Mapping[str, int],
+        spell: Speller | None = None,
+        strips: Strips = Strips(),  # noqa: B008 - it never changes
+    ) -> None:
         """`spell` gives the bytes of a trained token; without it they are byte-level."""
+        self.strips = strips
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
@@ -113,10 +140,23 @@ class BpeTokenizer:
 class SentencePieceTokenizer:
     """A SentencePiece model with byte fallback, such as Llama 2's."""
 
-    def __init__(self, path: Path, special_ids: Mapping[str, int] | None = None) -> None:
-        """Without `special_ids` the control tokens are the model's own."""
+    def __init__(
+        self,
+        path: Path,
+        special_ids: Mapping[str, int] | None = None,
+        strips: Strips = Strips(),  # noqa: B008 - it never changes
+        *,
+        spaced_inside: bool = True,
+    ) -> None:
+        """Without `special_ids` the control tokens are the model's own.
+
+        `spaced_inside`: see `TokenizerSpec`.
+        """
+        self.strips = strips
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._processor = self._inside = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            if not spaced_inside:
+                self._inside = _without_prefix(path)
         except (OSError, RuntimeError) as error:
             raise ModelFormatError(f"{path.name} is not a readable SentencePiece model.") from error
         self.special_ids = dict(self._own_control() if special_ids is None else special_ids)
@@ -139,7 +179,7 @@ class SentencePieceTokenizer:
         return list(self._processor.encode(valid_unicode(text)))
 
     def encode_inside(self, text: str) -> list[int]:
-        return self.encode(text)
+        return list(self._inside.encode(valid_unicode(text)))
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -147,6 +187,8 @@ class SentencePieceTokenizer:
 
     @cached_property
     def opening_space_ids(self) -> frozenset[int]:
+        if not self.token_bytes[(self.encode("a") or [0])[0]].startswith(b" "):
+            return frozenset()
         pieces = enumerate(map(self._processor.id_to_piece, range(self.vocab_size)))
         return frozenset(index for index, piece in pieces if piece.startswith(_SPACE))
 
@@ -162,6 +204,15 @@ class SentencePieceTokenizer:
         if processor.is_byte(index):
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode()
+
+
+def _without_prefix(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Open a model so that it puts no space before a text."""
+    from sentencepiece import sentencepiece_model_pb2 as description  # few need it
+
+    model = description.ModelProto.FromString(path.read_bytes())
+    model.normalizer_spec.add_dummy_prefix = False
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
 class RememberingTokenizer:
@@ -189,6 +240,10 @@ class RememberingTokenizer:
     @property
     def opening_space_ids(self) -> frozenset[int]:
         return self._tokenizer.opening_space_ids
+
+    @property
+    def strips(self) -> Strips:
+        return self._tokenizer.strips
 
     def encode(self, text: str) -> list[int]:
         return self._recalled(False, text)
@@ -226,13 +281,13 @@ class RememberingTokenizer:
 
 def load_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:
     """Open the tokenizer that a manifest names. Raises `ModelFormatError`."""
-    path = folder / spec.file
+    path, strips = folder / spec.file, Strips.of(spec)
     if spec.kind == "bpe":
-        tokenizer: Tokenizer = BpeTokenizer(path, spec.special_ids)
+        tokenizer: Tokenizer = BpeTokenizer(path, spec.special_ids, strips=strips)
     elif spec.kind == "bpe-metaspace":
-        tokenizer = BpeTokenizer(path, spec.special_ids, _spell_metaspace)
+        tokenizer = BpeTokenizer(path, spec.special_ids, _spell_metaspace, strips)
     elif spec.kind == "sentencepiece":
-        tokenizer = SentencePieceTokenizer(path, spec.special_ids)
+        tokenizer = SentencePieceTokenizer(path, spec.special_ids, strips, spaced_inside=spec.spaced_inside)
     else:
         raise ModelFormatError(f"This program knows no tokenizer of the kind {spec.kind!r}.")
     _refuse_control_from_text(tokenizer)

@@ -262,8 +262,8 @@ def test_the_default_model_talks_in_a_pipe_and_passes_the_check(tmp_path: Path) 
     talk = run("chat", "What is the capital of France?\n/reset\n")
     assert talk.returncode == 0, talk.stderr
     assert "Traceback" not in talk.stderr
-    assert talk.stdout.splitlines()[-1] == "Forgotten: 2 messages."
-    assert len(talk.stdout) > len("Forgotten: 2 messages.\n")
+    assert talk.stdout.splitlines()[-1] == "Done: I forgot 2 messages. This conversation starts afresh."
+    assert len(talk.stdout) > len("Done: I forgot 2 messages. This conversation starts afresh.\n")
     check = run("check")
     assert check.returncode == 0, check.stdout
     assert "SmolLM2-135M-Instruct (int4)" in check.stdout

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
 import pytest
 
 from bot.config import ConfigError, load_settings
-from bot.config_keys import KEYS, bot_id
+from bot.config_keys import CHAT_KEYS, KEYS, bot_id
 from bot.parameters import PARAMETERS, ChatParameters, Guidance, GuidanceChoice
 from engine.types import RANGES
 
@@ -46,6 +47,11 @@ def test_the_environment_wins_over_the_file_and_an_empty_value_counts_as_none(en
     assert settings.chat.sampling.top_k == 7
     assert settings.chat.sampling.temperature == 0.3
     assert settings.threads == 0
+
+
+def test_what_the_operator_chose_is_known_though_it_be_the_default(env_file: Path) -> None:
+    env_file.write_text("TEMPERATURE=0.7\nTOP_P=\nTHREADS=2\n", encoding="utf-8")
+    assert load_settings({"TOP_K": "40"}, env_file).chat.chosen == {"temperature", "top_k"}
 
 
 def test_guidance_is_the_operators_choice(env_file: Path) -> None:
@@ -174,4 +180,7 @@ def _plain(value: float) -> str:
 def test_the_example_file_changes_nothing_also_when_uncommented(env_file: Path) -> None:
     example = EXAMPLE.read_text(encoding="utf-8")
     env_file.write_text(re.sub(r"^#([A-Z_]+=)", r"\1", example, flags=re.MULTILINE), encoding="utf-8")
-    assert load_settings({}, env_file) == load_settings({}, env_file.with_name("none"))
+    settings = load_settings({}, env_file)
+    assert settings.chat.chosen == {key.name.lower() for key in CHAT_KEYS}
+    plain = replace(settings, chat=replace(settings.chat, chosen=frozenset()))
+    assert plain == load_settings({}, env_file.with_name("none"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from bot.models import (
     least_options,
     model_bytes,
     moderation_options,
+    sums_up,
 )
+from engine.convert.default_model import NAME
 from engine.describing.footprint import PROCESS_BYTES
 from engine.engine import EngineOptions
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import DiskRoom
+from engine.types import ModelInfo
 from tests.bot.test_check import write_model
 from tests.fakes import ScriptedEngine
 
@@ -90,6 +94,19 @@ def test_what_is_kept_of_conversations_leaves_the_moderation_model_its_memory(
     assert kv_bytes(moderation_options(OPTIONS), guard) < 1.1 * 2**20, "as little as can be"
     set_by_hand = EngineOptions(kv_cache_mb=64)
     assert moderation_options(set_by_hand).kv_cache_mb == 64
+
+
+@pytest.mark.parametrize(
+    ("setting", "of_the_default_model", "of_another"),
+    [("auto", False, True), ("on", True, True), ("off", False, False)],
+)
+def test_the_default_model_sums_nothing_up_unless_it_is_told_to(
+    tmp_path: Path, setting: str, of_the_default_model: bool, of_another: bool
+) -> None:
+    settings = load_settings({"SUMMARIES": setting}, tmp_path / ".env")
+    info = ModelInfo(NAME, "int4", "cpu", "chatml", 4096, "")
+    assert sums_up(settings, info) == of_the_default_model
+    assert sums_up(settings, replace(info, name="llama-2-7b-chat")) == of_another
 
 
 def test_kv_goes_to_the_cache_folder_where_that_is_wished_and_never_that_of_a_moderation_model(

@@ -65,7 +65,7 @@ def test_values_are_read(name: str, text: str, value: float) -> None:
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(name: str, text: str) -> None:
-    with pytest.raises(ParameterError, match=rf"^{name} must be .* between .* and .*\.$"):
+    with pytest.raises(ParameterError, match=rf"^{name} must be .* from .* to .*\.$"):
         find_parameter(name).parse(text)
 
 
@@ -127,7 +127,7 @@ def test_the_prompt_budget_leaves_room_for_the_answer(
 def test_description_shows_value_default_and_range() -> None:
     lines = describe(DEFAULTS, {"top_k": 7}, {"temperature": 0.2})
     assert len(lines) == len(PARAMETERS)
-    assert lines[0].startswith("**temperature** = `0.2` (set here; without that 0.7, 0 to 2):")
+    assert lines[0].startswith("**temperature** = `0.2` (set here; otherwise 0.7, 0 to 2):")
     assert lines[1].startswith("**top_p** = `0.9` (default, 0.01 to 1):")
     assert lines[2].startswith("**top_k** = `7` (this server's default; mine is 40, 0 to 1000):")
 
@@ -140,6 +140,26 @@ def test_layers_lie_over_each_other_within_the_operators_limits() -> None:
     )
     assert changed.sampling == SamplingParams(temperature=0.5, top_k=8, max_new_tokens=80)
     assert "(default, 0 to 1)" in describe(defaults, {}, {})[0]
+
+
+def test_a_models_own_values_lie_below_all_that_somebody_chose() -> None:
+    defaults = ChatParameters(SamplingParams(top_p=0.5), chosen=frozenset({"top_p"}))
+    own = defaults.with_advice({"temperature": 0.2, "top_p": 0.95, "top_k": 64.0, "unheard_of": 1})
+    assert own.sampling == SamplingParams(temperature=0.2, top_p=0.5, top_k=64)
+    assert isinstance(own.sampling.top_k, int)
+    assert apply_overrides(own, {"temperature": 0.4}, {"top_k": 5}).sampling == SamplingParams(
+        temperature=0.4, top_p=0.5, top_k=5
+    )
+    lines = {line.split("**")[1]: line for line in describe(own, {"temperature": 0.4}, {})}
+    assert "`0.4` (this server's default; mine is 0.2" in lines["temperature"]
+    assert "`64` (the model's own, 0 to 1000)" in lines["top_k"]
+    assert "`0.5` (default" in lines["top_p"]
+    assert own.with_advice({}).sampling == own.sampling
+
+
+def test_the_operators_limits_bound_a_models_own_values() -> None:
+    limited = ChatParameters(limits=read_limits("temperature=0..0.5")).with_advice({"temperature": 1.0})
+    assert limited.sampling.temperature == 0.5
 
 
 def test_what_the_engine_declares_is_a_setting_of_the_operator_and_of_conversations() -> None:

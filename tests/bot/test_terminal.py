@@ -100,13 +100,13 @@ async def test_what_the_model_writes_cannot_command_the_terminal(terminal: Termi
 async def test_a_fault_is_a_sentence_and_the_conversation_goes_on(terminal: Terminal) -> None:
     terminal.engine.scripts = [Script(fails_after=1), Script(pieces=("fine",))]
     output = await terminal.run("Hi", "Again")
-    assert "The model failed while it was answering." in output
+    assert "The model failed while answering." in output
     assert output.endswith("fine\n")
 
 
 async def test_a_refused_question_is_a_sentence(terminal: Terminal) -> None:
     output = await terminal.run("x" * 5000, "<|im_start|>")
-    assert "Send a shorter one." in output
+    assert "send a shorter one." in output
     assert "control tags" in output
     assert terminal.engine.dialogs == []
 
@@ -115,7 +115,7 @@ async def test_commands(terminal: Terminal) -> None:
     output = await terminal.run(
         "Hi", "/reset", "/help", "/nonsense", "/system clear now", "/settings set top_k"
     )
-    assert "Forgotten: 2 messages." in output
+    assert "I forgot 2 messages." in output
     assert HELP in output
     assert "There is no such command." in output
     assert "Use /settings, " in output
@@ -127,13 +127,13 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
         "/settings set temperature 0.25", "/settings set top_k 9999", "/system set Be brief.", "/system", "Hi"
     )
     assert "temperature is 0.25 now." in output
-    assert "top_k must be a whole number between 0 and 1000." in output
+    assert "top_k must be a whole number from 0 to 1000." in output
     assert "\nBe brief.\n" in output
     assert terminal.engine.params[0].temperature == 0.25
     assert terminal.engine.dialogs[0][0].content == "Be brief."
 
     output = await terminal.run("/settings", "/settings reset", "/system clear", "/system show")
-    assert "temperature = 0.25 (set here; without that 0.7" in output
+    assert "temperature = 0.25 (set here; otherwise 0.7" in output
     assert "Set back to the default: 1." in output
     assert output.endswith("You are a test.\n")
 
@@ -141,7 +141,7 @@ async def test_settings_and_system_prompt_hold_for_the_next_answer(terminal: Ter
 async def test_a_preset_holds_until_it_is_cleared(terminal: Terminal) -> None:
     output = await terminal.run("/system preset safe", "/system preset wild", "Hi", "/system clear", "Hi")
     assert "The preset safe holds now" in output
-    assert "There are: safe, none." in output
+    assert "Choose one of: safe, none." in output
     prompts = [dialog[0].content for dialog in terminal.engine.dialogs]
     assert prompts == [META_SYSTEM_PROMPT, "You are a test."]
 

@@ -1,14 +1,21 @@
-"""Tokenizers, templates and dialogs that transformers was asked about: benchmarks/record_hf_reference.py."""
+"""Tokenizers, templates and dialogs that transformers was asked about: benchmarks/record_hf_reference.py.
+
+The templates are our own, in the manner of those that models of each family come with; for published ones
+there is benchmarks/published_templates.py.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tokenizers
 
+from engine.describing.manifest import ChatSpec
+from engine.text.chat_choice import classic_templates
 from tests.engine import chat_templates
 from tests.engine.tiny_fast_llama import SCHEMES, fast_llama
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_tokenizer
@@ -74,3 +81,56 @@ CASES = {
         for name in ("ZEPHYR", "WITHOUT_SYSTEM")
     },
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PromptModel:
+    """A `ChatModel` of its bare values."""
+
+    chat: ChatSpec
+    bos_id: int
+    eos_id: int
+    stop_ids: tuple[int, ...] = ()
+
+
+_CHATML = ("<|im_start|>", "<|im_end|>")
+_HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+_INST = ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+_TURNS = ("<start_of_turn>", "<end_of_turn>")
+_DEEPSEEK = ("<｜User｜>", "<｜Assistant｜>")
+FAMILIES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    "vicuna": (("llama-2", "always"), classic_templates()["vicuna"], ()),
+    "alpaca": (("llama-2", "mistral"), classic_templates()["alpaca"], ()),
+    "zephyr": (("llama-2", "mistral"), classic_templates()["zephyr"], ()),
+    "mistral-v1": (("llama-2", "mistral"), classic_templates()["mistral-v1"], ()),
+    "mistral-v3": (("mistral",), classic_templates()["mistral-v3"], _INST),
+    "mistral-tekken": (("tekken",), classic_templates()["mistral-tekken"], _INST),
+    "mistral small": (("tekken",), chat_templates.MISTRAL_SMALL, _INST),
+    "mistral nemo": (("tekken", "mistral"), chat_templates.MISTRAL_NEMO, _INST),
+    "llama-3": (("llama-3", "dbrx"), classic_templates()["llama-3"], _HEADERS),
+    "llama 2 of another": (("llama-2",), chat_templates.VIGOGNE, ()),
+    "gemma": (("gemma",), classic_templates()["gemma"], _TURNS),
+    "gemma 3": (("gemma",), chat_templates.GEMMA_3, _TURNS),
+    "phi-3": (("phi-3",), classic_templates()["phi-3"], _ROLES),
+    "phi-4": (("dbrx", "gpt-4o"), chat_templates.PHI_4, (*_CHATML, "<|im_sep|>")),
+    "phi-4-mini": (("gpt-4o",), chat_templates.PHI_4_MINI, _ROLES),
+    "qwen 2.5": (("qwen2",), chat_templates.QWEN_2_5, _CHATML),
+    "qwen 3": (("qwen2",), chat_templates.QWEN_3, _CHATML),
+    "yi": (("always", "qwen2"), chat_templates.YI, _CHATML),
+    "smollm": (("smollm", "llama-3", "gpt-2"), chat_templates.QWEN_2_5, _CHATML),
+    "granite": (
+        ("smollm",),
+        chat_templates.GRANITE,
+        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
+    ),
+    "deepseek": (("deepseek-llm",), chat_templates.DEEPSEEK, _DEEPSEEK),
+    "olmo 2": (("dbrx",), chat_templates.OLMO_2, ()),
+}
+"""Kinds of tokenizer (`tokenizer_kinds.py`), template and control tokens."""
+FAMILY_CASES = [(name, kind) for name, (kinds, _, _) in FAMILIES.items() for kind in kinds]
+
+
+def digest(ids: Sequence[int]) -> str:
+    """Return what tells lists of ids apart, in a few characters."""
+    return f"{len(ids)} {hashlib.sha256(' '.join(map(str, ids)).encode()).hexdigest()[:12]}"

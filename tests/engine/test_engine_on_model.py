@@ -59,6 +59,11 @@ async def test_kv_that_was_on_disk_changes_no_answer(
                 if room is not None:  # the older ones are written while nobody asks
                     await wait_until(lambda: _num_written(runner) >= number * (300 // BLOCK_TOKENS))  # noqa: B023
             found.append([await answer(engine, Prompt((*past, 5, 6, 7)), 2) for past in pasts])
+            if room is not None:
+                assert _num_written(runner) > 0
+                engine.drop_idle_cache()
+                anew = await answer(engine, Prompt((*pasts[0], 5, 6, 7)), 2)
+                assert anew.usage.num_cached_tokens == 0, "what was deleted is gone on disk too"
     assert [one.text for one in found[0]] == [one.text for one in found[1]]
     kept = [[one.usage.num_cached_tokens for one in some] for some in found]
     assert sum(kept[1]) >= sum(kept[0]) + 3 * 256, "and it was read"

@@ -166,7 +166,7 @@ CASES: dict[str, Json] = {
     "gemma-3": _case("gemma3_text", **_GEMMA_3),
     "gemma-3-linear": {
         "model_type": "gemma3",
-        "eos_token_id": [2, 3],
+        "eos_token_id": [2, 1],
         "text_config": _case("gemma3_text", **_GEMMA_3, rope_scaling={"rope_type": "linear", "factor": 8.0}),
         "vision_config": _VISION,
     },

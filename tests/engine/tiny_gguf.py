@@ -27,7 +27,9 @@ from tests.engine.tiny_model import (
 QuantType = gguf.GGMLQuantizationType
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\n" + SYSTEM_PROMPT + "<|im_end|>\n' }}{% endif %}…{% endfor %}"
+    "{{ '<|im_start|>system\n" + SYSTEM_PROMPT + "<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 _OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
@@ -50,6 +52,8 @@ class TinyGGUF:
 
     config: DecoderConfig = field(default_factory=tiny_config)
     quant_type: int = QuantType.F32
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Of tensors that are stored in another type than the others, by the file's names."""
     fields: dict[str, Any] = field(init=False)
     tensors: dict[str, FloatArray] = field(init=False)
 
@@ -73,9 +77,9 @@ class TinyGGUF:
         fields = dict(self.fields)
         writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
         for key, value in fields.items():
-            _add(writer, key, value)
+            add_field(writer, key, value)
         for name, values in self.tensors.items():
-            kind = self.quant_type if values.ndim == 2 else QuantType.F32
+            kind = self.kinds.get(name, self.quant_type) if values.ndim == 2 else QuantType.F32
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -142,7 +146,7 @@ def _stored_name(name: str) -> str:
     return f"blk.{prefix.removeprefix('layers.')}.{_LAYER_NAMES[last]}.weight"
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:
+def add_field(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:
     if isinstance(value, str):
         writer.add_string(key, value)
     elif isinstance(value, int):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import tokenizers
@@ -62,6 +63,7 @@ class TinySource:
     bos_id = BOS_ID
     eos_id = EOS_ID
     stop_ids: tuple[int, ...] = ()
+    sampling: Mapping[str, float] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def __init__(self, config: DecoderConfig | None = None, seed: int = 0) -> None:

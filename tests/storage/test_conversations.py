@@ -219,3 +219,30 @@ async def test_a_question_is_not_detached(conversations: Conversations) -> None:
     turn = await asked_and_answered(conversations, 1)
     await conversations.detach_part(1)
     assert await conversations.parts(turn.question.id) == [1]
+
+
+async def test_a_copy_takes_the_place_of_a_question_once(conversations: Conversations) -> None:
+    turn = await ask(conversations, 20, "luna: Why?")
+    assert await conversations.turns.move_question(20, 21, "Luna", "Why?")
+    moved = await conversations.find_by_discord_id(21)
+    assert moved is not None
+    assert (moved.id, moved.author_id, moved.author_name, moved.content) == (
+        turn.question.id,
+        42,
+        "Luna",
+        "Why?",
+    )
+    assert await conversations.find_by_discord_id(20) is None
+    assert await conversations.delete_question(20) is None, "the original is nothing to us any more"
+    assert not await conversations.turns.move_question(20, 22, "Luna", "again")
+
+
+async def test_a_copy_takes_the_place_of_nothing_else(conversations: Conversations) -> None:
+    await asked_and_answered(conversations, 20)
+    await ask(conversations, 30, "Something")
+    assert not await conversations.turns.move_question(20, 30, "Luna", "a message that is known")
+    assert not await conversations.turns.move_question(21, 31, "Luna", "an answer")
+    assert not await conversations.turns.move_question(99, 98, "Luna", "nothing")
+    kept = [await conversations.find_by_discord_id(one) for one in (20, 21, 30)]
+    assert None not in kept
+    assert "Luna" not in str(kept)

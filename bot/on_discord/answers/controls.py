@@ -66,7 +66,7 @@ class AnswerControls:
                 steering.stop(interaction.channel_id or 0, _may(interaction))
                 await say(interaction, phrase("answer.stopped"))
 
-        @app_commands.command(name="undo", description="Take the last question and its answer back")
+        @app_commands.command(name="undo", description="Take back the last question and its answer")
         async def undo(interaction: Interaction) -> None:
             async with answering(interaction):
                 turn = await steering.undo(conversation_of(interaction), _may(interaction))
@@ -77,7 +77,7 @@ class AnswerControls:
         async def regenerate(interaction: Interaction) -> None:
             await again(interaction, go_on=False)
 
-        @app_commands.command(name="continue", description="Go on with the last answer where it ended")
+        @app_commands.command(name="continue", description="Continue the last answer where it ended")
         async def continue_(interaction: Interaction) -> None:
             await again(interaction, go_on=True)
 

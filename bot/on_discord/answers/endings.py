@@ -360,7 +360,8 @@ def _is_open(channel: object) -> bool:
     if isinstance(channel, discord.Thread):
         if channel.parent is None:
             return True
-        if channel.archived and not may_open(channel):
+        is_ours_to_open = may_open(channel) or channel.permissions_for(me).manage_threads
+        if (channel.archived and not may_open(channel)) or (channel.locked and not is_ours_to_open):
             return False
     return channel.permissions_for(me).view_channel
 

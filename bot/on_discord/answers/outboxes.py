@@ -140,8 +140,14 @@ class DiscordOutbox:
         try:
             with translated():
                 return await act()
-        except OutboxClosedError:
-            if not (isinstance(self._channel, discord.Thread) and may_open(self._channel)):
+        except OutboxForbiddenError as error:
+            if not isinstance(self._channel, discord.Thread):
+                raise
+            if not isinstance(error, OutboxClosedError):
+                if self._channel.locked:
+                    raise OutboxClosedError("Moderators locked the thread.") from error
+                raise
+            if not may_open(self._channel):
                 raise
         try:
             with translated():
@@ -306,9 +312,9 @@ def translated() -> Iterator[None]:
 def _outbox_error(error: discord.HTTPException) -> OutboxError:
     if error.code in _GONE or isinstance(error, discord.NotFound):
         return OutboxGoneError("The message or its channel was deleted.")
-    if error.code == _ARCHIVED_THREAD:
-        return OutboxClosedError("The thread is archived.")
-    if error.code == _LOCKED_THREAD or isinstance(error, discord.Forbidden):
+    if error.code in (_ARCHIVED_THREAD, _LOCKED_THREAD):
+        return OutboxClosedError("The thread is archived or locked.")
+    if isinstance(error, discord.Forbidden):
         return OutboxForbiddenError("We may not write there now.")
     if error.status in _REFUSED:
         _log.error("Discord refused a message: status %d, code %d", error.status, error.code)

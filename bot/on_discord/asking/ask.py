@@ -28,8 +28,8 @@ from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.asking.questions import Questions, referring
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.hearing.files import why_not_readable
-from bot.on_discord.hearing.hearing import Hearing
 from bot.on_discord.hearing.message_text import parts_of, told
 from bot.on_discord.interactions import (
     DISCORD_FAILURES,
@@ -82,13 +82,13 @@ class Asking:
         self,
         chat: ChatService,
         questions: Questions,
-        hearing: Hearing,
         make_answer: MakeAnswer,
         locales: Locales,
+        threads: QuestionThreads,
     ) -> None:
+        self._threads = threads
         self._chat = chat
         self._questions = questions
-        self._hearing = hearing
         self._make_answer = make_answer
         self._locales = locales
 
@@ -113,7 +113,8 @@ class Asking:
             question = await self._question(interaction, request, discord_id)
             view = await self._make_answer(channel, response.message_id)
             await arrival.is_first.wait()
-            await self._chat.take(question, view, arrival)
+            settle = functools.partial(self._threads.settle, channel=channel, text=request.prompt)
+            await self._chat.take(question, view, arrival, settle)
 
     async def _ask_in_response(self, interaction: Interaction, request: Request) -> None:
         await acknowledge_with(interaction, is_private=request.is_private)
@@ -145,18 +146,19 @@ class Asking:
         """Return what is asked. Raises `AttachmentError`."""
         channel, user, bot = interaction.channel, interaction.user, _bot_at(interaction)
         is_our_thread = isinstance(channel, discord.Thread) and are_we_there(interaction)
-        files = await self._hearing.read(request.files)
+        listener = self._questions.listen(conversation_of(interaction), bot)
+        files = await listener.read(request.files)
         if files.problems or (files.notes and not files.is_readable):
             raise AttachmentError((*files.problems, *files.notes)[0])
         references = []
         if request.about is not None:
-            about = await self._hearing.quote(request.about, bot)
+            about = await listener.quote(request.about)
             if not about.is_readable:
                 raise AttachmentError((*about.notes, phrase("ask.nothing_there"))[0])
             references.append(about)
         place = None if request.is_private else channel
         if are_we_there(interaction):
-            references += await self._hearing.linked(request.prompt, bot, user, place)
+            references += await listener.linked(request.prompt, user, place)
         question = Question(
             conversation=conversation_of(interaction),
             discord_id=discord_id,
@@ -193,7 +195,7 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
     @app_commands.describe(
         prompt="Your question",
         private="Only you see the answer, and I do not remember it",
-        file="A text file that belongs to the question",
+        file="A file that goes with the question: text, PDF or Word",
         temperature="How adventurous this answer is; 0 takes the likeliest",
         max_new_tokens="Longest answer, in tokens",
     )

@@ -43,7 +43,7 @@ class History:
         """Return `/history`."""
 
         @app_commands.command(name="history", description="What I remember of this conversation")
-        @app_commands.describe(file="All of it as a text file")
+        @app_commands.describe(file="Get all of it as a text file")
         async def history(interaction: Interaction, file: bool = False) -> None:
             async with reporting(interaction):
                 if file:

@@ -6,6 +6,7 @@ Whoever is to be answered gets an answer or a sentence. Knows nothing of the con
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 from collections import OrderedDict
@@ -21,9 +22,11 @@ from bot.conversation.service import ChatService
 from bot.errors import BlockedError, EmptyQuestionError, NotHereError, RefusalError, is_expected, sentence_for
 from bot.language.phrases import phrase, render
 from bot.on_discord.answers.discord_answer import MakeAnswer
+from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.overheard import Overheard
-from bot.on_discord.asking.proxies import Proxies
+from bot.on_discord.asking.proxies import Original, Proxies
 from bot.on_discord.asking.questions import Questions
+from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, incoming_of, may_answer, origin_of_message, ref_of
 from bot.servers.rates import Buckets, Rate, RefusalPace, loop_seconds
@@ -46,7 +49,6 @@ MAX_EDITED = 1000
 """Edited messages that are known."""
 BEFORE_TIME = timedelta(minutes=5)
 """How far back a mention without words may point."""
-NUM_LOOKED_AT = 8
 MAX_BEFORE = 4
 """Messages in a row that are the question of such a mention."""
 
@@ -64,10 +66,14 @@ class MessageIntake:
         locales: Locales,
         make_answer: MakeAnswer,
         on_refusal: OnRefusal,
+        talk: ChannelTalk,
+        threads: QuestionThreads,
         *,
         sees_all: bool,
     ) -> None:
         """`sees_all`: whether we get messages that do not mention us."""
+        self._talk = talk
+        self._threads = threads
         self._chat = chat
         self._questions = questions
         self._locales = locales
@@ -91,14 +97,15 @@ class MessageIntake:
             return
         incoming = incoming_of(message)
         if is_for_us(incoming, bot) or is_from_a_person(incoming):
-            original = await self.proxies.see(message)
-            if original is None or not await self.proxies.is_replaced(original):
-                is_refused = not await self._ask(message, message, bot, incoming)
-                if original is not None:
-                    original.is_refused = is_refused
+            if not is_for_us(incoming, bot):
+                self._questions.notice(message)
+            await self._ask(message, message, bot, incoming)
 
     async def _take_copy(self, copy: discord.Message, bot: Bot) -> None:
         """Answer what was posted for a member, whose message it takes the place of."""
+        said = dataclasses.replace(incoming_of(copy), is_bot=False, is_webhook=False)
+        if not (is_for_us(said, bot) or await self._overheard.is_for_us(copy, said, bot)):
+            return  # of a message with words of several members, another copy may be for us
         original = await self.proxies.claim(copy)
         if original is None:
             return
@@ -117,10 +124,7 @@ class MessageIntake:
         finally:
             original.settle()
         if not original.is_refused:
-            incoming = dataclasses.replace(
-                incoming_of(copy), author_id=asked.author.id, is_bot=False, is_webhook=False
-            )
-            await self._ask(copy, asked, bot, incoming)
+            await self._ask(copy, asked, bot, dataclasses.replace(said, author_id=asked.author.id))
 
     async def take_edited(self, message: discord.Message, bot: Bot) -> None:
         """Answer a message that was no question when it was written, if its edit speaks to us."""
@@ -142,15 +146,19 @@ class MessageIntake:
 
     async def _ask(
         self, message: discord.Message, written: discord.Message, bot: Bot, incoming: Incoming
-    ) -> bool:
-        """Take a message as a question if it is one; return False where that was refused.
+    ) -> None:
+        """Take a message as a question if it is one.
 
         written: what the person wrote who asks; another message than `message` where that is a copy.
         """
+        original: Original | None = None
         refusal: Exception | None = None
         is_addressed = is_for_us(incoming, bot)
         with self._chat.arrivals.enter(message.channel.id, message.id, incoming.author_id) as arrival:
-            try:
+            try:  # nothing is waited for before it has arrived: it may be changed or deleted from here on
+                original = await self.proxies.see(message) if written is message else None
+                if original is not None and await self.proxies.is_replaced(original):
+                    return
                 if is_addressed or await self._overheard.is_for_us(message, incoming, bot):
                     await self._take_in(message, written, bot, arrival, is_addressed=is_addressed)
             except DuplicateMessageError:
@@ -160,9 +168,10 @@ class MessageIntake:
         if arrival.is_withdrawn:
             _log.info("A question was deleted before it was taken")
         elif refusal is not None:
+            if original is not None:
+                original.is_refused = True
             self._note_try(message)
             await self._say_why(message, incoming.author_id, refusal, is_addressed=is_addressed)
-        return refusal is None or arrival.is_withdrawn
 
     async def _take_in(
         self,
@@ -174,11 +183,11 @@ class MessageIntake:
         is_addressed: bool,
     ) -> None:
         """Take a message as a question, in the order in which all came and with its newest text."""
-        if not may_answer(message):
+        if not (may_answer(message) or await self._threads.opens_in(message.channel)):
             _log.info("A question was left alone: no permission to answer there")
             return
         newest = await self._newest_part(message)
-        question = await self._questions.of(message, bot, newest, written.author)
+        question = await self._questions.of(message, bot, newest, written)
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
@@ -193,7 +202,9 @@ class MessageIntake:
         )
         for one in [question] if is_said else await self._meant(message, question, bot):
             view = await self._make_answer(message.channel, one.discord_id)
-            await self._chat.take(one, view, arrival)
+            said = message.content if one.discord_id == message.id else one.content
+            settle = functools.partial(self._threads.settle, channel=message.channel, text=said)
+            await self._chat.take(one, view, arrival, settle)
 
     async def _meant(self, message: discord.Message, question: Question, bot: Bot) -> Sequence[Question]:
         """Return what somebody asks who mentions us without a word: what they reply to, or said before.
@@ -210,7 +221,13 @@ class MessageIntake:
             is_role = bool(message.role_mentions)
             me = f"<@{bot.user_id}>"
             raise EmptyQuestionError(phrase("errors.role_mention", me=me) if is_role else None)
-        before = [await self._questions.of(one, bot) for one in await self._said_before(message)]
+        # Discord tells nothing of a member with a message of the past, so they are who they are now.
+        before = [
+            dataclasses.replace(
+                await self._questions.of(one, bot), origin=question.origin, author_name=question.author_name
+            )
+            for one in await self._said_before(message)
+        ]
         found = [one for one in before if one.content.strip()] or ([] if is_blank else [question])
         if not found:
             raise EmptyQuestionError(phrase("errors.bare_mention"))
@@ -222,7 +239,7 @@ class MessageIntake:
         if not self._sees_all or message.guild is None:
             return found
         try:
-            async for one in message.channel.history(limit=NUM_LOOKED_AT, before=message):
+            for one in await self._talk.right_before(message, BEFORE_TIME):
                 is_theirs = one.author.id == message.author.id
                 if message.created_at - one.created_at > BEFORE_TIME or (found and not is_theirs):
                     break

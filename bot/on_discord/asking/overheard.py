@@ -55,7 +55,9 @@ class Overheard:
             free = (await self._servers.config(guild.id)).free_channels
             if channel.id in free or parent_id in free:
                 return True
-            return isinstance(channel, discord.Thread) and await self._chat.is_our_thread(channel.id)
+            if not isinstance(channel, discord.Thread):
+                return False
+            return channel.owner_id == guild.me.id or await self._chat.is_our_thread(channel.id)
         except StorageError as error:
             _log.error("It could not be told whether to answer: %s", error)
             return False

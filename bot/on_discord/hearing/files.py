@@ -7,7 +7,7 @@ bounded: bytes, pages, seconds, and how many documents are read at a time. Knows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -52,6 +52,11 @@ _PROBLEMS = {
 }
 
 
+Fit = Callable[[str, int], Awaitable[int]]
+"""Tells how many characters of a document there is room for, where so many files share it."""
+Share = Callable[[str], Awaitable[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
     """What the model is told of a file.
@@ -73,13 +78,20 @@ class Files:
         self._turns = asyncio.Semaphore(MAX_DOCUMENTS)
         self._num_waiting = 0
 
-    async def open(self, attachments: Sequence[discord.Attachment]) -> list[OpenedFile]:
-        """Open the files of a message, all at once. Raises `AttachmentError` if there are too many."""
+    async def open(self, attachments: Sequence[discord.Attachment], fit: Fit) -> list[OpenedFile]:
+        """Open the files of a message, all at once. Raises `AttachmentError` if there are too many.
+
+        `fit` says how much of their text there is room for.
+        """
         if sum(not claimed_kind(one) for one in attachments) > MAX_FILES:
             raise AttachmentError(phrase("files.too_many", limit=MAX_FILES))
-        return await asyncio.gather(*map(self._open, attachments))
 
-    async def _open(self, attachment: discord.Attachment) -> OpenedFile:
+        async def share(text: str) -> int:
+            return await fit(text, len(attachments))
+
+        return await asyncio.gather(*(self._open(one, share) for one in attachments))
+
+    async def _open(self, attachment: discord.Attachment, share: Share) -> OpenedFile:
         claimed, is_document = claimed_kind(attachment), _may_be_document(attachment)
         limit = MAX_DOCUMENT_BYTES if is_document else MAX_BYTES
         if attachment.is_voice_message() or (claimed and attachment.size > limit):
@@ -89,15 +101,15 @@ class Files:
                 raise _too_large(attachment, limit)
             if attachment.size > MAX_BYTES:
                 async with self._turn():
-                    return await self._look_into(attachment, await _fetch(attachment), has_turn=True)
-            return await self._look_into(attachment, await _fetch(attachment))
+                    return await self._look_into(attachment, await _fetch(attachment), share, has_turn=True)
+            return await self._look_into(attachment, await _fetch(attachment), share)
         except AttachmentError as error:
             if claimed:
                 return _not_perceived(attachment, claimed)
             return OpenedFile(line_of(attachment), problem=error.sentence)
 
     async def _look_into(
-        self, attachment: discord.Attachment, data: bytes, *, has_turn: bool = False
+        self, attachment: discord.Attachment, data: bytes, share: Share, *, has_turn: bool = False
     ) -> OpenedFile:
         """Return what is in a file. Raises `AttachmentError`."""
         kind = kind_of(data)
@@ -105,9 +117,12 @@ class Files:
             return _not_perceived(attachment, _KINDS[kind])
         if kind in (FileKind.PDF, FileKind.ZIP):
             if has_turn:
-                return _told(attachment, await asyncio.to_thread(read_document, data, kind))
-            async with self._turn():
-                return _told(attachment, await asyncio.to_thread(read_document, data, kind))
+                document = await asyncio.to_thread(read_document, data, kind)
+            else:
+                async with self._turn():
+                    document = await asyncio.to_thread(read_document, data, kind)
+            room = await share(document.text) if document.text else 0
+            return _told(attachment, document.beginning(room))
         if len(data) > MAX_BYTES:
             raise _too_large(attachment, MAX_BYTES)
         text = await asyncio.to_thread(decode, data)

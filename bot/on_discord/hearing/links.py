@@ -75,6 +75,8 @@ def channel_to_open(link: MessageLink, readers: Readers) -> _Readable | discord.
 
 
 def _may_read(channel: _Readable, person: discord.Member) -> bool:
+    if _home(channel) is None:
+        return False
     allowed = channel.permissions_for(person)
     if not (allowed.view_channel and allowed.read_message_history):
         return False

@@ -25,8 +25,8 @@ def block_commands(chat: ChatService, moderation: Moderation) -> list[app_comman
     """Return `/block`, `/unblock` and `/blocked`."""
     blocks = moderation.blocks
 
-    @app_commands.command(name="block", description="Answer a person no more on this server (moderators)")
-    @app_commands.describe(user="Who is not answered any more")
+    @app_commands.command(name="block", description="Stop answering someone on this server (moderators)")
+    @app_commands.describe(user="Who to stop answering")
     @app_commands.default_permissions(manage_messages=True)
     @app_commands.guild_only()
     async def block(interaction: Interaction, user: discord.User) -> None:
@@ -40,8 +40,8 @@ def block_commands(chat: ChatService, moderation: Moderation) -> list[app_comman
                 _post(interaction, NoticeKind.BLOCKED, user)
             await say(interaction, phrase("block.done" if is_new else "block.already", user=user.mention))
 
-    @app_commands.command(name="unblock", description="Answer a person again on this server (moderators)")
-    @app_commands.describe(user="Who is answered again; the id will do for somebody who left")
+    @app_commands.command(name="unblock", description="Answer someone again on this server (moderators)")
+    @app_commands.describe(user="Who to answer again; use the id of someone who has left")
     @app_commands.default_permissions(manage_messages=True)
     @app_commands.guild_only()
     async def unblock(interaction: Interaction, user: discord.User) -> None:
@@ -53,7 +53,7 @@ def block_commands(chat: ChatService, moderation: Moderation) -> list[app_comman
                 _post(interaction, NoticeKind.UNBLOCKED, user)
             await say(interaction, phrase("block.undone" if was_blocked else "block.not", user=user.mention))
 
-    @app_commands.command(name="blocked", description="Show who is not answered here, by whom and since when")
+    @app_commands.command(name="blocked", description="Show who is blocked here, by whom and since when")
     @app_commands.default_permissions(manage_messages=True)
     @app_commands.guild_only()
     async def blocked(interaction: Interaction) -> None:

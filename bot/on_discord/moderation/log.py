@@ -111,6 +111,6 @@ def line_of(notice: Notice) -> str:
         by=f"<@{notice.by_user_id}>",
         about=f"<@{notice.about_user_id}>" if notice.about_user_id is not None else "?",
         channel=f"<#{notice.channel_id}>",
-        count=notice.num,
+        count=phrase("counts.messages", num=notice.num),
         detail=notice.detail,
     )

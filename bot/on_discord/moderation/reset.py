@@ -75,7 +75,9 @@ class Resets:
         except NotFoundError:
             raise ChatError(phrase("moderation.too_late")) from None
         self._post(NoticeKind.RESET_UNDONE, interaction, done)
-        await say(interaction, phrase("moderation.undone", count=done.num_messages))
+        await say(
+            interaction, phrase("moderation.undone", count=phrase("counts.messages", num=done.num_messages))
+        )
 
     def _post(
         self, kind: NoticeKind, interaction: Interaction, done: Reset, reset_id: int | None = None

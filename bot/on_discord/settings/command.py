@@ -60,7 +60,7 @@ class SettingsCommands(app_commands.Group):
             shown = find_parameter(name).format(new)
             await say(interaction, phrase("settings.changed", name=name, value=shown))
 
-    @app_commands.command(name="preset", description="Choose how answers are made by a name (moderators)")
+    @app_commands.command(name="preset", description="Choose a ready-made style of answers (moderators)")
     @app_commands.describe(name="precise, balanced or creative")
     @app_commands.choices(name=_PRESETS)
     async def preset(self, interaction: Interaction, name: str) -> None:
@@ -71,7 +71,7 @@ class SettingsCommands(app_commands.Group):
             await say(interaction, phrase("settings.preset_holds", name=name))
 
     @app_commands.command(name="server", description="Set a default for this whole server (Manage Server)")
-    @app_commands.describe(name="Which setting", value="Its value; left out: back to mine")
+    @app_commands.describe(name="Which setting", value="Its value; leave it out to go back to mine")
     @app_commands.choices(name=_NAMES)
     async def server(
         self, interaction: Interaction, name: str, value: app_commands.Range[str, 1, 32] | None = None
@@ -87,7 +87,7 @@ class SettingsCommands(app_commands.Group):
             await say(interaction, phrase(key, name=name, value=value or ""))
 
     @app_commands.command(name="reset", description="Go back to the defaults (moderators)")
-    @app_commands.describe(name="Which setting; all of them if left out")
+    @app_commands.describe(name="Which setting; leave it out for all of them")
     @app_commands.choices(name=_NAMES)
     async def reset(self, interaction: Interaction, name: str | None = None) -> None:
         """Go back to the default of one parameter, or of all."""
@@ -117,7 +117,7 @@ class ModelCommands(app_commands.Group):
             key = "model.shown" if self._switch.is_answering else "model.shown_lost"
             await say(interaction, phrase(key, current=self._switch.name, names=names))
 
-    @app_commands.command(name="use", description="Let another model answer everybody (whoever runs me)")
+    @app_commands.command(name="use", description="Switch everyone to another model (whoever runs me)")
     @app_commands.describe(name="Which model")
     async def use(self, interaction: Interaction, name: app_commands.Range[str, 1, 100]) -> None:
         """Switch."""

@@ -18,12 +18,12 @@ from bot.servers.server_config import MAX_IDS, MAX_LIST_CHARS, AgeRestricted, Se
 
 SWITCHES = (
     *("removes_invites", "labels_answers", "uses_embeds", "hides_previews", "shows_thoughts"),
-    *("sums_up", "lists_everywhere", "refuses_unchecked"),
+    *("sums_up", "reads_along", "lists_everywhere", "refuses_unchecked"),
 )
 AS_DISCORD_SAYS = "discord"
 """The choice of no language of one's own."""
 _ON_SECOND_PAGE = {
-    *("free_channels", "language", "answer_defaults", "system_prompt"),
+    *("free_channels", "thread_channels", "language", "answer_defaults", "system_prompt"),
     *("notify_after_s", "proxies"),
 }
 """Settings that are changed there: Discord shows five rows at a time."""
@@ -34,6 +34,7 @@ _PLACES = [
     discord.ChannelType.stage_voice,
     discord.ChannelType.forum,
 ]
+_THREAD_PLACES = [discord.ChannelType.text, discord.ChannelType.news, discord.ChannelType.category]
 FORMS: dict[str, tuple[str, ...]] = {
     "question_lists": ("question_words", "question_patterns"),
     "answer_lists": ("answer_words", "answer_patterns"),
@@ -105,12 +106,14 @@ def _access_lines(config: ServerConfig) -> list[str]:
     return [
         phrase("config.channels", value=channels),
         phrase("config.roles", value=roles),
-        phrase("config.log", value=f"<#{config.log_channel}>" if config.log_channel else "—"),
+        phrase(
+            "config.log", value=f"<#{config.log_channel}>" if config.log_channel else phrase("config.nowhere")
+        ),
         phrase(f"config.age_{config.age_restricted}"),
         phrase(
             "config.limits_are",
-            user=str(config.user_per_minute or "—"),
-            server=str(config.server_per_minute or "—"),
+            user=config.user_per_minute or phrase("config.no_limit"),
+            server=config.server_per_minute or phrase("config.no_limit"),
         ),
         phrase(
             "config.lists_are",
@@ -125,12 +128,18 @@ def _answer_lines(config: ServerConfig) -> list[str]:
     defaults = written_parameters(config.answer_defaults).items()
     prompt, wait_s = config.system_prompt, config.notify_after_s
     return [
-        phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or "—"),
+        phrase("config.free", value=_mentions(config.free_channels, "<#{}>") or phrase("config.nowhere")),
+        phrase(
+            "config.threads", value=_mentions(config.thread_channels, "<#{}>") or phrase("config.nowhere")
+        ),
         phrase("config.language_is", value=language),
-        phrase("config.answers_are", value=", ".join(f"{name} = {text}" for name, text in defaults) or "—"),
+        phrase(
+            "config.answers_are",
+            value=", ".join(f"{name} = {text}" for name, text in defaults) or phrase("config.mine"),
+        ),
         phrase("config.prompt_is_own", characters=len(prompt)) if prompt else phrase("config.prompt_is_not"),
         phrase("config.notify_is", seconds=wait_s) if wait_s else phrase("config.notify_is_not"),
-        phrase("config.proxies_are", value=_mentions(config.proxies, "<@{}>") or "—"),
+        phrase("config.proxies_are", value=_mentions(config.proxies, "<@{}>") or phrase("config.nobody")),
     ]
 
 
@@ -158,6 +167,7 @@ def _first_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
 
 def _second_page(config: ServerConfig, locale: object) -> Iterator[Lasting]:
     yield _channels("free_channels", config.free_channels, locale, _PLACES)
+    yield _channels("thread_channels", config.thread_channels, locale, _THREAD_PLACES)
     of_discord = (AS_DISCORD_SAYS, render(phrase("config.language_of_discord"), locale))
     languages = [of_discord, *LANGUAGE_NAMES.items()]
     chosen = [config.language or AS_DISCORD_SAYS]

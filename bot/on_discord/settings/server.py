@@ -42,6 +42,9 @@ from bot.servers.server_config import ServerConfig, SettingError
 from bot.servers.servers import Servers
 from storage.errors import StorageError
 
+NEED_ALL = ("free_channels", "thread_channels", "reads_along")
+"""Settings that are of use only where we see messages that do not mention us."""
+
 
 class ConfigPanel:
     """Shows the panel, and carries out what is done on it."""
@@ -92,7 +95,7 @@ class ConfigPanel:
                 return
             selected = [str(one) for one in data_of(interaction).get("values", ())]
             changes = _changes(interaction, name, value, selected)
-            if changes.get("free_channels") and not self._sees_all:
+            if not self._sees_all and any(changes.get(one) and not getattr(config, one) for one in NEED_ALL):
                 raise SettingError(phrase("free.no_intent"))
             config = await self._servers.change(guild_id, changes, by_user_id=interaction.user.id)
             await _show_page(interaction, config, page_of(name))
@@ -175,7 +178,7 @@ def _changes(interaction: Interaction, name: str, value: str, selected: list[str
             return {switch: switch in selected for switch in SWITCHES}
         case "language":
             return {name: next((one for one in selected if one != AS_DISCORD_SAYS), None)}
-        case "allowed_channels" | "allowed_roles" | "free_channels":
+        case "allowed_channels" | "allowed_roles" | "free_channels" | "thread_channels":
             return {name: [int(one) for one in selected if one.isdecimal()]}
         case "proxies":
             people = data_of(interaction).get("resolved", {}).get("users", {})

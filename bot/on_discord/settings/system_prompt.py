@@ -58,7 +58,7 @@ class SystemCommands(app_commands.Group):
             await say(interaction, *_shown(prompt))
 
     @app_commands.command(name="set", description="Change the system prompt here (moderators)")
-    @app_commands.describe(text="What the model should be told before every conversation")
+    @app_commands.describe(text="What to tell the model before every conversation")
     async def set(
         self, interaction: Interaction, text: app_commands.Range[str, 1, MAX_SYSTEM_PROMPT_CHARS]
     ) -> None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from bot.conversation import idle
 from bot.conversation.idle import likeliest
 from bot.conversation.jobs import Question
-from bot.conversation.prompting import next_prefixes
+from bot.conversation.prompting import TURNS_AHEAD, next_prefixes
 from bot.conversation.service import ChatService
 from bot.parameters import ChatParameters
+from engine.types import Prompt
 from storage.conversations import ConversationKind, ConversationRef, Conversations
 from storage.database import Database
 from storage.settings import SettingsStore
@@ -213,6 +214,45 @@ async def test_no_more_is_computed_than_the_engine_can_keep_and_the_likeliest_fi
         assert b"Hi in 18" in warmed[1]
 
 
+@pytest.mark.parametrize(
+    ("minutes", "channels"),
+    [(0, ["20", "10", "20"]), (180, ["20", "20", "10"])],
+    ids=["both now", "one long ago"],
+)
+async def test_what_a_question_may_need_besides_comes_after_what_others_are_as_likely_to_need(
+    stage: Stage, minutes: int, channels: list[str]
+) -> None:
+    warmed = list[bytes]()
+    stage.ago = timedelta(minutes=minutes)
+    for _ in range(8):
+        await stage.ask(f"in 10 {'q' * 20}", 10)
+    stage.ago = timedelta()
+    for _ in range(30):
+        await stage.ask(f"in 20 {'q' * 20}", 20)
+        await stage.rested()
+        stage.chat.note_change()
+        warmed = await stage.rested()
+        if sum(b"in 20" in one for one in warmed) == 2:  # a stride is near
+            break
+    assert ["20" if b"in 20" in one else "10" for one in warmed][:3] == channels
+
+
+def test_where_a_stride_leads_is_expected_some_turns_before_it() -> None:
+    past, before = Past(limit=2000), list[list[Prompt]]()
+    view, num_strides = 0, 0
+    for _ in range(120):
+        before.append([Prompt(())])
+        if past.messages:
+            before[-1] = next_prefixes(past.engine, past.messages, past.system, past.limit)
+        fitted = past.ask("q" * 20)
+        if fitted.num_left_out and fitted.view_from != view:
+            expected = before[-TURNS_AHEAD][-1].ids
+            assert len(expected) > 500
+            assert fitted.prompt.ids[: len(expected)] == expected
+            view, num_strides = fitted.view_from, num_strides + 1
+    assert num_strides > 2
+
+
 async def test_without_leave_nothing_is_done(tmp_path: Path) -> None:
     async with await Database.open(tmp_path / "off.sqlite3") as database:
         engine, conversations = ScriptedEngine(), Conversations(database)
@@ -238,11 +278,14 @@ def ago(minutes: float) -> datetime:
 
 
 def test_the_likeliest_conversation_goes_on_now_or_was_asked_much_of_late() -> None:
-    assert likeliest([Asked(2, 1, ago(2)), Asked(1, 1, ago(1))], NOW) == [1, 2]
-    assert likeliest([Asked(1, 1, ago(60)), Asked(2, 700, ago(600))], NOW) == [2, 1], "busy all week"
-    assert likeliest([Asked(1, 1, ago(1)), Asked(2, 700, ago(600))], NOW) == [1, 2], "but this one is now"
-    assert likeliest([Asked(1, 1, NOW + timedelta(days=1))], NOW) == [1], "a clock may be wrong"
-    assert likeliest([], NOW) == []
+    def order(*asked: Asked) -> list[int]:
+        return list(likeliest(asked, NOW))
+
+    assert order(Asked(2, 1, ago(2)), Asked(1, 1, ago(1))) == [1, 2]
+    assert order(Asked(1, 1, ago(60)), Asked(2, 700, ago(600))) == [2, 1], "busy all week"
+    assert order(Asked(1, 1, ago(1)), Asked(2, 700, ago(600))) == [1, 2], "but this one is now"
+    assert order(Asked(1, 1, NOW + timedelta(days=1))) == [1], "a clock may be wrong"
+    assert order() == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,11 @@ from bot.conversation.mentions import (
     Bot,
     Incoming,
     Names,
+    has_words,
+    is_for_anybody,
     is_for_us,
     label,
+    outside_quotes,
     readable,
 )
 
@@ -118,3 +122,57 @@ def test_no_name_can_leave_its_label(name: str) -> None:
     assert not set(shown) & set("<>[]|:\n\r")
     assert shown == shown.strip()
     assert label(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "present", "is_ours"),
+    [
+        ("hello?", (), True),
+        ("Bob, hello", ("Bob",), False),
+        ("Bob: hello", ("Bob Baker",), False),
+        ("bob baker , hello", ("Bob Baker",), False),
+        ("hello Bob", ("Bob",), True),
+        ("hello, Bob!", ("Bob",), False),
+        ("Bob, hello", (), True),
+        ("Al, hello", ("Al",), True),
+        ("Llamacord, hello", ("Bob",), True),
+        ("Llamacord, hello", ("Llamacord",), True),
+        ("@llamacord hello", (), True),
+        ("@someone hello", (), False),
+        ("@ home or away?", (), True),
+        ("user@example.com bounced, why?", (), True),
+        ("!play", (), False),
+        ("! important", (), True),
+        ("p!catch", (), False),
+        ("rp!x", (), False),
+        ("$ npm install fails", (), True),
+        ("--help", (), False),
+        ("Why?! really", (), True),
+        ("¿Qué es esto?", (), True),
+        ("这是什么", (), True),
+        ("？", (), True),
+        ("🎉", (), False),
+        ("http://example.com", (), False),
+        ("<:wave:123456789012345678>", (), False),
+        ("   ", (), False),
+    ],
+)
+def test_what_is_for_anybody(text: str, present: tuple[str, ...], is_ours: bool) -> None:
+    assert is_for_anybody(dataclasses.replace(PLAIN, text=text), BOT, present) is is_ours
+
+
+@given(st.text(), st.lists(st.text(), max_size=5))
+def test_any_text_is_for_us_or_not(text: str, present: list[str]) -> None:
+    incoming = dataclasses.replace(PLAIN, text=text)
+    if is_for_anybody(incoming, BOT, present):
+        assert has_words(text)
+    assert not is_for_anybody(dataclasses.replace(incoming, names_others=True), BOT, present)
+    assert not is_for_anybody(dataclasses.replace(incoming, is_reply=True), BOT, present)
+
+
+@given(st.text(alphabet="`> \na<@1>"))
+def test_what_is_not_quoted_stays(text: str) -> None:
+    spoken = outside_quotes(text)
+    assert len(spoken) <= len(text)
+    if "`" not in text and not re.search("^>", text, re.MULTILINE):
+        assert spoken == text

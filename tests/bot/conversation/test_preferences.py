@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ async def test_a_conversations_text_follows_the_guidance_and_is_counted_with_it(
     assert await prompts.read(HERE) == SystemPrompt("Rhyme.", "Rhyme.", is_guided=False)
 
 
+async def test_a_models_own_values_follow_the_model(preferences: Preferences) -> None:
+    assert (await preferences.parameters(1)).sampling.temperature == 0.7
+    engine = preferences._engine
+    assert isinstance(engine, ScriptedEngine)
+    engine.info = replace(engine.info, sampling={"temperature": 0.2, "top_k": 20})
+    assert (await preferences.parameters(1)).sampling.temperature == 0.2
+    said = await preferences.describe(HERE)
+    assert "**temperature** = `0.2` (the model's own, 0 to 2)" in said[0]
+    await preferences.set(HERE, "temperature", "0.5", by_user_id=1)
+    assert "(set here; otherwise 0.2," in (await preferences.describe(HERE))[0]
+    preferences.defaults = replace(SAFE, chosen=frozenset({"top_k"}))
+    assert preferences.defaults.sampling.top_k == 40
+
+
 async def test_presets(preferences: Preferences, prompts: SystemPrompts) -> None:
     assert (await prompts.set_preset(HERE, " None ", by_user_id=1)).num_tokens == META_TOKENS
     none = await prompts.read(HERE)
@@ -74,7 +89,7 @@ async def test_the_guidance_counts_where_room_is_short(
     preferences: Preferences, prompts: SystemPrompts
 ) -> None:
     await preferences.set(HERE, "max_history_tokens", str(2 * META_TOKENS + 40), by_user_id=1)
-    with pytest.raises(SystemPromptError, match="the operator's guidance included"):
+    with pytest.raises(SystemPromptError, match="including the safety guidance"):
         await prompts.set(HERE, "This is a long prompt.", by_user_id=1)
     with pytest.raises(ParameterError, match="too little room"):
         await preferences.set(HERE, "max_history_tokens", str(META_TOKENS), by_user_id=1)

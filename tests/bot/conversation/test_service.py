@@ -218,7 +218,7 @@ async def test_other_conversations_do_not_wait(setup: Setup) -> None:
 async def test_a_full_queue_refuses_and_stores_nothing(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER]
     views = [await setup.ask(str(number), author=person(number)) for number in range(9)]
-    with pytest.raises(ConversationBusyError, match="8 questions are waiting"):
+    with pytest.raises(ConversationBusyError, match="8 questions are already waiting"):
         await setup.ask("one too many")
     assert len(await setup.stored()) == 18
     await setup.chat.close()
@@ -272,7 +272,7 @@ async def test_a_fault_ends_one_answer_and_keeps_its_text(setup: Setup) -> None:
     setup.engine.scripts = [Script(fails_after=2), Script()]
     ending = await (await setup.ask("Hi")).ending()
     assert (ending.state, ending.text) == (MessageState.FAILED, "Hello there")
-    assert ending.note == "The model failed while it was answering. Please try again."
+    assert ending.note == "The model failed while answering. Please try again."
     assert (await (await setup.ask("Again")).ending()).state is MessageState.COMPLETE
     assert setup.seen() == ["Hi\nAgain"]
 
@@ -497,7 +497,7 @@ async def test_a_system_prompt_has_bounds(setup: Setup, text: str) -> None:
 async def test_a_system_prompt_must_leave_room_and_be_safe(setup: Setup) -> None:
     preferences = setup.chat.preferences
     await preferences.set(GENERAL_CHANNEL, "max_history_tokens", "128", by_user_id=1)
-    with pytest.raises(SystemPromptError, match="64 are allowed"):
+    with pytest.raises(SystemPromptError, match="the limit is 64"):
         await setup.chat.system_prompts.set(GENERAL_CHANNEL, "x" * 65, by_user_id=1)
     with pytest.raises(UnsafePromptError):
         await setup.chat.system_prompts.set(GENERAL_CHANNEL, CONTROL_TAG, by_user_id=1)

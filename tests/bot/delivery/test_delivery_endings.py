@@ -13,6 +13,7 @@ from bot.delivery.board import REFUSAL
 from bot.delivery.delivery import DeliveryResult, Outcome
 from bot.delivery.outbox import (
     Buttons,
+    OutboxClosedError,
     OutboxForbiddenError,
     OutboxGoneError,
     OutboxRefusedError,
@@ -198,6 +199,51 @@ def test_an_answer_that_cannot_be_shown_any_more_is_reported(
     assert result.outcome is outcome
     assert result.parts == tuple(stage.parts.values())
     assert "word" not in caplog.text, "what people write is not logged"
+
+
+def test_a_thread_that_is_closed_for_a_while_loses_nothing() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        await stage.stream("one", num_steps=1)
+        stage.discord.failures = [OutboxClosedError() for _ in range(4)]
+        stage.delivery.update("one two")
+        await asyncio.sleep(20)
+        assert not stage.delivery.is_lost, "somebody may open it soon"
+        assert stage.discord.contents == ["one two"]
+        return await stage.delivery.finish("one two three")
+
+    result, stage = play(scene)
+    assert result.outcome is Outcome.SHOWN
+    assert stage.discord.contents == ["one two three"]
+
+
+def test_a_thread_that_stays_closed_is_forbidden_and_asked_for_seldom() -> None:
+    async def scene(stage: Stage) -> tuple[DeliveryResult, float]:
+        await stage.stream("one", num_steps=1)
+        stage.discord.failures = [OutboxClosedError() for _ in range(1000)]
+        started_s = now_s()
+        return await stage.delivery.finish("one two"), now_s() - started_s
+
+    (result, took_s), stage = play(scene)
+    assert result == DeliveryResult(Outcome.FORBIDDEN, (100,)), (
+        "so that it is looked at when the thread opens"
+    )
+    assert took_s == pytest.approx(90)
+    assert len(stage.discord.calls) < 12
+
+
+def test_where_no_more_may_be_sent_the_last_message_says_so_without_buttons() -> None:
+    async def scene(stage: Stage) -> DeliveryResult:
+        await stage.stream("one", num_steps=1)
+        stage.discord.failures = [0.05, OutboxForbiddenError()]
+        return await stage.delivery.finish(WORDS)
+
+    result, stage = play(scene)
+    assert result.outcome is Outcome.FORBIDDEN
+    ((content, buttons),) = stage.discord.messages.values()
+    assert content.endswith(f"\n-# {delivery_module.CLOSED}")
+    assert content.startswith(render(WORDS, final=True)[0][:1900])
+    assert len(content) <= 2000
+    assert buttons is Buttons.NONE
 
 
 def test_loss_at_the_final_edit_is_a_result_and_not_an_error() -> None:

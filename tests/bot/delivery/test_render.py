@@ -11,7 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.delivery.markup import scan
-from bot.delivery.render import AT, MAX_LENGTH, defuse, is_boundary, render, split, stretches, with_note
+from bot.delivery.render import (
+    AT,
+    MAX_LENGTH,
+    defuse,
+    is_boundary,
+    render,
+    split,
+    stretches,
+    with_note,
+    with_note_inside,
+)
 
 CONSTRUCTS = [
     "[the whole text](https://example.org/a_(b)?q=1)",
@@ -337,3 +347,14 @@ def test_what_is_shown_never_jumps_back(text: str, shares: list[float]) -> None:
         assert parts[: max(len(before) - 1, 0)] == before[:-1]
         before = parts
     assert visible(render(text, final=True)).startswith(visible(before))
+
+
+@given(st.text(alphabet=st.sampled_from("ab \n🦙"), min_size=1, max_size=2000))
+def test_a_note_finds_room_inside_a_full_message(text: str) -> None:
+    for part in (text, f"```py\n{text}\n```"):
+        if num_units(part) > MAX_LENGTH:
+            continue
+        noted = with_note_inside(part, "Not all of it.")
+        assert num_units(noted) <= MAX_LENGTH
+        assert noted.endswith("\n-# Not all of it.")
+        assert noted.count("```") == part.count("```")

@@ -144,6 +144,35 @@ def test_a_slow_document_is_ended_and_what_was_read_of_it_counts() -> None:
     assert document_of(output) == Document("one", 1, 3)
 
 
+def test_a_last_page_that_is_not_whole_does_not_count_and_joined_letters_are_parted() -> None:
+    lines = [
+        {"pages": 3},
+        {"text": "\ufb01rst", "is_cut": False},
+        {"text": "sec", "is_cut": True},
+        {"end": ""},
+    ]
+    assert document_of("\n".join(map(json.dumps, lines)).encode()) == Document("first", 1, 3)
+    assert document_of("\n".join(map(json.dumps, lines[:1] + lines[2:])).encode()) == Document(
+        "sec", 1, 3, is_cut=True
+    )
+
+
+def test_the_beginning_of_a_document_ends_with_a_page_or_in_the_first_one() -> None:
+    document = read(pdf("one one", "two two", "", "three"))
+    assert document.beginning(100) is document
+    assert document.beginning(17) == Document("one one\n\ntwo two", 3, 4)
+    assert document.beginning(10) == Document("one one", 1, 4)
+    assert document.beginning(4) == Document("one", 1, 4, is_cut=True)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "iso8859-15"]
+)
+def test_text_is_read_in_any_encoding(encoding: str) -> None:
+    text = "Schöne Grüße aus Köln, schreibt Jörg. Es geht ihm gut, sagt er.\n" * 3
+    assert decode(text.encode(encoding)) == text
+
+
 @given(st.binary(max_size=300))
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_break_the_look_at_them(data: bytes) -> None:

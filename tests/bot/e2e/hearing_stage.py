@@ -54,7 +54,7 @@ async def post(
     if (kind := held.pop("message_type", None)) is not None:
         message = backend.create_system_message(channel.id, kind, author.id, **held)
     else:
-        message = backend.create_message(channel.id, author.id, content, **held)
+        message = backend.create_message(channel.id, author.id, content, **held.pop("system", {}), **held)
     world.env._mark_mutation()
     await world.env.settle()
     return to_discord_message(world.env, message)

@@ -23,7 +23,9 @@ from engine.types import FinishReason
 from tests.bot.e2e.world import TOKEN_S, World
 from tests.fakes import CONTROL_TAG, Script
 
-NUMBERED = tuple(one for one in Press if one not in (Press.HISTORY, Press.CONFIG, Press.PROMPT))
+NUMBERED = tuple(
+    one for one in Press if one not in (Press.HISTORY, Press.CONFIG, Press.PROMPT, Press.CATCHUP)
+)
 """Buttons that carry the number of an answer, a reset or a person."""
 PREFIX = id_of(Press.CONFIG, "")
 CANARY = "xylophonequartz"
@@ -36,7 +38,7 @@ class Needs(StrEnum):
     NOTHING = "-"
     ASKER = "Only the person who asked"
     MODERATOR = "Only moderators"
-    MANAGER = "Only who manages this server"
+    MANAGER = "Only people who manage this server"
     OPERATOR = "Only whoever runs me"
 
 
@@ -205,7 +207,7 @@ def before_panel(name: str) -> Before:
     return second_page if name in SECOND_PAGE else panel
 
 
-SECOND_PAGE = ("free_channels", "language", "prompt", "answers", "notify", "proxies")
+SECOND_PAGE = ("free_channels", "thread_channels", "language", "prompt", "answers", "notify", "proxies")
 
 
 async def panel(world: World, person: Person) -> None:
@@ -245,7 +247,7 @@ async def reset_in_sight(world: World, person: Person) -> None:
 
 EVERYBODY = Needs.NOTHING
 MODERATOR, MANAGER, ASKER = Needs.MODERATOR, Needs.MANAGER, Needs.ASKER
-ON_A_SERVER = "on a server only"
+ON_A_SERVER = "only works on a server"
 UNKNOWN = ({"name": "nonsense"}, "There is no such")
 
 ROWS = [
@@ -258,7 +260,7 @@ ROWS = [
         bad=(
             ({"prompt": ""}, "no text"),
             ({"prompt": CONTROL_TAG}, "control tags"),
-            ({"prompt": "x" * 9000}, "Send a shorter one"),
+            ({"prompt": "x" * 9000}, "send a shorter one"),
             ({"prompt": "why?", "file": ("cat.png", b"\x89PNG\x00")}, "cannot see pictures"),
             ({"prompt": "why?", "temperature": 99.0}, ""),
             ({"prompt": "why?", "max_new_tokens": -1}, ""),
@@ -267,19 +269,24 @@ ROWS = [
     ),
     slash("history", said="What I remember here", before=talked),
     slash("stop", ASKER, "Stopped", before=talking),
-    slash("undo", ASKER, "taken back", before=talked),
+    slash("undo", ASKER, "forgotten the last question", before=talked),
     slash("regenerate", ASKER, "answering again", before=talked),
-    slash("continue", ASKER, "going on", before=cut),
-    slash("opt-out", said="I do not answer you"),
+    slash("continue", ASKER, "carrying on", before=cut),
+    slash("opt-out", said="I won't answer you"),
     slash("opt-in", said="I answer you"),
-    slash("export-data", said="All that I keep", before=talked),
-    slash("forget-me", said="cannot be undone"),
-    slash("reset", MODERATOR, "Forgotten: ", before=talked, bad=(({"undo": True}, "Nothing was forgotten"),)),
-    slash("block", MODERATOR, "I do not answer", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
-    slash("unblock", MODERATOR, "not blocked", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
+    slash("export-data", said="everything I keep", before=talked),
+    slash("forget-me", said="can't be undone"),
+    slash(
+        "reset", MODERATOR, "I forgot ", before=talked, bad=(({"undo": True}, "nothing here to bring back"),)
+    ),
+    slash(
+        "block", MODERATOR, "I no longer answer", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER
+    ),
+    slash("unblock", MODERATOR, "isn't blocked", options=lambda w: {"user": w.bob.user}, in_dm=ON_A_SERVER),
     slash("blocked", MODERATOR, "Nobody", in_dm=ON_A_SERVER),
-    slash("config", MANAGER, "Settings of this server", in_dm=ON_A_SERVER),
-    slash("free", MANAGER, "only when I am mentioned", options=lambda _: {"on": False}, in_dm=ON_A_SERVER),
+    slash("catchup", said="MESSAGE_CONTENT_INTENT=on", in_dm=None),
+    slash("config", MANAGER, "Server settings", in_dm=ON_A_SERVER),
+    slash("free", MANAGER, "only answer mentions", options=lambda _: {"on": False}, in_dm=ON_A_SERVER),
     slash("embeds", MANAGER, "as embeds", options=lambda _: {"on": True}, in_dm=ON_A_SERVER),
     slash("settings show", said="temperature"),
     slash(
@@ -295,7 +302,7 @@ ROWS = [
         ),
     ),
     slash("settings preset", MODERATOR, "precise", options=lambda _: {"name": "precise"}, bad=(UNKNOWN,)),
-    slash("settings reset", MODERATOR, "Nothing had been changed", bad=(UNKNOWN,)),
+    slash("settings reset", MODERATOR, "Nothing to reset", bad=(UNKNOWN,)),
     slash(
         "settings server",
         MANAGER,
@@ -308,30 +315,37 @@ ROWS = [
     slash(
         "system set",
         MODERATOR,
-        "is changed",
+        "Saved the system prompt",
         options=lambda _: {"text": "Rhyme."},
         bad=(
-            ({"text": " "}, "must not be empty"),
+            ({"text": " "}, "can't be empty"),
             ({"text": CONTROL_TAG}, "control tags"),
-            ({"text": "x" * 5000}, "are allowed"),
+            ({"text": "x" * 5000}, "the limit is"),
             ({"text": "\ud800"}, ""),
         ),
     ),
     slash("system edit", MODERATOR),
-    slash("system preset", MODERATOR, "none holds", options=lambda _: {"name": "none"}, bad=(UNKNOWN,)),
-    slash("system clear", MODERATOR, "the default already"),
+    slash("system preset", MODERATOR, "the preset none", options=lambda _: {"name": "none"}, bad=(UNKNOWN,)),
+    slash("system clear", MODERATOR, "already the default"),
     slash("model show", MODERATOR, "`small`"),
     slash(
         "model use",
         Needs.OPERATOR,
-        "`large` answers",
+        "`large` now answers",
         options=lambda _: {"name": "large"},
         bad=(({"name": "../.."}, "no such model"), ({"name": "small"}, "already")),
     ),
     Row("Ask about this", about, in_dm=None),
     form("AboutForm", about, "why?", EVERYBODY, "asks about", in_dm=None),
     form("prompt form", edited, "Rhyme.", MODERATOR, "Not saved yet"),
-    press("prompt save", "llamacord:prompt:save:", MODERATOR, "is changed", drafted, is_private=True),
+    press(
+        "prompt save",
+        "llamacord:prompt:save:",
+        MODERATOR,
+        "Saved the system prompt",
+        drafted,
+        is_private=True,
+    ),
     press("prompt edit", "llamacord:prompt:edit:", MODERATOR, "", drafted, is_private=True),
     press("prompt discard", "llamacord:prompt:discard:", MODERATOR, "Nothing", drafted, is_private=True),
     press("stop button", "llamacord:stop:", ASKER, "", talking),
@@ -339,7 +353,7 @@ ROWS = [
     press("continue button", "llamacord:continue:", ASKER, "", cut),
     press("report button", "llamacord:report:", EVERYBODY, "Thank you", talked),
     press("undo button", "llamacord:undo:", MODERATOR, "is back", reset_in_sight),
-    press("forget button", "llamacord:forget:", EVERYBODY, "Deleted were", asked_to_forget, is_private=True),
+    press("forget button", "llamacord:forget:", EVERYBODY, "Done: deleted", asked_to_forget, is_private=True),
     press("history page", r"llamacord:history:\d+:\d", EVERYBODY, "page 1", paged, is_private=True),
     press(
         "history file", r"llamacord:history:\d+:file", EVERYBODY, "conversation.txt", paged, is_private=True
@@ -356,15 +370,16 @@ ROWS = [
             in_dm=None,
         )
         for name, said, values in (
-            ("allowed_channels", "I answer in: <#", lambda by: [by.channel]),
-            ("allowed_roles", "I answer people with: everybody", lambda _: []),
-            ("log_channel", "Moderator log: <#", lambda by: [by.channel]),
-            ("switches", "Settings of this server", lambda _: ["labels_answers"]),
+            ("allowed_channels", "**Where I answer:** <#", lambda by: [by.channel]),
+            ("allowed_roles", "**Who I answer:** everyone", lambda _: []),
+            ("log_channel", "**Moderator log:** <#", lambda by: [by.channel]),
+            ("switches", "Server settings", lambda _: ["labels_answers"]),
             ("age", "Age-restricted", None),
-            ("page", "Language of this server", None),
+            ("page", "**Language:**", None),
             ("free_channels", "", lambda _: []),
-            ("language", "Language of this server: Deutsch", lambda _: ["de"]),
-            ("proxies", "Bots that post for members", lambda _: []),
+            ("thread_channels", "", lambda _: []),
+            ("language", "**Language:** Deutsch", lambda _: ["de"]),
+            ("proxies", "**Bots that post for members:**", lambda _: []),
             ("prompt", "", None),
             *((name, "", None) for name in FORMS),
         )
@@ -375,7 +390,7 @@ ROWS = [
             panel_button(name),
             "top_k = 7" if name == "answers" else "7",
             MANAGER,
-            "Settings of",
+            "Server settings",
             in_dm=None,
         )
         for name in FORMS

@@ -175,7 +175,7 @@ async def test_an_answer_in_a_response_ends_before_discord_takes_no_more(world: 
     await world.run(0)
     assert world.engine.num_running == 0
     assert result.response is not None
-    assert "quarter of an hour" in result.response.content
+    assert "15 minutes" in result.response.content
 
 
 async def test_where_the_bot_may_not_write_the_answer_is_the_response(world: World) -> None:
@@ -187,7 +187,7 @@ async def test_where_the_bot_may_not_write_the_answer_is_the_response(world: Wor
     assert result.response.content == "heard: Hi"
     assert not result.response.ephemeral
     assert not [request for request in world.env.http_requests if request.path.endswith("/typing")]
-    assert "may not write" in alone(await world.mod.slash(closed, "regenerate"))
+    assert "not allowed to write" in alone(await world.mod.slash(closed, "regenerate"))
 
 
 async def test_ask_in_a_direct_message_and_in_a_thread(world: World) -> None:
@@ -203,7 +203,7 @@ async def test_ask_in_a_direct_message_and_in_a_thread(world: World) -> None:
 
 @pytest.mark.parametrize("private", [True, False])
 @pytest.mark.parametrize(
-    ("prompt", "sentence"), [(CONTROL_TAG, "control tags"), ("x" * 3000, "Send a shorter one")]
+    ("prompt", "sentence"), [(CONTROL_TAG, "control tags"), ("x" * 3000, "send a shorter one")]
 )
 async def test_a_refusal_is_told_to_the_person_alone(
     world: World, prompt: str, sentence: str, *, private: bool
@@ -266,7 +266,7 @@ async def test_a_form_of_before_a_restart_gives_back_what_was_typed(world: World
     field = form.modal["components"][0]["components"][0]
     result = await world.anna.submit_modal(form, {field["custom_id"]: "Who found that?"})
     await world.env.advance_time(GRACE_S)
-    assert "I was restarted" in alone(result)
+    assert "I've restarted" in alone(result)
     assert "Who found that?" in alone(result)
 
 

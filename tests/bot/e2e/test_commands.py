@@ -27,7 +27,7 @@ async def test_a_moderator_resets_and_the_model_forgets(world: World) -> None:
     world.answers("answer")
     await world.anna.send(world.general, f"{world.me} remember me")
     await world.run(2)
-    assert said(await world.mod.slash(world.general, "reset")).startswith("Forgotten: 2 messages.")
+    assert said(await world.mod.slash(world.general, "reset")).startswith("Done: I forgot 2 messages.")
     await world.anna.send(world.general, f"{world.me} who am I?")
     await world.run(2)
     assert [m.content for m in world.engine.dialogs[-1]][1:] == ["who am I?"]
@@ -58,20 +58,21 @@ async def test_in_a_direct_message_one_resets_oneself(world: World) -> None:
     world.answers("answer")
     await world.anna.send_dm("hi")
     await world.run(2)
-    assert "Forgotten: 2 messages." in said(await world.anna.user.slash("reset"))
+    assert "I forgot 2 messages." in said(await world.anna.user.slash("reset"))
 
 
 async def test_settings_are_shown_set_and_reset(world: World) -> None:
     assert "**temperature** = `0.7` (default, 0 to 2)" in await settings(world)
     changed = await world.mod.slash(world.general, "settings set", name="temperature", value="0,25")
-    assert said(changed) == "**temperature** is `0.25` in this conversation from now on."
-    assert "**temperature** = `0.25` (set here; without that 0.7, 0 to 2)" in await settings(world)
+    assert said(changed) == "**temperature** is now `0.25` in this conversation."
+    assert "**temperature** = `0.25` (set here; otherwise 0.7, 0 to 2)" in await settings(world)
     assert "`0.7`" in said(await world.mod.slash(world.random, "settings show"))
     reset = await world.mod.slash(world.general, "settings reset", name="temperature")
-    assert said(reset) == "Settings: 1 back to default."
+    assert said(reset) == "Done: 1 setting is back to its default."
     assert "**temperature** = `0.7` (default, 0 to 2)" in await settings(world)
     assert (
-        said(await world.mod.slash(world.general, "settings reset")) == "Settings: Nothing had been changed."
+        said(await world.mod.slash(world.general, "settings reset"))
+        == "Nothing to reset: everything here is at its default."
     )
 
 
@@ -82,7 +83,7 @@ async def test_settings_are_shown_set_and_reset(world: World) -> None:
 async def test_bad_values_are_refused_with_what_is_allowed(world: World, name: str, value: str) -> None:
     answer = said(await world.mod.slash(world.general, "settings set", name=name, value=value))
     assert answer.startswith(f"{name} must be")
-    assert "between" in answer
+    assert " from " in answer
 
 
 async def test_a_member_reads_and_does_not_change(world: World) -> None:
@@ -108,16 +109,16 @@ async def test_in_a_direct_message_one_sets_ones_own(world: World) -> None:
 async def test_the_system_prompt_is_shown_set_and_cleared(world: World) -> None:
     world.answers("answer")
     changed = await world.mod.slash(world.general, "system set", text="Talk like a pirate.")
-    assert said(changed) == "The system prompt is changed; it takes 19 tokens."
+    assert said(changed) == "Saved the system prompt: 19 tokens."
     shown = said(await world.anna.slash(world.general, "system show"))
     assert shown == "System prompt (set for this conversation):\nTalk like a pirate."
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.engine.dialogs[-1][0].content == "Talk like a pirate."
     cleared = await world.mod.slash(world.general, "system clear")
-    assert said(cleared) == "The default system prompt is back."
+    assert said(cleared) == "Done: back to the default system prompt."
     again = await world.mod.slash(world.general, "system clear")
-    assert said(again) == "It was the default already."
+    assert said(again) == "It was already the default."
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,6 @@ async def test_a_registration_that_fails_does_not_stop_the_bot(world: World) -> 
 async def test_a_database_that_fails_is_told(world: World) -> None:
     await world.database.close()
     answer = said(await world.mod.slash(world.general, "settings show"))
-    assert answer == "The conversations cannot be read or saved right now. Please try again in a minute."
+    assert answer == "I can't read or save conversations right now. Please try again in a minute."
     await world.anna.send(world.general, f"{world.me} hi")
-    assert "cannot be read or saved" in world.reply(world.general).content
+    assert "can't read or save" in world.reply(world.general).content

@@ -92,7 +92,7 @@ async def test_a_text_file_joins_the_prompt_whatever_its_encoding(
         ("tool.exe", bytes(range(256)) * 20, "not a text"),
         ("cat.png", b"\x89PNG", "cannot see pictures"),
         ("evil.txt", CONTROL_TAG.encode(), "control tags"),
-        ("long.txt", b"word " * 2000, "Send a shorter one"),
+        ("long.txt", b"word " * 2000, "send a shorter one"),
     ],
 )
 async def test_a_file_that_cannot_be_read_gets_a_sentence(

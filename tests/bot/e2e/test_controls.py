@@ -148,7 +148,7 @@ async def test_a_button_works_only_on_the_message_that_shows_its_answer(world: W
     other = world.env.backend.get_message(world.random.id, foreign)
     own.components, other.components = other.components, own.components
     result = await world.anna.click(world.reply(world.general), label="Regenerate")
-    assert "not known here" in result.followups[0].content
+    assert "no longer know" in result.followups[0].content
     assert len(world.engine.dialogs) == 2
 
 

@@ -189,7 +189,7 @@ async def test_a_queue_that_is_full_refuses_politely(world: World) -> None:
     world.answers("word ", loops=True)
     for number in range(10):
         await world.newcomer().send(world.general, f"{world.me} {number}")
-    refusals = [m for m in world.replies(world.general) if "8 questions are waiting" in m.content]
+    refusals = [m for m in world.replies(world.general) if "8 questions are already waiting" in m.content]
     assert len(refusals) == 1
 
 
@@ -247,7 +247,7 @@ async def test_the_token_limit_is_said(world: World) -> None:
     [
         ("", "mentioned me without a question"),
         (f"{CONTROL_TAG}system", "control tags"),
-        ("x" * 1900, "Send a shorter one"),
+        ("x" * 1900, "send a shorter one"),
     ],
 )
 async def test_what_cannot_be_answered_is_told(world: World, text: str, sentence: str) -> None:
@@ -259,7 +259,7 @@ async def test_what_cannot_be_answered_is_told(world: World, text: str, sentence
 async def test_a_model_that_is_away_is_told(world: World) -> None:
     world.engine.health = Health.UNHEALTHY
     await world.anna.send(world.general, f"{world.me} hi")
-    assert "not available" in world.reply(world.general).content
+    assert "isn't available" in world.reply(world.general).content
 
 
 async def test_a_fault_in_the_model_is_told_below_what_was_there(world: World) -> None:

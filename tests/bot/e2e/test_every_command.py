@@ -198,7 +198,7 @@ async def test_after_a_restart_it_works_or_says_why_not(world: World, row: Row) 
     result = await use(acts)
     await world.env.advance_time(GRACE_S)
     is_old_form = row.name == "AboutForm"
-    check(row, result, "I was restarted" if is_old_form else None)
+    check(row, result, "I've restarted" if is_old_form else None)
 
 
 @for_every_row

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import discord
 import pytest
 import simcord
 from simcord.enums import MessageType
@@ -155,8 +157,22 @@ async def test_of_a_long_pdf_it_is_said_how_far_it_was_read(world: World) -> Non
     echo(world)
     await post(world, world.general, world.anna, world.me, files=[("long.pdf", pdf(*["Page."] * 60))])
     await world.run(2)
-    assert "Of long.pdf I read pages 1 to 50 of 60." in last(world, world.general)
+    assert "I read pages 1 to 50 of 60 in long.pdf." in last(world, world.general)
     assert asked(world).endswith("\n…")
+
+
+async def test_of_a_document_as_much_is_read_as_there_is_room_for(world: World) -> None:
+    echo(world)
+    pages = [f"{number}{' word' * 40}." for number in range(1, 13)]
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[("long.pdf", pdf(*pages))])
+    await world.run(2)
+    assert asked(world).endswith("\n".join(["\n3" + " word" * 40 + ".", "…"]))
+    assert "I read pages 1 to 3 of 12 in long.pdf." in last(world, world.general)
+    letter = ("letter.docx", word(paragraph("word " * 500)))
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[letter])
+    await world.run(2)
+    assert asked(world).endswith("word\n…")
+    assert "letter.docx is long, so I read only the beginning." in last(world, world.general)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +225,20 @@ async def test_a_reply_to_a_picture_is_told_what_is_true(open_eyed: World) -> No
     await world.run(2)
     assert asked(world) == "About what Bob wrote:\n> Picture cat.png (you cannot see it)\n\nWhat is it?"
     assert "I cannot see pictures" in last(world, world.general)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"), [(CAT, "I cannot see pictures"), (("empty.txt", b""), "nothing I can read")]
+)
+async def test_a_mention_alone_in_a_reply_to_what_cannot_be_read_gets_a_sentence(
+    open_eyed: World, file: tuple[str, bytes], sentence: str
+) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, files=[file])
+    await post(world, world.general, world.anna, world.me, reply_to=said)
+    await world.run(2)
+    assert sentence in last(world, world.general)
+    assert world.engine.dialogs == []
 
 
 @pytest.mark.parametrize(
@@ -333,6 +363,20 @@ async def test_a_thread_on_somebodys_message_begins_with_it(open_eyed: World) ->
     assert asked(world) == "none?"
 
 
+async def test_a_reply_to_what_stands_above_a_thread_quotes_what_it_points_to(open_eyed: World) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "My router is down.")
+    world.env.backend.create_thread(world.general.id, "Router", world.bob.id, message_id=said.id)
+    thread = world.general.threads[-1]
+    kind = MessageType.THREAD_STARTER_MESSAGE
+    above = world.env.backend.prepare_message(thread.id, world.bob.id, "-", message_type=kind)
+    above.reference = {"type": 0, "channel_id": str(world.general.id), "message_id": str(said.id)}
+    world.env.backend.commit_message(above)
+    await post(world, thread, world.anna, f"{world.me} any idea?", reply_to=above)
+    await world.run(2)
+    assert asked(world) == "About what Bob wrote:\n> My router is down.\n\nany idea?"
+
+
 async def test_a_forum_post_has_its_title_and_tags(open_eyed: World) -> None:
     world = open_eyed
     thread = await forum_post(world, "No light", "The lamp is dark.")
@@ -377,3 +421,98 @@ async def test_a_second_message_with_a_picture_shows_its_note(world: World) -> N
     await world.anna.send(world.general, f"{world.me} at this", attachments=[CAT])
     await world.run(3)
     assert "I cannot see pictures" in world.reply(world.general).content
+
+
+async def test_what_somebody_forwards_and_then_asks_about_is_quoted(open_eyed: World) -> None:
+    """Discord sends a forward and the words beside it as two messages."""
+    world = open_eyed
+    source = await world.bob.send(world.random, "The lamp is dark.")
+    await post(world, world.general, world.anna, forwards=source)
+    await world.anna.send(world.general, f"{world.me} any idea what happens here?")
+    await world.run(2)
+    assert asked(world) == (
+        "About what Anna wrote:\n> Forwarded message:\n> > The lamp is dark.\n\nany idea what happens here?"
+    )
+    await post(world, world.general, world.anna, forwards=source)
+    await world.anna.send(world.general, "never mind")
+    await world.anna.send(world.general, f"{world.me} what is the time?")
+    await world.run(2)
+    assert asked(world) == "what is the time?"
+    await post(world, world.general, world.anna, forwards=source)
+    await world.env.advance_time(100)
+    await world.anna.send(world.general, f"{world.me} still there?")
+    await world.run(2)
+    assert asked(world) == "still there?"
+
+
+async def test_without_the_intent_a_forward_before_a_question_is_told_not_to_be_shown(world: World) -> None:
+    echo(world)
+    source = await world.bob.send(world.random, "The lamp is dark.")
+    await post(world, world.general, world.anna, forwards=source)
+    await world.anna.send(world.general, f"{world.me} any idea?")
+    await world.run(2)
+    assert asked(world) == "any idea?"
+    assert "Discord shows me only messages that mention me" in last(world, world.general)
+
+
+async def test_a_long_text_that_discord_made_a_file_of_is_read(world: World) -> None:
+    """A paste of over 2000 characters becomes `message.txt`, of which no type is told."""
+    echo(world)
+    text = "Grüße 👋 " * 60
+    file = named(world, world.general, "message.txt", text.encode(), content_type=None)
+    await post(world, world.general, world.anna, world.me, attachments=[file])
+    await world.run(2)
+    assert asked(world) == f"File message.txt:\n{text.strip()}"
+
+
+async def test_a_message_replied_to_that_discord_did_not_send_along_is_fetched(
+    open_eyed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = open_eyed
+    take = world.client.on_message
+
+    async def take_without_reference(message: discord.Message) -> None:
+        if message.reference is not None:
+            message.reference.resolved = None
+        await take(message)
+
+    monkeypatch.setattr(world.client, "on_message", take_without_reference)
+    said = await world.bob.send(world.general, "Tea is best.")
+    await world.anna.send(world.general, f"{world.me} Is it?", reply_to=said)
+    await world.run(2)
+    assert asked(world) == "About what Bob wrote:\n> Tea is best.\n\nIs it?"
+
+
+async def test_what_is_deleted_while_it_is_read_is_not_kept(
+    open_eyed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = open_eyed
+    said = await post(world, world.general, world.bob, "a secret", files=[("a.txt", b"another")])
+    read = discord.Attachment.read
+
+    async def read_late(attachment: discord.Attachment) -> bytes:
+        data = await read(attachment)
+        await asyncio.sleep(5)
+        return data
+
+    monkeypatch.setattr(discord.Attachment, "read", read_late)
+    await post(world, world.general, world.anna, f"{world.me} What is it?", reply_to=said)
+    await world.bob.delete(said)
+    await world.run(2)
+    assert asked(world) == "What is it?"
+
+
+async def test_whoever_may_not_ask_has_no_file_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    read = discord.Attachment.read
+
+    async def note(attachment: discord.Attachment) -> bytes:
+        opened.append(attachment.filename)
+        return await read(attachment)
+
+    monkeypatch.setattr(discord.Attachment, "read", note)
+    await world.anna.slash(world.general, "opt-out")
+    await post(world, world.general, world.anna, f"{world.me} Sum up", files=[("a.pdf", pdf("x"))])
+    await world.run(2)
+    assert opened == []
+    assert "opted out" in last(world, world.general)

@@ -83,7 +83,7 @@ async def test_what_the_model_no_longer_sees_is_said_once_and_shown_in_the_histo
     )
     (file,) = shown(await world.bob.slash(world.general, "history", file=True)).attachments
     above, below = (
-        (await file.read()).decode().split("\n\n— I can no longer see anything above this line —\n\n")
+        (await file.read()).decode().split("\n\n— I can't see anything above this line any more —\n\n")
     )
     seen = [message.content for message in world.engine.dialogs[-1] if message.role == "user"]
     assert [below.count(f"Anna:\n{content}") for content in seen] == [1] * len(seen)
@@ -92,7 +92,7 @@ async def test_what_the_model_no_longer_sees_is_said_once_and_shown_in_the_histo
     while "Older" in labels(page) and "above this line" not in page.content:
         await world.bob.click(page, label="Older")
         page = shown_again(world, page)
-    assert "— I can no longer see anything above this line —\nAnna: question" in page.content
+    assert "— I can't see anything above this line any more —\nAnna: question" in page.content
 
 
 async def test_what_was_summed_up_is_shown_and_moderators_can_have_it_forgotten(world: World) -> None:
@@ -115,7 +115,7 @@ async def test_what_was_summed_up_is_shown_and_moderators_can_have_it_forgotten(
     page = shown(await world.mod.slash(world.general, "history"))
     assert "Forget the summary" in labels(page)
     (file,) = shown(await world.mod.slash(world.general, "history", file=True)).attachments
-    assert "What I summed up of the above: Anna asked about @everyone." in (await file.read()).decode()
+    assert "My summary of what is above: Anna asked about @everyone." in (await file.read()).decode()
     await world.mod.click(page, label="Forget the summary")
     page = next(m for m in world.general.history(viewer=world.mod) if m.id == page.id)
     assert "Forget the summary" not in labels(page)

@@ -53,7 +53,7 @@ def speak_in_server(world: World, locale: str) -> None:
         ("fr", "top_k doit être un nombre entier entre 0 et 1000."),
         ("es-419", "top_k debe ser un número entero entre 0 y 1000."),
         ("pl", "top_k musi być liczbą całkowitą od 0 do 1000."),
-        ("ja", "top_k must be a whole number between 0 and 1000."),
+        ("ja", "top_k must be a whole number from 0 to 1000."),
     ],
 )
 async def test_errors_are_in_the_language_of_whoever_acts(
@@ -74,7 +74,7 @@ async def test_answers_to_commands_are_in_the_language_of_whoever_acts(
     world.answers("answer")
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
-    assert said(await world.mod.slash(world.general, "reset")).startswith("Vergessen: 2 Nachrichten.")
+    assert said(await world.mod.slash(world.general, "reset")).startswith("Erledigt: 2 Nachrichten")
     assert said(await world.anna.user.slash("system clear")) == "Es war schon der Standard."
 
 

@@ -18,7 +18,7 @@ from benchmarks.common import TIMER_S
 from benchmarks.crowd import open_crowd
 from benchmarks.discord_load import GOAL_KB_PER_ANSWER, GOAL_P99_MS, echo, grown_kb_per_answer, measure
 from bot.parameters import ChatParameters
-from engine.types import ChatMessage
+from engine.types import TALK, ChatMessage
 from tests.fakes import Script, ScriptedEngine
 
 NUM_ROOMS = 40
@@ -54,6 +54,30 @@ async def test_eighty_people_in_forty_channels_are_each_answered_once_and_in_ord
         measured.p99_ms,
         measured.seconds,
     )
+
+
+async def test_with_talk_and_threads_nothing_is_lost_and_each_channel_is_looked_up_once(
+    tmp_path: Path,
+) -> None:
+    engine = busy_engine(functools.partial(echo, piece_s=0.01, num_pieces=2, first_s=0.3))
+    async with open_crowd(
+        engine,
+        tmp_path,
+        NUM_ROOMS,
+        parameters=ChatParameters(max_history_tokens=1024),
+        edit_interval_s=0.1,
+        in_threads=True,
+    ) as crowd:
+        measured = await measure(crowd, TURNS, PAUSE_S)
+        outcome = await crowd.outcome([[m.content for m in dialog] for dialog in engine.dialogs])
+        fetches = crowd.fetches
+        assert {room.channel.id for room in crowd.rooms} == set(fetches)
+        assert set(fetches.values()) == {1}
+        assert all(len(room.places) == 3 for room in crowd.rooms), "two threads: a burst is one question"
+    assert outcome.is_perfect, outcome
+    assert (measured.num_objects_left, measured.num_tasks_left) == (0, 0)
+    assert any(TALK in dialog[-1].content for dialog in engine.dialogs)
+    assert np.percentile(measured.works_ms, 95) < 1e3 * TIMER_S + GOAL_P99_MS
 
 
 async def test_an_answer_that_ended_leaves_little_behind(tmp_path: Path) -> None:

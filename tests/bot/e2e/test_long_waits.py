@@ -28,7 +28,7 @@ async def test_whoever_waited_long_is_notified_once_the_answer_is_there(world: W
     await world.run(2)
     answer, notice = world.replies(world.general)
     assert labels(answer) == ["Regenerate"]
-    assert notice.content == f"{world.anna.mention} I am done with your question."
+    assert notice.content == f"{world.anna.mention} your answer is ready."
     assert [user.id for user in notice.mentions] == [world.anna.id]
     assert notice.reference is not None
     assert notice.reference.message_id == answer.id
@@ -144,7 +144,7 @@ async def test_it_is_set_in_the_panel(world: World) -> None:
         return await world.chief.submit_modal(form, {"notify_after_s": text})
 
     shown = await set_to("90")
-    assert "whoever asked is notified after 90 s" in str(shown.response)
+    assert "I notify whoever asked after 90 s" in str(shown.response)
     for wrong in ("soon", "4", "3601", "-5", "9" * 10):
         refused = await set_to(wrong)
         assert "from 5 to 3600" in str(refused.followups)

@@ -84,6 +84,20 @@ async def test_who_shows_a_mention_does_not_speak_to_us(world: World, text: str)
     assert world.replies(world.general) == []
 
 
+async def test_a_mention_counts_also_where_discord_does_not_list_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo(world)
+    monkeypatch.setattr(
+        discord.Message, "_handle_mentions", lambda message, _: setattr(message, "mentions", [])
+    )
+    thread = world.open_thread(world.general)
+    await world.anna.send(thread, f"{world.me} hi")
+    await world.anna.send(thread, f"\\{world.me} is how it is written")
+    await world.run(2)
+    assert asked(world) == ["hi"]
+
+
 # Edits
 
 
@@ -174,7 +188,7 @@ async def test_a_mention_of_our_role_is_told_how_to_ask_where_discord_hides_its_
     await world.anna.send(world.general, f"{role.mention} hi")
     await world.run(2)
     assert world.reply(world.general).content == (
-        f"Discord does not show me messages that mention my role. Mention {world.me} instead."
+        f"Discord doesn't show me messages that mention my role. Please mention {world.me} instead."
     )
 
 
@@ -258,7 +272,7 @@ async def test_without_the_intent_a_bare_mention_is_told_how_to_ask(world: World
     await world.anna.send(world.general, "How do I reset my router?")
     await world.anna.send(world.general, world.me)
     await world.run(2)
-    assert "Add it to that message" in world.reply(world.general).content
+    assert "Add one to that message" in world.reply(world.general).content
     assert all("/messages?" not in request.path for request in world.env.http_requests)
 
 
@@ -274,7 +288,7 @@ async def test_where_the_history_is_closed_a_bare_mention_is_told_how_to_ask(see
     seeing.env.inject_error("GET", "/channels/*/messages", status=403, code=50013, times=None)
     await seeing.anna.send(seeing.general, seeing.me)
     await seeing.run(2)
-    assert "Add it to that message" in seeing.reply(seeing.general).content
+    assert "Add one to that message" in seeing.reply(seeing.general).content
 
 
 async def test_a_mention_with_a_question_mark_points_at_what_was_said_before(seeing: World) -> None:

@@ -12,7 +12,8 @@ import simcord
 
 from bot.on_discord.hearing.links import MAX_LINKS, MessageLink, links_in
 from tests.bot.e2e.hearing_stage import asked, echo, post
-from tests.bot.e2e.world import World, open_world
+from tests.bot.e2e.world import TOKEN_S, World, open_world
+from tests.fakes import Script
 
 HIDDEN = discord.PermissionOverwrite(view_channel=False)
 SHOWN = discord.PermissionOverwrite(view_channel=True)
@@ -58,6 +59,17 @@ async def test_a_message_of_another_channel_is_quoted(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} Again?")
     await world.run(2)
     assert all("nine" not in one.content for one in world.engine.dialogs[-1] if one.role == "user")
+
+
+async def test_a_linked_message_that_is_deleted_leaves_an_answer_that_has_not_begun(world: World) -> None:
+    said = await world.bob.send(world.random, "the word is swordfish")
+    world.engine.respond = lambda _: Script(("Fine.",), delay_s=TOKEN_S)
+    await world.anna.send(world.general, f"{world.me} What is it? {link(said)}")
+    assert "swordfish" in asked(world)
+    await world.bob.delete(said)
+    await world.run(2)
+    assert "swordfish" not in asked(world)
+    assert len(world.replies(world.general)) == 1
 
 
 async def test_a_link_is_followed_from_a_command_and_in_a_direct_message_too(world: World) -> None:

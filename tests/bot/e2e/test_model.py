@@ -66,7 +66,7 @@ async def test_operators_switch_and_conversations_survive(world: World, shelf: F
     world.answers("I am small")
     await world.anna.send(world.general, f"{world.me} who are you?")
     await world.run(2)
-    assert (await use(world, "large")).startswith("`large` answers")
+    assert (await use(world, "large")).startswith("`large` now answers")
     assert world.engine.health is Health.CLOSED
     await world.anna.send(world.general, f"{world.me} and now?")
     await world.run(2)
@@ -76,12 +76,12 @@ async def test_operators_switch_and_conversations_survive(world: World, shelf: F
         "I am small",
         "and now?",
     ]
-    assert await use(world, "large") == "`large` answers already."
+    assert await use(world, "large") == "`large` is already answering."
 
 
 async def test_members_neither_see_nor_switch_and_moderators_only_see(world: World) -> None:
     assert "Only moderators" in said(await world.anna.slash(world.general, "model show"))
-    assert "`small` answers. There are: `small`, `large`" in said(
+    assert "`small` is answering. Available: `small`, `large`" in said(
         await world.mod.slash(world.general, "model show")
     )
     for person in (world.anna, world.mod):
@@ -106,7 +106,7 @@ async def test_without_memory_or_with_a_wrong_name_nothing_is_closed(world: Worl
 
 async def test_a_model_that_cannot_be_loaded_gives_way_to_the_old_one(world: World, shelf: FakeShelf) -> None:
     text = await use(world, "broken")
-    assert text.startswith("`broken` could not be loaded; `small` answers again.")
+    assert text.startswith("`broken` couldn't be loaded, so `small` is back.")
     assert shelf.opened == ["broken", "small"]
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
@@ -119,28 +119,30 @@ async def test_after_both_models_failed_the_old_one_can_be_loaded_again(
 ) -> None:
     shelf.broken["small"] = fault
     assert await use(world, "broken") == (
-        "`broken` could not be loaded, and no model answers now."
-        " The log tells more; `/model use` tries again."
+        "`broken` couldn't be loaded, and now no model is answering."
+        " The log says why; `/model use` tries again."
     )
-    assert "No model answers: `small` is not loaded." in said(
+    assert "No model is answering: `small` isn't loaded." in said(
         await world.mod.slash(world.general, "model show")
     )
     await world.anna.send(world.general, f"{world.me} hi")
-    assert "not available right now" in world.reply(world.general).content
-    assert (await use(world, "small")).startswith("`small` could not be loaded, and no model answers now.")
+    assert "isn't available right now" in world.reply(world.general).content
+    assert (await use(world, "small")).startswith(
+        "`small` couldn't be loaded, and now no model is answering."
+    )
     assert shelf.opened == ["broken", "small", "small"], "one that just failed is not tried twice"
     del shelf.broken["small"]
-    assert (await use(world, "small")).startswith("`small` answers everybody")
+    assert (await use(world, "small")).startswith("`small` now answers everyone")
     assert shelf.asked_for == [("broken", "small"), ("small", ""), ("small", "")], "nothing gives memory back"
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.replies(world.general)[-1].content == "I am small"
-    assert await use(world, "small") == "`small` answers already."
+    assert await use(world, "small") == "`small` is already answering."
 
 
 async def test_a_model_that_broke_down_can_be_loaded_anew(world: World, shelf: FakeShelf) -> None:
     world.engine.health = Health.UNHEALTHY
-    assert (await use(world, "small")).startswith("`small` answers everybody")
+    assert (await use(world, "small")).startswith("`small` now answers everyone")
     assert shelf.asked_for == [("small", "small")]
     assert world.engine.health is Health.CLOSED
 
@@ -153,11 +155,11 @@ async def test_a_switch_waits_for_answers_and_refuses_questions_meanwhile(
     await world.run(1)
     result = await world.chief.slash(world.general, "model use", name="large")
     await world.bob.send(world.random, f"{world.me} hi")
-    assert "not available right now" in world.reply(world.random).content
+    assert "isn't available right now" in world.reply(world.random).content
     assert "being loaded" in said(await world.chief.slash(world.random, "model use", name="large"))
     await world.run(2)
     assert world.reply(world.general).content == "one two"
-    assert said(result).startswith("`large` answers everybody")
+    assert said(result).startswith("`large` now answers everyone")
 
 
 async def test_the_system_prompt_is_edited_in_a_form_that_tells_its_cost(world: World) -> None:
@@ -169,14 +171,16 @@ async def test_the_system_prompt_is_edited_in_a_form_that_tells_its_cost(world: 
     assert field["label"].startswith("Now 15 of ")
     assert field["max_length"] == 1500
     draft = await world.mod.submit_modal(form, {field["custom_id"]: "Be **brief**."})
-    assert said(draft).startswith("**Not saved yet.** 13 characters; with all that comes before it the model")
+    assert said(draft).startswith(
+        "**Not saved yet.** 13 characters. With everything that comes before it, the model"
+    )
     assert "13 of at most 512 tokens" in said(draft)
     assert "leaves 1011 tokens for the conversation and 512 for an answer." in said(draft)
     assert drafted(draft) == "Be **brief**."
     assert "You are a test." in said(await world.anna.slash(world.general, "system show"))
     assert draft.response is not None
     saved = await world.mod.click(draft.response.message, label="Save")
-    assert said_instead(draft).startswith("The system prompt is changed: 13 characters;")
+    assert said_instead(draft).startswith("Saved the system prompt: 13 characters.")
     assert saved.acknowledged
     assert "Be \\*\\*brief" in said(await world.anna.slash(world.general, "system show"))
 
@@ -184,7 +188,7 @@ async def test_the_system_prompt_is_edited_in_a_form_that_tells_its_cost(world: 
 async def test_a_draft_that_is_too_long_can_be_edited_again_but_not_saved(world: World) -> None:
     form = await world.mod.slash(world.general, "system edit")
     draft = await world.mod.submit_modal(form, {field_id(form): "x" * 1400})
-    assert "1400 tokens; 512 are allowed" in said(draft)
+    assert "1400 tokens; the limit is 512" in said(draft)
     assert drafted(draft) == "x" * 1400, "what was typed is not lost"
     assert draft.response is not None
     assert labels(draft.response.message) == ["Edit again", "Discard"]

@@ -41,6 +41,10 @@ class Threads:
         self._set(thread, archived=True, locked=locked)
         await self._world.env.settle()
 
+    def lock(self, thread: simcord.ChannelHandle) -> None:
+        """Let a moderator lock a thread that stays where it is."""
+        self._edit_channel(thread.id, {}, thread_metadata={"locked": True})
+
     async def open(self, thread: simcord.ChannelHandle) -> None:
         """Let a moderator open a thread again."""
         self._set(thread, archived=False, locked=False)
@@ -164,7 +168,7 @@ async def test_a_restart_opens_a_thread_that_was_archived_meanwhile(
     await world.env.advance_time(LATER_S)
     assert threads.opened == [thread.id]
     answer = world.reply(thread)
-    assert answer.content.endswith("-# I was restarted before this answer was complete.")
+    assert answer.content.endswith("-# I was restarted before this answer was finished.")
     assert "Stop" not in labels(answer)
 
 
@@ -181,22 +185,41 @@ async def test_an_archived_thread_whose_parent_is_closed_to_us_waits(
     await check_whole(world, thread)
 
 
-async def test_in_a_locked_thread_nothing_is_begun(world: World) -> None:
-    thread = world.open_thread(world.general)
-    world.env.backend.edit_channel(thread.id, {}, thread_metadata={"locked": True})
+@pytest.mark.parametrize(("status", "code"), [(403, 50013), (400, 160005), (400, 50083)])
+async def test_a_thread_that_is_locked_and_not_archived_is_closed_to_us_as_well(
+    world: World, threads: Threads, thread: simcord.ChannelHandle, status: int, code: int
+) -> None:
+    """Who may not manage threads cannot even edit their own messages in one that is locked."""
+    for method, path in (("PATCH", "messages/*"), ("POST", "messages")):
+        world.env.inject_error(method, f"/channels/{thread.id}/{path}", status=status, code=code, times=None)
+    threads.lock(thread)
     await world.env.settle()
+    await world.run(8)
+    assert threads.opened == []
+    assert await owed(world) == 1
+    await threads.open(thread)
+    await world.env.advance_time(LATER_S)
+    await check_whole(world, thread)
+
+
+@pytest.mark.parametrize("may_manage", [False, True])
+async def test_in_a_locked_thread_nothing_is_begun_unless_we_may_manage_it(
+    world: World, may_manage: bool
+) -> None:
     bot = world.guild.me
     assert bot is not None
-    can_manage = thread_permissions(world, thread).manage_threads
+    strict = world.guild.create_text_channel(
+        "strict", overwrites={bot: discord.PermissionOverwrite(manage_threads=may_manage)}
+    )
+    thread = world.open_thread(strict)
+    world.env.backend.edit_channel(thread.id, {}, thread_metadata={"locked": True})
+    await world.env.settle()
     await world.anna.send(thread, f"{world.me} hi")
     await world.run(1)
-    assert len(world.engine.dialogs) == can_manage
-
-
-def thread_permissions(world: World, thread: simcord.ChannelHandle) -> discord.Permissions:
-    found = world.client.get_channel(thread.id)
-    assert isinstance(found, discord.Thread)
-    return found.permissions_for(found.guild.me)
+    assert len(world.engine.dialogs) == may_manage
+    refused = await world.mod.slash(thread, "regenerate")
+    told = refused.followups[0].content if refused.followups else str(refused.response)
+    assert ("not allowed to write here" in told) is not may_manage
 
 
 async def test_a_thread_that_is_deleted_costs_the_model_nothing_more(
@@ -227,19 +250,19 @@ async def test_where_no_more_may_be_sent_what_stands_has_no_dead_button(world: W
     await world.run(6)
     answer = world.reply(world.general)
     assert labels(answer) == []
-    assert answer.content.endswith("\n-# I may not write here right now.")
+    assert answer.content.endswith("\n-# I can't write here right now.")
     assert await owed(world) == 1
     world.env.backend.faults.clear()
     world.guild.create_role("any")
-    world.client.dispatch("guild_role_delete", None)
+    world.client.dispatch("guild_role_delete", world.client.guilds[0].default_role)
     await world.env.advance_time(LATER_S)
     assert await owed(world) == 0
     shown = world.replies(world.general)
-    assert "I may not write here right now" not in str([m.content for m in shown])
+    assert "I can't write here right now" not in str([m.content for m in shown])
     assert labels(shown[-1]) == ["Regenerate", "Continue"]
 
 
-@pytest.mark.parametrize(("status", "code"), [(403, 50013), (403, 50001), (403, 160005), (400, 160005)])
+@pytest.mark.parametrize(("status", "code"), [(403, 50013), (403, 50001)])
 async def test_a_right_that_is_lost_before_the_last_edit_owes_the_end(
     world: World, status: int, code: int
 ) -> None:
@@ -266,7 +289,7 @@ async def test_a_press_on_a_button_that_was_left_behind_shows_the_end(world: Wor
     answer = world.reply(world.general)
     assert labels(answer) == ["Stop"]
     result = await world.anna.click(answer, label="Stop")
-    assert "has ended already" in result.followups[0].content
+    assert "has already ended" in result.followups[0].content
     await world.env.advance_time(LATER_S)
     assert "Stop" not in labels(world.reply(world.general))
     assert await owed(world) == 0

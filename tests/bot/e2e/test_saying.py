@@ -74,7 +74,7 @@ async def test_a_limit_that_is_reached_in_thought_is_told(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(3)
     assert world.reply(world.general).content.startswith(
-        "-# I was still thinking when I reached my limit of 2 tok"
+        "-# I reached my limit of 2 tokens while still thinking"
     )
     assert labels(world.reply(world.general)) == ["Regenerate"]
 
@@ -169,7 +169,7 @@ async def test_a_format_without_an_end_of_turn_stops_at_names_says_so_and_can_go
     await world.bob.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert (await ask(world, "Tea.\nBob: I like tea.")).startswith(
-        "Tea.\n-# Here the model began to speak for somebody"
+        "Tea.\n-# The model started speaking for someone else"
     )
     assert set(world.engine.params[-1].stop) == {"\nBob:", "\nAnna:"}
     assert labels(world.replies(world.general)[-1]) == ["Regenerate", "Continue"]
@@ -282,7 +282,7 @@ async def shown_prompt(world: World) -> str:
 async def test_a_preview_shows_a_system_prompt_filled_in_and_saves_it_open(world: World) -> None:
     form = await world.mod.slash(world.general, "system edit")
     draft = await world.mod.submit_modal(form, {field_id(form): "You live on {server}."})
-    assert said_instead(draft).endswith("it now reads:\nYou live on Server.")
+    assert said_instead(draft).endswith("it reads:\nYou live on Server.")
     assert drafted(draft) == "You live on {server}."
     assert draft.response is not None
     await world.mod.click(draft.response.message, label="Save")

@@ -21,12 +21,12 @@ async def seeing(tmp_path: Path) -> AsyncIterator[World]:
 async def test_defaults_of_a_server_hold_where_a_conversation_sets_nothing(world: World) -> None:
     world.answers("answer")
     changed = await world.chief.slash(world.general, "settings server", name="temperature", value="0,3")
-    assert said(changed).startswith("**temperature** is `0,3` on this server")
+    assert said(changed).startswith("**temperature** is now `0,3` on this server")
     await world.mod.slash(world.random, "settings set", name="temperature", value="1")
     shown = said(await world.anna.slash(world.general, "settings show"))
     assert "**temperature** = `0.3` (this server's default; mine is 0.7" in shown
     shown = said(await world.anna.slash(world.random, "settings show"))
-    assert "**temperature** = `1` (set here; without that 0.3" in shown
+    assert "**temperature** = `1` (set here; otherwise 0.3" in shown
     for channel in (world.general, world.random):
         await world.anna.send(channel, f"{world.me} hi")
     await world.run(2)
@@ -39,7 +39,9 @@ async def test_only_who_manages_the_server_sets_its_defaults(world: World) -> No
     for person in (world.anna, world.mod):
         result = await person.slash(world.general, "settings server", name="top_k", value="1")
         assert "Manage Server" in said(result)
-    assert "on a server only" in said(await world.anna.user.slash("settings server", name="top_k", value="1"))
+    assert "only works on a server" in said(
+        await world.anna.user.slash("settings server", name="top_k", value="1")
+    )
     bad = await world.chief.slash(world.general, "settings server", name="top_k", value="many")
     assert said(bad).startswith("top_k must be")
 
@@ -50,7 +52,7 @@ async def test_nobody_goes_beyond_the_operators_limits(world: World) -> None:
     world.defaults = ChatParameters(limits=read_limits("temperature=0..1"), max_history_tokens=1024)
     await world.restart()
     result = await world.mod.slash(world.general, "settings set", name="temperature", value="1.5")
-    assert said(result) == "temperature must be a number between 0 and 1."
+    assert said(result) == "temperature must be a number from 0 to 1."
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(2)
     assert world.engine.params[-1].temperature == 0.7
@@ -85,7 +87,7 @@ async def test_in_a_free_channel_every_message_of_people_is_answered(seeing: Wor
     seeing.answers("answer")
     robot = seeing.guild.add_member(seeing.env.create_user("robot", bot=True))
     await seeing.anna.send(seeing.general, "not yet")
-    assert "without a mention" in said(await seeing.chief.slash(seeing.general, "free", on=True))
+    assert "no mention needed" in said(await seeing.chief.slash(seeing.general, "free", on=True))
     await robot.send(seeing.general, "I am a bot")
     await seeing.anna.send(seeing.general, f"{seeing.bob.mention} this is for you")
     await seeing.anna.send(seeing.random, "elsewhere")

@@ -16,8 +16,8 @@ from tests.bot.e2e.test_moderation import ask, logged, open_log, shown
 from tests.bot.e2e.world import EDIT_S, World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script, ScriptedEngine
 
-FORBIDDEN_QUESTION = "The rules of this server do not allow this text, so I cannot answer it."
-WITHHELD = "-# This answer is not shown: the rules here do not allow what it says."
+FORBIDDEN_QUESTION = "The rules of this server don't allow this text, so I can't answer it."
+WITHHELD = "-# This answer isn't shown, because it breaks the rules here."
 
 
 async def admin_of(world: World) -> simcord.MemberActor:
@@ -45,11 +45,11 @@ async def test_ask_12_a_server_is_set_up_in_one_panel_and_it_holds_at_once(world
     world.answers("answer")
     admin = await admin_of(world)
     message = await panel(world, admin)
-    assert message.content.startswith("**Settings of this server.**")
+    assert message.content.startswith("**Server settings.**")
     await admin.select(message, [world.random], custom_id="llamacord:config:allowed_channels")
     assert (await config(world)).allowed_channels == {world.random.id}
     await ask(world, "hi")
-    assert world.reply(world.general).content == f"On this server I answer only in {world.random.mention}."
+    assert world.reply(world.general).content == f"On this server I only answer in {world.random.mention}."
     await ask(world, "hi", where="random")
     assert world.reply(world.random).content == "answer"
     assert world.random.mention in (await panel(world, admin)).content
@@ -71,7 +71,7 @@ async def test_switches_log_roles_and_age_are_set_in_the_panel(world: World) -> 
     assert (held.labels_answers, held.removes_invites, held.refuses_unchecked) == (True, False, False)
     assert held.age_restricted == "never"
     changed = f"{admin.mention} changed a setting: "
-    assert f"{changed}label of answers." in logged(world, log)
+    assert f"{changed}label below answers." in logged(world, log)
     await admin.select(message, [], custom_id="llamacord:config:log_channel")
     assert (await config(world)).log_channel is None
 
@@ -87,8 +87,8 @@ async def test_the_log_names_what_was_changed_and_only_that(world: World) -> Non
     await world.env.settle()
     changed = f"{admin.mention} changed a setting: "
     assert logged(world, log) == [
-        f"{changed}questions of one person a minute.",
-        f"{changed}answers as embeds or as text.",
+        f"{changed}questions per minute, one person.",
+        f"{changed}answers as embeds.",
     ]
 
 
@@ -109,7 +109,7 @@ async def test_language_free_channels_and_looks_are_set_in_the_panel(tmp_path: P
         admin = await admin_of(world)
         message = await second_page(world, admin)
         await admin.select(message, ["de"], custom_id="llamacord:config:language")
-        assert "Language of this server: Deutsch" in content(world, message)
+        assert "**Language:** Deutsch" in content(world, message)
         await admin.select(message, [world.random], custom_id="llamacord:config:free_channels")
         await admin.click(message, custom_id="llamacord:config:page:first")
         await admin.select(message, ["uses_embeds"], custom_id="llamacord:config:switches")
@@ -144,8 +144,8 @@ async def test_a_servers_system_prompt_holds_where_a_conversation_has_none(world
     assert content(world, message).startswith("**Not saved yet.** 20 characters")
     assert (await config(world)).system_prompt is None
     await admin.click(message, label="Save")
-    assert content(world, message).startswith("The system prompt is changed for all conversations here")
-    assert logged(world, log)[-1] == f"{admin.mention} changed a setting: system prompt of this server."
+    assert content(world, message).startswith("Saved the system prompt for every conversation here")
+    assert logged(world, log)[-1] == f"{admin.mention} changed a setting: this server's system prompt."
     await world.mod.slash(world.random, "system set", text="Rhyme.")
     for where in ("general", "random"):
         await ask(world, "hi", where=where)
@@ -165,7 +165,7 @@ async def test_a_servers_system_prompt_holds_where_a_conversation_has_none(world
 async def test_a_servers_system_prompt_stays_within_the_operators_rules(world: World) -> None:
     admin = await admin_of(world)
     message = await second_page(world, admin)
-    for bad, sentence in ((CONTROL_TAG, "control tags"), ("x" * 1200, "1200 tokens; 512 are allowed")):
+    for bad, sentence in ((CONTROL_TAG, "control tags"), ("x" * 1200, "1200 tokens; the limit is 512")):
         form = await admin.click(message, custom_id="llamacord:config:prompt")
         await admin.submit_modal(form, {"text": bad})
         assert sentence in content(world, message)
@@ -185,10 +185,10 @@ async def test_defaults_of_answers_are_set_in_the_panel(world: World) -> None:
     assert "temperature = 0.3, top_k = 7" in content(world, message)
     form = await admin.click(message, custom_id="llamacord:config:answers")
     result = await admin.submit_modal(form, {"answer_defaults": "temperature = 99"})
-    assert "temperature must be a number between" in result.followups[0].content
+    assert "temperature must be a number from" in result.followups[0].content
     form = await admin.click(message, custom_id="llamacord:config:answers")
     result = await admin.submit_modal(form, {"answer_defaults": "very hot"})
-    assert "one setting in each line" in result.followups[0].content
+    assert "one setting per line" in result.followups[0].content
     assert (await config(world)).answer_defaults == (("temperature", 0.3), ("top_k", 7))
 
 
@@ -221,10 +221,14 @@ async def test_ask_14_a_form_that_was_open_over_a_restart_is_taken(world: World)
 @pytest.mark.parametrize(
     ("form_id", "values", "sentence"),
     [
-        ("question_lists", {"question_words": "ok", "question_patterns": "("}, "no regular expression"),
+        (
+            "question_lists",
+            {"question_words": "ok", "question_patterns": "("},
+            "isn't a valid regular expression",
+        ),
         ("question_lists", {"question_words": "x" * 61, "question_patterns": ""}, "is too long"),
         ("answer_lists", {"answer_words": "", "answer_patterns": "(a|aa)+$"}, "takes too long"),
-        ("answer_lists", {"answer_words": "", "answer_patterns": "@everyone|x*"}, "fits every text"),
+        ("answer_lists", {"answer_words": "", "answer_patterns": "@everyone|x*"}, "matches any text"),
         ("limits", {"user_per_minute": "many", "server_per_minute": ""}, "whole number from 1 to 1000"),
         ("limits", {"user_per_minute": "0", "server_per_minute": "5"}, "whole number from 1 to 1000"),
     ],
@@ -249,7 +253,7 @@ async def test_a_log_channel_that_is_closed_to_us_is_refused(world: World) -> No
         "closed", overwrites={bot: discord.PermissionOverwrite(send_messages=False)}
     )
     result = await admin.select(await panel(world, admin), [closed], custom_id="llamacord:config:log_channel")
-    assert "I may not write in that channel" in result.followups[0].content
+    assert "I'm not allowed to write in that channel" in result.followups[0].content
     assert (await config(world)).log_channel is None
 
 
@@ -258,13 +262,13 @@ async def test_only_who_manages_the_server_may_use_the_panel(world: World) -> No
     assert "config" not in world.mod.available_commands(world.general)
     command = next(c for c in await world.client.tree.fetch_commands() if c.name == "config")
     world.guild.set_command_permissions(command, {world.mod: True})
-    assert "Only who manages this server" in said(await world.mod.slash(world.general, "config"))
+    assert "Only people who manage this server" in said(await world.mod.slash(world.general, "config"))
     admin = await admin_of(world)
     message = await panel(world, admin)
     form = await admin.click(message, custom_id="llamacord:config:limits")
     world.env.backend.get_member(world.guild.id, admin.id).role_ids.clear()
     pressed = await admin.click(message, custom_id="llamacord:config:age:never")
-    assert "Only who manages this server" in said(pressed)
+    assert "Only people who manage this server" in said(pressed)
     sent = await admin.submit_modal(form, {"user_per_minute": "1", "server_per_minute": ""})
     assert sent.acknowledged
     assert await config(world) == ServerConfig()
@@ -285,7 +289,7 @@ async def test_a_database_that_fails_is_told_on_the_panel(world: World) -> None:
     message = await panel(world, admin)
     await world.database.close()
     result = await admin.click(message, custom_id="llamacord:config:age:never")
-    assert "cannot be read or saved" in result.followups[0].content
+    assert "can't read or save" in result.followups[0].content
 
 
 async def test_a_server_never_touches_another(world: World) -> None:
@@ -311,7 +315,7 @@ async def test_ask_13_who_asks_too_much_is_told_when_to_ask_again(world: World) 
     for number in range(5):
         await world.anna.send(world.general, f"{world.me} question {number}")
     refusals = [m.content for m in world.replies(world.general) if "asked a lot" in m.content]
-    assert refusals == ["You have asked a lot in the last minute. Please ask again in 30 s."]
+    assert refusals == ["You've asked a lot in the last minute. Please try again in 30 s."]
     await world.run(6)
     assert len(world.engine.dialogs) == 2
     await world.anna.send(world.general, f"{world.me} and now?")
@@ -326,7 +330,7 @@ async def test_ask_13_regenerating_counts_too(world: World) -> None:
     await world.anna.send(world.general, f"{world.me} hi")
     await world.env.advance_time(EDIT_S)
     result = await world.anna.click(world.reply(world.general), label="Regenerate")
-    assert "You have asked a lot" in result.followups[0].content
+    assert "You've asked a lot" in result.followups[0].content
     assert len(world.engine.dialogs) == 1
 
 
@@ -335,7 +339,7 @@ async def test_a_server_has_a_limit_of_its_own(world: World) -> None:
     await change(world, server_per_minute=1)
     await world.anna.send(world.general, f"{world.me} hi")
     await world.bob.send(world.general, f"{world.me} hi too")
-    assert any("This server has asked a lot" in m.content for m in world.replies(world.general))
+    assert any("People here have asked a lot" in m.content for m in world.replies(world.general))
 
 
 async def test_ask_24_the_same_text_again_and_again_is_left_alone(world: World) -> None:
@@ -368,7 +372,7 @@ async def test_roles_decide_whom_it_answers_and_moderators_may_always_ask(world:
     friends = world.guild.create_role("Friends")
     await change(world, allowed_roles=[friends.id])
     await ask(world, "hi")
-    assert "only people with certain roles" in world.reply(world.general).content
+    assert "only answer people with certain roles" in world.reply(world.general).content
     await ask(world, "hi", who="mod")
     friend = world.guild.add_member(world.env.create_user("fay", global_name="Fay"), roles=[friends])
     await friend.send(world.general, f"{world.me} hi")
@@ -400,7 +404,7 @@ async def test_age_restricted_channels_are_respected(world: World, rule: str, as
     assert len(world.engine.dialogs) == asked
     answered = [m.content for m in world.replies(adult)]
     assert answered == (
-        ["answer"] if rule != "never" else ["On this server I do not answer in age-restricted channels."]
+        ["answer"] if rule != "never" else ["On this server I don't answer in age-restricted channels."]
     )
 
 
@@ -415,7 +419,7 @@ async def test_in_a_free_channel_who_may_not_ask_may_talk_to_others_in_peace(tmp
         await world.run(2)
         assert world.replies(world.general) == []
         await ask(world, "and me?")
-        assert "only people with certain roles" in world.reply(world.general).content
+        assert "only answer people with certain roles" in world.reply(world.general).content
 
 
 async def test_edits_are_held_to_the_lists_and_other_messages_are_no_business_of_ours(
@@ -546,10 +550,11 @@ async def test_an_unsafe_question_is_not_answered(world: World) -> None:
     log = await open_log(world)
     await guarded(world, "unsafe\nO3")
     await ask(world, "how do I steal?")
-    assert "I do not answer this question" in world.reply(world.general).content
+    assert "I can't answer this question" in world.reply(world.general).content
     assert world.engine.dialogs == []
     assert logged(world, log) == [
-        f"A question by {world.anna.mention} in {world.general.mention} was refused by the moderation model."
+        f"A question from {world.anna.mention} in {world.general.mention} "
+        "was refused by the moderation model."
     ]
 
 
@@ -570,4 +575,4 @@ async def test_what_it_cannot_judge_is_refused_or_not_as_the_operator_wants(
     world.answers("answer")
     await ask(world, "hi")
     content = world.reply(world.general).content
-    assert content == "answer" if not refuses else "could not be checked" in content
+    assert content == "answer" if not refuses else "couldn't check this" in content

@@ -69,7 +69,7 @@ async def test_answers_end_within_the_grace_and_the_next_run_finds_them_whole(pa
     await world.run(1)
     async with closing(world):
         await world.newcomer().send(world.random, f"{world.me} too late")
-        assert "I am being restarted" in world.replies(world.random)[-1].content
+        assert "I'm restarting" in world.replies(world.random)[-1].content
         await world.run(9)
     texts = ("heard: one", "heard: Bob: two")
     assert answered(world) == {one.id: text for one, text in zip(questions, texts, strict=True)}
@@ -96,7 +96,7 @@ async def test_what_outlasts_the_grace_is_marked_once_and_can_be_gone_on_with(ha
         await world.env.advance_time(EDIT_S)
     answer = world.reply(world.general)
     assert answer.content.startswith("word word")
-    assert "I am being restarted" in answer.content
+    assert "Interrupted by a restart" in answer.content
     assert labels(answer) == ["Regenerate", "Continue"]
     before = shown(world, world.general)
     await restart(world)
@@ -124,7 +124,7 @@ async def test_a_full_conversation_is_marked_to_the_last(hasty: World) -> None:
         for _ in range(4):
             await world.env.advance_time(EDIT_S)
     assert answered(world).keys() == {question.id for question in questions}
-    assert all("I am being restarted" in m.content for m in world.replies(world.general))
+    assert all("Interrupted by a restart" in m.content for m in world.replies(world.general))
     before = shown(world, world.general)
     await restart(world)
     await world.run(1)

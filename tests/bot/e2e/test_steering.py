@@ -33,7 +33,7 @@ async def test_undo_takes_the_last_turn_back_and_its_messages_away(world: World)
     await ask(world, "secret")
     await world.run(2)
     assert "Only the person" in said(await world.bob.slash(world.general, "undo"))
-    assert "taken back" in said(await world.anna.slash(world.general, "undo"))
+    assert "forgotten the last question" in said(await world.anna.slash(world.general, "undo"))
     assert [m.content for m in world.replies(world.general)] == ["answer"]
     assert [m.content for m in await world.stored(world.general)] == ["one", "answer"]
     await ask(world, "two")
@@ -57,7 +57,7 @@ async def test_undo_works_although_the_messages_cannot_be_deleted(world: World) 
     await ask(world)
     await world.run(2)
     world.env.inject_error("DELETE", "/channels/*/messages/*", status=500, times=None)
-    assert "taken back" in said(await world.anna.slash(world.general, "undo"))
+    assert "forgotten the last question" in said(await world.anna.slash(world.general, "undo"))
     assert await world.stored(world.general) == []
 
 
@@ -87,7 +87,7 @@ async def test_a_cut_answer_goes_on_where_it_ended(world: World, by_button: bool
     if by_button:
         await world.anna.click(answer, label="Continue")
     else:
-        assert "going on" in said(await world.anna.slash(world.general, "continue"))
+        assert "carrying on" in said(await world.anna.slash(world.general, "continue"))
     await world.run(1)
     assert world.reply(world.general).content == "One, two, three"
     await world.run(2)
@@ -104,7 +104,7 @@ async def test_a_stopped_answer_goes_on_in_a_direct_message(world: World) -> Non
     await world.run(1)
     await world.anna.user.slash("stop")
     await world.run(0)
-    assert "going on" in said(await world.anna.user.slash("continue"))
+    assert "carrying on" in said(await world.anna.user.slash("continue"))
     await world.run(2)
     assert world.reply(world.anna.user.dm_channel).content == "One, two."
 

@@ -113,7 +113,7 @@ def test_a_locale_has_its_language_and_english_stands_in_for_others(locale: str,
 
 def test_a_phrase_is_its_english_until_it_is_rendered_with_the_phrases_in_it() -> None:
     made = together(phrase("answer.stopped"), phrase("answer.not_saved"))
-    assert made.startswith("Stopped. This answer")
+    assert made.startswith("Stopped. I couldn't save")
     assert render(made, "de").startswith("Gestoppt. Diese Antwort")
     assert render("no phrase", "de") == "no phrase"
 

@@ -294,6 +294,10 @@ class DiscordPlace:
             return self._call_back(callback[1], callback[2], body)
         if (hook := re.fullmatch(r"/webhooks/\d+/(\w+)(?:/messages/@original)?", path)) is not None:
             return self._follow_up(hook[1], body or {})
+        if method == "GET" and (channel := re.fullmatch(r"/channels/(\d+)", path)) is not None:
+            is_known = int(channel[1]) in self.channel_ids
+            unknown = refused(404, 10003, "Unknown Channel")
+            return Reply(self._channel(int(channel[1]))) if is_known else unknown
         found = re.fullmatch(r"/channels/(\d+)/(typing|messages)(?:/(\d+))?", path)
         if found is None:
             self.unknown.append(f"{method} {path}")

@@ -113,7 +113,7 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
             await ready(bot)
             await until_shown(discord, tmp_path, 30)
             assert len(discord.ours()) == 2, "the message that nobody recorded is found, and no other is sent"
-            assert discord.texts[-1].endswith("\n-# I was restarted before this answer was complete.")
+            assert discord.texts[-1].endswith("\n-# I was restarted before this answer was finished.")
             discord.ask("something without end")
             discord.ask("something else without end", OTHER_ID)
             await discord.until_true(says(discord, "word9", OTHER_ID))
@@ -127,7 +127,7 @@ async def test_a_kill_between_a_send_and_its_record_leaves_nothing_behind(tmp_pa
         async with on_discord(discord, tmp_path, speed=SPEED) as bot:
             await ready(bot)
             await until_shown(discord, tmp_path, 30)
-            assert "I am being restarted" in discord.texts[-1]
+            assert "Interrupted by a restart" in discord.texts[-1]
             assert "word9" in discord.texts[-1], "what a page lacks is not deleted"
             assert incomplete.times == 0
 
@@ -151,7 +151,7 @@ async def test_what_a_kill_left_unsent_comes_as_new_messages(tmp_path: Path) -> 
             assert len(others) >= 1
             assert "word9" in first
             assert "word350" in others[-1]
-            assert others[-1].endswith("\n-# I was restarted before this answer was complete.")
+            assert others[-1].endswith("\n-# I was restarted before this answer was finished.")
 
 
 async def test_the_parts_of_a_long_answer_stand_above_those_who_wait(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ async def test_what_is_forbidden_is_shown_when_it_is_allowed_again(tmp_path: Pat
         discord.archive(OTHER_ID, is_archived=False)
         await until_shown(discord, tmp_path, 30)
         for channel_id, end in (
-            (CHANNEL_ID, "-# Stopped, because I could not write here."),
+            (CHANNEL_ID, "-# Stopped, because I couldn't write here."),
             (OTHER_ID, "word199"),
         ):
             (message,) = discord.ours(channel_id)

@@ -165,7 +165,7 @@ async def test_what_outlasts_the_grace_is_marked_and_the_program_still_ends_with
         assert await bot.exit_code() == 0, bot.log
     (text,) = bot.discord.texts
     assert "word0" in text
-    assert "I am being restarted" in text
+    assert "Interrupted by a restart" in text
     assert "Traceback" not in bot.log
 
 

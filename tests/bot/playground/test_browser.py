@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from PIL import Image
 
 from bot.playground import chromium, live_page
 from bot.playground import serve as playground
@@ -204,11 +205,15 @@ async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(
     async with contextlib.AsyncExitStack() as stack:
         world = World(tmp_path / "bot.db", stack)
         world.edit_interval_s = 0.5
+        world.sees_all_messages = True
         world.engine.respond = _respond
         client = await world.new_client()
         await make_pictures(lambda: client, tmp_path / "pictures")
     assert client.is_closed()
     assert {file.stem for file in (tmp_path / "pictures").glob("*.png")} == set(SCENES)
+    with Image.open(tmp_path / "pictures" / "llamacord.gif") as film:
+        assert getattr(film, "n_frames") > 20  # noqa: B009 - Pillow's types do not know it
+    assert (tmp_path / "pictures" / "llamacord.gif").stat().st_size < 2_000_000
     for file in (tmp_path / "pictures").glob("*.png"):
         head = file.read_bytes()[:24]
         assert head[:8] == b"\x89PNG\r\n\x1a\n"

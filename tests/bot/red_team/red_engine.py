@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from engine.errors import UnsafePromptError
 from engine.text.prompt import ChatFormat, ChatMLFormat, Llama2Format, fit_prompt
 from engine.types import ChatMessage, Prompt
 from tests.engine.fakes import tiny_bpe
+from tests.engine.family_formats import family_formats
 from tests.engine.tiny_sentencepiece import tiny_sentencepiece
 from tests.fakes import ScriptedEngine
 
@@ -35,4 +37,18 @@ class RedEngine(ScriptedEngine):
         ids = fit_prompt(self.chatml, dialog, _LONG).ids
         if (ids.count(START), ids.count(END)) != (len(dialog) + 1, len(dialog)):
             self.problems.append(f"chatml: {ids.count(START)} starts, {ids.count(END)} ends")
+        self._look_at_families(dialog)
         return super().fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+
+    def _look_at_families(self, dialog: Sequence[ChatMessage]) -> None:
+        """Compare the control tokens of each family's prompt with those for messages that say nothing."""
+        harmless = [replace(message, content="x") for message in dialog]
+        for kind, (tokenizer, chat_format) in family_formats().items():
+            control = set(tokenizer.special_ids.values())
+            try:
+                ids = fit_prompt(chat_format, dialog, _LONG).ids
+            except UnsafePromptError:
+                continue  # the real engine refuses it too
+            expected = fit_prompt(chat_format, harmless, _LONG).ids
+            if [one for one in ids if one in control] != [one for one in expected if one in control]:
+                self.problems.append(f"{kind}: other control tokens than the template's")

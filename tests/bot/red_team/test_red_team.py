@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -33,6 +33,13 @@ FILTER = OutputFilter()
 LEAKS = re.compile(
     r"discord\.(?:gg|com/invite)/abcdef|webhooks/\d|AKIAIOSFODNN7EXAMPLE|BEGIN RSA", re.IGNORECASE
 )
+
+
+class Named(Protocol):
+    """What every attempt has."""
+
+    @property
+    def name(self) -> str: ...
 
 
 def groups() -> Iterator[Any]:
@@ -70,10 +77,11 @@ class Heartbeat:
 
 
 @contextlib.asynccontextmanager
-async def red_world(path: Path) -> AsyncIterator[World]:
+async def red_world(path: Path, *, sees_all_messages: bool = False) -> AsyncIterator[World]:
     """Open a world with the operator's guidance, a secret in another channel, and no rate limits."""
     async with contextlib.AsyncExitStack() as stack:
         world = World(path, stack)
+        world.sees_all_messages = sees_all_messages
         world.engine = RedEngine()
         world.engine.info = ModelInfo("red", "fp32", "cpu", "llama-2", 8192, META_SYSTEM_PROMPT)
         world.defaults = ChatParameters(max_history_tokens=4096, guidance=Guidance())
@@ -117,7 +125,7 @@ async def carry_out(world: World, attempt: Attempt, number: int) -> None:
     await world.env.advance_time(EDIT_S)
 
 
-def check_rules(world: World, attempt: Attempt, num_requests: int, seen: set[str]) -> None:
+def check_rules(world: World, attempt: Named, num_requests: int, seen: set[str]) -> None:
     """Assert every rule over what was sent to Discord and to the model since the attempt began."""
     world.check_no_pings()
     for request in world.env.http_requests[num_requests:]:
@@ -142,7 +150,7 @@ def check_rules(world: World, attempt: Attempt, num_requests: int, seen: set[str
             seen.add(message.role)
 
 
-async def check_alive(world: World, attempt: Attempt) -> None:
+async def check_alive(world: World, attempt: Named) -> None:
     """Assert that an ordinary question is still answered, in the same place."""
     world.engine.respond = lambda _: Script(("still here",))
     await world.bob.send(world.general, f"{world.me} are you there after {attempt.name}?")

@@ -73,11 +73,11 @@ def test_people_and_servers_are_counted_apart() -> None:
     limits = RateLimits(Allowance(per_user=2, per_server=3), Clock())
     limits.admit(1, 10, FREE)
     limits.admit(1, 10, FREE)
-    with pytest.raises(RateLimitedError, match="You have asked a lot") as caught:
+    with pytest.raises(RateLimitedError, match="You've asked a lot") as caught:
         limits.admit(1, 10, FREE)
     assert "in 30 s" in str(caught.value)
     limits.admit(2, 10, FREE)
-    with pytest.raises(RateLimitedError, match="This server has asked"):
+    with pytest.raises(RateLimitedError, match="People here have asked"):
         limits.admit(3, 10, FREE)
     limits.admit(3, 11, FREE)
     limits.admit(4, None, FREE)

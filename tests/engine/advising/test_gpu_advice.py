@@ -18,9 +18,11 @@ H100 = CudaDevice("H100", (9, 0), 80 * GIB, 13000, 3.35e12)
 T4 = CudaDevice("T4", (7, 5), 16 * GIB, 13000, 3.2e11)
 
 
-def advise(device: CudaDevice, conversations: int, *, free: float | None = None, **more: bool) -> GpuAdvice:
+def advise(
+    device: CudaDevice, conversations: int, *, free: float | None = None, has_4_bits: bool = False
+) -> GpuAdvice:
     free_bytes = device.total_bytes if free is None else int(free * GIB)
-    return advise_gpu(SEVEN_B, device, free_bytes, Load(conversations, 4096), **more)
+    return advise_gpu(SEVEN_B, device, free_bytes, Load(conversations, 4096), has_4_bits=has_4_bits)
 
 
 def chosen(advice: GpuAdvice) -> Precision | None:

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 
 from engine import __main__ as cli
-from engine.advising.advice import Blocks
+from engine.advising.advice import Load, advise
 from engine.advising.inspection import inspect
 from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
 from engine.describing.architecture import Precision
-from engine.describing.footprint import weight_bytes
+from engine.describing.footprint import Kept, bit_shares, disk_bytes, weight_bytes
 from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, describe_files, load_manifest
 from engine.machine import machine
 from engine.machine.cgroups import Limits
+from engine.machine.machine import resources
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
-from tests.engine.tiny_model import make_tiny_model
+from tests.engine.tiny_model import make_tiny_model, tiny_config
 
 RELEASES = Path(__file__).parents[2] / "data" / "releases"
 
@@ -81,12 +82,61 @@ def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Pa
     for path in (file, folder):
         description = inspect(path).description
         assert description is not None
-        assert description.blocks == Blocks(has_4_bits=True, has_zero_points=kind == QuantType.Q4_1)
-        expected = weight_bytes(
-            description.config, Precision.INT4, has_zero_points=description.blocks.has_zero_points
-        )
+        assert description.blocks.has_4_bits
+        held = description.blocks.held
+        assert held["layers.0.qkv"] == Kept(4, kind == QuantType.Q4_1)
         written = (folder / WEIGHTS_FILE).stat().st_size
-        assert expected - 1024 <= written < expected + 100 * 4096
+        assert disk_bytes(description.config, Precision.INT4, held) - 4096 <= written
+        assert written <= disk_bytes(description.config, Precision.INT4, held)
+
+
+MIXTURES: dict[str, tuple[int, dict[str, int]]] = {
+    "of 4 bits": (QuantType.Q4_0, {"token_embd.weight": QuantType.Q8_0, "output.weight": QuantType.Q8_0}),
+    "of 4 and 5 bits": (
+        QuantType.Q4_1,
+        {
+            "blk.0.attn_v.weight": QuantType.Q5_1,
+            "blk.1.ffn_down.weight": QuantType.Q8_0,
+            "blk.2.ffn_up.weight": QuantType.Q5_0,
+            "output.weight": QuantType.Q4_1,
+            "token_embd.weight": QuantType.Q5_1,
+        },
+    ),
+    "of 5 bits": (QuantType.Q5_1, {"blk.0.ffn_down.weight": QuantType.F16}),
+    "of numbers": (QuantType.F16, {}),
+}
+
+
+@pytest.mark.parametrize(("quant_type", "kinds"), MIXTURES.values(), ids=MIXTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_how_large_it_becomes_is_known_before(
+    tmp_path: Path, quant_type: int, kinds: dict[str, int], tied: bool
+) -> None:
+    path = TinyGGUF(tiny_config(tied=tied), quant_type, kinds).save(tmp_path / "tiny.gguf")
+    description = inspect(path).description
+    assert description is not None
+    advice = advise(description.config, resources(), Load(1, 512), {}, description.blocks)
+    for precision in Precision:
+        folder = tmp_path / precision
+        convert(GGUFSource(path), folder, precision)
+        there = sum(one.stat().st_size for one in folder.iterdir() if one.name != MANIFEST_FILE)
+        option = advice.option(precision)
+        assert option.disk_bytes == pytest.approx(there, rel=0.01, abs=4096)  # the last page is not filled
+        after = inspect(folder).description
+        assert after is not None
+        if precision in ("int8", "int4"):
+            assert option.bits == bit_shares(after.config, precision, after.blocks.held)
+            assert weight_bytes(after.config, precision, after.blocks.held) == sum(
+                group.num_bytes for group in after.tensors
+            )
+
+
+def test_a_file_of_more_bits_is_said_to_stay_so(tmp_path: Path) -> None:
+    description = inspect(TinyGGUF(quant_type=QuantType.Q5_1).save(tmp_path / "tiny.gguf")).description
+    assert description is not None
+    advice = advise(description.config, resources(), Load(1, 512), {}, description.blocks)
+    assert advice.option(Precision.INT4).bits == {8: 1.0}
+    assert "in int4, too, 100% of them get 8" in advice.sentences[-1]
 
 
 def test_a_released_model_is_explained() -> None:

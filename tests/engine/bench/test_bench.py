@@ -132,6 +132,9 @@ def test_known_shapes_have_the_parameters_they_are_called_by() -> None:
         "13b": pytest.approx(13.0, rel=0.01),
         "1.1b": pytest.approx(1.1, rel=0.01),
         "default": pytest.approx(0.135, rel=0.01),
+        "llama-3.2-1b": pytest.approx(1.236, rel=0.001),
+        "qwen2.5-0.5b": pytest.approx(0.494, rel=0.001),
+        "gemma-3-270m": pytest.approx(0.268, rel=0.001),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from engine.bench import random_model
+from engine.bench.figures import SHAPES
 from engine.bench.peers import PublishedLoop
 from engine.bench.random_model import write_random_model
 from engine.bench.release_author import ReleaseShape, write_release
@@ -28,6 +30,17 @@ def test_random_weights_run_and_say_numbers(tmp_path: Path, precision: Precision
     manifest = load_manifest(folder)
     verify_files(folder, manifest, full=True)
     logits = CpuModel(folder, manifest, ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
+    assert np.isfinite(logits).all()
+    assert 0.1 < logits.std() < 10
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen2.5-0.5b", "gemma-3-270m"])
+def test_a_few_layers_of_other_families_run(tmp_path: Path, name: str) -> None:
+    part = SHAPES[name].shortened(2)
+    sizes: dict[str, Any] = {"vocab_size": 384, "hidden_size": 128, "intermediate_size": 256}
+    config = dataclasses.replace(part, **sizes, num_heads=2, num_kv_heads=1)
+    folder = write_random_model(tmp_path / "model", config, Precision.INT4)
+    logits = CpuModel(folder, load_manifest(folder), ModelOptions(1, 1, 64)).prefill(0, list(range(40)), 0)
     assert np.isfinite(logits).all()
     assert 0.1 < logits.std() < 10
 

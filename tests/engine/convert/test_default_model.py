@@ -227,7 +227,8 @@ def test_an_interrupted_start_leaves_nothing_half_done(
     monkeypatch.setattr(subprocess, "Popen", RecordedPopen)
     with pytest.raises(KeyboardInterrupt):
         ensure_default_model(cache, Precision.INT8, interrupt)
-    assert [process.poll() is not None for process in started] == [True]
+    assert started
+    assert all(process.poll() is not None for process in started)
     assert files_below(cache) == ([GGUF_IN_CACHE] if step.startswith("Converting") else [])
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from engine.convert.converter import convert
-from engine.convert.gguf_source import GGUFSource, exact_blocks
+from engine.convert.gguf_blocks import KIND_BITS, WITH_ZERO_POINTS, exact_blocks
+from engine.convert.gguf_source import GGUFSource
 from engine.convert.quantize import ByteArray, FloatArray
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
@@ -20,7 +21,8 @@ from tests.engine.convert.test_gguf_source import IDS
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 
-EXACT = ["Q8_0", "Q4_0", "Q4_1", "Q4_K"]
+EXACT = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K"]
+WITHOUT_MINIMUM = ("Q8_0", "Q4_0", "Q5_0")
 
 
 def random_rows(kind: str, seed: int, num_rows: int = 6, num_weights: int = 512) -> ByteArray:
@@ -28,7 +30,7 @@ def random_rows(kind: str, seed: int, num_rows: int = 6, num_weights: int = 512)
     random = np.random.default_rng(seed)
     block, size = gguf.GGML_QUANT_SIZES[QuantType[kind]]
     rows = random.integers(0, 256, (num_rows, num_weights // block, size), np.uint8)
-    num_floats = 1 if kind in ("Q8_0", "Q4_0") else 2
+    num_floats = 1 if kind in WITHOUT_MINIMUM else 2
     floats = random.uniform(-2, 2, (*rows.shape[:2], num_floats)).astype("<f2")
     rows[..., : 2 * num_floats] = floats.view(np.uint8)
     return rows.reshape(num_rows, -1)
@@ -45,15 +47,16 @@ def test_blocks_stand_for_the_files_weights(kind: str, seed: int) -> None:
     rows = random_rows(kind, seed)
     blocks, expected = exact_blocks(kind, rows), dequantized(kind, rows)
     assert blocks is not None
-    assert blocks.bits == (8 if kind == "Q8_0" else 4)
+    assert blocks.bits == (4 if kind.startswith("Q4") else 8)
+    assert (blocks.bits, blocks.zero_points is None) == (KIND_BITS[kind], kind not in WITH_ZERO_POINTS)
     assert blocks.shape == expected.shape
     np.testing.assert_allclose(blocks.dequantize(), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
-    if kind in ("Q8_0", "Q4_0"):
+    if kind in WITHOUT_MINIMUM:
         np.testing.assert_array_equal(blocks.dequantize(), expected)
     np.testing.assert_array_equal(blocks.widened().dequantize(), blocks.dequantize())
 
 
-@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1", "Q6_K", "Q2_K", "F16"])
+@pytest.mark.parametrize("kind", ["Q6_K", "Q2_K", "Q3_K", "F16"])
 def test_other_types_are_not_taken_for_blocks(kind: str) -> None:
     assert exact_blocks(kind, np.zeros((1, 1024), np.uint8)) is None
 
@@ -74,7 +77,7 @@ def divergence(file: TinyGGUF, folder: Path, precision: Precision) -> float:
 
 
 @pytest.mark.parametrize("precision", [Precision.INT4, Precision.INT8])
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_1"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_a_quantised_file_loses_only_what_rounding_the_activations_costs(
     tmp_path: Path, kind: str, precision: Precision
 ) -> None:

@@ -16,6 +16,7 @@ from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import load_manifest
 from engine.errors import ModelFormatError
+from engine.opening import open_folder
 from engine.text.tokenizer import load_tokenizer
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_gguf import QuantType, TinyGGUF, tiny_smollm_tokenizer
@@ -81,12 +82,26 @@ def test_linear_rope_scaling_is_followed(tmp_path: Path, fields: dict[str, objec
     assert np.abs(logits - reference_logits(file.config, file.tensor, IDS)).max() < 1e-4
 
 
-def test_a_second_end_token_is_kept(tmp_path: Path) -> None:
+def test_whatever_ends_a_turn_is_kept(tmp_path: Path) -> None:
     file = TinyGGUF()
-    assert GGUFSource(file.save(tmp_path / "one.gguf")).stop_ids == ()
-    file.fields["tokenizer.ggml.eot_token_id"] = 7
+    assert GGUFSource(file.save(tmp_path / "one.gguf")).stop_ids == (0,)  # <|endoftext|>
+    file.fields |= {"tokenizer.ggml.eot_token_id": 7, "tokenizer.ggml.eom_token_id": 9}
     convert(GGUFSource(file.save(tmp_path / "two.gguf")), tmp_path / "model", Precision.FP32)
-    assert load_manifest(tmp_path / "model").stop_ids == (7,)
+    assert load_manifest(tmp_path / "model").stop_ids == (0, 7, 9)
+
+
+def test_the_authors_advice_is_kept(tmp_path: Path) -> None:
+    file = TinyGGUF()
+    file.fields |= {
+        "general.sampling.temp": 0.3,
+        "general.sampling.top_p": 0.95,
+        "general.sampling.top_k": 20,
+        "general.sampling.penalty_repeat": 50.0,
+    }
+    convert(GGUFSource(file.save(tmp_path / "tiny.gguf")), tmp_path / "model", Precision.FP32)
+    advice = open_folder(tmp_path / "model").sampling
+    assert advice == {"temperature": 0.3, "top_p": 0.95, "top_k": 20}
+    assert isinstance(advice["top_k"], int)
 
 
 def test_optional_fields_have_the_usual_values(tmp_path: Path) -> None:
@@ -131,17 +146,37 @@ def add_tensor(name: str, *shape: int) -> Callable[[TinyGGUF], object]:
 
 
 SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
-    "another architecture": (set_field("general.architecture", "gemma"), "'gemma' model; .* llama"),
+    "another architecture": (set_field("general.architecture", "bert"), "'bert', which .* do: Llama 2 and 3"),
+    "experts by name": (set_field("general.architecture", "qwen3moe"), "a mixture of experts, .* Qwen3 4B"),
+    "experts of a llama": (set_field("llama.expert_count", 8), "a mixture of experts, .* Mistral 7B"),
+    "wide values": (set_field("llama.attention.value_length", 32), "keys and values differ in size"),
+    "a window of too few layers": (
+        lambda file: file.fields.update(
+            {
+                "llama.attention.sliding_window": 8,
+                "llama.attention.sliding_window_pattern": [True, False],
+            }
+        ),
+        "sliding_window_pattern is not one of 3 layers",
+    ),
+    "fused rows that are missing": (
+        lambda file: (
+            [file.tensors.pop(f"blk.0.attn_{part}.weight") for part in "qkv"],
+            file.tensors.update({"blk.0.attn_qkv.weight": np.ones((100, 64), np.float32)}),
+        ),
+        "blk.0.attn_qkv.weight has 100 rows: some are missing",
+    ),
     "a missing field": (drop_field("llama.context_length"), "lacks the field llama.context_length"),
     "no embeddings": (drop_tensor("token_embd.weight"), "has no token embeddings"),
     "a missing tensor": (drop_tensor("blk.1.ffn_up.weight"), "has no tensor blk.1.ffn_up.weight"),
     "a missing norm": (drop_tensor("output_norm.weight"), "has no tensor output_norm.weight"),
     "a missing layer": (set_field("llama.block_count", 4), "has no tensor blk.3"),
     "a layer too many": (set_field("llama.block_count", 2), "has the tensor blk.2.* not supported"),
-    "a bias": (add_tensor("blk.0.attn_q.bias", 64), "tensor blk.0.attn_q.bias, which is not supported"),
-    "rope factors": (add_tensor("rope_freqs.weight", 8), "tensor rope_freqs.weight, which is not supp"),
+    "a bias": (add_tensor("blk.1.attn_q.bias", 64), "tensor blk.1.attn_q.bias, which is not supported"),
+    "half of the biases": (add_tensor("blk.0.attn_q.bias", 64), "has no tensor blk.0.attn_k.bias"),
+    "rope factors": (add_tensor("rope_freqs.weight", 7), "rope factors are no 8 numbers above 0"),
     "experts": (add_tensor("blk.0.ffn_gate_inp.weight", 8, 64), "ffn_gate_inp.weight, which is not supp"),
-    "rope scaling": (set_field("llama.rope.scaling.type", "yarn"), "of the kind 'yarn', not supported"),
+    "rope scaling": (set_field("llama.rope.scaling.type", "su"), "of the kind 'su', not supported"),
     "a negative rope factor": (set_field("llama.rope.scaling.factor", -2.0), "rope factor .* above 0"),
     "partial rope": (set_field("llama.rope.dimension_count", 8), "rotates only a part of each head"),
     "no heads": (set_field("llama.attention.head_count", 0), "damaged description"),
@@ -154,8 +189,8 @@ SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
     "no epsilon": (set_field("llama.attention.layer_norm_rms_epsilon", 0.0), "must be above 0"),
     "end token outside": (set_field("tokenizer.ggml.eos_token_id", 384), "eos token 384 is outside"),
     "unknown splitting": (
-        set_field("tokenizer.ggml.pre", "qwen2"),
-        "'qwen2', which is not supp",
+        set_field("tokenizer.ggml.pre", "qwen99"),
+        "'qwen99', which is not supp",
     ),
     "unknown tokenizer": (set_field("tokenizer.ggml.model", "bert"), "'bert', which is not supported"),
     "no tokenizer": (drop_field("tokenizer.ggml.model"), "lacks the field tokenizer.ggml.model"),
@@ -215,7 +250,7 @@ def test_a_flipped_bit_converts_or_is_refused(tmp_path: Path) -> None:
     assert 20 < num_refused < 60
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04" * 1000, b"version https://git-lfs\n", b"\0" * 4096])
+@pytest.mark.parametrize("content", [b"PK\x03\x04" * 1000, b"\0" * 4096])
 def test_what_is_no_gguf_is_said_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)

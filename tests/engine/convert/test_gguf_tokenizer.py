@@ -10,11 +10,17 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.convert import gguf_tokenizer
 from engine.convert.gguf_source import GGUFSource
-from engine.convert.tokenizer_files import save_tokenizer
+from engine.convert.gguf_tokenizer import save_tokenizer
+from engine.describing.manifest import ChatSpec
 from engine.errors import ModelFormatError
+from engine.text.chat_choice import classic_templates, named_chat, writes
+from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import Tokenizer, load_tokenizer
+from engine.types import ChatMessage
 from tests.engine.tiny_gguf import TinyGGUF
+from tests.engine.tiny_model import tiny_config
 
 TEXTS = [
     "Hello, world!",
@@ -50,7 +56,7 @@ def gguf_fields(processor: sentencepiece.SentencePieceProcessor) -> dict[str, An
 
 def through_gguf(processor: sentencepiece.SentencePieceProcessor, folder: Path) -> Tokenizer:
     fields = gguf_fields(processor)
-    return load_tokenizer(folder, save_tokenizer(fields.__getitem__, folder))
+    return load_tokenizer(folder, save_tokenizer(fields.get, folder))
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +120,40 @@ def test_what_the_template_writes_is_control_though_the_file_calls_it_added(tmp_
     )
 
 
-SPLITS: dict[str, tuple[str, list[str]]] = {
+LLAMA_3 = ("DON'T 1234!\n\n  the", ["DON", "'T", " ", "123", "4", "!\n\n", " ", " the"])
+SPLITS: dict[str | None, tuple[str, list[str]]] = {
+    **dict.fromkeys(("llama3", "llama-v3", "falcon3", "smaug-bpe", "dbrx"), LLAMA_3),
+    "qwen2": ("DON'T 1234!\n\n  the", ["DON", "'T", " ", "1", "2", "3", "4", "!\n\n", " ", " the"]),
+    "tekken": ("camelCase's 12!/\n the", ["camel", "Case", "'s", " ", "1", "2", "!/\n", " the"]),
+    "gpt-4o": ("camelCase's 1234!/\n the", ["camel", "Case's", " ", "123", "4", "!/\n", " the"]),
+    "deepseek-llm": ("don't 1234\n你好 the", ["don", "'", "t", " ", "1234", "\n", "你好", " the"]),
+    "deepseek-v3": ("don't 1234\n你好 the", ["don", "'t", " ", "123", "4", "\n", "你好", " the"]),
+    "default": ("don't $5 12345 the", ["don", "'", "t", " ", "$", "5", " ", "123", "45", " the"]),
+    None: ("don't $5 12345 the", ["don", "'", "t", " ", "$", "5", " ", "123", "45", " the"]),
+    "falcon": ("a `b 1234 the", ["a", " ", "`", "b", " ", "123", "4", " the"]),
+    "refact": ("don't 12 the", ["don", "'t", " ", "1", "2", " the"]),
     "smollm": ("don't 1234\n\n  the", ["don", "'t", " ", "1", "2", "3", "4", "\n\n ", " the"]),
     "gpt-2": ("don't 1234\n\n  the", ["don", "'t", " 1234", "\n\n ", " the"]),
     "llama-bpe": ("DON'T 1234!\n\n  the", ["DON", "'T", " ", "123", "4", "!\n\n", " ", " the"]),
 }
 
 
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
+
+
 @pytest.mark.parametrize("name", SPLITS)
-def test_words_are_split_as_the_file_names_it(tmp_path: Path, name: str) -> None:
+def test_words_are_split_as_the_file_names_it(tmp_path: Path, name: str | None) -> None:
     text, words = SPLITS[name]
     file = TinyGGUF()
     file.fields["tokenizer.ggml.pre"] = name
+    if name is None:
+        del file.fields["tokenizer.ggml.pre"]
     del file.fields["tokenizer.ggml.merges"][1:]  # one is left: words are found whole, or not at all
     spec = GGUFSource(file.save(tmp_path / "tiny.gguf")).save_tokenizer(tmp_path)
     library = tokenizers.Tokenizer.from_file(str(tmp_path / spec.file))
     split = library.pre_tokenizer.pre_tokenize_str(text)
     assert [text[start:end] for _, (start, end) in split] == words
-    assert (len(library.encode(" the").ids) == 1) == (name == "llama-bpe")
+    assert (len(library.encode(" the").ids) == 1) == (name in WHOLE_WORDS)
 
 
 def test_an_added_piece_is_control_where_it_ends_a_text(
@@ -142,7 +164,7 @@ def test_an_added_piece_is_control_where_it_ends_a_text(
     fields["tokenizer.ggml.scores"] += [0.0, 0.0]
     fields["tokenizer.ggml.token_type"] += [4, 4]
     size = trained.vocab_size()
-    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.__getitem__, tmp_path, "", [size + 1]))
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.get, tmp_path, lambda _, i: i == size + 1))
     assert dict(tokenizer.special_ids) == {"<s>": 1, "</s>": 2, "<end>": size + 1}
     ids = tokenizer.encode("a<tool>b<end>")
     assert (size in ids, size + 1 in ids) == (True, False)
@@ -155,10 +177,89 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
         "tokenizer.ggml.model": "bert",
     }
     with pytest.raises(ModelFormatError, match="'bert'"):
-        save_tokenizer(fields.__getitem__, tmp_path)
+        save_tokenizer(fields.get, tmp_path)
 
 
 def test_token_types_must_match_the_tokens(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1]}
     with pytest.raises(ModelFormatError, match="2 tokens and 1 token types"):
-        save_tokenizer(fields.__getitem__, tmp_path)
+        save_tokenizer(fields.get, tmp_path)
+
+
+def test_no_space_is_put_before_texts_where_the_file_says_so(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained) | {"tokenizer.ggml.add_space_prefix": False}
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.get, tmp_path))
+    for text in ("mat", " mat"):
+        ids = tokenizer.encode(text)
+        assert ids == tokenizer.encode_inside(text)
+        assert b"".join(tokenizer.token_bytes[token] for token in ids).decode() == text
+    assert not tokenizer.opening_space_ids
+
+
+def test_chatml_needs_no_template(tmp_path: Path) -> None:
+    file = TinyGGUF()
+    del file.fields["tokenizer.chat_template"]
+    types = file.fields["tokenizer.ggml.token_type"]
+    places = [file.fields["tokenizer.ggml.tokens"].index(word) for word in ("<|im_start|>", "<|im_end|>")]
+    for place in places:
+        types[place] = 4
+    path = file.save(tmp_path / "tiny.gguf")
+    assert GGUFSource(path).chat.format is None
+    source = GGUFSource(path, named_chat("chatml"))
+    tokenizer = load_tokenizer(tmp_path, source.save_tokenizer(tmp_path))
+    chat_format = make_chat_format(source, tokenizer)
+    assert chat_format is not None
+    ids = chat_format.encode([ChatMessage("user", "<|im_end|>")])
+    assert [token for token in ids if token in places] == [places[0], places[1], places[0]]
+
+
+def test_line_breaks_that_are_tokens_stay_text_though_a_template_writes_them(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained)
+    fields["tokenizer.ggml.tokens"] += ["\n\n", "<turn>"]
+    fields["tokenizer.ggml.scores"] += [0.0, 0.0]
+    fields["tokenizer.ggml.token_type"] += [4, 4]
+    chat = ChatSpec("jinja", "", "{% for m in messages %}\n\n<turn>{{ m.content }}{% endfor %}")
+    spec = save_tokenizer(fields.get, tmp_path, lambda token, _: writes(chat, token))
+    assert set(spec.special_ids) == {"<s>", "</s>", "<turn>"}
+    assert trained.vocab_size() in load_tokenizer(tmp_path, spec).encode("a\n\nb")
+
+
+@pytest.mark.parametrize(("name", "strips"), [("Phi-3 mini", True), ("Tiny", False)])
+def test_phi_3s_tokens_swallow_white_space(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path, name: str, strips: bool
+) -> None:
+    size = trained.vocab_size()
+    file = TinyGGUF(tiny_config(vocab_size=size + 3))
+    for key in [key for key in file.fields if key.startswith("tokenizer.ggml")]:
+        del file.fields[key]
+    file.fields |= gguf_fields(trained) | {"general.name": name}
+    file.fields["tokenizer.ggml.tokens"] += ["<|user|>", "<|assistant|>", "<|end|>"]
+    file.fields["tokenizer.ggml.scores"] += [0.0, 0.0, 0.0]
+    file.fields["tokenizer.ggml.token_type"] += [3, 3, 3]
+    file.fields["tokenizer.chat_template"] = classic_templates()["phi-3"]
+    source = GGUFSource(file.save(tmp_path / "tiny.gguf"))
+    assert source.stop_ids == (size + 2,)
+    tokenizer = load_tokenizer(tmp_path, source.save_tokenizer(tmp_path))
+    chat_format = make_chat_format(source, tokenizer)
+    assert chat_format is not None
+    ids = chat_format.encode([ChatMessage("user", "mat")])
+    between = tokenizer.encode("mat") if strips else tokenizer.encode("\nmat")
+    assert ids[: len(between) + 2] == [size, *between, size + 2]
+
+
+@pytest.mark.parametrize("name", sorted(gguf_tokenizer._SPLITS))
+def test_no_text_becomes_a_control_token_however_words_are_split(tmp_path: Path, name: str) -> None:
+    file = TinyGGUF()
+    file.fields["tokenizer.ggml.pre"] = name
+    spec = GGUFSource(file.save(tmp_path / "tiny.gguf")).save_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, spec)
+    control = set(spec.special_ids.values())
+    for written in spec.special_ids:
+        for text in (written, f"a{written}b", f" {written}\n", written.upper(), written * 3, written[:-1]):
+            ids = tokenizer.encode(text)
+            assert control.isdisjoint(ids)
+            assert b"".join(tokenizer.token_bytes[token] for token in ids).decode() == text

@@ -73,6 +73,16 @@ def edit_tokenizer(edit: Callable[[dict[str, Any]], object]) -> Callable[[TinyHu
     return change
 
 
+def older_alone(content: bytes) -> Callable[[TinyHuggingFace], object]:
+    """Put a `tokenizer.model` in the place of the `tokenizer.json`."""
+
+    def change(model: TinyHuggingFace) -> None:
+        del model.files["tokenizer.json"]
+        model.files["tokenizer.model"] = content
+
+    return change
+
+
 def added(token_id: int, text: str) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token_id, "content": text, "special": True, **flags}
@@ -188,12 +198,15 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     ),
     "no tokenizer": (lambda model: model.files.clear(), "neither a tokenizer.model nor a tokenizer.json"),
     "a tokenizer pointer": (set_file("tokenizer.json", POINTER), "tokenizer.json is a Git LFS pointer"),
-    "a model pointer": (set_file("tokenizer.model", POINTER), "tokenizer.model is a Git LFS pointer"),
+    "a model pointer": (
+        older_alone(POINTER),
+        "tokenizer.model is a Git LFS pointer",
+    ),
     "half a tokenizer": (set_file("tokenizer.json", b'{"model": '), "tokenizer.json is not valid JSON"),
     "an empty tokenizer": (set_file("tokenizer.json", {}), "damaged tokenizer"),
-    "ids with gaps": (
-        edit_tokenizer(lambda raw: raw["added_tokens"].append(added(390, "<far>"))),
-        "has a damaged tokenizer (its ids have gaps)",
+    "two tokens of one id": (
+        edit_tokenizer(lambda raw: raw["added_tokens"].append(added(0, "<twin>"))),
+        "has a damaged tokenizer (two of its tokens have the same id)",
     ),
     "a word tokenizer": (
         edit_tokenizer(lambda raw: raw["model"].update(type="WordPiece")),
@@ -211,15 +224,16 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
         edit_tokenizer(lambda raw: raw["added_tokens"].append(added(raw["model"]["vocab"]["a"], "a"))),
         "makes a control token of the plain text",
     ),
-    "a damaged model": (set_file("tokenizer.model", b"\xff\xff\xff"), "not a readable SentencePiece model"),
-    "another model": (set_file("tokenizer.model", tiny_model_bytes()), "tokens for 384 embeddings"),
+    "a damaged model": (older_alone(b"\xff\xff\xff"), "not a readable SentencePiece model"),
+    "an empty model": (older_alone(b""), "not a readable SentencePiece model"),
+    "another model": (older_alone(tiny_model_bytes()), "tokens for 384 embeddings"),
     "a broken template": (
         set_file("chat_template.jinja", b"{% for message in messages %}"),
         "chat template cannot be read: Unexpected end of template",
     ),
     "a template that refuses": (
         set_file("chat_template.jinja", b"{{ raise_exception('Not a chat model.') }}"),
-        "chat template fails: Not a chat model. Name another format with --chat-format, or none.",
+        "chat template fails: Not a chat model. Name another format with --chat-template, or none.",
     ),
     "a template that forgets": (
         set_file("tokenizer_config.json", {"chat_template": "{{ messages[0].content }}"}),

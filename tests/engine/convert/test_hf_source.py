@@ -87,7 +87,7 @@ def test_the_description_is_read(tmp_path: Path) -> None:
     model = TinyHuggingFace(tiny_config(tied=False))
     source = open_source(model.save(tmp_path / "Tiny-Chat"))
     assert source.config == model.decoder
-    assert (source.name, source.bos_id, source.eos_id, source.stop_ids) == ("Tiny-Chat", 1, 2, ())
+    assert (source.name, source.bos_id, source.eos_id, source.stop_ids) == ("Tiny-Chat", 1, 2, (0,))
     assert source.origin == {"format": "huggingface", "folder": "Tiny-Chat"}
     assert source.chat.format is None
 

@@ -14,6 +14,9 @@ from sentencepiece import sentencepiece_model_pb2 as sentencepiece_model
 from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
 from engine.describing.manifest import Manifest, load_manifest
+from engine.errors import ModelFormatError
+from engine.opening import open_folder
+from engine.text.chat_choice import classic_templates
 from engine.text.detokenizer import StreamDecoder
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import Tokenizer, load_tokenizer
@@ -23,6 +26,7 @@ from tests.engine.tiny_fast_llama import SCHEMES, fast_llama
 from tests.engine.tiny_hf import TinyHuggingFace, with_sentencepiece
 from tests.engine.tiny_model import CONTROL_TOKENS, tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_model_bytes, tiny_processor
+from tests.engine.tokenizer_kinds import KINDS
 
 DIALOG = [ChatMessage("system", "Be."), ChatMessage("user", "Hi <|im_end|>")]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=30)
@@ -72,7 +76,7 @@ def test_added_tokens_that_are_not_special_are_found_unless_the_template_writes_
     chat_format = make_chat_format(manifest, tokenizer)
     assert chat_format is not None
     assert chat_format.encode([ChatMessage("user", "<|turn|>")]) == [385, *tokenizer.encode("<|turn|>"), 385]
-    assert chat_format.stop_ids == {2, 385}
+    assert chat_format.stop_ids == {0, 2, 385}  # `<|endoftext|>` ends a text in every model that has it
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
@@ -99,13 +103,15 @@ def test_a_llama_tokenizer_json_is_read_like_sentencepiece(fast: Tokenizer, text
     assert shown.strip(" ") == text.strip(" ")
 
 
-def test_a_sentencepiece_model_stays_as_it_is(tmp_path: Path) -> None:
+def test_llama_2_keeps_metas_own_path(tmp_path: Path) -> None:
     model = with_sentencepiece()
     special = {str(i): {"content": text, "special": True} for i, text in enumerate(("<unk>", "<s>", "</s>"))}
     settings_of = {"added_tokens_decoder": special, "bos_token": "<s>", "eos_token": {"content": "</s>"}}
     model.files["tokenizer_config.json"] = json.dumps(settings_of).encode()
-    model.files["tokenizer.json"] = b"not read"
+    model.files["tokenizer.json"] = fast_llama("first").to_str().encode()
+    model.files["chat_template.jinja"] = chat_templates.LLAMA_2.encode()
     manifest, tokenizer = converted(model, tmp_path)
+    assert manifest.chat.format == "llama-2"
     assert (tmp_path / "model" / "tokenizer.model").read_bytes() == tiny_model_bytes()
     assert dict(tokenizer.special_ids) == {"<s>": 1, "</s>": 2}
     assert (manifest.bos_id, manifest.eos_id, manifest.stop_ids) == (1, 2, ())
@@ -201,3 +207,159 @@ def test_another_template_is_kept_and_used(tmp_path: Path) -> None:
 def test_padded_embeddings_are_no_text(tmp_path: Path) -> None:
     _, tokenizer = converted(grown(TinyHuggingFace(), 400), tmp_path)
     assert tokenizer.vocab_size == 384
+
+
+def folder_of(kind: str, template: str, control: tuple[str, ...] = (), num_more: int = 0) -> TinyHuggingFace:
+    """Return a folder with a tokenizer of this kind and a template, with `num_more` rows than tokens."""
+    library = KINDS[kind].tokenizer(control)
+    model = TinyHuggingFace(tiny_config(vocab_size=library.get_vocab_size() + num_more))
+    model.files = KINDS[kind].folder(template, control)
+    end = library.token_to_id(KINDS[kind].eos_token)
+    model.config |= {"bos_token_id": None, "eos_token_id": end}
+    return model
+
+
+def test_the_newer_file_comes_first(tmp_path: Path) -> None:
+    """A space behind each control token is what the older file would put there."""
+    model = folder_of("mistral", classic_templates()["mistral-v3"], ("[INST]", "[/INST]"))
+    assert "tokenizer.model" in model.files
+    manifest, tokenizer = converted(model, tmp_path)
+    assert manifest.tokenizer.file == "tokenizer.json"
+    chat_format = make_chat_format(manifest, tokenizer)
+    assert chat_format is not None
+    size = tiny_processor().vocab_size()
+    hi = KINDS["mistral"].tokenizer().encode("</s> Hi", add_special_tokens=False).ids[1:]
+    assert chat_format.encode([ChatMessage("user", "Hi")]) == [1, size, *hi, size + 1]
+
+
+def test_tokens_added_by_a_newer_program_are_not_missed(tmp_path: Path) -> None:
+    model = folder_of("always", chat_templates.CHATML, ("<|im_start|>", "<|im_end|>"))
+    model.files["tokenizer.model"] = tiny_model_bytes()
+    manifest, tokenizer = converted(model, tmp_path)
+    size = tiny_processor().vocab_size()
+    assert {"<|im_start|>": size, "<|im_end|>": size + 1}.items() <= dict(tokenizer.special_ids).items()
+    assert manifest.chat.format == "chatml"
+    assert size in manifest.stop_ids or manifest.eos_id != size  # `<|im_end|>` ends a turn
+    assert size + 1 in manifest.stop_ids
+    with_metas = folder_of("always", chat_templates.LLAMA_2, ("<tool>",))
+    with_metas.files["tokenizer.model"] = tiny_model_bytes()
+    manifest, tokenizer = converted(with_metas, tmp_path / "metas")
+    assert (manifest.tokenizer.kind, tokenizer.special_ids["<tool>"]) == ("sentencepiece", size)
+
+
+def test_without_the_newer_file_the_settings_say_where_spaces_go(tmp_path: Path) -> None:
+    spaced = {}
+    for legacy in (True, False, None):
+        model = with_sentencepiece()
+        settings_of = {} if legacy is None else {"legacy": legacy}
+        model.files["tokenizer_config.json"] = json.dumps(settings_of).encode()
+        model.files["chat_template.jinja"] = chat_templates.ZEPHYR.encode()
+        _, tokenizer = converted(model, tmp_path / str(legacy))
+        spaced[legacy] = tokenizer.encode_inside("the")
+        assert tokenizer.encode("the") == tiny_processor().encode("the")
+    assert spaced[True] == spaced[None] == tiny_processor().encode("the")
+    assert spelled(tokenizer, spaced[False]) == "the"
+    assert spelled(tokenizer, spaced[True]) == " the"
+
+
+TIKTOKEN = b"IQ== 0\nIg== 1\n"
+
+
+def test_metas_newer_format_beside_is_passed_over_and_alone_is_told(tmp_path: Path) -> None:
+    model = folder_of(
+        "llama-3", classic_templates()["llama-3"], ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    )
+    model.files["tokenizer.model"] = TIKTOKEN
+    manifest, tokenizer = converted(model, tmp_path)
+    assert manifest.tokenizer.kind == "bpe"
+    assert tokenizer.special_ids["<|eot_id|>"] in {manifest.eos_id, *manifest.stop_ids}
+    del model.files["tokenizer.json"]
+    with pytest.raises(ModelFormatError, match=r"tiktoken file: get the tokenizer\.json"):
+        open_source(model.save(tmp_path / "alone"))
+
+
+def test_control_tokens_swallow_white_space_where_the_folder_says_so(tmp_path: Path) -> None:
+    model = folder_of("phi-3", classic_templates()["phi-3"], ("<|user|>", "<|end|>", "<|assistant|>"))
+    raw = json.loads(model.files["tokenizer.json"])
+    (end,) = (token for token in raw["added_tokens"] if token["content"] == "<|end|>")
+    end["lstrip"] = True
+    model.files["tokenizer.json"] = json.dumps(raw).encode()
+    manifest, tokenizer = converted(model, tmp_path)
+    assert (manifest.tokenizer.lstrip, manifest.tokenizer.rstrip) == (
+        ("<|end|>",),
+        ("<|user|>", "<|end|>", "<|assistant|>"),
+    )
+    chat_format = make_chat_format(manifest, tokenizer)
+    assert chat_format is not None
+    ids = chat_format.encode([ChatMessage("user", " \n Hi \u00a0\t")])
+    special = tokenizer.special_ids
+    hi = tokenizer.encode_inside("Hi")
+    assert ids == [special["<|user|>"], *hi, special["<|end|>"], special["<|assistant|>"]]
+
+
+def test_line_breaks_that_are_tokens_stay_text_though_a_template_writes_them(tmp_path: Path) -> None:
+    model = folder_of("gemma", "\n\n{% for m in messages %}<start_of_turn>{{ m.content }}{% endfor %}")
+    _, tokenizer = converted(model, tmp_path)
+    assert set(tokenizer.special_ids) == {"<bos>", "<eos>"}
+    assert tokenizer.encode("a\n\nb")[1] == KINDS["gemma"].tokenizer().token_to_id("\n\n")
+
+
+def test_tokens_beyond_the_embeddings_are_left_out(tmp_path: Path) -> None:
+    model = folder_of("gemma", "", ("<image>",))
+    model.config["vocab_size"] -= 1
+    size = model.config["vocab_size"]
+    for name in ("model.embed_tokens.weight",):
+        model.tensors[name] = model.tensors[name][:size]
+    image = max(KINDS["gemma"].tokenizer(("<image>",)).get_vocab().values())
+    assert image == size
+    _, tokenizer = converted(model, tmp_path)
+    assert tokenizer.vocab_size == size
+    assert image not in tokenizer.encode("<image> and <table>")
+
+
+def test_a_vocabulary_may_be_padded_by_an_eighth_and_have_gaps(tmp_path: Path) -> None:
+    _, tokenizer = converted(folder_of("qwen2", "", num_more=40), tmp_path)
+    assert len(tokenizer.token_bytes) == tokenizer.vocab_size
+    model = folder_of("qwen2", "", num_more=40)
+    raw = json.loads(model.files["tokenizer.json"])
+    raw["added_tokens"].append(
+        {**raw["added_tokens"][0], "content": "<|far|>", "id": tokenizer.vocab_size + 20}
+    )
+    model.files["tokenizer.json"] = json.dumps(raw).encode()
+    _, far = converted(model, tmp_path / "far")
+    assert far.special_ids["<|far|>"] == tokenizer.vocab_size + 20
+    assert len(far.token_bytes) == tokenizer.vocab_size + 21
+
+
+def test_ends_that_are_no_tokens_are_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = TinyHuggingFace()
+    model.files["generation_config.json"] = b'{"eos_token_id": [0, 100007, 2]}'
+    assert open_source(model.save(tmp_path / "source")).stop_ids == (0,)
+    assert "eos_token_id 100007 is outside its vocabulary. It is left out." in caplog.text
+
+
+ADVICE: dict[str, tuple[dict[str, object], dict[str, float]]] = {
+    "all of it": (
+        {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.05},
+        {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.05},
+    ),
+    "no sampling": ({"do_sample": False, "temperature": 0.6}, {}),
+    "out of range": (
+        {"temperature": 9, "top_p": 0, "top_k": "50", "min_p": None, "repetition_penalty": True},
+        {},
+    ),
+    "nothing": ({"bos_token_id": 1}, {}),
+}
+
+
+@pytest.mark.parametrize(("generation", "expected"), ADVICE.values(), ids=ADVICE)
+def test_the_authors_advice_is_kept(
+    tmp_path: Path, generation: dict[str, object], expected: dict[str, float]
+) -> None:
+    model = TinyHuggingFace()
+    model.files["generation_config.json"] = json.dumps(generation).encode()
+    manifest, _ = converted(model, tmp_path)
+    assert manifest.sampling == expected
+    assert open_folder(tmp_path / "model").sampling == expected

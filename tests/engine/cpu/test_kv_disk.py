@@ -23,6 +23,7 @@ from engine.cpu.kv_disk import BLOCK_TOKENS, DiskBlocks, KVDisk
 from engine.cpu.kv_slots import KVSlots
 from engine.runtime.model_folder import DiskRoom
 from engine.runtime.request import Request
+from engine.runtime.runner import SlotModel
 from engine.types import SamplingParams
 from tests.engine.cpu.test_kv_slots import fill
 from tests.engine.driver import Driver
@@ -43,7 +44,7 @@ def room(folder: Path, num_blocks: int) -> DiskRoom:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    num_blocks=st.integers(1, 6),
+    num_blocks=st.integers(0, 6),
     sequences=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=14), min_size=1, max_size=40),
 )
 def test_what_is_found_is_what_was_written_there(num_blocks: int, sequences: list[list[int]]) -> None:
@@ -261,7 +262,15 @@ def test_a_disk_slower_than_computing_is_given_up_for_a_prompt(
 
 def test_a_model_that_is_loaded_anew_begins_with_an_empty_file(tmp_path: Path) -> None:
     driver = evicted(tmp_path)
+    load = driver.runner._load
+
+    def load_anew() -> SlotModel:
+        assert driver.runner._disk is None, "there may be no room for the memory of both"
+        return load()
+
+    driver.runner._load = load_anew
     driver.runner.reload()
+    assert driver.runner._disk is not None
     assert ask(driver, tokens(1, 100)).num_cached == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 from bot.check import run_checks
 from bot.config import ConfigError, Settings, load_settings
 from bot.models import find_model, model_here
+from engine.__main__ import main
 from engine.describing.manifest import load_manifest
 from engine.hub.address import HubAddress
 from tests.engine.hub.fake_hub import FakeHub, serving
@@ -80,6 +81,17 @@ def test_what_goes_wrong_is_one_sentence(
     assert run.returncode == code
     assert sentence in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_ctrl_c_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.hub.hub.Hub.look", look)
+    assert main(["pull", f"hf:{NAME}"]) == 130
+    assert "the same command goes on with it" in capsys.readouterr().err
 
 
 def settings(server: FakeHub, place: Path, **more: str) -> Settings:

@@ -165,6 +165,25 @@ def test_a_download_that_gave_up_goes_on_in_the_next_start(puller: Puller) -> No
     assert large_requests(puller.server)[-1] == "bytes=40000-"
 
 
+def test_a_download_that_was_interrupted_goes_on_in_the_next_start(puller: Puller) -> None:
+    def stop(stage: str, share: float) -> None:
+        if stage.startswith("Downloading") and share > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pulling.ensure_pulled(puller.cache, HubAddress(GGUF), None, puller.hub, stop)
+    puller.server.asked.clear()
+    puller.pull(f"hf:{GGUF}")
+    assert re.fullmatch(r"bytes=\d{5}-", large_requests(puller.server)[-1])
+
+
+def test_a_library_that_is_told_to_stay_offline_fetches_nothing(
+    puller: Puller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in puller.refusal(f"hf:{GGUF}")
+
+
 def test_a_server_that_does_not_know_ranges_begins_anew_and_the_file_is_right(puller: Puller) -> None:
     content = puller.server.repositories[GGUF]["tiny-Q8_0.gguf"]
     puller.server.faults.ignores_ranges = True

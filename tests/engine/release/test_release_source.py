@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +162,7 @@ class WrongSource:
         self.name, self.chat, self.origin = self._source.name, self._source.chat, self._source.origin
         self.bos_id, self.eos_id = 1, 2
         self.stop_ids: tuple[int, ...] = ()
+        self.sampling: Mapping[str, float] = {}
         self.notes: tuple[str, ...] = ()
         self.config = change(self._source.config)
         self.verify, self.save_tokenizer = self._source.verify, self._source.save_tokenizer

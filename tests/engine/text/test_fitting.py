@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.describing.manifest import ChatSpec
 from engine.errors import PromptTooLongError, UnsafePromptError
 from engine.text.jinja_format import JinjaFormat
 from engine.text.prompt import ChatFormat, ChatMLFormat, Llama2Format, fit_prompt
-from engine.text.tokenizer import RememberingTokenizer, Tokenizer
+from engine.text.tokenizer import RememberingTokenizer, Strips, Tokenizer
 from engine.types import ChatMessage, Prompt
 from tests.engine import chat_templates
 from tests.engine.fakes import tiny_bpe
@@ -26,7 +27,9 @@ MAKERS: dict[str, Callable[[], tuple[Tokenizer, Callable[[Tokenizer], ChatFormat
     **{
         f"template {name}": lambda name=name: (  # type: ignore[misc]
             tiny_bpe(),
-            lambda tokenizer: JinjaFormat(getattr(chat_templates, name), tokenizer, 0, 2),
+            lambda tokenizer: JinjaFormat(
+                ChatSpec("jinja", "", getattr(chat_templates, name)), tokenizer, 0, 2
+            ),
         )
         for name in ("CHATML", "TRIMMING", "THINKING", "WITHOUT_SYSTEM")
     },
@@ -155,6 +158,10 @@ class Counting:
     def opening_space_ids(self) -> frozenset[int]:
         return self._tokenizer.opening_space_ids
 
+    @property
+    def strips(self) -> Strips:
+        return self._tokenizer.strips
+
     def encode(self, text: str) -> list[int]:
         self.texts.append(text)
         return self._tokenizer.encode(text)
@@ -244,7 +251,7 @@ def test_what_a_format_takes(name: str, text: str, is_safe: bool) -> None:
 
 
 def test_a_template_is_asked_once_whether_it_takes_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    forming = JinjaFormat(chat_templates.FORMING, tiny_bpe(), 0, 2)
+    forming = JinjaFormat(ChatSpec("jinja", "", chat_templates.FORMING), tiny_bpe(), 0, 2)
     assert (forming.is_safe("<|im_#end|>"), forming.is_safe("<|im_end|> \ud83d")) == (False, True)
     monkeypatch.setattr(forming, "_process", None)
     assert (forming.is_safe("<|im_#end|>"), forming.is_safe("<|im_end|> \ud83d")) == (False, True)

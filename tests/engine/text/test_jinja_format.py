@@ -13,24 +13,28 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.record_hf_reference import PROMPTS_FILE
+from benchmarks.record_hf_reference import FAMILY_PROMPTS_FILE, PROMPTS_FILE
 from engine.convert.converter import open_source
-from engine.describing.manifest import load_manifest
+from engine.convert.hf_tokenizer import HuggingFaceTokenizer
+from engine.describing.manifest import ChatSpec, load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
+from engine.text.chat_choice import detect_chat
 from engine.text.chat_template import ChatTemplate
 from engine.text.jinja_format import JinjaFormat
-from engine.text.prompt import ChatMLFormat, Llama2Format, detect_chat, fit_prompt, make_chat_format
+from engine.text.prompt import ChatMLFormat, Llama2Format, fit_prompt, make_chat_format
 from engine.text.template_process import TemplateProcess
 from engine.text.tokenizer import Tokenizer, load_tokenizer
 from engine.types import ChatMessage
 from tests.engine import chat_templates
 from tests.engine.fakes import make_model_folder, tiny_bpe
-from tests.engine.prompt_cases import CASES, DIALOGS
+from tests.engine.family_formats import family_formats
+from tests.engine.prompt_cases import CASES, DIALOGS, FAMILIES, FAMILY_CASES, PromptModel, digest
 from tests.engine.text.test_prompt import CONTENTS, chatml_reference, dialogs
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import tiny_config, tiny_tokenizer
 from tests.engine.tiny_sentencepiece import tiny_sentencepiece
+from tests.engine.tokenizer_kinds import KINDS
 
 SAY = "{% for message in messages %}{{ message.content }}{% endfor %}"
 FEW = settings(max_examples=40, deadline=None)
@@ -39,7 +43,7 @@ EVIL_CONTENTS = st.lists(st.one_of(st.sampled_from(EVIL), CONTENTS)).map("".join
 
 
 def made(template: str, tokenizer: Tokenizer | None = None, bos_id: int = 1) -> JinjaFormat:
-    return JinjaFormat(template, tokenizer or tiny_bpe(), bos_id, 2)
+    return JinjaFormat(ChatSpec("jinja", "", template), tokenizer or tiny_bpe(), bos_id, 2)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,72 @@ def test_the_ids_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     for dialog, ids in zip(asked, recorded, strict=True):
         messages = [ChatMessage(m["role"], m["content"]) for m in dialog]  # type: ignore[arg-type]
         assert chat_format.encode(messages) == ids, dialog
+
+
+@pytest.mark.parametrize(("name", "kind"), FAMILY_CASES)
+def test_the_ids_of_each_family_are_those_of_transformers(tmp_path: Path, name: str, kind: str) -> None:
+    """Whichever format was found: with the system prompt that its template has by itself."""
+    _, template, control = FAMILIES[name]
+    library = KINDS[kind].tokenizer(control)
+    for file, content in KINDS[kind].folder(template, control).items():
+        (tmp_path / file).write_bytes(content)
+    made = HuggingFaceTokenizer(tmp_path, library.get_vocab_size())
+    (eos_id,) = made.token_ids("eos_token")
+    tokenizer = load_tokenizer(tmp_path, made.save(tmp_path, [eos_id]))
+    chat_format = make_chat_format(PromptModel(made.chat, 0, eos_id), tokenizer)
+    assert chat_format is not None
+    default = made.chat.default_system_prompt if made.chat.format == "chatml" else ""
+    recorded = json.loads(FAMILY_PROMPTS_FILE.read_text())[f"{name}, {kind}"]
+    for dialog, expected in zip(DIALOGS, recorded, strict=True):
+        told = [{"role": "system", "content": default}] if default and dialog[0]["role"] != "system" else []
+        messages = [ChatMessage(m["role"], m["content"]) for m in (*told, *dialog)]  # type: ignore[arg-type]
+        assert digest(chat_format.encode(messages)) == expected, dialog
+
+
+FAMILY_EVIL = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                *EVIL,
+                *(
+                    "<s>",
+                    "</s>",
+                    "[INST]",
+                    "[/INST]",
+                    "<|eot_id|>",
+                    "<|start_header_id|>system<|end_header_id|>",
+                ),
+                *(
+                    "<end_of_turn>\n<start_of_turn>model\n",
+                    "<bos>",
+                    "<eos>",
+                    "<|end|>",
+                    "<|user|>",
+                    "<|im_sep|>",
+                ),
+                *("<｜User｜>", "<｜end▁of▁sentence｜>", "<|end_of_role|>", "</think>", "<0x0A>", "\u2581"),
+                *("<tool_call>", "<table>", "\n\n\n", "<|end_of_text|>", "[SYSTEM_PROMPT]", "<unk>", "<pad>"),
+            ]
+        ),
+        CONTENTS,
+    )
+).map("".join)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(dialog=dialogs(FAMILY_EVIL))
+def test_no_message_adds_a_control_token_in_any_family(kind: str, dialog: list[ChatMessage]) -> None:
+    tokenizer, chat_format = family_formats()[kind]
+    control = set(tokenizer.special_ids.values())
+    harmless = [ChatMessage(message.role, "x") for message in dialog]
+    expected = [token for token in chat_format.encode(harmless) if token in control]
+    try:
+        ids = chat_format.encode(dialog)
+    except UnsafePromptError:
+        assert any("<" in message.content for message in dialog)
+        return
+    assert [token for token in ids if token in control] == expected
 
 
 def spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -178,7 +248,11 @@ def test_without_a_place_for_it_the_system_prompt_goes_before_the_first_question
 
 
 def test_the_token_behind_an_answer_ends_one() -> None:
-    assert JinjaFormat(chat_templates.CHATML, tiny_bpe(), 0, 0, [1]).stop_ids == {0, 1, 2}
+    assert JinjaFormat(ChatSpec("jinja", "", chat_templates.CHATML), tiny_bpe(), 0, 0, [1]).stop_ids == {
+        0,
+        1,
+        2,
+    }
 
 
 def test_old_turns_are_dropped_to_fit(formats: dict[str, JinjaFormat]) -> None:
@@ -295,7 +369,8 @@ def test_what_templates_of_transformers_may_use() -> None:
     ("template", "kind"),
     [
         (chat_templates.CHATML, "chatml"),
-        ("{% if messages[0].role == 'system' %}<<SYS>>{% endif %}[INST] … [/INST]", "llama-2"),
+        (chat_templates.LLAMA_2, "llama-2"),
+        ("{% if messages[0].role == 'system' %}<<SYS>>{% endif %}[INST] … [/INST]", "jinja"),
         ("[INST] {{ messages[0].content }} [/INST]", "jinja"),
         (chat_templates.TRIMMING.replace("<|im_end|>", "<|eot|>"), "jinja"),
         (chat_templates.THINKING, "jinja"),
@@ -305,7 +380,7 @@ def test_what_templates_of_transformers_may_use() -> None:
     ],
 )
 def test_known_formats_are_recognised_and_others_kept(template: str, kind: str | None) -> None:
-    chat = detect_chat(template)
+    chat = detect_chat(template, {"bos_token": "<s>", "eos_token": "</s>"})
     assert chat.format == kind
     assert chat.template == (template if kind == "jinja" else "")
 
@@ -323,5 +398,5 @@ def test_another_format_can_be_used_in_the_place_of_a_template(tmp_path: Path) -
     engine = Engine(folder, EngineOptions(chat_format="llama-2"))
     dialog = [ChatMessage("user", "Task: check this")]
     assert list(engine.fit_prompt(dialog, 500).ids) == Llama2Format(tiny_bpe(), 1, 2).encode(dialog)
-    with pytest.raises(ModelFormatError, match="no chat format called"):
+    with pytest.raises(ModelFormatError, match="neither a chat format with a name"):
         Engine(folder, EngineOptions(chat_format="unknown"))

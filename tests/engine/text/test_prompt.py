@@ -230,9 +230,9 @@ def test_the_manifest_chooses_the_format(tmp_path: Path, name: str | None, kind:
 
 
 def test_an_unknown_format_and_missing_control_tokens_are_said_so(tmp_path: Path) -> None:
-    folder = make_model_folder(tmp_path / "model", chat_format="alpaca")
+    folder = make_model_folder(tmp_path / "model", chat_format="unknown")
     manifest = load_manifest(folder)
-    with pytest.raises(ModelFormatError, match="'alpaca'"):
+    with pytest.raises(ModelFormatError, match="'unknown'"):
         make_chat_format(manifest, load_tokenizer(folder, manifest.tokenizer))
     with pytest.raises(ModelFormatError, match=r"<\|im_start\|>"):
         ChatMLFormat(tiny_sentencepiece(), {2})

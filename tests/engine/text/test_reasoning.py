@@ -10,7 +10,7 @@ import pytest
 from engine.describing.manifest import ChatSpec, load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelFormatError
-from engine.text.prompt import detect_chat
+from engine.text.chat_choice import detect_chat
 from engine.types import ChatMessage, Reasoning
 from tests.engine import chat_templates
 from tests.engine.fakes import make_model_folder, tiny_bpe
