@@ -218,15 +218,18 @@ class LlamacordClient(discord.Client):
         message = payload.message
         if self.user is not None and self._talk.edited(message, bot_of(self.user, message.guild)):
             self.chat.unsay(message.id)
-        is_of_a_bot = message.author.bot and message.webhook_id is None  # copies for members change, too
-        if self.user is None or is_of_a_bot or message.edited_at is None or not message.content:
+        if self.user is None or message.edited_at is None or not message.content:
+            return
+        is_ours = message.author.id == self.user.id
+        if is_ours or (message.author.bot and message.webhook_id is None):  # copies for members change, too
             return
         await self._changes.edited(message, bot_of(self.user, message.guild))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Forget what people delete; what we delete ourselves comes again, or is said elsewhere."""
         self._unhear(payload.channel_id, payload.message_id)
-        await self._threads.question_deleted(payload.guild_id, payload.message_id)
+        if not await self._intake.proxies.deleted(payload.channel_id, payload.message_id):
+            await self._threads.question_deleted(payload.guild_id, payload.message_id)
         if not self._columns.is_deleted(payload.message_id):
             await self._changes.deleted(payload.channel_id, payload.message_id)
 

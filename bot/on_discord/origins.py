@@ -249,4 +249,6 @@ def writable_channel(interaction: Interaction) -> Channel | None:
     allowed = interaction.app_permissions
     in_thread = isinstance(channel, discord.Thread)
     may_send = allowed.send_messages_in_threads if in_thread else allowed.send_messages
+    if isinstance(channel, discord.Thread) and channel.locked and not allowed.manage_threads:
+        return None
     return cast("Channel", channel) if allowed.view_channel and may_send else None

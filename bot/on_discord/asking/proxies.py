@@ -116,13 +116,16 @@ class Proxies:
             self._known.popitem(last=False)
         return original
 
-    async def deleted(self, channel_id: int, discord_id: int) -> None:
-        """Learn that a message was deleted; if it may have been copied, wait until its copy stands for it."""
+    async def deleted(self, channel_id: int, discord_id: int) -> bool:
+        """Learn that a message was deleted; return whether a copy stands for it, which is waited for once."""
         seen = self._seen.get(channel_id, ())
         original = next((one for one in seen if one.message.id == discord_id), None)
-        if original is not None:
+        if original is None:
+            return False
+        if not original.is_deleted:
             original.is_deleted = True
             await original.until_settled()
+        return original.is_claimed
 
     async def _allowed(self, guild: discord.Guild | None) -> frozenset[int]:
         try:

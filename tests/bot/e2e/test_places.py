@@ -202,22 +202,24 @@ async def test_a_thread_that_is_locked_and_not_archived_is_closed_to_us_as_well(
     await check_whole(world, thread)
 
 
-async def test_in_a_locked_thread_nothing_is_begun(world: World) -> None:
-    thread = world.open_thread(world.general)
-    world.env.backend.edit_channel(thread.id, {}, thread_metadata={"locked": True})
-    await world.env.settle()
+@pytest.mark.parametrize("may_manage", [False, True])
+async def test_in_a_locked_thread_nothing_is_begun_unless_we_may_manage_it(
+    world: World, may_manage: bool
+) -> None:
     bot = world.guild.me
     assert bot is not None
-    can_manage = thread_permissions(world, thread).manage_threads
+    strict = world.guild.create_text_channel(
+        "strict", overwrites={bot: discord.PermissionOverwrite(manage_threads=may_manage)}
+    )
+    thread = world.open_thread(strict)
+    world.env.backend.edit_channel(thread.id, {}, thread_metadata={"locked": True})
+    await world.env.settle()
     await world.anna.send(thread, f"{world.me} hi")
     await world.run(1)
-    assert len(world.engine.dialogs) == can_manage
-
-
-def thread_permissions(world: World, thread: simcord.ChannelHandle) -> discord.Permissions:
-    found = world.client.get_channel(thread.id)
-    assert isinstance(found, discord.Thread)
-    return found.permissions_for(found.guild.me)
+    assert len(world.engine.dialogs) == may_manage
+    refused = await world.mod.slash(thread, "regenerate")
+    told = refused.followups[0].content if refused.followups else str(refused.response)
+    assert ("not allowed to write here" in told) is not may_manage
 
 
 async def test_a_thread_that_is_deleted_costs_the_model_nothing_more(

@@ -251,6 +251,40 @@ async def test_in_a_free_channel_a_copy_needs_no_mention(free: World, applicatio
     assert free.reply(free.general).content == "heard: hello"
 
 
+async def test_the_thread_of_a_question_keeps_its_name_where_a_copy_stands_for_it(
+    free: World, applications: dict[int, int]
+) -> None:
+    webhook = free.guild.create_webhook(free.general)
+    applications[webhook.id] = PLURAL
+    await free.set_up(free.guild.id, {"thread_channels": [free.general.id], "free_channels": []})
+    original = await free.anna.send(free.general, f"luna: {free.me} hello")
+    await webhook.send(f"{free.me} hello", username="Luna")
+    await free.anna.delete(original)
+    await free.run(3)
+    (thread,) = free.general.threads
+    assert "hello" in str(thread.name)
+    assert len(free.replies(thread)) == 1
+
+
+async def test_what_we_edit_ourselves_is_no_edit_of_a_question(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discord gives our answers to commands a webhook as well: it is our own."""
+    edited: list[int] = []
+
+    async def note(message: discord.Message, _: object) -> None:
+        edited.append(message.id)
+
+    monkeypatch.setattr(world.client._changes, "edited", note)
+    copy = await world.guild.create_webhook(world.general).send("hello", username="Luna")
+    for author_id in (copy.author.id, world.env.backend.bot_user.id):
+        world.env.backend.messages[world.general.id][copy.id].author_id = author_id
+        changed = {"content": f"{world.me} by {author_id}"}
+        world.env.backend.edit_message(world.general.id, copy.id, changed)
+        await world.env.settle()
+    assert edited == [copy.id]
+
+
 async def test_the_bots_are_chosen_in_the_panel(world: World) -> None:
     robot = world.guild.add_member(world.env.create_user("plural", bot=True))
     opened = await world.chief.slash(world.general, "config")
