@@ -64,17 +64,24 @@ class Wall:
     column: Column = field(default_factory=Column)
     messages: dict[int, tuple[int, str]] = field(default_factory=dict)
     is_away: bool = False
+    records: dict[int, int] = field(default_factory=dict)
+    """The answer of each message as it is recorded."""
 
     def answer(self, answer_id: int, *existing: int, can_move: bool = True) -> Delivery:
         """Return an answer that is shown here, in messages that are there already or not."""
         self.messages |= dict.fromkeys(existing, (answer_id, "old"))
 
-        async def ignore(_position: int, _discord_id: int) -> None: ...
+        async def record(_position: int, discord_id: int) -> None:
+            self.records[discord_id] = answer_id
+
+        async def forget(discord_id: int) -> None:
+            self.records.pop(discord_id, None)
 
         return Delivery(
             WallOutbox(self, answer_id),
             answer_id=answer_id,
-            on_part=ignore,
+            on_part=record,
+            on_gone=forget,
             existing_parts=existing,
             column=self.column,
             can_move=can_move,
@@ -224,6 +231,30 @@ def test_an_answer_that_was_dropped_on_the_way_holds_up_nobody() -> None:
         return wall.answer_ids
 
     assert in_virtual_time(scene()) == [1, 1, 2]
+
+
+def test_a_message_that_is_taken_away_has_no_record_when_it_goes() -> None:
+    """Should the process die in between, what is missing is sent anew: nobody else deleted it."""
+
+    async def scene() -> None:
+        wall = Wall()
+        one = wall.answer(1)
+        one.update("Waiting: place 1")
+        await asyncio.sleep(1)
+        (discord_id,) = wall.messages
+        assert discord_id in wall.records
+        wall.is_away = True
+        with pytest.raises(OutboxRetryError):
+            await one.withdraw()
+        assert discord_id in wall.records, "it is still there"
+        wall.is_away = False
+        taking_away = asyncio.create_task(one.withdraw())
+        await asyncio.sleep(0.01)
+        assert (discord_id in wall.messages, discord_id in wall.records) == (True, False)
+        await taking_away
+        assert discord_id not in wall.messages
+
+    in_virtual_time(scene())
 
 
 def test_messages_of_before_are_moved_only_where_nothing_is_lost_by_it() -> None:
