@@ -221,7 +221,7 @@ async def catchup(page: Page) -> None:
     await page.sit(MIA)
     await page.begin_picture()
     await page.command("catchup")
-    await page.until_shown("messages from")
+    await page.until_shown("messages from", timeout_s=300.0)
 
 
 async def question_thread(page: Page) -> None:
