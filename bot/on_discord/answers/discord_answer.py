@@ -202,9 +202,9 @@ class DiscordAnswer:
             await self._note_shown(ending.answer_id)
         else:
             self._on_owed(self._channel.id, ending.answer_id, result.outcome, waiter)
-        is_there = result.outcome is Outcome.SHOWN and isinstance(self._outbox, DiscordOutbox)
-        if is_there and result.parts and waiter is not None:
-            await waiter.notify(self._outbox, result.parts[0], self._locale)
+        shown = result.parts if result.outcome is Outcome.SHOWN else ()
+        if waiter is not None and shown and isinstance(self._outbox, DiscordOutbox):
+            await waiter.notify(self._outbox, shown[0], self._locale)
         if self._on_shown is not None:
             await self._on_shown()
 
