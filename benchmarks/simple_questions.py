@@ -76,6 +76,7 @@ def read_settings(written: str) -> dict[str, float]:
 
 async def _compare(folder: Path, named: Mapping[str, Mapping[str, float]]) -> None:
     async with await Engine.open(folder, EngineOptions()) as engine:
+        named = named or {"former defaults": FORMER, "defaults": engine.info.sampling}
         found = {name: await share_answered(engine, values) for name, values in named.items()}
     names = list(found)
     rows = [[one.text, *(f"{found[name][one.text]}" for name in names)] for one in questions()]
@@ -92,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.model or default_model()
     named: dict[str, Mapping[str, float]] = {text: read_settings(text) for text in arguments.settings or ()}
-    asyncio.run(_compare(folder, named or {"former": FORMER}))
+    asyncio.run(_compare(folder, named))
 
 
 if __name__ == "__main__":

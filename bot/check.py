@@ -87,9 +87,17 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
         model.verify()
     except ModelError as error:
         return model, Finding(False, "Model", str(error))
-    if model.chat.format is None:
+    if settings.chat_template:
+        try:
+            make_chat_format(model, model.load_tokenizer(), settings.chat_template)
+        except ModelError as error:
+            return model, Finding(False, "Chat template", str(error))
+    elif model.chat.format is None:
         return model, Finding(
-            False, "Model", f"{model.name} is a base model and cannot chat: choose a fine-tuned one."
+            False,
+            "Model",
+            f"{model.name} is a base model and cannot chat: choose a fine-tuned one, or say with "
+            "CHAT_TEMPLATE how it was trained to chat.",
         )
     return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
 

@@ -65,6 +65,7 @@ class Settings:
     works_ahead: str
     summaries: str
     sees_all_messages: bool
+    chat_template: str
     models: Path | None
     operator_ids: frozenset[int]
     chat: ChatParameters
@@ -169,6 +170,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         max_queue=values["MAX_QUEUE"],
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],
+        chat_template=str(values["CHAT_TEMPLATE"] or ""),
         models=values["MODELS"],
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",

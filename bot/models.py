@@ -52,6 +52,7 @@ def engine_options(settings: Settings) -> EngineOptions:
         context_tokens=settings.context_tokens,
         kv_cache_mb=settings.kv_cache_mb,
         device=settings.provider,
+        chat_format=settings.chat_template,
         kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
     )
 
@@ -66,7 +67,14 @@ def find_model(settings: Settings, on_progress: Progress) -> Path:
         from engine.hub.pulling import ensure_pulled
 
         hub = Hub(settings.hub_endpoint, settings.hub_token)
-        return ensure_pulled(settings.cache, settings.model, _hub_precision(settings), hub, on_progress)
+        return ensure_pulled(
+            settings.cache,
+            settings.model,
+            _hub_precision(settings),
+            hub,
+            on_progress,
+            has_chat_template=bool(settings.chat_template),
+        )
     if settings.model is not None:
         return settings.model
     return ensure_default_model(settings.cache, default_precision(settings), on_progress)
@@ -207,7 +215,10 @@ class ModelShelf:
 
     async def open(self, name: str) -> ClosableEngine:
         """Load a model. Raises `EngineError`."""
-        return await self._open_engine(self._models()[name], self._options)
+        folder = self._models()[name]
+        is_first = folder == self._first  # the one that CHAT_TEMPLATE is about
+        options = self._options if is_first else dataclasses.replace(self._options, chat_format="")
+        return await self._open_engine(folder, options)
 
     def _models(self) -> dict[str, Path]:
         found = {self._first.name: self._first}

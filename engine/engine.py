@@ -30,6 +30,7 @@ from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
+from engine.text.chat_choice import named_chat
 from engine.text.detokenizer import StreamDecoder, padded
 from engine.text.prompt import fit_prompt, make_chat_format, reasoning_of
 from engine.text.tokenizer import RememberingTokenizer
@@ -60,8 +61,8 @@ class EngineOptions:
     num_threads: of one operator; the physical cores. max_concurrent: answers generated at once.
     context_tokens: longest prompt and answer together; the model's, at most 4096. kv_cache_mb: memory for KV
     in MiB; what the answers can use, as far as it is free. reserved_bytes: free memory that others are going
-    to need. chat_format: used in the place of the model's own, as for Llama Guard, whose template writes a
-    task around each dialog.
+    to need. chat_format: a name, or a file with a template (`named_chat`), used in the place of the model's
+    own, as for Llama Guard, whose template writes a task around each dialog.
     speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free. kv_disk: where KV is written
@@ -95,7 +96,8 @@ class Engine:
         self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
         self._token_bytes = padded(self._tokenizer.token_bytes, self._model.vocab_size)
         self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
-        self._reasoning = reasoning_of(self._model.chat, self._format)
+        self._chat = named_chat(options.chat_format) or self._model.chat
+        self._reasoning = reasoning_of(self._chat, self._format)
         for mark, token in self._control_marks.items():  # these are part of what is said
             self._token_bytes[token] = mark.encode()
         ends = frozenset({self._model.eos_id, *self._model.stop_ids})
@@ -152,9 +154,9 @@ class Engine:
             name=self._model.name,
             precision=self._model.precision,
             provider=self._worker.device,
-            chat_format=self._model.chat.format,
+            chat_format=self._chat.format,
             context_length=self._context,
-            default_system_prompt=self._model.chat.default_system_prompt,
+            default_system_prompt=self._chat.default_system_prompt,
             reasoning=self._reasoning,
             ends_turns=self._format is not None and self._format.ends_turns,
             sampling=self._model.sampling,

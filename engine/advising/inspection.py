@@ -64,6 +64,8 @@ class Description:
     num_tokens: int | None = None
     """Of the tokenizer."""
     blocks: Blocks = field(default_factory=Blocks)
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """Its authors' advice."""
 
 
 @dataclass(slots=True)
@@ -106,7 +108,12 @@ def inspect(
 def _inspect_folder(found: Inspection, verify: bool) -> None:
     manifest = load_manifest(found.path)
     description = Description(
-        manifest.name, manifest.decoder, manifest.chat, manifest.source, manifest.precision
+        manifest.name,
+        manifest.decoder,
+        manifest.chat,
+        manifest.source,
+        manifest.precision,
+        sampling=manifest.sampling,
     )
     found.description = description
     verify_files(found.path, manifest, full=verify)
@@ -163,6 +170,7 @@ def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_p
         tokenizer=tokenizer,
         num_tokens=num_tokens,
         blocks=Blocks(_has_4_bits(source), held_by(source), tokenizer_bytes),
+        sampling=source.sampling,
     )
     if verify and not found.problems:
         found.problems += _weight_problems(source, on_progress)

@@ -23,6 +23,7 @@ from engine.commands import Subparsers, add_chat_template
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import size
 from engine.describing.layers import Rotation
+from engine.describing.manifest import ChatSpec
 from engine.machine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import Resources, resources
 from engine.text.chat_choice import named_chat
@@ -194,6 +195,10 @@ def _description_facts(description: Description) -> Iterator[tuple[str, str]]:
     yield "Chat format", description.chat.format or "none: a base model"
     if description.chat.format is not None:
         yield "System prompt", _system_prompt(description.chat.default_system_prompt)
+    if description.chat.reasoning:
+        yield "Thinking", _thinking(description.chat)
+    if description.sampling:
+        yield "Sampling", ", ".join(f"{name} {value:g}" for name, value in description.sampling.items())
     known = {key: value for key, value in origin.items() if key != "license"}
     yield "Origin", ", ".join(f"{key} {value}" for key, value in known.items()) or "not recorded"
     yield "Licence", origin.get("license", "not recorded")
@@ -231,6 +236,12 @@ def _scaling(config: DecoderConfig) -> str:
     if scaling.original_context:
         said += f", stretched beyond {scaling.original_context:,} tokens"
     return said
+
+
+def _thinking(chat: ChatSpec) -> str:
+    opening, closing = chat.reasoning
+    switch = f", until {chat.thinking_switch} is false" if chat.thinking_switch else ""
+    return f"between {opening} and {closing}{switch}"
 
 
 def _system_prompt(text: str) -> str:

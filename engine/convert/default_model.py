@@ -6,6 +6,7 @@ checksum and converted once into the cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -60,7 +61,8 @@ def ensure_default_model(
         if folder.exists():
             manifest = load_manifest(folder)
             if manifest.sampling != SAMPLING:  # converted before that was stored
-                replace(manifest, sampling=SAMPLING).save(folder)
+                with contextlib.suppress(OSError):  # a cache that can only be read is as good
+                    replace(manifest, sampling=SAMPLING).save(folder)
             return folder
     except OSError as error:
         raise _unusable(cache, error) from error

@@ -1,9 +1,8 @@
 """Blocks of GGUF files as ours: those that mean exactly the same weights. Pure numpy.
 
-Q8_0, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1 and Q5_K have 32 weights with a scale and at most a zero point each, in the
-layouts of llama.cpp's ggml-common.h. Five bits become eight, which hold them exactly. Q6_K is not among them:
-its blocks are of 16 weights, which would take scales of half the size of the weights. Rounding them to 8 bits
-in blocks of 32 adds less than a tenth of what Q6_K itself has rounded away.
+Q8_0, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1 and Q5_K have 32 weights with a scale and at most a zero point each, Q6_K
+has 16 with a scale, in the layouts of llama.cpp's ggml-common.h. Five and six bits become eight, which hold
+them exactly. Other types mean weights that no block of ours does.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ _K_BLOCKS = 8
 """Blocks of 32 in one block of a K-quant."""
 _CENTRED = np.uint8(128 - 16)
 """Puts five bits around the middle of eight: rounded activations cost less where values are small."""
-KIND_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8, "Q5_0": 8, "Q5_1": 8, "Q5_K": 8}
+KIND_BITS = {"Q4_0": 4, "Q4_1": 4, "Q4_K": 4, "Q8_0": 8, "Q5_0": 8, "Q5_1": 8, "Q5_K": 8, "Q6_K": 8}
 """How many bits the exact blocks of each type have."""
+BLOCK_SIZES = {"Q6_K": 16}
+"""Of those whose blocks have not 32 weights."""
 WITH_ZERO_POINTS = {"Q4_1", "Q4_K", "Q5_1", "Q5_K"}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -90,6 +91,24 @@ def _q5_k(rows: ByteArray) -> BlockQuantized:
     return BlockQuantized(8, values, scales, 16 * scales - minimums)
 
 
+def _q6_k(rows: ByteArray) -> BlockQuantized:
+    """Super-blocks of 256: 128 bytes of low halves, 64 of high quarters, 16 signed factors, scale f16.
+
+    A weight of block i, which has 16, is (value - 32) * scale * factor[i]. Each half of a super-block has 64
+    bytes of low halves, for weights 0-63 the low and for 64-127 the high ones, and 32 bytes of quarters, for
+    four times 32 weights from the lowest bits on.
+    """
+    blocks = rows.reshape(len(rows), -1, 128 + 64 + 16 + 2)
+    low = blocks[..., :128].reshape(*blocks.shape[:2], 2, 1, 64)
+    low = np.concatenate([low & 0xF, low >> 4], axis=-2).reshape(*blocks.shape[:2], 2, 4, 32)
+    places = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    high = blocks[..., 128:192].reshape(*blocks.shape[:2], 2, 1, 32) >> places & np.uint8(3)
+    values = (low | high << np.uint8(4)).reshape(len(rows), -1, 16) + np.uint8(128 - 32)
+    factors = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
+    scales = (_floats(blocks, 208)[..., None] * factors).reshape(len(rows), -1)
+    return BlockQuantized(8, values, scales)
+
+
 def _k_scales(blocks: ByteArray) -> tuple[FloatArray, FloatArray]:
     """Return the scales and minimums [rows, blocks of 32] of K-quants."""
     factors, minimum_factors = _k_factors(blocks[..., 4:16])
@@ -144,4 +163,5 @@ _READERS: Mapping[str, Callable[[ByteArray], BlockQuantized]] = {
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
     "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
 }

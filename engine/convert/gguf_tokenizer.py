@@ -45,7 +45,7 @@ _LLAMA_3 = (_words(r"\p{N}{1,3}"),)
 _QWEN_2 = (_words(r"\p{N}"),)
 _DIGITS_FIRST = (r"\p{N}", _GPT_2)
 _HAN = "[一-龥\u0800-一가-\ud7ff]+"
-_SPLITS: dict[str, tuple[str, ...]] = {
+SPLITS: dict[str, tuple[str, ...]] = {
     "gpt-2": (_GPT_2,),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"),
     "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT_2, "[0-9][0-9][0-9]"),
@@ -76,7 +76,7 @@ _SPLITS: dict[str, tuple[str, ...]] = {
     "llama4": (_cased_words(r"\p{N}{1,3}", _CONTRACTIONS),),
 }
 """By their GGUF name. An unknown one is refused: guessing would garble text."""
-_WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"}
+WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"}
 """These look a word up before they merge its pieces."""
 
 
@@ -121,15 +121,15 @@ _NEVER_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}
 
 def _save_bpe(field: Field, pieces: list[str], added: list[str], path: Path) -> None:
     pre = str(field("tokenizer.ggml.pre", "default"))
-    if pre not in _SPLITS:
+    if pre not in SPLITS:
         raise ModelFormatError(f"The tokenizer splits text in the way {pre!r}, which is not supported.")
     merges = [tuple(merge.split(" ", 1)) for merge in field("tokenizer.ggml.merges", None)]
     # Control tokens stay ordinary vocabulary that no merge reaches: text can never become one.
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in _WHOLE_WORDS_FIRST))
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in WHOLE_WORDS_FIRST))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            *(pre_tokenizers.Split(tokenizers.Regex(split), "isolated") for split in _SPLITS[pre]),
+            *(pre_tokenizers.Split(tokenizers.Regex(split), "isolated") for split in SPLITS[pre]),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

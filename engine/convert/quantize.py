@@ -21,11 +21,11 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class BlockQuantized:
-    """A matrix [n, k] in blocks of 32 inputs, of 4 or 8 bits a weight.
+    """A matrix [n, k] in blocks of m inputs, 32 as a rule, of 4 or 8 bits a weight.
 
     A weight is (value - 2**(bits - 1)) * scale + zero point, with scale and zero point of its block. values:
-    uint8 [n, k/32, 4 * bits], of two 4-bit values in a byte the first one is low. scales, zero_points:
-    float32 [n, k/32]; None where all zero points are 0.
+    uint8 [n, k/m, m * bits / 8], of two 4-bit values in a byte the first one is low. scales, zero_points:
+    float32 [n, k/m]; None where all zero points are 0.
     """
 
     bits: int
@@ -37,7 +37,12 @@ class BlockQuantized:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the matrix."""
         rows, num_blocks = self.scales.shape
-        return rows, num_blocks * BLOCK_SIZE
+        return rows, num_blocks * self.block_size
+
+    @property
+    def block_size(self) -> int:
+        """Inputs of a block."""
+        return int(self.values.shape[-1]) * 8 // self.bits
 
     @property
     def is_finite(self) -> bool:
@@ -58,8 +63,18 @@ class BlockQuantized:
         if self.bits == 8:
             return self
         low, high = self.values & 0xF, self.values >> 4
-        values = np.stack([low, high], axis=-1).reshape(*self.scales.shape, BLOCK_SIZE) + np.uint8(128 - 8)
+        pairs = np.stack([low, high], axis=-1)
+        values = pairs.reshape(*self.scales.shape, self.block_size) + np.uint8(128 - 8)
         return BlockQuantized(8, values, self.scales, self.zero_points)
+
+    def in_blocks_of(self, size: int) -> BlockQuantized:
+        """Return the same matrix, exactly, in blocks of so many inputs, of which each has a whole number."""
+        parts = self.block_size // size
+        if parts == 1:
+            return self
+        zero_points = None if self.zero_points is None else self.zero_points.repeat(parts, axis=1)
+        values = self.values.reshape(len(self.values), -1, self.values.shape[-1] // parts)
+        return BlockQuantized(self.bits, values, self.scales.repeat(parts, axis=1), zero_points)
 
     def rows(self, change: Callable[[npt.NDArray[np.generic]], npt.NDArray[np.generic]]) -> BlockQuantized:
         """Return a matrix whose rows are `change`d in order or number."""
@@ -79,9 +94,11 @@ def pack_nibbles(values: ByteArray) -> ByteArray:
 
 
 def stack(parts: Sequence[BlockQuantized]) -> BlockQuantized:
-    """Return the matrices one below the other, in as many bits as the widest one has."""
+    """Return the matrices one below the other, in the most bits and the smallest blocks of any."""
     if len({part.bits for part in parts}) > 1:
         parts = [part.widened() for part in parts]
+    smallest = min(part.block_size for part in parts)
+    parts = [part.in_blocks_of(smallest) for part in parts]
     zero_points = None
     if any(part.zero_points is not None for part in parts):
         zeros = [

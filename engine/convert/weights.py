@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from engine.convert.gguf_blocks import FLOATS, KIND_BITS, WITH_ZERO_POINTS
-from engine.convert.quantize import BLOCK_SIZE, BlockQuantized, quantize, stack
+from engine.convert.gguf_blocks import BLOCK_SIZES, FLOATS, KIND_BITS, WITH_ZERO_POINTS
+from engine.convert.quantize import BlockQuantized, quantize, stack
 from engine.convert.source import FloatArray, ModelSource, TensorCatalogue
 from engine.describing.architecture import (
     DecoderConfig,
@@ -19,7 +19,7 @@ from engine.describing.architecture import (
     decoder_tensors,
     source_shapes,
 )
-from engine.describing.footprint import NUMBERS, Held, Kept
+from engine.describing.footprint import BLOCK_SIZE, NUMBERS, Held, Kept
 from engine.describing.stored import ALIGNMENT, BlockTensor, DenseTensor, StoredTensor
 from engine.errors import ModelFormatError
 
@@ -38,7 +38,8 @@ def held_by(source: ModelSource) -> Held:
     for tensor in decoder_tensors(source.config):
         kinds = {stored[part].kind for part in tensor.parts if part in stored}
         bits = [0 if kind in FLOATS else KIND_BITS.get(kind, 8) for kind in kinds]
-        held[tensor.name] = Kept(max(bits, default=0), not kinds.isdisjoint(WITH_ZERO_POINTS))
+        size = min((BLOCK_SIZES.get(kind, BLOCK_SIZE) for kind in kinds), default=BLOCK_SIZE)
+        held[tensor.name] = Kept(max(bits, default=0), not kinds.isdisjoint(WITH_ZERO_POINTS), size)
     return held
 
 
@@ -122,7 +123,7 @@ class WeightsWriter:
             return DenseTensor(made.dtype.name, values.shape, self.append(values))
         zero_points = None if made.zero_points is None else self.append(made.zero_points.T)
         places = (self.append(made.values), self.append(made.scales), zero_points)
-        return BlockTensor(made.bits, BLOCK_SIZE, made.shape, *places)
+        return BlockTensor(made.bits, made.block_size, made.shape, *places)
 
     def append(self, values: Array) -> int:
         """Write an array and return where it begins."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from engine.describing.architecture import DecoderConfig, DecoderTensor, Precision, Role, decoder_tensors
 from engine.describing.stored import ALIGNMENT, BlockTensor, StoredTensor
 
-_BLOCK_SIZE = 32
+BLOCK_SIZE = 32
+"""Weights that share a scale, as a rule."""
 _SCALE_BYTES = 4
 _HALF_BYTES = 2
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
@@ -19,8 +20,8 @@ _OUTER_BITS = {**_BITS, "int4": 8}
 """Of embedding and head."""
 _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
-_SUM_BYTES = 4
-"""Of a block, as ONNX Runtime rearranges it: the sum of its weights."""
+_RUNNING_BYTES = 2 * _SCALE_BYTES + 4
+"""Of a block in memory: ONNX Runtime's own scale beside ours, and the sum of its weights."""
 PROCESS_BYTES = 128 * 2**20
 """Python, the libraries, and all that does not depend on the model."""
 _TOKENIZER_BYTES, _TOKENIZER_BYTES_EACH = 8 * 2**20, 600
@@ -57,11 +58,17 @@ class Footprint:
 class Kept:
     """How a matrix is held: bits of a weight, and whether each block of few bits has a zero point.
 
-    Of a source that holds numbers `bits` is 0: any precision can be made of it.
+    Of a source that holds numbers `bits` is 0: any precision can be made of it. block_size: weights of a
+    block.
     """
 
     bits: int = 0
     has_zero_points: bool = False
+    block_size: int = BLOCK_SIZE
+
+    def bytes_each(self, scale_bytes: float) -> float:
+        """Return the bytes of one weight, where a block takes `scale_bytes` besides its weights."""
+        return self.bits / 8 + (scale_bytes / self.block_size if self.bits <= _MOST_BITS_OF_BLOCKS else 0)
 
 
 Held = Mapping[str, Kept]
@@ -72,7 +79,10 @@ NUMBERS: Held = MappingProxyType({})
 def held_in(tensors: Mapping[str, StoredTensor]) -> Held:
     """Return how a converted folder holds its matrices of few bits."""
     blocks = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, BlockTensor)}
-    return {name: Kept(tensor.bits, tensor.zero_points is not None) for name, tensor in blocks.items()}
+    return {
+        name: Kept(tensor.bits, tensor.zero_points is not None, tensor.block_size)
+        for name, tensor in blocks.items()
+    }
 
 
 def kept_as(tensor: DecoderTensor, precision: Precision, held: Held = NUMBERS) -> Kept:
@@ -80,10 +90,10 @@ def kept_as(tensor: DecoderTensor, precision: Precision, held: Held = NUMBERS) -
     if tensor.role is Role.VECTOR or precision not in _FEW_BITS:
         return Kept(32 if tensor.role is Role.VECTOR else _BITS[precision])
     had = held.get(tensor.name, Kept())
-    if tensor.role is Role.EMBEDDING:  # a look-up knows no zero points
-        return Kept(_OUTER_BITS[precision])
-    wanted = _OUTER_BITS[precision] if tensor.role is Role.HEAD else _BITS[precision]
-    return Kept(max(wanted, had.bits), had.has_zero_points)
+    if tensor.role is Role.EMBEDDING and had.has_zero_points:  # which a look-up does not know
+        had = Kept()
+    wanted = _BITS[precision] if tensor.role is Role.LINEAR else _OUTER_BITS[precision]
+    return replace(had, bits=max(wanted, had.bits))
 
 
 def bit_shares(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> dict[int, float]:
@@ -105,8 +115,8 @@ def disk_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS
     """Return how large the file of a converted model's weights becomes, where each array begins at a page."""
     total = 0
     for tensor in decoder_tensors(config):
-        kept, num_blocks = kept_as(tensor, precision, held), tensor.num_weights // _BLOCK_SIZE
-        few = kept.bits <= _MOST_BITS_OF_BLOCKS
+        kept = kept_as(tensor, precision, held)
+        few, num_blocks = kept.bits <= _MOST_BITS_OF_BLOCKS, tensor.num_weights // kept.block_size
         arrays = [tensor.num_weights * kept.bits // 8]
         arrays += [num_blocks * _SCALE_BYTES] * (int(few) + int(kept.has_zero_points))
         total += sum(-(-size // ALIGNMENT) * ALIGNMENT for size in arrays)
@@ -124,7 +134,8 @@ def _weight_bytes(config: DecoderConfig, precision: Precision, held: Held, scale
     for tensor in decoder_tensors(config):
         kept = kept_as(tensor, precision, held)
         vector = tensor.role is Role.VECTOR
-        total += tensor.num_weights * (scale_bytes if vector else _kept_bytes_each(kept, scale_bytes))
+        a_block = scale_bytes * (2 if kept.has_zero_points else 1)
+        total += tensor.num_weights * (scale_bytes if vector else kept.bytes_each(a_block))
     return int(total)
 
 
@@ -141,11 +152,11 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held
         more_bytes = _SCALE_BYTES if kept.has_zero_points else 0
         each: float = _SCALE_BYTES
         if tensor.role in (Role.LINEAR, Role.HEAD):
-            each = _running_bytes_each(kept.bits, more_bytes)
+            each = kept.bytes_each(_RUNNING_BYTES + more_bytes)
         elif tensor.role is Role.EMBEDDING:
-            each = _bytes_each(kept.bits)
+            each = kept.bytes_each(_SCALE_BYTES)
             if config.tied_embeddings:
-                each += _running_bytes_each(kept.bits)
+                each += kept.bytes_each(_RUNNING_BYTES)
         total += tensor.num_weights * each
     return int(total)
 
@@ -203,7 +214,8 @@ def step_bytes(
     precision = _RUN_AS.get(precision, precision)
     weights = weight_bytes(config, precision)
     if not config.tied_embeddings:
-        weights -= int(config.vocab_size * config.hidden_size * _bytes_each(_OUTER_BITS[precision]))
+        each = Kept(_OUTER_BITS[precision]).bytes_each(_SCALE_BYTES)
+        weights -= int(config.vocab_size * config.hidden_size * each)
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
 
 
@@ -218,24 +230,9 @@ def gpu_step_bytes(
         raise ValueError("fp32 does not run on a GPU.")
     weights = gpu_weight_bytes(config, precision)
     if not config.tied_embeddings:
-        weights -= int(
-            config.vocab_size * config.hidden_size * _bytes_each(_OUTER_BITS[precision], _HALF_BYTES)
-        )
+        each = Kept(_OUTER_BITS[precision]).bytes_each(_HALF_BYTES)
+        weights -= int(config.vocab_size * config.hidden_size * each)
     return weights + num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
-
-
-def _running_bytes_each(bits: int, more_bytes: int = 0) -> float:
-    """Return the bytes of one weight of a matrix in memory; a block takes `more_bytes` besides."""
-    return _bytes_each(bits, 2 * _SCALE_BYTES + _SUM_BYTES + more_bytes)
-
-
-def _kept_bytes_each(kept: Kept, scale_bytes: int) -> float:
-    return _bytes_each(kept.bits, scale_bytes * (2 if kept.has_zero_points else 1))
-
-
-def _bytes_each(bits: int, scale_bytes: int = _SCALE_BYTES) -> float:
-    """Return the bytes of one weight; those of few bits share a scale in each block."""
-    return bits / 8 + (scale_bytes / _BLOCK_SIZE if bits <= _MOST_BITS_OF_BLOCKS else 0)
 
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

@@ -50,11 +50,18 @@ class Found:
 
 
 def ensure_pulled(
-    cache: Path, address: HubAddress, precision: Precision | None, hub: Hub, on_progress: Progress
+    cache: Path,
+    address: HubAddress,
+    precision: Precision | None,
+    hub: Hub,
+    on_progress: Progress,
+    *,
+    has_chat_template: bool = False,
 ) -> Path:
     """Return the folder of a chat model from the hub; look at it, fetch and convert it first where needed.
 
-    Without `precision` it is what suits file and machine. Raises `ModelError`.
+    Without `precision` it is what suits file and machine. has_chat_template: whether somebody says how it
+    chats where it does not. Raises `ModelError`.
     """
     folder = pulled_folder(cache, address, precision)
     if folder is not None:
@@ -68,11 +75,10 @@ def ensure_pulled(
         ) from error
     on_progress(f"Looking at {address.repository}", 0.0)
     found = find(hub, address, precision, cache, cache)
-    if found.description.chat.format is None:
+    if found.description.chat.format is None and not has_chat_template:
         raise ModelFormatError(
             f"{address.repository} is a base model: it completes text and cannot chat. Look for one "
-            "whose name has "
-            "Instruct or Chat in it."
+            "whose name has Instruct or Chat in it, or say with CHAT_TEMPLATE how it was trained to chat."
         )
     on_progress(f"Looking at {address.repository}", 1.0)
     folder = converted_folder(cache, address, found.precision)

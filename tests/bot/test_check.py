@@ -6,6 +6,7 @@ import re
 import sqlite3
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.describing.manifest import (
     Manifest,
     TokenizerSpec,
     describe_files,
+    load_manifest,
 )
 from engine.machine import machine
 from engine.machine.machine import Processor, Resources
@@ -191,6 +193,15 @@ def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> Non
 def test_a_base_model_cannot_chat(place: Place) -> None:
     write_model(place.folder / "base", chat_format=None)
     assert "base model and cannot chat" in place.problems(MODEL=str(place.folder / "base"))[0]
+
+
+def test_a_chat_template_can_be_given(place: Place) -> None:
+    base = make_tiny_model(place.folder / "base")
+    replace(load_manifest(base), chat=ChatSpec(None)).save(base)
+    assert "base model and cannot chat" in place.problems(MODEL=str(base))[0]
+    assert place.check(MODEL=str(base), CHAT_TEMPLATE="alpaca")["Model"].is_good
+    assert "lacks '<|start_header_id|>'" in place.problems(MODEL=str(base), CHAT_TEMPLATE="llama-3")[0]
+    assert "nor a file with a template" in place.problems(MODEL=str(base), CHAT_TEMPLATE="mine.jinja")[0]
 
 
 def test_a_release_is_good_as_it_is_and_better_converted(place: Place) -> None:

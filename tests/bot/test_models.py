@@ -52,6 +52,20 @@ def shelf(models: Path, moderation: Path | None = None) -> ModelShelf:
     return ModelShelf(models, models / "small", options, open_engine)
 
 
+async def test_a_chat_template_is_for_the_first_model_alone(models: Path) -> None:
+    seen: list[str] = []
+
+    async def remember(folder: Path, options: EngineOptions) -> ClosableEngine:
+        seen.append(f"{folder.name} {options.chat_format}")
+        return ScriptedEngine()
+
+    options = replace(OPTIONS, chat_format="vicuna")
+    one = ModelShelf(models, models / "small", options, remember)
+    await one.open("other")
+    await one.open("small")
+    assert seen == ["other ", "small vicuna"]
+
+
 def test_only_what_can_chat_is_offered(models: Path) -> None:
     assert shelf(models).names() == ["small", "other"]
 

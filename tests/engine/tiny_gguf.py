@@ -149,6 +149,8 @@ def _stored_name(name: str) -> str:
 def add_field(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:
     if isinstance(value, str):
         writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     elif isinstance(value, float):

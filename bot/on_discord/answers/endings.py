@@ -225,7 +225,7 @@ class Endings:
     async def _take_lost(self, room: _Room) -> None:
         """Record the messages that were sent and whose record we did not live to make."""
         for one in room.answers:
-            whole = cut(one.answer.content, final=True)[:-1][: MAX_PARTS - 1]
+            whole = cut(one.answer.content, final=True)[:MAX_PARTS]
             lost = [
                 message.id
                 for message in room.seen.values()
@@ -266,7 +266,7 @@ class Endings:
             on_gone=self._conversations.detach_part,
             existing_parts=one.part_ids,
             looks=room.looks(one),
-            can_move=not one.answer.content.strip(),
+            can_move=room.can_move(one),
             column=self._columns.of(room.channel.id),
             refusal=f"-# {render(phrase('answer.refused'), room.locale)}",
             closed_note=render(phrase("answer.closed"), room.locale),
@@ -317,6 +317,15 @@ class _Room:
     def says_plainly(self, message: discord.Message, texts: Sequence[str]) -> bool:
         """Tell whether a message says one of `texts` and has no buttons, as full parts of answers do."""
         return not message.components and self.text_of(message) in texts
+
+    def can_move(self, one: InterruptedAnswer) -> bool:
+        """Tell whether the messages of an answer may come again below what those above it still need.
+
+        Not those that stood before the questions above were asked: they were made again where they stand.
+        """
+        above = (other.question_discord_id for other in self.answers if other.answer.id < one.answer.id)
+        newest = max((question_id or 0 for question_id in above), default=0)
+        return not one.answer.content.strip() or min(one.part_ids, default=0) > newest
 
     def looks(self, one: InterruptedAnswer) -> dict[int, Look]:
         """Return what the messages of an answer show, as far as it is known for sure."""

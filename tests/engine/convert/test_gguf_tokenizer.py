@@ -251,7 +251,7 @@ def test_phi_3s_tokens_swallow_white_space(
     assert ids[: len(between) + 2] == [size, *between, size + 2]
 
 
-@pytest.mark.parametrize("name", sorted(gguf_tokenizer._SPLITS))
+@pytest.mark.parametrize("name", sorted(gguf_tokenizer.SPLITS))
 def test_no_text_becomes_a_control_token_however_words_are_split(tmp_path: Path, name: str) -> None:
     file = TinyGGUF()
     file.fields["tokenizer.ggml.pre"] = name

@@ -398,5 +398,6 @@ def test_another_format_can_be_used_in_the_place_of_a_template(tmp_path: Path) -
     engine = Engine(folder, EngineOptions(chat_format="llama-2"))
     dialog = [ChatMessage("user", "Task: check this")]
     assert list(engine.fit_prompt(dialog, 500).ids) == Llama2Format(tiny_bpe(), 1, 2).encode(dialog)
+    assert engine.info.chat_format == "llama-2"
     with pytest.raises(ModelFormatError, match="neither a chat format with a name"):
         Engine(folder, EngineOptions(chat_format="unknown"))
