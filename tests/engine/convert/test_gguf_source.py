@@ -179,6 +179,10 @@ SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
     "half of the biases": (add_tensor("blk.0.attn_q.bias", 64), "has no tensor blk.0.attn_k.bias"),
     "rope factors": (add_tensor("rope_freqs.weight", 7), "rope factors are no 8 numbers above 0"),
     "experts": (add_tensor("blk.0.ffn_gate_inp.weight", 8, 64), "ffn_gate_inp.weight, which is not supp"),
+    "long rope without factors": (
+        set_field("llama.rope.scaling.type", "longrope"),
+        "of the kind 'longrope', not supported",
+    ),
     "rope scaling": (set_field("llama.rope.scaling.type", "su"), "of the kind 'su', not supported"),
     "a negative rope factor": (set_field("llama.rope.scaling.factor", -2.0), "rope factor .* above 0"),
     "partial rope": (set_field("llama.rope.dimension_count", 8), "rotates only a part of each head"),
