@@ -349,6 +349,9 @@ class Delivery:
         else:
             part.look = look
             part.editable_at_s = _now_s() + self._min_interval_s
+            if part.may_be_gone:
+                part.may_be_gone = False
+                await self._record(self._board.ids.index(part.discord_id), part.discord_id)
 
     async def _delete(self, part: Part) -> None:
         with contextlib.suppress(OutboxGoneError):
@@ -357,13 +360,13 @@ class Delivery:
         await self._forget(part)
 
     async def _take_away(self, part: Part) -> None:
-        """Delete a message whose text comes again: should we not live to send it, nobody else deleted it."""
+        """Delete a message whose text comes again, but its record first.
+
+        Should we not live to send it, it is missing, and nobody else has deleted it.
+        """
+        part.look, part.may_be_gone = None, True
         await self._on_gone(part.discord_id)
-        try:
-            await self._delete(part)
-        except (OutboxError, TimeoutError):
-            await self._record(len(self._board.ids) - 1, part.discord_id)
-            raise
+        await self._delete(part)
 
     async def _record(self, position: int, discord_id: int) -> None:
         try:

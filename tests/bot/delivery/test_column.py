@@ -10,7 +10,7 @@ import pytest
 
 from bot.delivery.column import MAX_DELETED, MAX_EDITS, WINDOW_S, ChannelPace, Column, Columns
 from bot.delivery.delivery import Delivery, Outcome
-from bot.delivery.outbox import Buttons, OutboxRetryError
+from bot.delivery.outbox import Buttons, OutboxGoneError, OutboxRetryError
 from bot.delivery.render import render
 from tests.bot.delivery.delivery_stage import WORDS, in_virtual_time
 
@@ -64,6 +64,8 @@ class Wall:
     column: Column = field(default_factory=Column)
     messages: dict[int, tuple[int, str]] = field(default_factory=dict)
     is_away: bool = False
+    loses_answers: bool = False
+    """Of deletions that are carried out."""
     records: dict[int, int] = field(default_factory=dict)
     """The answer of each message as it is recorded."""
 
@@ -110,11 +112,15 @@ class WallOutbox:
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
         await self._take()
+        if discord_id not in self.wall.messages:
+            raise OutboxGoneError
         self.wall.messages[discord_id] = self.answer_id, content
 
     async def delete(self, discord_id: int) -> None:
         await self._take()
-        del self.wall.messages[discord_id]
+        self.wall.messages.pop(discord_id)
+        if self.wall.loses_answers:
+            raise OutboxRetryError
 
     async def _take(self) -> None:
         await asyncio.sleep(0.05)
@@ -246,13 +252,29 @@ def test_a_message_that_is_taken_away_has_no_record_when_it_goes() -> None:
         wall.is_away = True
         with pytest.raises(OutboxRetryError):
             await one.withdraw()
-        assert discord_id in wall.records, "it is still there"
+        assert discord_id not in wall.records
         wall.is_away = False
-        taking_away = asyncio.create_task(one.withdraw())
-        await asyncio.sleep(0.01)
-        assert (discord_id in wall.messages, discord_id in wall.records) == (True, False)
-        await taking_away
-        assert discord_id not in wall.messages
+        await one.finish("an answer")
+        assert wall.messages[discord_id] == (1, "an answer")
+        assert wall.records == {discord_id: 1}, "it is there after all"
+
+    in_virtual_time(scene())
+
+
+def test_a_message_that_went_unknown_to_us_comes_again() -> None:
+    """Discord deleted it, and what it answered was lost; that is no deletion by somebody else."""
+
+    async def scene() -> None:
+        wall = Wall(loses_answers=True)
+        one = wall.answer(1)
+        one.update("Waiting: place 1")
+        await asyncio.sleep(1)
+        with pytest.raises(OutboxRetryError):
+            await one.withdraw()
+        assert not wall.messages
+        assert (await one.finish("an answer")).outcome is Outcome.SHOWN
+        ((discord_id, said),) = wall.messages.items()
+        assert (said, wall.records) == ((1, "an answer"), {discord_id: 1})
 
     in_virtual_time(scene())
 
