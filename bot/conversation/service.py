@@ -163,8 +163,7 @@ class ChatService:
                 await self._gate.readmit(origin, text)  # it may have waited at the entrance
             content, conversation_id = await self._intake.check(question)
             arrival.check()
-            for one in (question.discord_id, *(quote.discord_id for quote in question.quotes)):
-                self.ears.taken(origin.channel_id, one)  # what is quoted is not overheard as well
+            self.ears.taken(origin.channel_id, question.discord_id)
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
                 await self._forget_gone(question)

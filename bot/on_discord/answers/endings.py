@@ -27,6 +27,7 @@ from bot.delivery.outbox import Buttons, OutboxError, OutboxRetryError
 from bot.delivery.render import render as cut
 from bot.delivery.render import stretches
 from bot.language.phrases import phrase, render, unpacked
+from bot.on_discord.answers.discord_answer import Waiter
 from bot.on_discord.answers.outboxes import (
     DiscordOutbox,
     buttons_below,
@@ -62,6 +63,7 @@ class Debt:
     """The answers of one channel whose endings are owed. Times are the loop's."""
 
     answer_ids: set[int] = field(default_factory=set)
+    waiters: dict[int, Waiter] = field(default_factory=dict)
     due_s: float = 0.0
     not_before_s: float = 0.0
     num_failures: int = 0
@@ -95,10 +97,21 @@ class Endings:
         self._pause = Pause()
         self._tasks = Tasks()
 
-    def owe(self, channel_id: int, answer_id: int, outcome: Outcome | None = None) -> None:
-        """Note an ending that is to be shown: at once, or later after an outcome that is no better now."""
+    def owe(
+        self,
+        channel_id: int,
+        answer_id: int,
+        outcome: Outcome | None = None,
+        waiter: Waiter | None = None,
+    ) -> None:
+        """Note an ending that is to be shown: at once, or later after an outcome that is no better now.
+
+        waiter: is notified then.
+        """
         debt = self._debts.setdefault(channel_id, Debt())
         debt.answer_ids.add(answer_id)
+        if waiter is not None:
+            debt.waiters[answer_id] = waiter
         if outcome is None:
             debt.due_s = debt.not_before_s
         else:
@@ -251,16 +264,17 @@ class Endings:
     async def _show(self, room: _Room, one: InterruptedAnswer) -> Outcome:
         """Show the whole of an answer with its ending. Raises `StorageError`."""
         answer_id, note = one.answer.id, _note_of(one, room.config, room.locale)
+        outbox = DiscordOutbox(
+            room.channel,
+            answer_id=answer_id,
+            trigger_id=one.question_discord_id,
+            locale=room.locale,
+            as_embeds=room.config.uses_embeds,
+            hides_previews=room.config.hides_previews,
+            on_delete=self._columns.delete,
+        )
         delivery = Delivery(
-            DiscordOutbox(
-                room.channel,
-                answer_id=answer_id,
-                trigger_id=one.question_discord_id,
-                locale=room.locale,
-                as_embeds=room.config.uses_embeds,
-                hides_previews=room.config.hides_previews,
-                on_delete=self._columns.delete,
-            ),
+            outbox,
             answer_id=answer_id,
             on_part=functools.partial(self._attach, answer_id),
             on_gone=self._conversations.detach_part,
@@ -279,6 +293,9 @@ class Endings:
         )
         if result.outcome not in UNSHOWN:
             await self._conversations.note_shown(answer_id)
+            waiter = self._debts[room.channel.id].waiters.pop(answer_id, None)
+            if waiter is not None and result.outcome is Outcome.SHOWN and result.parts:
+                await waiter.notify(outbox, result.parts[0], room.locale)
         return result.outcome
 
     async def _attach(self, answer_id: int, position: int, discord_id: int) -> None:
