@@ -1,12 +1,14 @@
 """Compare the engine with llama.cpp on the default model: same file, same threads, same sampling, one run.
 
     python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 9
+    python -m benchmarks.cpu_vs_llamacpp --shape llama-3.2-1b
 
 The engine is driven through its public API as the bot drives it, sampling and detokenizing included; where a
 single answer is running it drafts tokens, which `--speculation off` switches off. llama.cpp is driven
 through its C API with one batch per step and its own sampler chain, as its server does, and also turns tokens
 into text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile. A
 single conversation answers questions; several have random prompts, since all of those go on for as long.
+With `--shape` both run one file of true dimensions and random weights, whose conversations are all random.
 Needs `pip install llamacord[bench]`.
 """
 
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Side, answer, cache_folder, default_model, print_table, random_prompt
+from benchmarks.random_gguf import random_folder, random_gguf
+from engine.bench.figures import SHAPES
 from engine.convert.default_model import DEFAULT_PRECISION, fetch_gguf
 from engine.engine import Engine, EngineOptions
 from engine.opening import open_folder
@@ -41,6 +45,7 @@ GOALS = {
     "decode, 8 conversations": 1.8,
     "decode, 16 conversations": 2.5,
 }
+SHAPE_GOALS = {"decode, 1 conversation": 1.0, PREFILL: 2.0, "decode, 8 conversations": 1.6}
 QUESTIONS = (
     "Write a long story about a lighthouse keeper who finds a letter.",
     "Explain step by step how bread is baked.",
@@ -49,9 +54,9 @@ QUESTIONS = (
 )
 
 
-def _prompts(num: int) -> list[Prompt]:
+def _prompts(num: int, shape: str = "") -> list[Prompt]:
     """Return the prompts of `num` conversations; of one, another question each time."""
-    if num > 1:
+    if num > 1 or shape:
         return [random_prompt(100 + index, PROMPT_TOKENS) for index in range(num)]
     model = open_folder(default_model())
     chat = make_chat_format(model, model.load_tokenizer())
@@ -62,14 +67,28 @@ def _params(num_new: int) -> SamplingParams:
     return SamplingParams(max_new_tokens=num_new)
 
 
-async def serve_ours(threads: int, *, speculation: bool) -> None:
+def _file(shape: str) -> Path:
+    """Return the GGUF file that is compared."""
+    if not shape:
+        return fetch_gguf(cache_folder())
+    return random_gguf(cache_folder() / "benchmarks", shape, SHAPES[shape])
+
+
+def _folder(shape: str) -> Path:
+    """Return the same file, converted."""
+    if not shape:
+        return default_model()
+    return random_folder(cache_folder() / "benchmarks", shape, SHAPES[shape])
+
+
+async def serve_ours(threads: int, *, speculation: bool, shape: str = "") -> None:
     """Measure the engine as often as asked: tokens/s of each kind of work."""
     options = EngineOptions(
         num_threads=threads, max_concurrent=MAX_CONVERSATIONS, context_tokens=1024, speculation=speculation
     )
-    async with await Engine.open(default_model(), options) as engine:
+    async with await Engine.open(_folder(shape), options) as engine:
         seeds = itertools.count(1)
-        questions = itertools.cycle(_prompts(1))
+        questions = itertools.cycle(_prompts(1, shape))
         await answer(engine, random_prompt(0, PROMPT_TOKENS), _params(32))
         for work in sys.stdin:
             if work.strip() == PREFILL:
@@ -177,11 +196,11 @@ class LlamaCpp:
         return len(prompts) * (NEW_TOKENS - 1) / (time.perf_counter() - started)
 
 
-def serve_theirs(threads: int) -> None:
+def serve_theirs(threads: int, shape: str = "") -> None:
     """Measure llama.cpp as often as asked: tokens/s of each kind of work."""
-    peer = LlamaCpp(fetch_gguf(cache_folder()), threads)
+    peer = LlamaCpp(_file(shape), threads)
     seeds = itertools.count(1)
-    questions = itertools.cycle(_prompts(1))
+    questions = itertools.cycle(_prompts(1, shape))
     peer.prefill_seconds(0)
     for work in sys.stdin:
         if work.strip() == PREFILL:
@@ -201,22 +220,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--speculation", choices=("on", "off"), default="on")
     parser.add_argument("--only", choices=("ours", "theirs"))
+    parser.add_argument(
+        "--shape", choices=sorted(SHAPES), default="", help="random weights instead of the default model"
+    )
     arguments = parser.parse_args()
+    threads, shape, speculation = arguments.threads, arguments.shape, arguments.speculation
     if arguments.only == "ours":
-        asyncio.run(serve_ours(arguments.threads, speculation=arguments.speculation == "on"))
+        asyncio.run(serve_ours(threads, speculation=speculation == "on", shape=shape))
     elif arguments.only == "theirs":
-        serve_theirs(arguments.threads)
+        serve_theirs(threads, shape)
     else:
-        compare(arguments.threads, arguments.rounds, arguments.speculation)
+        compare(threads, arguments.rounds, speculation, shape)
 
 
-def compare(threads: int, rounds: int, speculation: str) -> None:
+def compare(threads: int, rounds: int, speculation: str, shape: str = "") -> None:
     """Measure both sides by turns and print medians; the ratio is the median of the rounds' ratios."""
-    default_model()
-    options = ("--threads", threads, "--speculation", speculation)
+    _folder(shape)
+    options = ("--threads", threads, "--speculation", speculation, *(("--shape", shape) if shape else ()))
     ours, theirs = (Side("benchmarks.cpu_vs_llamacpp", "--only", who, *options) for who in ("ours", "theirs"))
     rows = []
-    for work, goal in GOALS.items():
+    for work, goal in (SHAPE_GOALS if shape else GOALS).items():
         pairs = [(ours.measure(work), theirs.measure(work)) for _ in range(rounds)]
         speeds = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
         ratios = sorted(mine / other for mine, other in pairs)
@@ -227,7 +250,7 @@ def compare(threads: int, rounds: int, speculation: str) -> None:
     columns = [
         "tokens/s",
         f"Llamacord {DEFAULT_PRECISION}",
-        "llama.cpp Q4_1",
+        f"llama.cpp {'Q4_0' if shape else 'Q4_1'}",
         "ratio",
         "over the rounds",
         "goal",

@@ -156,7 +156,8 @@ class Conversations:
             return await answers.supersede(transaction, answer_id, at=self._milliseconds())
 
     async def attach_part(self, message_id: int, discord_id: int, position: int) -> bool:
-        """Record that a Discord message shows part of a message, in the place of any other at `position`.
+        """Record that a Discord message shows part of a message: at `position`, or behind all others where
+        one is there already.
 
         Returns False if the message was deleted meanwhile. Raises `DuplicateMessageError` if the Discord
         message belongs to another one.

@@ -17,7 +17,7 @@ _DISCORD_EPOCH, _TIME_SHIFT = 1_420_070_400_000, 22
 _NEWEST_FIRST = "ORDER BY coalesce(seen.reply_to, seen.id) DESC, seen.role, seen.id DESC LIMIT ?"
 SEEN = """
 SELECT seen.*, (
-    SELECT json_group_array(json_array(position, author_name, content))
+    SELECT json_group_array(json_array(position, author_name, content, discord_id))
     FROM quotes WHERE message_id = seen.id) AS quoted"""
 """Selects messages, of a table that is called so, with what they quote."""
 _COUNTS = """

@@ -14,9 +14,11 @@ from storage.types import InterruptedAnswer, Message, to_message
 OF_MESSAGE = "SELECT discord_id FROM discord_messages WHERE message_id = ? ORDER BY position"
 SHOWN_MESSAGE = """
 SELECT messages.* FROM discord_messages JOIN messages ON messages.id = message_id WHERE discord_id = ?"""
-_INSERT = "INSERT INTO discord_messages (discord_id, message_id, position) VALUES (?, ?, ?)"
+_INSERT = """
+INSERT INTO discord_messages (discord_id, message_id, position)
+SELECT ?1, ?2, IIF(SUM(position = ?3), MAX(position) + 1, ?3) FROM discord_messages WHERE message_id = ?2"""
 _OWNER = "SELECT message_id FROM discord_messages WHERE discord_id = ?"
-_CLEAR = "DELETE FROM discord_messages WHERE message_id = ? AND (position = ? OR discord_id = ?)"
+_CLEAR = "DELETE FROM discord_messages WHERE message_id = ? AND discord_id = ?"
 _DETACH = """
 DELETE FROM discord_messages
 WHERE discord_id = ? AND message_id IN (SELECT id FROM messages WHERE role = 'assistant')
@@ -37,14 +39,14 @@ async def refuse_known(transaction: Transaction, discord_id: int) -> None:
 
 
 async def attach(transaction: Transaction, message_id: int, discord_id: int, position: int) -> None:
-    """Put a Discord message at `position`, in the place of any other there.
+    """Put a Discord message at `position`, or behind all others where one is there already.
 
     Raises `DuplicateMessageError` if it shows another message, `NotFoundError` if there is no such message.
     """
     owner = await transaction.fetch_one(_OWNER, (discord_id,))
     if owner is not None and owner["message_id"] != message_id:
         raise DuplicateMessageError(discord_id)
-    await transaction.fetch_all(_CLEAR, (message_id, position, discord_id))
+    await transaction.fetch_all(_CLEAR, (message_id, discord_id))
     await transaction.fetch_all(_INSERT, (discord_id, message_id, position))
 
 

@@ -148,8 +148,8 @@ def to_message(row: Row) -> Message:
 
 
 def to_quoting_message(row: Row) -> Message:
-    """Return the message in a row of messages that has its quotes as JSON: places, names and texts."""
-    quotes = tuple(Quote(name, content) for _, name, content in sorted(json.loads(row["quoted"])))
+    """Return the message in a row of messages that has its quotes as JSON: places, names, texts and ids."""
+    quotes = tuple(Quote(*quote) for _, *quote in sorted(json.loads(row["quoted"])))
     return dataclasses.replace(to_message(row), quotes=quotes)
 
 

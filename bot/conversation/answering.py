@@ -191,6 +191,7 @@ class Answering:
         if heard:
             ids = [one.discord_id for one in heard]
             unknown = await self._conversations.beyond_memory(heard[0].channel_id, ids)
+            unknown -= {quote.discord_id for message in asked for quote in message.quotes}
             said = "\n".join(spoken(message) for message in asked)
             heard = [one for one in heard if one.discord_id in unknown and one.content not in said]
         job.heard_ids = frozenset(one.discord_id for one in heard)

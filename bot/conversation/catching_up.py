@@ -210,7 +210,7 @@ class CatchingUp:
 
     async def _generate(self, prompt: Prompt, params: SamplingParams, info: ModelInfo) -> Generation | None:
         """Have the engine begin, unless it has another model by now."""
-        return self._engine.generate(prompt, params) if self._engine.info is info else None
+        return self._engine.generate(prompt, params) if self._engine.info == info else None
 
     @property
     def _max_new_tokens(self) -> int:

@@ -34,6 +34,8 @@ class Part:
     discord_id: int
     look: Look | None = None
     editable_at_s: float = 0.0
+    may_be_gone: bool = False
+    """We tried to delete it, and it has no record until it is seen to be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class Board:
 
     def is_expendable(self, part: Part) -> bool:
         """Tell whether the answer can do without `part`: it has shown nothing of it, and there are others."""
-        return part.look is None and len(self._parts) > 1
+        return part.may_be_gone or (part.look is None and len(self._parts) > 1)
 
     def remove(self, part: Part) -> None:
         """Note that a message is gone."""

@@ -191,7 +191,7 @@ class Delivery:
         """Delete the messages, to send them anew when it is their turn. Raises `OutboxError`s."""
         async with self._requesting:
             while self._column.has(self) and (part := self._board.last) is not None:
-                await self._delete(part)
+                await self._take_away(part)
         self._start()
 
     def give_way(self) -> None:
@@ -333,10 +333,7 @@ class Delivery:
             )
         position = self._board.note_sent(discord_id, look, _now_s() + self._min_interval_s)
         self._column.moved()
-        try:
-            await self._on_part(position, discord_id)
-        except Exception:  # noqa: BLE001 - the answer goes on, whatever its record says
-            _log.exception("A message of answer %d could not be recorded.", self.answer_id)
+        await self._record(position, discord_id)
 
     async def _edit(self, part: Part, look: Look) -> None:
         self._column.pace.edits_at(_now_s())
@@ -352,12 +349,30 @@ class Delivery:
         else:
             part.look = look
             part.editable_at_s = _now_s() + self._min_interval_s
+            if part.may_be_gone:
+                part.may_be_gone = False
+                await self._record(self._board.ids.index(part.discord_id), part.discord_id)
 
     async def _delete(self, part: Part) -> None:
         with contextlib.suppress(OutboxGoneError):
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._outbox.delete(part.discord_id)
         await self._forget(part)
+
+    async def _take_away(self, part: Part) -> None:
+        """Delete a message whose text comes again, but its record first.
+
+        Should we not live to send it, it is missing, and nobody else has deleted it.
+        """
+        part.look, part.may_be_gone = None, True
+        await self._on_gone(part.discord_id)
+        await self._delete(part)
+
+    async def _record(self, position: int, discord_id: int) -> None:
+        try:
+            await self._on_part(position, discord_id)
+        except Exception:  # noqa: BLE001 - the answer goes on, whatever its record says
+            _log.exception("A message of answer %d could not be recorded.", self.answer_id)
 
     async def _forget(self, part: Part) -> None:
         self._board.remove(part)

@@ -69,16 +69,22 @@ def surroundings_of(client: discord.Client, guild_id: int | None, channel_id: in
     """Return the names that a system prompt may speak of."""
     guild = None if guild_id is None else client.get_guild(guild_id)
     us = client.user if guild is None else guild.me
-    if channel_id is None:
-        channel_name: str | None = None
-    else:
-        channel = client.get_channel(channel_id)
-        channel_name = str(getattr(channel, "name", ""))
     return Surroundings(
         bot=None if us is None else us.display_name,
         server="" if guild is None else guild.name,
-        channel=channel_name,
+        channel=None if channel_id is None else _name_of_place(client, guild, channel_id),
     )
+
+
+def _name_of_place(client: discord.Client, guild: discord.Guild | None, channel_id: int) -> str | None:
+    """Return the name of a channel; None if it is not known.
+
+    A thread that we opened is called by a question, which a system prompt must not say: its channel counts.
+    """
+    channel = client.get_channel(channel_id)
+    if isinstance(channel, discord.Thread) and guild is not None and channel.owner_id == guild.me.id:
+        channel = channel.parent
+    return None if channel is None and guild is not None else str(getattr(channel, "name", ""))
 
 
 def incoming_of(message: discord.Message) -> Incoming:

@@ -207,21 +207,21 @@ async def talk(page: Page) -> None:
     )
     await page.until_shown("Tell the model what was said before a question")
     await page.begin_picture()
-    await page.send("We meet on Friday at nine, in the library.")
+    await page.send("We meet on Friday at ten, in the library.")
     await page.sit(MIA)
-    await page.send("Nine is too early for me. Ten would be fine.")
+    await page.send("Good, I bring the books.")
     await page.sit(MAX)
-    await page.send("@Llamacord So when should we meet, and where?")
+    await page.send("@Llamacord When and where do we meet?")
     await page.until_answered()
 
 
 async def catchup(page: Page) -> None:
     """What was said meanwhile, for one person alone."""
-    await page.send("Good. I bring the books, and Mia brings cake.")
+    await page.send("And I bring cake for all of us.")
     await page.sit(MIA)
     await page.begin_picture()
     await page.command("catchup")
-    await page.until_shown("messages from")
+    await page.until_shown("messages from", timeout_s=300.0)
 
 
 async def question_thread(page: Page) -> None:

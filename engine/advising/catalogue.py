@@ -18,6 +18,7 @@ from engine.describing.footprint import (
 from engine.machine.cuda_device import CudaDevice
 from engine.machine.machine import Resources
 
+_K_BLOCK, _BLOCK_OF_6_BITS = 256, 16
 _LOAD = Load(num_conversations=1, num_tokens=4096)
 """For which memory is told: one whole conversation; several take more, as far as there is."""
 _REACHED = 0.8
@@ -146,26 +147,38 @@ def pick(found: Sequence[Here]) -> Here | None:
     return chosen[-1] if chosen else None
 
 
+def held_by_q4_k_m(shape: DecoderConfig) -> Held:
+    """Return how the decoder's matrices are held by a file of the kind Q4_K_M, as llama.cpp makes it.
+
+    Values and the last matrix of each MLP have six bits in half of the layers, and so has the head; what does
+    not divide into its blocks of 256 has five or eight. All of these become eight.
+    """
+    held: dict[str, Kept] = {}
+    for tensor in decoder_tensors(shape):
+        divides = tensor.columns % _K_BLOCK == 0
+        if tensor.role is (Role.EMBEDDING if shape.tied_embeddings else Role.HEAD) and divides:
+            held[tensor.name] = Kept(8, block_size=_BLOCK_OF_6_BITS)
+        elif tensor.role is Role.LINEAR:
+            _, layer, part = tensor.name.split(".")
+            more = part in ("qkv", "down") and _has_more_bits(int(layer), shape.num_layers)
+            if more:
+                held[tensor.name] = Kept(8, part == "qkv", _BLOCK_OF_6_BITS)
+            else:
+                held[tensor.name] = Kept(4 if divides else 8, divides)
+    return held
+
+
+def _has_more_bits(layer: int, num_layers: int) -> bool:
+    first, last = num_layers // 8, 7 * num_layers // 8
+    return layer < first or layer >= last or (layer - first) % 3 == 2
+
+
 def _on_cpu(entry: Entry, resources: Resources, bandwidth: float | None) -> Here:
-    blocks = Blocks(has_4_bits=True, held=_as_q4_k_m(entry.shape))
+    blocks = Blocks(has_4_bits=True, held=held_by_q4_k_m(entry.shape))
     option = advise(entry.shape, resources, _LOAD, {}, blocks).option(Precision.INT4)
     read = step_bytes(entry.shape, Precision.INT4, num_tokens=MEASURED_CONTEXT, num_conversations=1)
     speed = None if bandwidth is None else _REACHED * bandwidth / read
     return Here(entry, option.disk_bytes, option.memory.total, option.fit, speed)
-
-
-def _as_q4_k_m(shape: DecoderConfig) -> Held:
-    """Return what such a GGUF file holds: values and down projections of half the layers have more bits."""
-    held: dict[str, Kept] = {}
-    for tensor in decoder_tensors(shape):
-        layer = tensor.name.split(".")[1] if tensor.name.startswith("layers.") else ""
-        if tensor.role is Role.LINEAR and layer:
-            number, eighth = int(layer), shape.num_layers // 8
-            more = number < eighth or number >= 7 * eighth or (number - eighth) % 3 == 2
-            parts = {part.rpartition(".")[2] for part in tensor.parts}
-            is_wide = more and not parts.isdisjoint({"v", "down"})
-            held[tensor.name] = Kept(8 if is_wide else 4, parts != {"down"} or not more)
-    return held
 
 
 def _on_gpu(entry: Entry, device: CudaDevice) -> Here:

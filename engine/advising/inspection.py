@@ -153,9 +153,11 @@ def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_p
     try:
         with tempfile.TemporaryDirectory(prefix="llamacord-") as scratch:
             tokenizer = source.save_tokenizer(Path(scratch))
-            num_tokens = load_tokenizer(Path(scratch), tokenizer).vocab_size
+            loaded = load_tokenizer(Path(scratch), tokenizer)
+            num_tokens = loaded.vocab_size
             tokenizer_bytes = _bytes_at(Path(scratch))
         found.problems += _vocabulary_problems(source.config, num_tokens)
+        make_chat_format(source, loaded)
     except ModelError as error:
         found.problems.append(str(error))
     except OSError as error:

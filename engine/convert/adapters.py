@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.convert.quantize import BlockQuantized
 from engine.convert.safetensors import SafetensorsFile
-from engine.convert.source import FloatArray, ModelSource
+from engine.convert.source import FloatArray, MappedSource, ModelSource
 from engine.describing.architecture import DecoderConfig, source_shapes
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
@@ -251,6 +251,11 @@ class AdaptedSource:
         if any(name in changes for _, changes in self._steps):
             return None
         return self._source.blocks(name)
+
+    def let_go(self) -> None:
+        """See `MappedSource`."""
+        if isinstance(self._source, MappedSource):
+            self._source.let_go()
 
     def save_tokenizer(self, folder: Path) -> TokenizerSpec:
         return self._source.save_tokenizer(folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.convert.source import ModelSource, VerifiableSource
+from engine.convert.source import MappedSource, ModelSource, VerifiableSource
 from engine.convert.weights import WeightsReader, WeightsWriter, held_by, write_tensors
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import (
@@ -34,11 +34,13 @@ from engine.errors import ModelFormatError, ModelResourceError
 from engine.files import refuse_pointer, scratch_folder
 from engine.gpu.reference import record_reference
 from engine.machine import machine
+from engine.machine.cuda_device import has_driver
 from engine.release.files import is_release
 from engine.text.prompt import make_chat_format
 from engine.text.tokenizer import load_tokenizer
 
 _SPARE_BYTES = 64 * 2**20
+_LARGE_BYTES = 2**30
 _WRITING = 0.97
 """The share of a conversion that reads and writes weights."""
 
@@ -100,7 +102,7 @@ def convert(
             raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
         _check_space(parent, source, precision)
-        _check_memory(source.config)
+        _check_memory(source.config, precision)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
             if isinstance(source, VerifiableSource):
@@ -123,8 +125,8 @@ def _check_space(folder: Path, source: ModelSource, precision: Precision) -> Non
         )
 
 
-def _check_memory(config: DecoderConfig) -> None:
-    needed, free = conversion_bytes(config), machine.free_memory_bytes()
+def _check_memory(config: DecoderConfig, precision: Precision) -> None:
+    needed, free = conversion_bytes(config, precision), machine.free_memory_bytes()
     if free is not None and free < needed:
         raise ModelResourceError(
             f"{free / 2**30:.1f} GiB of memory are free, the conversion needs {needed / 2**30:.1f}. "
@@ -156,16 +158,23 @@ def _write(
         tensors = write_tensors(source.config, reader, writer, lambda share: on_progress(_WRITING * share))
     files = describe_files(folder, [WEIGHTS_FILE, tokenizer.file])
     manifest = replace(manifest, files=files, tensors=tensors)
+    if isinstance(source, MappedSource):
+        source.let_go()
     replace(manifest, reference=_reference(folder, manifest)).save(folder)
     on_progress(1.0)
 
 
 def _reference(folder: Path, manifest: Manifest) -> Reference | None:
-    """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short."""
+    """Return what the CPU says of the finished model; None where no GPU runs it, or memory is short.
+
+    Of a large model it takes more memory than all the rest, so there must be a GPU that may need it.
+    """
     config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
     weights = running_weight_bytes(config, precision, held_in(manifest.tensors))
     needed = weights + beside_bytes(config) + _SPARE_BYTES
     if not precision.runs_on_gpu or (free is not None and free < needed):
+        return None
+    if weights > _LARGE_BYTES and not has_driver():
         return None
     return record_reference(folder, manifest, machine.num_physical_cores())
 

@@ -224,7 +224,7 @@ class GGUFConfigReader:
                 magnitude=self._number("rope.scaling.yarn_attn_factor", magnitude),
             )
             return scaling, max(context, int(original * factor)) if not self.notes else context
-        if kind not in ("linear", "none", "longrope"):
+        if kind not in ("linear", "none"):
             raise ModelFormatError(f"The model uses rope scaling of the kind {kind!r}, not supported here.")
         return UNSCALED, context
 

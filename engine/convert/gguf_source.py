@@ -19,7 +19,7 @@ from engine.convert.gguf_config import ROPE_TENSORS, GGUFConfigReader
 from engine.convert.gguf_files import GGUFFiles
 from engine.convert.gguf_tokenizer import save_tokenizer
 from engine.convert.model_advice import END_TOKENS, read_gguf_sampling
-from engine.convert.quantize import BlockQuantized, FloatArray, quantize
+from engine.convert.quantize import BlockQuantized, FloatArray, quantize_rows
 from engine.convert.source import SourceTensor
 from engine.describing.architecture import source_shapes
 from engine.describing.manifest import ChatSpec, TokenizerSpec
@@ -62,7 +62,7 @@ class GGUFSource:
         Raises `ModelFormatError` for a file that is truncated, no GGUF, or of another architecture.
         """
         files = GGUFFiles(path)
-        self._path = files.path
+        self._path, self.let_go = files.path, files.let_go
         self._fields, self._tensors = files.fields, files.tensors
         try:
             self._read_description(chat)
@@ -100,7 +100,8 @@ class GGUFSource:
             return None
         blocks = exact_blocks(tensor.tensor_type.name, tensor.data[rows])
         if blocks is None:
-            return quantize(self.tensor(name), 8)
+            data, columns = tensor.data[rows], int(tensor.shape[0])
+            blocks = quantize_rows(len(data), columns, 8, lambda part: self._numbers(tensor, data[part]))
         return blocks.rows(lambda part: self._half_split(name, part))
 
     def _floats(self, stored: str) -> FloatArray:

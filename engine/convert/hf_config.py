@@ -68,6 +68,13 @@ def describe_decoder(config: Json, *, has_head: bool, stored_as: str = "F32") ->
 
     has_head: whether its files hold one. stored_as: the safetensors type of its embedding.
     """
+    try:
+        return _described(config, has_head=has_head, stored_as=stored_as)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelFormatError(f"The model's description is damaged: {error}.") from error
+
+
+def _described(config: Json, *, has_head: bool, stored_as: str) -> Described:
     described, is_part = text_part(config)
     family = _family(described)
     described = {**family.defaults, **described}

@@ -21,6 +21,8 @@ class RopeReader:
         share = number_of(
             self.values, "partial_rotary_factor", number_of(config, "partial_rotary_factor", 1.0)
         )
+        if share != 1.0 and not family.is_fused:
+            raise ModelFormatError("The model rotates only a part of each head, which is not supported.")
         self.size = int(head_dim * share)
         self.kind = str(self.values.get("rope_type", self.values.get("type", "default")))
         if family.is_fused and self.kind in ("su", "yarn"):

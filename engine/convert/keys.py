@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,6 @@ def number_of(config: Json, key: str, default: float | None = None, *, none: flo
     value = config.get(key, default)
     if value is None:
         value = none
-    if type(value) not in (int, float):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise ModelFormatError(f"The model's {key} must be a number, not {value!r}.")
     return float(value)

@@ -95,6 +95,8 @@ def pack_nibbles(values: ByteArray) -> ByteArray:
 
 def stack(parts: Sequence[BlockQuantized]) -> BlockQuantized:
     """Return the matrices one below the other, in the most bits and the smallest blocks of any."""
+    if len(parts) == 1:
+        return parts[0]
     if len({part.bits for part in parts}) > 1:
         parts = [part.widened() for part in parts]
     smallest = min(part.block_size for part in parts)
@@ -118,14 +120,18 @@ def quantize(matrix: FloatArray, bits: int) -> BlockQuantized:
 
     Raises `ValueError` when inputs are not a multiple of 32.
     """
-    rows, columns = matrix.shape
+    return quantize_rows(matrix.shape[0], matrix.shape[1], bits, lambda rows: matrix[rows])
+
+
+def quantize_rows(rows: int, columns: int, bits: int, read: Callable[[slice], FloatArray]) -> BlockQuantized:
+    """Do what `quantize` does with a matrix that `read` gives some rows of at a time."""
     if columns % BLOCK_SIZE:
         raise ValueError(f"{columns} inputs are not a multiple of the block size {BLOCK_SIZE}.")
     values = np.empty((rows, columns // BLOCK_SIZE, BLOCK_SIZE * bits // 8), np.uint8)
     scales = np.empty((rows, columns // BLOCK_SIZE), np.float32)
     for start in range(0, rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        blocks = matrix[part].reshape(-1, columns // BLOCK_SIZE, BLOCK_SIZE)
+        blocks = read(part).reshape(-1, columns // BLOCK_SIZE, BLOCK_SIZE)
         values[part], scales[part] = _round(blocks, bits)
     return BlockQuantized(bits, values, scales)
 

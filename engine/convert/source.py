@@ -77,6 +77,14 @@ class TensorCatalogue(Protocol):
 
 
 @runtime_checkable
+class MappedSource(Protocol):
+    """A source whose files are mapped into this process's memory."""
+
+    def let_go(self) -> None:
+        """Take what was read of the files out of this process's memory; it can be read again."""
+
+
+@runtime_checkable
 class VerifiableSource(Protocol):
     """A source that can tell whether a finished model says what it would say itself."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import StrEnum
 from functools import cache
 
@@ -13,6 +13,7 @@ from engine.errors import ModelFormatError
 
 MOST_LAYERS = 1024
 """The largest models have some 130; a damaged file must not make us count to a million millions."""
+_MOST_TOKENS = 2**31
 _HEAD_DIM_UNIT = 16
 """ONNX Runtime's rotary attention refuses other head sizes, but only when it runs."""
 
@@ -111,7 +112,8 @@ class DecoderConfig:
         depends_on_length = bool(scaling.long_divisors) or scaling.ntk_factor > 1
         if depends_on_length and not scaling.original_context:
             raise ModelFormatError("The model's rope scaling does not say which context it stretches.")
-        if len(self.layers) not in (0, self.num_layers) or any(layer.window < 0 for layer in self.layers):
+        windows = [layer.window for layer in self.layers]
+        if len(windows) not in (0, self.num_layers) or not all(0 <= x < _MOST_TOKENS for x in windows):
             raise ModelFormatError(f"The model's description is not one of {self.num_layers} layers.")
 
     def _check_factors(self) -> None:
@@ -123,6 +125,14 @@ class DecoderConfig:
     def layer(self, index: int) -> Layer:
         """Return what a layer's attention has of its own."""
         return self.layers[index] if self.layers else Layer()
+
+    @property
+    def beyond_llama_2(self) -> frozenset[str]:
+        """The names of what it has and a Llama 2 has not, though positions may be divided by a factor."""
+        optional = [entry for entry in fields(self) if entry.default is not MISSING]
+        return frozenset(entry.name for entry in optional if getattr(self, entry.name) != entry.default) - {
+            "rope_factor"
+        }
 
     def shortened(self, num_layers: int) -> DecoderConfig:
         """Return a decoder of the first `num_layers` layers."""

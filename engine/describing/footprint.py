@@ -37,8 +37,8 @@ _KV_SHARE = 0.75
 """Of the memory that is free beside the weights; the rest is a margin for all that grows besides."""
 
 _CONVERSION_BYTES = 150 * 2**20
-_CONVERSION_BYTES_PER_WEIGHT = 12
-"""As stored, as float32, as the test for numbers sees it, and as written."""
+_CONVERSION_BYTES_PER_WEIGHT, _OF_FEW_BITS = 12, 7
+"""As stored, as float32, as the test for numbers sees it, and as written, which is little in few bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +179,11 @@ def footprint(
     )
 
 
-def conversion_bytes(config: DecoderConfig) -> int:
+def conversion_bytes(config: DecoderConfig, precision: Precision) -> int:
     """Return the bytes of memory that a conversion takes at its peak: the largest matrix in several forms."""
     largest = max(tensor.num_weights for tensor in decoder_tensors(config))
-    return _CONVERSION_BYTES + _CONVERSION_BYTES_PER_WEIGHT * largest
+    each = _OF_FEW_BITS if precision in _FEW_BITS else _CONVERSION_BYTES_PER_WEIGHT
+    return _CONVERSION_BYTES + each * largest
 
 
 def kv_token_bound(

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig, Precision, decoder_tensors
@@ -113,8 +113,8 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, at once: whoever reads it meanwhile reads a whole one."""
         described = asdict(self)
-        decoder = described["decoder"] = _decoder_json(self.decoder)
-        if decoder.keys() & _SINCE_VERSION_4:
+        described["decoder"] = _decoder_json(self.decoder)
+        if self.decoder.beyond_llama_2:
             described["format_version"] = _NEWEST_VERSION
         text = json.dumps(described, indent=1, ensure_ascii=False)
         partial = folder / f".{MANIFEST_FILE}.{os.getpid()}"
@@ -122,23 +122,11 @@ class Manifest:
         partial.replace(folder / MANIFEST_FILE)
 
 
-_SINCE_VERSION_4 = frozenset(
-    {
-        *("rope_size", "rope_scaling", "local_rope_theta", "layers", "norms", "query_key_norm", "activation"),
-        *("qkv_bias", "output_bias", "mlp_bias", "attention_scale", "attention_softcap", "embedding_scale"),
-        *("residual_scale", "logit_scale", "logit_softcap"),
-    }
-)
-
-
 def _decoder_json(config: DecoderConfig) -> dict[str, object]:
-    """Describe a decoder; what it has as every decoder of version 3 has it goes without saying."""
-    said = {
-        entry.name
-        for entry in fields(config)
-        if entry.name not in _SINCE_VERSION_4 or getattr(config, entry.name) != entry.default
-    }
-    return {name: value for name, value in asdict(config).items() if name in said}
+    """Describe a decoder as version 3 does; what that did not know of is said only where there is any."""
+    optional = {entry.name for entry in fields(config) if entry.default is not MISSING} - {"rope_factor"}
+    unsaid = optional - config.beyond_llama_2
+    return {name: value for name, value in asdict(config).items() if name not in unsaid}
 
 
 def load_manifest(folder: Path) -> Manifest:

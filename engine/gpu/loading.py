@@ -93,7 +93,12 @@ def load_paged_model(
     try:
         _make_room(model, config, size, attention.pace.largest, free)
         model.warm_up(_report)
-        if manifest.reference is not None and len(manifest.reference.ids) <= size.max_tokens:
+        if manifest.reference is None:
+            logger.warning(
+                "The model was converted without a GPU, so there is nothing to compare this one with. "
+                "Converted here it is compared with the CPU whenever it is loaded."
+            )
+        elif len(manifest.reference.ids) <= size.max_tokens:
             check_reference(model, _some_blocks(model, len(manifest.reference.ids)), manifest.reference)
     except BaseException:
         model.close()

@@ -14,6 +14,8 @@ from engine.describing.layers import Rotation
 
 DoubleArray = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
+_POSITIONS_AT_ONCE = 2**14
+"""Bounds what the angles take in double precision, for contexts of a million tokens."""
 
 
 def rotary_tables(
@@ -25,10 +27,13 @@ def rotary_tables(
         main_frequencies(config, max_tokens) if is_main else _powers(config, config.local_rope_theta)
     )
     positions = np.arange(num_positions) / (config.rope_factor if is_main else 1.0)
-    angles = np.outer(positions, frequencies)
     magnitude = config.rope_scaling.magnitude if is_main else 1.0
-    cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude
-    return cos.astype(np.float32), sin.astype(np.float32)
+    cos, sin = (np.empty((num_positions, len(frequencies)), np.float32) for _ in range(2))
+    for start in range(0, num_positions, _POSITIONS_AT_ONCE):
+        part = slice(start, start + _POSITIONS_AT_ONCE)
+        angles = np.outer(positions[part], frequencies)
+        cos[part], sin[part] = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+    return cos, sin
 
 
 def main_frequencies(config: DecoderConfig, max_tokens: int) -> DoubleArray:

@@ -112,7 +112,7 @@ def find(
     advice = advise(description.config, machine.resources(), _LEAST, {}, description.blocks)
     chosen = _precision(description, advice, precision)
     _check_disk(hub, repository, choice, destination, advice.option(chosen))
-    _check_memory(description.config)
+    _check_memory(description.config, chosen)
     return Found(repository, choice, description, chosen, advice, notes)
 
 
@@ -226,8 +226,8 @@ def _check_disk(
             )
 
 
-def _check_memory(config: DecoderConfig) -> None:
-    needed, free = conversion_bytes(config), machine.free_memory_bytes()
+def _check_memory(config: DecoderConfig, precision: Precision) -> None:
+    needed, free = conversion_bytes(config, precision), machine.free_memory_bytes()
     if free is not None and free < needed:
         raise ModelResourceError(
             f"{size(free)} of memory are free, and converting it needs {size(needed)}. Close other "

@@ -364,7 +364,7 @@ def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
 def test_without_a_model_of_ones_own_it_names_one_that_suits_this_machine(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 10 * 2**30, 8, Processor("any")))
+    monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 12 * 2**30, 8, Processor("any")))
     finding = place.check(MODEL="", PROVIDER="cpu")["Better model"]
     assert finding.is_good
     assert finding.sentence.startswith("Llama 3.1 8B suits this machine (about ")

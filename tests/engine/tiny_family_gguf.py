@@ -61,20 +61,26 @@ def recorded_files() -> dict[str, Any]:
     return found
 
 
+def gguf_name(own: str) -> str:
+    """Return what GGUF calls a tensor of the engine: `layers.0.q_bias` is `blk.0.attn_q.bias`."""
+    layer, _, part = own.rpartition(".")
+    kind = "bias" if part.endswith("_bias") else "weight"
+    stored = f"{_NAMES[part.removesuffix('_bias')]}.{kind}"
+    return f"blk.{layer.removeprefix('layers.')}.{stored}" if layer else stored
+
+
 def gguf_tensors(name: str, source: ModelSource) -> dict[str, FloatArray]:
     """Return a case's tensors under GGUF's names; `source` is its folder."""
     recorded = recorded_files()[name]
     kind = recorded["fields"]["general.architecture"]
     found: dict[str, FloatArray] = {}
     for own in source_shapes(source.config):
-        layer, _, part = own.rpartition(".")
-        bare = part.removesuffix("_bias")
-        stored = f"{_NAMES[bare]}.{'bias' if part.endswith('_bias') else 'weight'}"
+        bare = own.rpartition(".")[2].removesuffix("_bias")
         values = source.tensor(own)
         if bare in ("q", "k") and kind in _INTERLEAVED:
             heads = source.config.num_heads if bare == "q" else source.config.num_kv_heads
             values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-        found[f"blk.{layer.removeprefix('layers.')}.{stored}" if layer else stored] = values
+        found[gguf_name(own)] = values
     if kind == "phi3":
         for number in range(source.config.num_layers):
             for fused, parts in _FUSED.items():

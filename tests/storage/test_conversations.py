@@ -171,11 +171,21 @@ async def test_the_parts_of_an_answer_are_in_order(conversations: Conversations)
     assert found.id == turn.answer.id
 
 
-async def test_a_part_may_be_attached_again_or_replaced(conversations: Conversations) -> None:
+async def test_a_part_may_be_attached_again_and_takes_no_others_place(conversations: Conversations) -> None:
+    """Positions may have gaps: what was at 0 went before what is at 1 came."""
     turn = await ask(conversations, 1)
     for discord_id in (20, 20, 21):
-        assert await conversations.attach_part(turn.answer.id, discord_id, 0)
-    assert await conversations.parts(turn.answer.id) == [21]
+        assert await conversations.attach_part(turn.answer.id, discord_id, 1)
+    assert await conversations.parts(turn.answer.id) == [20, 21]
+
+
+async def test_a_part_that_is_found_later_comes_where_it_stands(conversations: Conversations) -> None:
+    turn = await ask(conversations, 1)
+    for position, discord_id in enumerate((20, 40, 50)):
+        await conversations.attach_part(turn.answer.id, discord_id, position)
+    for position, discord_id in enumerate((20, 30, 40, 50)):
+        await conversations.attach_part(turn.answer.id, discord_id, position)
+    assert await conversations.parts(turn.answer.id) == [20, 30, 40, 50]
 
 
 async def test_a_part_of_another_message_is_not_taken_over(conversations: Conversations) -> None:
@@ -201,9 +211,8 @@ async def test_the_parts_after_a_detached_one_move_up(
         await conversations.attach_part(turn.answer.id, 10 + position, position)
     await conversations.detach_part(gone)
     assert await conversations.parts(turn.answer.id) == left
-    # The next one goes behind the last, which shows that the positions have no gap.
-    await conversations.attach_part(turn.answer.id, 50, len(left) - 1)
-    assert await conversations.parts(turn.answer.id) == [*left[:-1], 50]
+    await conversations.attach_part(turn.answer.id, 50, len(left))
+    assert await conversations.parts(turn.answer.id) == [*left, 50]
 
 
 async def test_a_question_is_not_detached(conversations: Conversations) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from bot.conversation.views import Ending
 from bot.delivery.column import EDIT_INTERVAL_S, Column, Columns
@@ -19,7 +20,7 @@ from bot.on_discord.interactions import DISCORD_FAILURES
 from bot.on_discord.origins import Channel
 from bot.servers.rates import loop_seconds
 from bot.tasks import Tasks
-from storage.conversations import Conversations
+from storage.conversations import Conversations, MessageState
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,26 @@ class _Notice(str):
     """What is shown and is no part of the answer."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Who waits for an answer, and from which time of the loop on they are notified once it is shown."""
+
+    user_id: int
+    notify_at_s: float
+    has_failed: bool = False
+
+    async def notify(self, outbox: DiscordOutbox, discord_id: int, locale: str) -> None:
+        """Notify them, if they waited so long, of what a message shows: edits notify nobody. Never raises."""
+        if loop_seconds() <= self.notify_at_s:
+            return
+        key = "answer.notify_failed" if self.has_failed else "answer.notify"
+        try:
+            sentence = render(phrase(key, user=f"<@{self.user_id}>"), locale)
+            await outbox.notify(self.user_id, discord_id, sentence)
+        except OutboxError as error:
+            _log.info("Answer %d: nobody was notified: %s", outbox.answer_id, error)
 
 
 class DiscordAnswer:
@@ -53,14 +74,14 @@ class DiscordAnswer:
         edit_interval_s: float = EDIT_INTERVAL_S,
         outbox: InteractionOutbox | None = None,
         columns: Columns | None = None,
-        on_owed: Callable[[int, int, Outcome], None] = lambda *_: None,
+        on_owed: OnOwed = lambda *_: None,
         on_shown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`locale`: of the readers. `outbox`: shows it instead of the channel. `columns`: of all channels.
         `notify_after_s`: whoever waited longer than that, from now on, is notified.
 
-        `on_owed` is told of channel, answer and outcome where the ending could not be shown; `on_shown` is
-        called once nothing is left to be shown.
+        `on_owed` is told of channel, answer, outcome and who waits where the ending could not be shown;
+        `on_shown` is called once nothing is left to be shown.
         """
         self._given_outbox = outbox
         self._on_owed = on_owed
@@ -176,25 +197,21 @@ class DiscordAnswer:
             file_note=render(phrase("answer.in_file"), self._locale),
             thought=ending.thought if self.shows_thoughts else "",
         )
+        waiter = self._waiter_of(ending)
         if result.outcome not in UNSHOWN or self._channel is None:
             await self._note_shown(ending.answer_id)
         else:
-            self._on_owed(self._channel.id, ending.answer_id, result.outcome)
-        if result.outcome is Outcome.SHOWN and result.parts:
-            await self._notify(ending.waiter_id, result.parts[0])
+            self._on_owed(self._channel.id, ending.answer_id, result.outcome, waiter)
+        shown = result.parts if result.outcome is Outcome.SHOWN else ()
+        if waiter is not None and shown and isinstance(self._outbox, DiscordOutbox):
+            await waiter.notify(self._outbox, shown[0], self._locale)
         if self._on_shown is not None:
             await self._on_shown()
 
-    async def _notify(self, user_id: int | None, discord_id: int) -> None:
-        """Notify whoever waited long for what a message shows: edits notify nobody."""
-        is_long = self._notify_at_s is not None and loop_seconds() > self._notify_at_s
-        if user_id is None or not is_long or not isinstance(self._outbox, DiscordOutbox):
-            return
-        try:
-            sentence = phrase("answer.notify", user=f"<@{user_id}>")
-            await self._outbox.notify(user_id, discord_id, render(sentence, self._locale))
-        except OutboxError as error:
-            _log.info("Answer %d: nobody was notified: %s", self._answer_id, error)
+    def _waiter_of(self, ending: Ending) -> Waiter | None:
+        if self._notify_at_s is None or ending.waiter_id is None:
+            return None
+        return Waiter(ending.waiter_id, self._notify_at_s, ending.state is MessageState.FAILED)
 
     def _open_outbox(self, answer_id: int) -> DiscordOutbox | InteractionOutbox:
         if self._given_outbox is not None:
@@ -273,5 +290,6 @@ def buttons_of(ending: Ending) -> Buttons:
     return Buttons.CONTINUE if ending.can_continue else Buttons.REGENERATE
 
 
+OnOwed = Callable[[int, int, Outcome, "Waiter | None"], None]
 MakeAnswer = Callable[[Channel, int | None], Awaitable[DiscordAnswer]]
 """Returns what shows an answer in a channel, as a reply to a message. Raises `StorageError`."""

@@ -27,6 +27,7 @@ from bot.delivery.outbox import Buttons, OutboxError, OutboxRetryError
 from bot.delivery.render import render as cut
 from bot.delivery.render import stretches
 from bot.language.phrases import phrase, render, unpacked
+from bot.on_discord.answers.discord_answer import Waiter
 from bot.on_discord.answers.outboxes import (
     DiscordOutbox,
     buttons_below,
@@ -62,6 +63,7 @@ class Debt:
     """The answers of one channel whose endings are owed. Times are the loop's."""
 
     answer_ids: set[int] = field(default_factory=set)
+    waiters: dict[int, Waiter] = field(default_factory=dict)
     due_s: float = 0.0
     not_before_s: float = 0.0
     num_failures: int = 0
@@ -95,10 +97,21 @@ class Endings:
         self._pause = Pause()
         self._tasks = Tasks()
 
-    def owe(self, channel_id: int, answer_id: int, outcome: Outcome | None = None) -> None:
-        """Note an ending that is to be shown: at once, or later after an outcome that is no better now."""
+    def owe(
+        self,
+        channel_id: int,
+        answer_id: int,
+        outcome: Outcome | None = None,
+        waiter: Waiter | None = None,
+    ) -> None:
+        """Note an ending that is to be shown: at once, or later after an outcome that is no better now.
+
+        waiter: is notified then.
+        """
         debt = self._debts.setdefault(channel_id, Debt())
         debt.answer_ids.add(answer_id)
+        if waiter is not None:
+            debt.waiters[answer_id] = waiter
         if outcome is None:
             debt.due_s = debt.not_before_s
         else:
@@ -225,7 +238,7 @@ class Endings:
     async def _take_lost(self, room: _Room) -> None:
         """Record the messages that were sent and whose record we did not live to make."""
         for one in room.answers:
-            whole = cut(one.answer.content, final=True)[:-1][: MAX_PARTS - 1]
+            whole = cut(one.answer.content, final=True)[:MAX_PARTS]
             lost = [
                 message.id
                 for message in room.seen.values()
@@ -251,22 +264,23 @@ class Endings:
     async def _show(self, room: _Room, one: InterruptedAnswer) -> Outcome:
         """Show the whole of an answer with its ending. Raises `StorageError`."""
         answer_id, note = one.answer.id, _note_of(one, room.config, room.locale)
+        outbox = DiscordOutbox(
+            room.channel,
+            answer_id=answer_id,
+            trigger_id=one.question_discord_id,
+            locale=room.locale,
+            as_embeds=room.config.uses_embeds,
+            hides_previews=room.config.hides_previews,
+            on_delete=self._columns.delete,
+        )
         delivery = Delivery(
-            DiscordOutbox(
-                room.channel,
-                answer_id=answer_id,
-                trigger_id=one.question_discord_id,
-                locale=room.locale,
-                as_embeds=room.config.uses_embeds,
-                hides_previews=room.config.hides_previews,
-                on_delete=self._columns.delete,
-            ),
+            outbox,
             answer_id=answer_id,
             on_part=functools.partial(self._attach, answer_id),
             on_gone=self._conversations.detach_part,
             existing_parts=one.part_ids,
             looks=room.looks(one),
-            can_move=not one.answer.content.strip(),
+            can_move=room.can_move(one),
             column=self._columns.of(room.channel.id),
             refusal=f"-# {render(phrase('answer.refused'), room.locale)}",
             closed_note=render(phrase("answer.closed"), room.locale),
@@ -279,6 +293,9 @@ class Endings:
         )
         if result.outcome not in UNSHOWN:
             await self._conversations.note_shown(answer_id)
+            waiter = self._debts[room.channel.id].waiters.pop(answer_id, None)
+            if waiter is not None and result.outcome is Outcome.SHOWN and result.parts:
+                await waiter.notify(outbox, result.parts[0], room.locale)
         return result.outcome
 
     async def _attach(self, answer_id: int, position: int, discord_id: int) -> None:
@@ -317,6 +334,15 @@ class _Room:
     def says_plainly(self, message: discord.Message, texts: Sequence[str]) -> bool:
         """Tell whether a message says one of `texts` and has no buttons, as full parts of answers do."""
         return not message.components and self.text_of(message) in texts
+
+    def can_move(self, one: InterruptedAnswer) -> bool:
+        """Tell whether the messages of an answer may come again below what those above it still need.
+
+        Not those that stood before the questions above were asked: they were made again where they stand.
+        """
+        above = (other.question_discord_id for other in self.answers if other.answer.id < one.answer.id)
+        newest = max((question_id or 0 for question_id in above), default=0)
+        return not one.answer.content.strip() or min(one.part_ids, default=0) > newest
 
     def looks(self, one: InterruptedAnswer) -> dict[int, Look]:
         """Return what the messages of an answer show, as far as it is known for sure."""

@@ -29,8 +29,8 @@ from bot.on_discord.answers.discord_answer import DiscordAnswer, MakeAnswer
 from bot.on_discord.answers.outboxes import TOKEN_LIFE_S, InteractionOutbox
 from bot.on_discord.asking.questions import Questions, referring
 from bot.on_discord.asking.threads import QuestionThreads
-from bot.on_discord.hearing.files import why_not_readable
-from bot.on_discord.hearing.message_text import parts_of, told
+from bot.on_discord.hearing.hearing import why_unreadable
+from bot.on_discord.hearing.message_text import told
 from bot.on_discord.interactions import (
     DISCORD_FAILURES,
     SILENT,
@@ -219,13 +219,9 @@ def ask_commands(asking: Asking) -> list[app_commands.Command[Any, ..., None] | 
     @_for_everybody
     async def ask_about(interaction: Interaction, message: discord.Message) -> None:
         async with reporting(interaction):
-            parts = parts_of(message, _bot_at(interaction))
-            attachments = [one for part in parts for one in part.attachments]
-            if not any(block.strip() for part in parts for block in part.blocks):
-                reasons = [why_not_readable(one) for one in attachments] or [phrase("ask.nothing_there")]
-                if all(reasons):
-                    await say(interaction, reasons[0] or "")
-                    return
+            if (reason := why_unreadable(message, _bot_at(interaction))) is not None:
+                await say(interaction, reason)
+                return
             await show_form(interaction, AboutForm(asking, message, str(interaction.locale)))
 
     return [ask, ask_about]

@@ -188,11 +188,12 @@ class MessageIntake:
             return
         newest = await self._newest_part(message)
         question = await self._questions.of(message, bot, newest, written)
+        typed = message.content
         await arrival.is_first.wait()
         while (edited := arrival.take_edit()) is not None:
             arrival.check()
             content = await self._questions.content_of(edited, bot)
-            question = dataclasses.replace(question, content=content)
+            question, typed = dataclasses.replace(question, content=content), edited.content
         if written is not message:
             asked_from = origin_of_message(written)
             question = dataclasses.replace(question, author_id=written.author.id, origin=asked_from)
@@ -202,7 +203,7 @@ class MessageIntake:
         )
         for one in [question] if is_said else await self._meant(message, question, bot):
             view = await self._make_answer(message.channel, one.discord_id)
-            said = message.content if one.discord_id == message.id else one.content
+            said = typed if one.discord_id == message.id else one.content
             settle = functools.partial(self._threads.settle, channel=message.channel, text=said)
             await self._chat.take(one, view, arrival, settle)
 

@@ -6,6 +6,7 @@ Where none can be opened the question is answered in the channel. Knows nothing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import re
@@ -33,6 +34,8 @@ MAX_TITLE_CHARS = 80
 MAX_REMEMBERED = 500
 """Threads that what their asker adds may join."""
 OPEN_TIMEOUT_S = 10.0
+KNOWN_TIMEOUT_S = 1.0
+"""For so long the event is waited for by which Discord tells of a new thread."""
 _EXISTS = 160004
 _TOKEN = re.compile(r"<(?:@[!&]?|#|a?:\w+:|/[^:>]+:|t:-?|id:)[^<>\s]{1,40}>|@(?:everyone|here)\b")
 _LINK = re.compile(r"\[([^\[\]]+)\]\([^()\s]*\)")
@@ -137,6 +140,11 @@ class QuestionThreads:
                 return None
             return found
         self._talk.begun(thread)
+        if thread.guild.get_thread(thread.id) is None:  # its name, and what is said in it, depend on that
+            with contextlib.suppress(TimeoutError):
+                await self._client.wait_for(
+                    "thread_create", check=lambda one: one.id == thread.id, timeout=KNOWN_TIMEOUT_S
+                )
         return thread
 
     async def question_deleted(self, guild_id: int | None, message_id: int) -> None:

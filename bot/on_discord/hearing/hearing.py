@@ -15,9 +15,9 @@ import discord
 from bot.conversation.mentions import Bot, label
 from bot.errors import AttachmentError
 from bot.language.phrases import phrase
-from bot.on_discord.hearing.files import Files, Fit, OpenedFile
+from bot.on_discord.hearing.files import Files, Fit, OpenedFile, why_not_readable
 from bot.on_discord.hearing.links import MAX_LINKS, MessageLink, Readers, channel_to_open, links_in
-from bot.on_discord.hearing.message_text import parts_of, text_of, told
+from bot.on_discord.hearing.message_text import UNSEEN, parts_of, text_of, told
 from bot.on_discord.interactions import DISCORD_FAILURES
 from storage.conversations import Quote
 
@@ -87,8 +87,9 @@ class Listener:
             opened = await self._files.open(part.attachments, self._fit)
             texts.append(part.told(one.block for one in opened))
             files += opened
-        has_words = any(block.strip() for part in parts for block in part.blocks)
-        return _told(told(texts), files, has_words=has_words)
+        blocks = [block for part in parts for block in part.blocks if block.strip()]
+        files += [OpenedFile(UNSEEN, note=phrase("files.image")) for block in blocks if block == UNSEEN]
+        return _told(told(texts), files, has_words=any(block != UNSEEN for block in blocks))
 
     async def read(self, attachments: Sequence[discord.Attachment]) -> Told:
         """Return what is in files. Raises `AttachmentError` if there are too many."""
@@ -175,6 +176,17 @@ def head_of(thread: discord.Thread) -> str:
     kind = "Forum post" if isinstance(thread.parent, discord.ForumChannel) else "Thread"
     tags = ", ".join(label(tag.name) for tag in thread.applied_tags)
     return f"{kind}: {label(thread.name, MAX_TITLE_CHARS)}" + (f" (tags: {tags})" if tags else "")
+
+
+def why_unreadable(message: discord.Message, bot: Bot) -> str | None:
+    """Return why there is surely nothing to read in a message, as far as that can be told without opening."""
+    parts = parts_of(message, bot)
+    blocks = [block for part in parts for block in part.blocks if block.strip()]
+    if any(block != UNSEEN for block in blocks):
+        return None
+    reasons: list[str | None] = [phrase("files.image") for _ in blocks]
+    reasons += [why_not_readable(one) for part in parts for one in part.attachments]
+    return (reasons or [phrase("ask.nothing_there")])[0] if all(reasons) else None
 
 
 def _told(text: str, files: Sequence[OpenedFile], *, has_words: bool) -> Told:

@@ -16,6 +16,8 @@ from bot.conversation.mentions import Bot, Names, label, readable
 from bot.on_discord.origins import names_of
 
 MAX_FILE_NAME_CHARS = 60
+UNSEEN = "Picture (you cannot see it)"
+"""What is told of a picture without a name and words."""
 _KINDS = {"image/": "Picture", "video/": "Video", "audio/": "Sound"}
 _PERCEIVED = {"Picture": "see", "Video": "see", "Sound": "hear", "Voice message": "hear"}
 _Type = discord.MessageType
@@ -111,7 +113,7 @@ def _holdings(holder: discord.Message | discord.MessageSnapshot, bot: Bot, names
         yield readable(text, bot, names)
     for embed in holder.embeds:
         if text := readable(_embed(embed), bot, names):
-            is_alone = not holder.content and len(holder.embeds) == 1
+            is_alone = text == UNSEEN or (not holder.content and len(holder.embeds) == 1)
             yield text if is_alone else f"Embed:\n{quoted(text)}"
     if holder.stickers:
         yield "\n".join(f"Sticker: {label(sticker.name)}" for sticker in holder.stickers)
@@ -135,7 +137,7 @@ def _embed(embed: discord.Embed) -> str:
         embed.footer.text,
     ]
     text = "\n".join(line for line in lines if line and line.strip())
-    return text or ("Picture (you cannot see it)" if embed.image or embed.thumbnail or embed.video else "")
+    return text or (UNSEEN if embed.image or embed.thumbnail or embed.video else "")
 
 
 def _poll(poll: discord.Poll) -> str:

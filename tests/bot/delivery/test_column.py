@@ -10,7 +10,7 @@ import pytest
 
 from bot.delivery.column import MAX_DELETED, MAX_EDITS, WINDOW_S, ChannelPace, Column, Columns
 from bot.delivery.delivery import Delivery, Outcome
-from bot.delivery.outbox import Buttons, OutboxRetryError
+from bot.delivery.outbox import Buttons, OutboxGoneError, OutboxRetryError
 from bot.delivery.render import render
 from tests.bot.delivery.delivery_stage import WORDS, in_virtual_time
 
@@ -64,17 +64,26 @@ class Wall:
     column: Column = field(default_factory=Column)
     messages: dict[int, tuple[int, str]] = field(default_factory=dict)
     is_away: bool = False
+    loses_answers: bool = False
+    """Of deletions that are carried out."""
+    records: dict[int, int] = field(default_factory=dict)
+    """The answer of each message as it is recorded."""
 
     def answer(self, answer_id: int, *existing: int, can_move: bool = True) -> Delivery:
         """Return an answer that is shown here, in messages that are there already or not."""
         self.messages |= dict.fromkeys(existing, (answer_id, "old"))
 
-        async def ignore(_position: int, _discord_id: int) -> None: ...
+        async def record(_position: int, discord_id: int) -> None:
+            self.records[discord_id] = answer_id
+
+        async def forget(discord_id: int) -> None:
+            self.records.pop(discord_id, None)
 
         return Delivery(
             WallOutbox(self, answer_id),
             answer_id=answer_id,
-            on_part=ignore,
+            on_part=record,
+            on_gone=forget,
             existing_parts=existing,
             column=self.column,
             can_move=can_move,
@@ -103,11 +112,15 @@ class WallOutbox:
 
     async def edit(self, discord_id: int, content: str, *, buttons: Buttons, attachment: str = "") -> None:
         await self._take()
+        if discord_id not in self.wall.messages:
+            raise OutboxGoneError
         self.wall.messages[discord_id] = self.answer_id, content
 
     async def delete(self, discord_id: int) -> None:
         await self._take()
-        del self.wall.messages[discord_id]
+        self.wall.messages.pop(discord_id)
+        if self.wall.loses_answers:
+            raise OutboxRetryError
 
     async def _take(self) -> None:
         await asyncio.sleep(0.05)
@@ -224,6 +237,46 @@ def test_an_answer_that_was_dropped_on_the_way_holds_up_nobody() -> None:
         return wall.answer_ids
 
     assert in_virtual_time(scene()) == [1, 1, 2]
+
+
+def test_a_message_that_is_taken_away_has_no_record_when_it_goes() -> None:
+    """Should the process die in between, what is missing is sent anew: nobody else deleted it."""
+
+    async def scene() -> None:
+        wall = Wall()
+        one = wall.answer(1)
+        one.update("Waiting: place 1")
+        await asyncio.sleep(1)
+        (discord_id,) = wall.messages
+        assert discord_id in wall.records
+        wall.is_away = True
+        with pytest.raises(OutboxRetryError):
+            await one.withdraw()
+        assert discord_id not in wall.records
+        wall.is_away = False
+        await one.finish("an answer")
+        assert wall.messages[discord_id] == (1, "an answer")
+        assert wall.records == {discord_id: 1}, "it is there after all"
+
+    in_virtual_time(scene())
+
+
+def test_a_message_that_went_unknown_to_us_comes_again() -> None:
+    """Discord deleted it, and what it answered was lost; that is no deletion by somebody else."""
+
+    async def scene() -> None:
+        wall = Wall(loses_answers=True)
+        one = wall.answer(1)
+        one.update("Waiting: place 1")
+        await asyncio.sleep(1)
+        with pytest.raises(OutboxRetryError):
+            await one.withdraw()
+        assert not wall.messages
+        assert (await one.finish("an answer")).outcome is Outcome.SHOWN
+        ((discord_id, said),) = wall.messages.items()
+        assert (said, wall.records) == ((1, "an answer"), {discord_id: 1})
+
+    in_virtual_time(scene())
 
 
 def test_messages_of_before_are_moved_only_where_nothing_is_lost_by_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -84,6 +85,16 @@ async def test_since_a_time_it_is_all_that_was_said_then(world: World) -> None:
     assert "m1x" not in told
     assert "m1x m2x m3x" in await catch_up(world, since="2 hours")
     assert "don't understand that time" in await catch_up(world, since="whenever")
+
+
+async def test_an_engine_may_say_each_time_anew_what_is_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = world.engine.info
+    anew = property(lambda _: dataclasses.replace(info), lambda *_: None)
+    monkeypatch.setattr(type(world.engine), "info", anew, raising=False)
+    await talk(world, 1)
+    assert "m1x" in await catch_up(world)
 
 
 async def test_where_nothing_was_said_that_is_told(world: World) -> None:

@@ -8,7 +8,8 @@ from datetime import timedelta
 import discord
 import pytest
 
-from storage.conversations import MessageState
+from storage import parts
+from storage.conversations import MessageState, Role
 from tests.bot.e2e.world import TOKEN_S, World, labels
 from tests.fakes import Script
 
@@ -77,6 +78,48 @@ async def test_an_ending_that_never_reached_discord_is_shown_at_the_next_start(w
     await world.restart()
     edits = [r for r in world.env.http_requests[num_requests:] if "/messages" in r.path]
     assert edits == [], "what is shown is not shown again"
+
+
+async def test_the_last_full_message_that_nobody_recorded_is_found_at_the_next_start(world: World) -> None:
+    """It has no buttons: they come with the note, in a message of its own, which was not sent any more."""
+    world.answers(*(f"{letter} " * 995 for letter in "abcdef"))
+    await ask(world)
+    await world.run(12)
+    *_, unrecorded, note = shown = world.replies(world.general)
+    assert len(shown) == 6
+    answer = (await world.stored(world.general))[1]
+    await world.client.close()
+    world.env.backend.delete_message(world.general.id, note.id)
+    for message in (unrecorded, note):
+        await world.conversations.detach_part(message.id)
+    async with world.database.transaction() as transaction:
+        await parts.note_unshown(transaction, answer.id, None)
+    await world.env.restart_bot(await world.new_client())
+    await world.run(1)
+    now = world.replies(world.general)
+    assert [m.content for m in now] == [m.content for m in shown]
+    assert await world.conversations.parts(answer.id) == [m.id for m in now]
+    assert labels(now[-1]) == ["Regenerate"]
+
+
+async def test_a_longer_answer_above_is_not_cut_by_the_one_below_after_a_restart(world: World) -> None:
+    """The process died before the place in the queue was taken away, where the rest had to stand."""
+    long, short = Script(("a" * 900 + " ", "b " * 900), TOKEN_S), Script(("short",))
+    world.engine.respond = lambda dialog: long if "long" in dialog[-1].content else short
+    for text, person in (("long", world.anna), ("two", world.bob)):
+        await person.send(world.general, f"{world.me} {text}")
+    await world.run(1)
+    world.env.inject_error("DELETE", "/channels/*/messages/*", status=500, times=None)
+    await world.run(4)
+    assert [m.content[0] for m in world.replies(world.general)] == ["a", "-"]
+    assert await states(world) == [MessageState.COMPLETE] * 4
+    world.env.backend.faults.clear()
+    await world.env.restart_bot(await world.new_client())
+    await world.run(1)
+    assert [m.content[0] for m in world.replies(world.general)] == ["a", "b", "s"]
+    stored = [m for m in await world.stored(world.general) if m.role is Role.ASSISTANT]
+    shown_by = [await world.conversations.parts(m.id) for m in stored]
+    assert [one for ids in shown_by for one in ids] == [m.id for m in world.replies(world.general)]
 
 
 async def test_the_engine_does_not_stand_idle_while_discord_refuses_edits(world: World) -> None:

@@ -228,13 +228,18 @@ async def test_a_reply_to_a_picture_is_told_what_is_true(open_eyed: World) -> No
 
 
 @pytest.mark.parametrize(
-    ("file", "sentence"), [(CAT, "I cannot see pictures"), (("empty.txt", b""), "nothing I can read")]
+    ("held", "sentence"),
+    [
+        ({"files": [CAT]}, "I cannot see pictures"),
+        ({"embeds": [{"type": "image", "image": {"url": "https://e.com/a.png"}}]}, "I cannot see pictures"),
+        ({"files": [("empty.txt", b"")]}, "nothing I can read"),
+    ],
 )
 async def test_a_mention_alone_in_a_reply_to_what_cannot_be_read_gets_a_sentence(
-    open_eyed: World, file: tuple[str, bytes], sentence: str
+    open_eyed: World, held: dict[str, Any], sentence: str
 ) -> None:
     world = open_eyed
-    said = await post(world, world.general, world.bob, files=[file])
+    said = await post(world, world.general, world.bob, **held)
     await post(world, world.general, world.anna, world.me, reply_to=said)
     await world.run(2)
     assert sentence in last(world, world.general)
@@ -338,6 +343,7 @@ async def test_ask_about_this_works_on_all_of_it(world: World, held: dict[str, A
 async def test_ask_about_this_says_what_is_true_of_what_cannot_be_read(world: World) -> None:
     for held, sentence in (
         ({"files": [CAT]}, "cannot see pictures"),
+        ({"embeds": [{"type": "image", "image": {"url": "https://e.com/a.png"}}]}, "cannot see pictures"),
         ({"attachments": [voice(world, world.general)]}, "cannot listen to voice messages"),
         ({"files": [("x.bin", bytes(range(256)) * 9)]}, "not a text that I can read"),
     ):

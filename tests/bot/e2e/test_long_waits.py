@@ -87,7 +87,24 @@ async def test_a_failure_is_worth_a_notice_too(world: World) -> None:
     world.answers("one ", "two", fails_after=1)
     await world.anna.send(world.general, f"{world.me} hi")
     await world.run(3)
-    assert len(notices(world)) == 1
+    (notice,) = notices(world)
+    assert notice.content == f"{world.anna.mention} I could not answer your question."
+
+
+async def test_who_asked_is_notified_also_where_the_end_comes_late(world: World) -> None:
+    await after(world, 5)
+    world.answers("one ", "two")
+    await world.anna.send(world.general, f"{world.me} hi")
+    await world.run(1)
+    world.env.inject_error("PATCH", "/channels/*/messages/*", status=403, code=50013, times=None)
+    for _ in range(5):
+        await world.env.advance_time(TOKEN_S)
+    assert notices(world) == []
+    world.env.backend.faults.clear()
+    world.client.dispatch("thread_join", None)
+    for _ in range(5):
+        await world.env.advance_time(TOKEN_S)
+    assert [[user.id for user in one.mentions] for one in notices(world)] == [[world.anna.id]]
 
 
 async def test_whoever_asks_for_another_answer_is_the_one_who_waits(world: World) -> None:

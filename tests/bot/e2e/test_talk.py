@@ -70,6 +70,17 @@ async def test_a_question_comes_with_what_was_said_before_it(world: World) -> No
     )
 
 
+async def test_what_a_question_quotes_is_not_overheard_as_well(world: World) -> None:
+    await world.mod.send(world.general, "Good morning.")
+    said = await world.bob.send(world.general, "Tea is best.", attachments=[("why.txt", b"It is warm.")])
+    await world.anna.send(world.general, f"{world.me} Is it?", reply_to=said)
+    await world.run(2)
+    told = world.engine.dialogs[-1][-1].content
+    assert told.count("Tea is best.") == 1
+    assert "> Max: Good morning." in told
+    assert told.endswith("> Tea is best.\n> \n> File why.txt:\n> It is warm.\n\nIs it?")
+
+
 async def test_it_is_off_unless_a_server_wants_it_and_the_operator_lets_us_see(tmp_path: Path) -> None:
     for number, (sees_all, is_on) in enumerate([(True, False), (False, True)]):
         path = tmp_path / f"{number}.sqlite3"

@@ -258,9 +258,11 @@ class World:
                 assert not message["allowed_mentions"].get("replied_user"), request.path
                 assert not message["allowed_mentions"].get("roles"), request.path
                 pinged = message["allowed_mentions"].get("users", [])
-                assert pinged == [] or message["content"] == render(
-                    phrase("answer.notify", user=f"<@{pinged[0]}>"), "en"
-                ), request.path
+                notices = [
+                    render(phrase(key, user=f"<@{pinged[0] if pinged else 0}>"), "en")
+                    for key in ("answer.notify", "answer.notify_failed")
+                ]
+                assert pinged == [] or message["content"] in notices, request.path
 
 
 def said(result: simcord.InteractionResult) -> str:

@@ -212,7 +212,7 @@ async def test_every_scene_of_the_documentation_is_played_by_the_real_bot(
     assert client.is_closed()
     assert {file.stem for file in (tmp_path / "pictures").glob("*.png")} == set(SCENES)
     with Image.open(tmp_path / "pictures" / "llamacord.gif") as film:
-        assert getattr(film, "n_frames") > 20  # noqa: B009 - Pillow's types do not know it
+        assert getattr(film, "n_frames") > 5  # noqa: B009 - Pillow's types do not know it
     assert (tmp_path / "pictures" / "llamacord.gif").stat().st_size < 2_000_000
     for file in (tmp_path / "pictures").glob("*.png"):
         head = file.read_bytes()[:24]

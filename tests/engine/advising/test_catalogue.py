@@ -9,8 +9,10 @@ import pytest
 
 from engine.__main__ import main
 from engine.advising.advice import Fit
-from engine.advising.catalogue import ENTRIES, Entry, on_this_machine, pick
+from engine.advising.catalogue import ENTRIES, Entry, held_by_q4_k_m, on_this_machine, pick
 from engine.commands import models
+from engine.describing.architecture import Precision
+from engine.describing.footprint import disk_bytes
 from engine.hub.address import HubAddress
 from engine.machine.cuda_device import CudaDevice
 from engine.machine.machine import Processor, Resources
@@ -45,6 +47,12 @@ def test_shapes_are_those_of_the_models(entry: Entry) -> None:
     assert entry.shape.num_parameters / 1e9 == pytest.approx(PUBLISHED[entry.name], rel=0.006)
 
 
+def test_sizes_are_those_of_a_conversion_to_the_byte() -> None:
+    # A file in the shape of Llama 3.2 3B with the types that llama.cpp gives a Q4_K_M file became this large.
+    shape = next(entry.shape for entry in ENTRIES if entry.name == "Llama 3.2 3B")
+    assert disk_bytes(shape, Precision.INT4, held_by_q4_k_m(shape)) == 2_948_444_160
+
+
 def test_each_entry_can_be_pulled_as_it_is_written() -> None:
     assert len({entry.address for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
@@ -57,9 +65,9 @@ def test_each_entry_can_be_pulled_as_it_is_written() -> None:
         (1, 20e9, None),
         (2, 40e9, "Qwen2.5 0.5B"),
         (4, 40e9, "Llama 3.2 1B"),
-        (5, 40e9, "Llama 3.2 3B"),
+        (6, 40e9, "Llama 3.2 3B"),
         (8, 40e9, "Gemma 3 4B"),
-        (10, 40e9, "Llama 3.1 8B"),
+        (12, 40e9, "Llama 3.1 8B"),
         (16, 10e9, "Llama 3.2 1B"),
         (16, 40e9, "Llama 3.1 8B"),
         (16, 60e9, "Mistral Nemo 12B"),
@@ -106,7 +114,7 @@ def test_the_command_names_the_line_to_write(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(models, "resources", lambda: machine(5))
+    monkeypatch.setattr(models, "resources", lambda: machine(6))
     monkeypatch.setattr(models, "memory_bandwidth", lambda _threads: 40e9)
     monkeypatch.setattr(models, "_device", lambda: None)
     assert main(["models"]) == 0

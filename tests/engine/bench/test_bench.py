@@ -26,7 +26,7 @@ from engine.bench.figures import (
 )
 from engine.bench.random_model import write_random_model
 from engine.bench.report import GOALS, Run, as_json, columns, draw, rows, sentences, verdicts
-from engine.bench.stages import copy_bandwidth
+from engine.bench.stages import copy_bandwidth, run_loop
 from engine.describing.architecture import LLAMA_2_SIZES, DecoderConfig, Precision
 from engine.engine import Engine, EngineOptions
 from engine.errors import ModelResourceError
@@ -136,6 +136,12 @@ def test_known_shapes_have_the_parameters_they_are_called_by() -> None:
         "qwen2.5-0.5b": pytest.approx(0.494, rel=0.001),
         "gemma-3-270m": pytest.approx(0.268, rel=0.001),
     }
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma-3-270m"])
+def test_the_published_loop_is_no_peer_of_other_families(name: str) -> None:
+    with pytest.raises(ModelResourceError, match="models of Llama 2's kind alone"):
+        run_loop(Plan("nowhere"), SHAPES[name])
 
 
 def test_the_command_measures_a_model_and_a_peer_and_writes_both(

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from engine.describing.architecture import Precision
+from engine.describing.footprint import disk_bytes
+from engine.describing.manifest import WEIGHTS_FILE
+from engine.describing.stored import ALIGNMENT
 from tests.engine.family_sources import (
     MOST_APART,
     divergence,
@@ -52,3 +55,6 @@ def test_eight_bits_stay_close_and_halves_and_four_bits_run(name: str, tmp_path:
     for precision, limit in most.items():
         said = model(folder_source(name), tmp_path / precision, precision).score(0, ids, 0)
         assert 0 < np.mean(divergence(expected, said)) < limit, precision
+        on_disk = (tmp_path / precision / WEIGHTS_FILE).stat().st_size
+        foretold = disk_bytes(folder_source(name).config, precision)
+        assert on_disk == pytest.approx(foretold, abs=ALIGNMENT), precision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from engine.convert.converter import convert
 from engine.convert.gguf_source import GGUFSource
+from engine.convert.quantize import quantize
+from engine.convert.source import MappedSource
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.manifest import load_manifest
@@ -176,6 +179,10 @@ SPOILS: dict[str, tuple[Callable[[TinyGGUF], object], str]] = {
     "half of the biases": (add_tensor("blk.0.attn_q.bias", 64), "has no tensor blk.0.attn_k.bias"),
     "rope factors": (add_tensor("rope_freqs.weight", 7), "rope factors are no 8 numbers above 0"),
     "experts": (add_tensor("blk.0.ffn_gate_inp.weight", 8, 64), "ffn_gate_inp.weight, which is not supp"),
+    "long rope without factors": (
+        set_field("llama.rope.scaling.type", "longrope"),
+        "of the kind 'longrope', not supported",
+    ),
     "rope scaling": (set_field("llama.rope.scaling.type", "su"), "of the kind 'su', not supported"),
     "a negative rope factor": (set_field("llama.rope.scaling.factor", -2.0), "rope factor .* above 0"),
     "partial rope": (set_field("llama.rope.dimension_count", 8), "rotates only a part of each head"),
@@ -263,3 +270,30 @@ def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
         GGUFSource(tmp_path / "nowhere.gguf")
     with pytest.raises(ModelFormatError, match=r"cannot be read: Is a directory\.$"):
         GGUFSource(tmp_path)
+
+
+def test_rounding_a_matrix_never_holds_all_of_it_as_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.convert.gguf_source.exact_blocks", lambda _kind, _rows: None)
+    model = TinyGGUF(tiny_config(vocab_size=40_000), QuantType.Q8_0)
+    source = GGUFSource(model.save(tmp_path / "model.gguf"))
+    expected = quantize(source.tensor("embed"), 8)
+    tracemalloc.start()
+    try:
+        blocks = source.blocks("embed")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert blocks is not None
+    np.testing.assert_array_equal(blocks.values, expected.values)
+    np.testing.assert_array_equal(blocks.scales, expected.scales)
+    assert peak < 3 * source.tensor("embed").size  # bytes a weight; as float32 it would be four
+
+
+def test_what_was_read_is_let_go_and_can_be_read_again(tmp_path: Path) -> None:
+    source = GGUFSource(TinyGGUF().save(tmp_path / "model.gguf"))
+    before = source.tensor("layers.1.q")
+    assert isinstance(source, MappedSource)
+    source.let_go()
+    np.testing.assert_array_equal(source.tensor("layers.1.q"), before)

@@ -165,9 +165,24 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     "rope that is no object": (set_key("rope_parameters", "linear"), "rope settings are damaged"),
     "a rope factor of 0": (rope(rope_type="linear", factor=0.0), "rope factor"),
     "a rope factor of text": (rope(rope_type="linear", factor="2"), "factor must be a number, not '2'"),
-    "an odd part of each head": (
-        set_key("partial_rotary_factor", 0.5),
-        "8 rotated values of 16 are not",
+    "partial rope": (set_key("partial_rotary_factor", 0.5), "only a part of each head"),
+    "a part that is no number": (set_key("partial_rotary_factor", float("nan")), "must be a number, not nan"),
+    "an endless context": (
+        rope(rope_type="yarn", factor=1e308, original_max_position_embeddings=8192),
+        "description is damaged",
+    ),
+    "a ramp from below 0": (
+        rope(rope_type="yarn", factor=2.0, beta_fast=-1),
+        "description is damaged",
+    ),
+    "an activation that is a list": (set_key("hidden_act", ["silu"]), "description is damaged"),
+    "kinds that are no text": (
+        lambda model: model.config.update(model_type="ministral", sliding_window=8, layer_types=[{}] * 3),
+        "description is damaged",
+    ),
+    "a soft cap in words": (
+        lambda model: model.config.update(model_type="gemma2", attn_logit_softcapping="much"),
+        "description is damaged",
     ),
     "no hidden size": (lambda model: model.config.pop("hidden_size"), "hidden_size must be a whole number"),
     "layers in words": (set_key("num_hidden_layers", "many"), "num_hidden_layers must be a whole number"),

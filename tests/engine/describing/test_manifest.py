@@ -222,6 +222,7 @@ BAD_VALUES: dict[str, tuple[str, str, object]] = {
     "a template that is no text": ("chat", "template", ["{{ 1 }}"]),
     "no number": ("decoder", "rms_norm_eps", float("nan")),
     "a window below 0": ("decoder", "layers", [{"window": -1}] * 3),
+    "a window beyond all numbers": ("decoder", "layers", [{"window": 2**31}] * 3),
     "a layer that is a number": ("decoder", "layers", [1, 2, 3]),
     "norms that nobody knows": ("decoder", "norms", "everywhere"),
     "rotation by nothing": ("decoder", "rope_scaling", {"divisors": [0.0] * 8}),

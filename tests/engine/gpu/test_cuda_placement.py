@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from engine.convert.converter import convert
+from engine.convert.converter import convert, open_source
 from engine.describing.architecture import Precision
 from tests.cuda_stubs.build import STATE, build, environment, missing_tools
 from tests.engine.paged_cpu import GPU_SIZED
+from tests.engine.tiny_families import TinyFamily
 from tests.engine.tiny_model import TinySource
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools() or "the stubs can be built")
@@ -71,6 +72,46 @@ def test_every_node_is_placed_on_the_gpu(stubs: Path, folders: Path, precision: 
     assert not any(kind.startswith("Memcpy") for kind in kinds)
     assert kinds["Cast"] < 10, "those of logits and sampler: weights are cast once, when they are loaded"
     assert kinds.get("MatMulNBits", 0) == (0 if precision is Precision.FP16 else 4 * 2 + 1)
+
+
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama-biases", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("gemma-2", {}),
+        ("gemma-3", {}),
+        ("phi-3", {"rope_scaling": None}),
+        ("smollm3", {"no_rope_layers": [1, 0]}),
+        ("olmo-2", {}),
+        ("granite", {}),
+    ],
+)
+def test_every_node_of_every_family_is_placed_on_the_gpu(
+    stubs: Path, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    family = TinyFamily(name)
+    family.config |= SIZES | changes
+    convert(open_source(family.save(tmp_path / "source")), tmp_path / "model", Precision.INT8)
+    found = probe(stubs, "placement", tmp_path / "model")
+    assert list(found["placed"]) == ["CUDAExecutionProvider"]
+    kinds = found["placed"]["CUDAExecutionProvider"]
+    assert kinds["PagedAttention"] == 2
+    assert not any(kind.startswith("Memcpy") for kind in kinds)
+    if name in ("gemma-2", "gemma-3", "smollm3", "olmo-2"):  # operators that no other test has run
+        ran = probe(stubs, "run", tmp_path / "model")
+        assert (ran["rows"], ran["captured"], ran["captured_later"]) == ([1, 7, 6, 6], 6, 0)
 
 
 @pytest.mark.parametrize("precision", ON_GPU)

@@ -12,9 +12,11 @@ import pytest
 from engine.convert.converter import convert
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
+from engine.describing.layers import Rotation
 from engine.describing.manifest import WEIGHTS_FILE, load_manifest
 from engine.describing.stored import BlockTensor, StoredTensor
 from engine.graphs.decoder import paged_graph, slot_graph
+from engine.graphs.rotary import rotary_tables
 from tests.engine.reference_llama import reference_logits
 from tests.engine.tiny_model import TinySource, make_tiny_model, tiny_config
 
@@ -78,6 +80,14 @@ def test_every_graph_takes_all_that_is_stored(tmp_path: Path, precision: Precisi
             if entry.key == "offset"
         }
         assert taken == stored
+
+
+def test_tables_for_a_million_tokens_are_made_in_pieces() -> None:
+    cos, sin = rotary_tables(tiny_config(), Rotation.MAIN, A_MILLION, A_MILLION + 1)
+    assert cos.shape == sin.shape == (A_MILLION + 1, 8)
+    angles = np.arange(A_MILLION + 1)[-3:, None] * 10000.0 ** -(np.arange(8) / 8)
+    np.testing.assert_allclose(cos[-3:], np.cos(angles), atol=1e-7)
+    np.testing.assert_allclose(sin[-3:], np.sin(angles), atol=1e-7)
 
 
 def test_rotary_tables_are_as_long_as_what_runs_needs_whatever_the_context(tmp_path: Path) -> None:

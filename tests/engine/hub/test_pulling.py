@@ -297,6 +297,13 @@ def test_an_adapter_beside_a_model_is_refused_before_the_download(puller: Puller
     assert only_a_look(puller.server)
 
 
+def test_a_template_that_cannot_be_used_is_refused_before_the_download(puller: Puller) -> None:
+    puller.server.repositories[FOLDER]["chat_template.jinja"] = b"{{ messages[0].content }}"
+    told = puller.refusal(f"hf:{FOLDER}", ModelFormatError)
+    assert told.startswith(f"{FOLDER} cannot run here: The model's chat template")
+    assert only_a_look(puller.server)
+
+
 def test_a_base_model_is_no_bot(puller: Puller) -> None:
     del puller.server.repositories[FOLDER]["chat_template.jinja"]
     assert "is a base model" in puller.refusal(f"hf:{FOLDER}", ModelFormatError)
