@@ -53,7 +53,7 @@ def questions() -> list[Question]:
 
 
 async def share_answered(engine: TextEngine, values: Mapping[str, float], system: str) -> dict[str, int]:
-    """Return with how many of the seeds each question was answered, where the model is told `system` first."""
+    """Return with how many seeds each question was answered, where the model is told `system` first."""
     params = dataclasses.replace(SamplingParams(max_new_tokens=_MAX_NEW_TOKENS), **values)  # type: ignore[arg-type]
     before = [ChatMessage("system", system)] if system else []
     found = {}
