@@ -6,6 +6,7 @@ not, whatever the architecture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from engine.errors import ModelFormatError
 ROPE_FREQS = "rope_freqs.weight"
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 ROPE_TENSORS = frozenset({ROPE_FREQS, ROPE_LONG, ROPE_SHORT})
+_LARGEST = 1e12
+"""Of bases and factors: real ones are below a thousand millions."""
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -127,7 +130,7 @@ class GGUFConfigReader:
             vocab_size=vocab_size,
             context_length=context,
             rope_theta=theta,
-            rms_norm_eps=float(np.float32(self._value("attention.layer_norm_rms_epsilon"))),
+            rms_norm_eps=self._epsilon(),
             tied_embeddings="output.weight" not in self._tensors,
             rope_factor=self._factor() if self._kind() == "linear" else 1.0,
             rope_size=size if size != head_dim else 0,
@@ -142,6 +145,10 @@ class GGUFConfigReader:
             mlp_bias=self._has("ffn_down.bias"),
             **self._factors(hidden, heads),
         )
+
+    def _epsilon(self) -> float:
+        with np.errstate(over="ignore"):  # what is endless is refused
+            return float(np.float32(self._value("attention.layer_norm_rms_epsilon")))
 
     def _factors(self, hidden: int, heads: int) -> dict[str, float]:
         """Return what is multiplied and bent, by the names of `DecoderConfig`."""
@@ -159,7 +166,7 @@ class GGUFConfigReader:
                 "residual_scale": self._number("residual_scale", 0.0) or 1.0,
                 "logit_scale": 1.0 / (self._number("logit_scale", 0.0) or 1.0),
             }
-        said["embedding_scale"] = float(np.sqrt(np.float32(hidden)))
+        said["embedding_scale"] = math.sqrt(hidden)
         if own.wide_layers == self._size("block_count"):
             said["attention_scale"] = (hidden / heads) ** -0.5
         return said
@@ -212,7 +219,7 @@ class GGUFConfigReader:
             whole = self._number("rope.scaling.yarn_log_multiplier", 0.0)
             if whole:
                 magnitude /= rope_scaling.yarn_magnitude(factor, whole)
-            if not factor > 0 or not theta > 1:
+            if not 0 < factor < _LARGEST or not 1 < theta < _LARGEST:
                 raise ModelFormatError("The model's rope scaling must be of numbers above 0.")
             scaling = rope_scaling.yarn(
                 size,

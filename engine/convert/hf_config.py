@@ -40,7 +40,7 @@ class Described:
 
 def text_part(config: Json) -> tuple[Json, bool]:
     """Return what describes the decoder, and whether that is a part of a larger model."""
-    if config.get("model_type") not in _NESTED or not isinstance(config.get("text_config"), dict):
+    if str(config.get("model_type")) not in _NESTED or not isinstance(config.get("text_config"), dict):
         return config, False
     text = {"model_type": f"{config['model_type']}_text", **config["text_config"]}
     for key in ("bos_token_id", "eos_token_id"):

@@ -8,6 +8,9 @@ from engine.convert.keys import Json, number_of, size_of
 from engine.describing.layers import RopeScaling
 from engine.errors import ModelFormatError
 
+_LARGEST = 1e12
+"""Of bases and factors: real ones are below a thousand millions."""
+
 
 class RopeReader:
     """The rotations, and how long sequences may become, from old and new keys."""
@@ -62,10 +65,12 @@ class RopeReader:
             self.context_length = int(original * factor)
             return RopeScaling(ntk_factor=factor, original_context=original)
         original = self._original()
+        if not 1 < theta < _LARGEST:
+            raise ModelFormatError("The model's rope scaling must be of numbers above 0.")
         if kind == "llama3":
             low, high = number_of(values, "low_freq_factor"), number_of(values, "high_freq_factor")
             factor = number_of(values, "factor")
-            if not factor > 0 or high == low:
+            if not 0 < factor < _LARGEST or high == low:
                 raise ModelFormatError("The model's rope scaling must be of numbers above 0.")
             return rope_scaling.llama3(
                 size, theta, factor=factor, low=low, high=high, original_context=original
@@ -82,7 +87,7 @@ class RopeReader:
 
     def _yarn(self, factor: float, original: int) -> RopeScaling:
         values = self.values
-        if not factor > 0 or not self.theta > 1:
+        if not 0 < factor < _LARGEST:
             raise ModelFormatError("The model's rope scaling must be of numbers above 0.")
         magnitude = rope_scaling.yarn_magnitude(factor)
         whole, part = (values.get(key) for key in ("mscale_all_dim", "mscale"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from gguf import GGUFReader
 
 from engine.convert.converter import open_source
+from engine.convert.gguf_config import GGUFConfigReader
 from engine.convert.rope_scaling import yarn, yarn_magnitude
 from engine.convert.source import ModelSource, TensorCatalogue
 from engine.describing.architecture import DecoderConfig, Precision, source_shapes
 from engine.describing.layers import Activation, Rotation
+from engine.errors import ModelFormatError
 from tests.engine.family_sources import (
     MOST_APART,
     divergence,
@@ -118,6 +121,32 @@ def test_eight_bits_stay_close(name: str, tmp_path: Path) -> None:
     ids, expected = recorded_ids(name)[:NUM_PROMPT], exact_of_gguf(name)[:NUM_PROMPT]
     said = model(gguf_source(name), tmp_path / "model", Precision.INT8).score(0, ids, 0)
     assert 0 < np.mean(divergence(expected, said)) < 0.02
+
+
+ODD: tuple[Any, ...] = (
+    *(True, False, -1, 0, 1, 3.7, 1e308, float("nan"), float("inf"), 10**30),
+    *("x", "", [], [1], [True, False, True], ["x"]),
+)
+"""What a field of a damaged file may hold."""
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "llama-yarn", "gemma-2", "gemma-3", "phi-4-mini", "olmo-3"])
+def test_no_odd_field_is_more_than_a_sentence(name: str) -> None:
+    fields, tensors = recorded_files()[name]["fields"], gguf_tensors(name, folder_source(name))
+    num_refused = 0
+    for key in fields:
+        for odd in ODD:
+            changed = {**fields, key: odd}
+
+            def field(wanted: str, default: Any = None, held: dict[str, Any] = changed) -> Any:
+                return held.get(wanted, default)
+
+            # What is no `ModelFormatError` of these a source makes a sentence of.
+            with contextlib.suppress(ModelFormatError, ArithmeticError, LookupError, TypeError, ValueError):
+                GGUFConfigReader(field, tensors, 384, tensors.__getitem__)
+                continue
+            num_refused += 1
+    assert num_refused > 50
 
 
 def fused(name: str, source: ModelSource, path: Path) -> Path:

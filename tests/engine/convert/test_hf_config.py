@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from engine.describing.architecture import DecoderConfig
 from engine.describing.layers import Layer, Rotation
 from engine.errors import ModelFormatError
 from tests.engine.family_sources import folder_source
-from tests.engine.tiny_families import TinyFamily
+from tests.engine.tiny_families import CASES, TinyFamily
 
 GEMMA_3_4B: dict[str, Any] = {
     "architectures": ["Gemma3ForConditionalGeneration"],
@@ -115,6 +119,38 @@ def test_qwens_windows_are_off_unless_they_are_on() -> None:
     qwen = MISTRAL | {"model_type": "qwen2", "sliding_window": 4096, "max_window_layers": 1}
     assert described(qwen).layers == ()
     assert described(qwen | {"use_sliding_window": True}).layers == (Layer(), Layer(window=4096))
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, -1, 0, 1, 3.7, 1e308, float("nan"), float("inf"), 10**30),
+    *("x", "", [], [1], [None], {}, {"a": 1}, [[]], ["full_attention"]),
+)
+ADDED = ("rope_scaling", "rope_parameters", "layer_types", "sliding_window", "no_rope_layers")
+
+
+def places(config: dict[str, Any], inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Give the way to each value of a configuration."""
+    for key, value in config.items():
+        yield (*inside, key)
+        if isinstance(value, dict):
+            yield from places(value, (*inside, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-yarn", "gemma-2", "gemma-3-linear", "phi-4-mini", "smollm3", "granite", "olmo-3"]
+)
+def test_no_odd_value_is_more_than_a_sentence(name: str) -> None:
+    num_refused = 0
+    for place in (*places(CASES[name]), *((key,) for key in ADDED)):
+        for odd in ODD:
+            config = copy.deepcopy(CASES[name])
+            inner = functools.reduce(lambda part, key: part[key], place[:-1], config)
+            inner[place[-1]] = odd
+            with contextlib.suppress(ModelFormatError):
+                described(config)
+                continue
+            num_refused += 1
+    assert num_refused > 100
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}

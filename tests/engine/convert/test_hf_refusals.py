@@ -169,7 +169,7 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     "a part that is no number": (set_key("partial_rotary_factor", float("nan")), "must be a number, not nan"),
     "an endless context": (
         rope(rope_type="yarn", factor=1e308, original_max_position_embeddings=8192),
-        "description is damaged",
+        "rope scaling must be of numbers above 0",
     ),
     "a ramp from below 0": (
         rope(rope_type="yarn", factor=2.0, beta_fast=-1),
