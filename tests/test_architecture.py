@@ -329,3 +329,20 @@ def test_only_known_warnings_of_libraries_are_let_through_and_none_of_our_own() 
 
 def _warn(words: str, module: str) -> None:
     warnings.warn_explicit(words, DeprecationWarning, f"{module}.py", 1, module=module)
+
+
+def test_every_file_beside_the_code_is_shipped() -> None:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = {
+        path
+        for package, patterns in described["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    beside = {
+        path
+        for package in ("bot", "engine", "storage")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert beside <= shipped
