@@ -257,11 +257,11 @@ async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:
     async with local_discord(*channel_ids) as discord, on_discord(discord, tmp_path, speed=SPEED) as bot:
         await ready(bot)
 
-        async def ask_and_stop(channel_id: int) -> None:
+        async def ask_and_stop(channel_id: int, longest_s: float) -> None:
             num_before = len(discord.ours(channel_id))
             discord.ask("15 words", channel_id, 100 + len(discord.messages))
             await discord.until_true(lambda: len(discord.ours(channel_id)) > num_before)
-            await pause(random.uniform(0.5, 2.5))
+            await pause(random.uniform(0.0, longest_s))
             acted = discord.interactions[discord.command("stop", channel_id)]
             await discord.until_true(lambda: bool(acted.told))
             is_said = acted.told == ["Stopped."]
@@ -270,7 +270,9 @@ async def test_what_stop_says_is_what_is_stored(tmp_path: Path) -> None:
             assert newest(tmp_path, channel_id)["state"] == ("stopped" if is_said else "complete")
             truths[is_said] += 1
 
-        for _ in range(4):
-            await asyncio.gather(*map(ask_and_stop, channel_ids))
+        for longest_s in (2.5, 2.5, 2.5, 5.0, 10.0, 20.0):  # the busier the machine, the later an answer ends
+            await asyncio.gather(*(ask_and_stop(one, longest_s) for one in channel_ids))
+            if len(truths) == 2 and truths.total() >= 4 * len(channel_ids):
+                break
     assert len(truths) == 2, "some came before the end, some after it"
     assert discord.unknown == []
