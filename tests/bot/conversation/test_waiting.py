@@ -234,7 +234,7 @@ async def test_how_many_are_still_to_be_shown_is_bounded(setup: Setup) -> None:
     for number in range(1, 9):
         await setup.ask(f"{number}", user_id=number + 1)
     await until(lambda: setup.chat.num_unshown == 9)
-    with pytest.raises(Exception, match="8 questions are waiting"):
+    with pytest.raises(Exception, match="8 questions are already waiting"):
         await setup.ask("one too many", user_id=50)
     view.may_finish.set()
 

@@ -128,6 +128,8 @@ WORDS = (
     "pypi",
     "key",
 )
+DICTIONARY = Path("/usr/share/dict/words")
+"""100,000 English words where a dictionary is installed, as Debian's wamerican."""
 SAMPLES = (
     "https://example.com/blog/task-management-software-for-teams",
     "pip install flask-marshmallow-sqlalchemy",
@@ -157,6 +159,10 @@ def harmless() -> Iterator[str]:
     prose = " ".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("bot/**/*.py"))).replace(
         "@", " "
     )
+    if DICTIONARY.exists():
+        english = DICTIONARY.read_text(encoding="utf-8").split()
+        yield " ".join(english)
+        yield from ("-".join(english[at : at + 6]) for at in range(0, len(english), 6))
     words = sorted({*WORDS, *(word.strip("`.,:;()'\"*") for word in prose.split())})
     chance = random.Random(7)
     for separator in "-_./":
