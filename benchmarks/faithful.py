@@ -1,15 +1,22 @@
 """How faithful is the engine to the model it was given?
 
     python -m benchmarks.faithful
+    python -m benchmarks.faithful --file Qwen2.5-0.5B-Instruct-Q4_K_M.gguf
 
 Over a fixed text: the float32 model against logits that transformers recorded (`record_reference.py`), the
 other precisions against the float32 one, and llama.cpp on the same file against the float32 one, where it is
 installed. KL is KL(fp32 || other) in nats a token.
+
+With `--file` that GGUF file is converted to each precision, into a folder that is removed afterwards, and
+held to llama.cpp on the same file: its tokens of the text, and KL(llama.cpp || ours). llama.cpp rounds what
+flows through the model to 8 bits, so that much stays between the two even where all weights are the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +25,19 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import cache_folder, default_model, print_table
+from engine.convert.converter import convert
 from engine.convert.default_model import DEFAULT_PRECISION, fetch_gguf
+from engine.convert.gguf_source import GGUFSource
 from engine.cpu.model import CpuModel, ModelOptions
 from engine.describing.architecture import Precision
 from engine.describing.manifest import load_manifest
+from engine.text.tokenizer import load_tokenizer
 
-REFERENCE_FILE = Path(__file__).parent.parent / "tests" / "data" / "smollm2_reference.npz"
+_DATA = Path(__file__).parent.parent / "tests" / "data"
+REFERENCE_FILE = _DATA / "smollm2_reference.npz"
+TEXT_FILE = _DATA / "faithful.txt"
 GOAL_KL, GOAL_TOP1, GOAL_LOGITS = 0.02, 0.97, 1e-3
+GOAL_FILE_KL = 0.01
 _CHUNK = 128
 Logits = npt.NDArray[np.float32]
 
@@ -96,8 +109,55 @@ def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return result
 
 
+def llama_cpp_ids(path: Path, text: str) -> list[int]:
+    """Return the ids that llama.cpp makes of `text`, begun as the file says."""
+    import llama_cpp
+
+    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    ids = [int(token) for token in peer.tokenize(text.encode(), add_bos=True, special=False)]
+    peer.close()
+    return ids
+
+
+def compare_file(path: Path) -> None:
+    """Hold each precision of a GGUF file to llama.cpp on the same file, and print the table."""
+    text = TEXT_FILE.read_text(encoding="utf-8")
+    ids = llama_cpp_ids(path, text)
+    theirs = llama_cpp_logits(path, ids)
+    if theirs is None:
+        raise SystemExit("llama-cpp-python is not installed.")
+    rows = []
+    for precision in Precision:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            convert(GGUFSource(path), folder, precision, lambda _share: None)
+            tokenizer = load_tokenizer(folder, load_manifest(folder).tokenizer)
+            own_ids = tokenizer.encode(text)
+            figures = agreement(theirs, engine_logits(folder, ids))
+        has_same_ids = own_ids == ids[len(ids) - len(own_ids) :]
+        rows.append(
+            [precision, "equal" if has_same_ids else "DIFFERENT", f"{figures.kl:.4f}", f"{figures.top1:.1%}"]
+        )
+    rows.append(["goal", "equal", f"{GOAL_FILE_KL}", ""])
+    columns = ["", "tokens", "mean KL", "same top-1"]
+    print_table(f"{path.name} against llama.cpp over {len(ids)} tokens", columns, rows)
+
+
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--file", type=Path, help="a GGUF file instead of the default model")
+    file = parser.parse_args().file
+    if file is None:
+        compare_default_model()
+    else:
+        compare_file(file)
+
+
+def compare_default_model() -> None:
+    """Hold the default model to transformers, and its precisions to each other, and print the table."""
     recorded = load_reference()
     ids = [int(token) for token in recorded["ids"]]
     fp32 = engine_logits(default_model(Precision.FP32), ids)

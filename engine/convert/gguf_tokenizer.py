@@ -18,6 +18,8 @@ Field = Callable[[str, Any], Any]
 """Returns a metadata field, or the default; without one (None) it raises `ModelFormatError`."""
 _CONTROL_TOKEN, _USER_DEFINED_TOKEN = 3, 4
 """GGUF's token types are SentencePiece's piece types: 1 normal, 2 unknown, 3 control, 4 added, 6 byte."""
+_SPACE = "▁"
+"""How SentencePiece writes a space."""
 
 # How words are split before their bytes are merged, as the models' own files have it. Each expression splits
 # what the ones before it left.
@@ -144,8 +146,11 @@ def _save_sentencepiece(
 ) -> None:
     """Write a SentencePiece BPE with byte fallback; `is_spaced`: whether it puts a space before a text."""
     model = sentencepiece_model.ModelProto()
+    written = set(pieces)
     for piece, kind, score in zip(pieces, types, scores, strict=True):
-        model.pieces.add(piece=piece, score=score, type=kind)
+        # Files have plain spaces in added pieces, such as Gemma's runs of them; SentencePiece seeks its mark.
+        marked = piece.replace(" ", _SPACE) if kind == _USER_DEFINED_TOKEN else piece
+        model.pieces.add(piece=piece if marked in written else marked, score=score, type=kind)
     model.trainer_spec.model_type = sentencepiece_model.TrainerSpec.BPE
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.vocab_size = len(pieces)

@@ -228,6 +228,32 @@ def test_line_breaks_that_are_tokens_stay_text_though_a_template_writes_them(
     assert trained.vocab_size() in load_tokenizer(tmp_path, spec).encode("a\n\nb")
 
 
+def test_runs_of_spaces_that_are_tokens_are_found_in_text(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained) | {"tokenizer.ggml.add_space_prefix": False}
+    fields["tokenizer.ggml.tokens"] += [" " * 5, " " * 8]
+    fields["tokenizer.ggml.scores"] += [-1000.0, -1000.0]
+    fields["tokenizer.ggml.token_type"] += [4, 4]
+    five, eight = trained.vocab_size(), trained.vocab_size() + 1
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.get, tmp_path))
+    text = "llama" + " " * 13 + "mat"
+    ids = tokenizer.encode(text)
+    assert ids == [*tokenizer.encode("llama"), eight, five, *tokenizer.encode("mat")]
+    assert b"".join(tokenizer.token_bytes[token] for token in ids).decode() == text
+
+
+def test_a_run_of_spaces_that_stands_twice_in_a_file_does_no_harm(
+    trained: sentencepiece.SentencePieceProcessor, tmp_path: Path
+) -> None:
+    fields = gguf_fields(trained)
+    fields["tokenizer.ggml.tokens"] += ["▁" * 5, " " * 5]
+    fields["tokenizer.ggml.scores"] += [-1000.0, -1000.0]
+    fields["tokenizer.ggml.token_type"] += [1, 4]
+    tokenizer = load_tokenizer(tmp_path, save_tokenizer(fields.get, tmp_path))
+    assert tokenizer.encode("llama") == trained.encode("llama")
+
+
 @pytest.mark.parametrize(("name", "strips"), [("Phi-3 mini", True), ("Tiny", False)])
 def test_phi_3s_tokens_swallow_white_space(
     trained: sentencepiece.SentencePieceProcessor, tmp_path: Path, name: str, strips: bool
