@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.playground.chromium import ChromiumError, Tab
-from bot.playground.film import Film
+from bot.playground.film import Film, save_picture
 from bot.tasks import Tasks
 
 _INPUT = "document.getElementById('channel-composer-input')"
@@ -193,7 +193,7 @@ class Page:
         for _ in range(2):  # the text may run differently in the new size
             await self.tab.resize(self._width, await self._needed_height(), scale=_SCALE)
             await self._until_settled()
-        await asyncio.to_thread(file.write_bytes, await self.tab.picture())
+        await asyncio.to_thread(save_picture, await self.tab.picture(), file)
         await self._show_only_conversation(False)
         await self.tab.resize(size[0], size[1], scale=size[2])
 
