@@ -326,6 +326,7 @@ async def test_who_opts_out_while_waiting_at_the_entrance_is_not_answered(setup:
 async def test_what_is_decided_while_a_question_waits_for_the_engine_counts(setup: Setup) -> None:
     setup.engine.scripts = [FOREVER, Script()]
     running = await setup.ask("hi")
+    await running.shown.wait()
     out = await setup.ask("one", channel_id=11, user_id=2)
     word = await setup.ask("my secret", channel_id=12, user_id=3)
     fine = await setup.ask("three", channel_id=13, user_id=4)

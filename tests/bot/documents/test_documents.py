@@ -119,8 +119,10 @@ def test_a_zip_bomb_is_read_no_further_than_its_bound() -> None:
 
 
 def test_a_document_that_keeps_its_reader_busy_is_given_up() -> None:
-    data = word(b'<w:p a="' + b"x" * 60_000_000 + b'"/>')  # looked at anew with every piece of it
-    assert read_document(data, FileKind.ZIP, max_seconds=1.0).problem is Problem.BROKEN
+    data = word(
+        b'<w:p a="' + b"x" * 60_000_000 + b'"/>'
+    )  # older parsers look at it anew with every piece of it
+    assert read_document(data, FileKind.ZIP, max_seconds=0.01).problem is Problem.BROKEN
 
 
 def test_a_pdf_whose_stream_is_a_bomb_is_no_text() -> None:
