@@ -96,8 +96,9 @@ class MessageIntake:
             await self._take_copy(message, bot)
             return
         incoming = incoming_of(message)
-        if is_for_us(incoming, bot) or is_from_a_person(incoming):
-            if not is_for_us(incoming, bot):
+        is_addressed = is_for_us(incoming, bot)
+        if is_addressed or is_from_a_person(incoming):
+            if not is_addressed:
                 self._questions.notice(message)
             await self._ask(message, message, bot, incoming)
 

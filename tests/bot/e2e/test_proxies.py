@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import discord
 import pytest
 import simcord
-from simcord.backend import serializers
 
 from bot.on_discord.asking.proxies import SEEN_S, WAIT_S
 from storage.conversations import Role
-from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, labels, open_world
+from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, applications_of_webhooks, labels, open_world
 from tests.fakes import Script
 
 PLURAL, OTHER = 466378653216014359, 77
@@ -21,18 +19,7 @@ PLURAL, OTHER = 466378653216014359, 77
 
 @pytest.fixture(autouse=True)
 def applications(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
-    """Return the applications of webhooks, by webhook: Discord tells them, and simcord does not."""
-    owners: dict[int, int] = {}
-    payload_of = serializers.message_payload
-
-    def with_application(backend: Any, message: Any, **options: Any) -> Any:
-        payload: Any = payload_of(backend, message, **options)
-        if message.webhook_id in owners:
-            payload["application_id"] = str(owners[message.webhook_id])
-        return payload
-
-    monkeypatch.setattr(serializers, "message_payload", with_application)
-    return owners
+    return applications_of_webhooks(monkeypatch)
 
 
 @pytest.fixture

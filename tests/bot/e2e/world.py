@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import discord
+import pytest
 import simcord
+from simcord.backend import serializers
 
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
@@ -304,3 +306,18 @@ async def open_world(
         world.check_no_pings()
         await world.close()
         world.env.raise_errors()
+
+
+def applications_of_webhooks(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Return the applications of webhooks, to be filled: Discord tells them, and simcord does not."""
+    owners: dict[int, int] = {}
+    payload_of = serializers.message_payload
+
+    def with_application(backend: Any, message: Any, **options: Any) -> Any:
+        payload: Any = payload_of(backend, message, **options)
+        if message.webhook_id in owners:
+            payload["application_id"] = str(owners[message.webhook_id])
+        return payload
+
+    monkeypatch.setattr(serializers, "message_payload", with_application)
+    return owners

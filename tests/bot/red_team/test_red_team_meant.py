@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import simcord
-from simcord.backend import serializers
 
 from bot.on_discord.asking.messages import MAX_TRIES, SENTENCES_PER_MINUTE
 from bot.parameters import ChatParameters, Guidance
 from bot.servers.rates import Allowance
 from engine.types import META_SYSTEM_PROMPT, ModelInfo
-from tests.bot.e2e.world import EDIT_S, World
+from tests.bot.e2e.world import EDIT_S, World, applications_of_webhooks
 from tests.bot.red_team.attempts import SECRET
 from tests.bot.red_team.red_engine import RedEngine
 from tests.bot.red_team.test_red_team import MAX_LAG_S, Heartbeat
@@ -236,16 +235,7 @@ ROWS = (
 
 @pytest.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    owners: dict[int, int] = {}
-    payload_of = serializers.message_payload
-
-    def with_application(backend: Any, message: Any, **options: Any) -> Any:
-        payload: Any = payload_of(backend, message, **options)
-        if message.webhook_id in owners:
-            payload["application_id"] = str(owners[message.webhook_id])
-        return payload
-
-    monkeypatch.setattr(serializers, "message_payload", with_application)
+    owners = applications_of_webhooks(monkeypatch)
     async with contextlib.AsyncExitStack() as stack:
         world = World(tmp_path / "llamacord.sqlite3", stack)
         world.engine = RedEngine()
