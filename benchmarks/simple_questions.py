@@ -26,7 +26,7 @@ from engine.types import ChatMessage, SamplingParams, TextEngine
 QUESTIONS_FILE = Path(__file__).with_name("simple_questions.json")
 SEEDS = (1, 2, 3, 4)
 FORMER = {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
-_MAX_NEW_TOKENS = 96
+_MAX_NEW_TOKENS = 64
 _READ_CHARACTERS = 200
 """Who asks for a capital reads no further: a page that names it somewhere is no answer."""
 
@@ -52,10 +52,9 @@ def questions() -> list[Question]:
     return [Question(text, tuple(accepted)) for text, accepted in raw.items()]
 
 
-async def share_answered(engine: TextEngine, values: Mapping[str, float]) -> dict[str, int]:
-    """Return with how many of the seeds each question was answered."""
+async def share_answered(engine: TextEngine, values: Mapping[str, float], system: str) -> dict[str, int]:
+    """Return with how many seeds each question was answered, where the model is told `system` first."""
     params = dataclasses.replace(SamplingParams(max_new_tokens=_MAX_NEW_TOKENS), **values)  # type: ignore[arg-type]
-    system = engine.info.default_system_prompt
     before = [ChatMessage("system", system)] if system else []
     found = {}
     for question in questions():
@@ -74,10 +73,11 @@ def read_settings(written: str) -> dict[str, float]:
     return {name.strip(): float(value) for name, value in pairs}
 
 
-async def _compare(folder: Path, named: Mapping[str, Mapping[str, float]]) -> None:
+async def _compare(folder: Path, named: Mapping[str, Mapping[str, float]], system: str | None) -> None:
     async with await Engine.open(folder, EngineOptions()) as engine:
         named = named or {"former defaults": FORMER, "defaults": engine.info.sampling}
-        found = {name: await share_answered(engine, values) for name, values in named.items()}
+        told = engine.info.default_system_prompt if system is None else system
+        found = {name: await share_answered(engine, values, told) for name, values in named.items()}
     names = list(found)
     rows = [[one.text, *(f"{found[name][one.text]}" for name in names)] for one in questions()]
     asked = len(rows) * len(SEEDS)
@@ -90,10 +90,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, help="a converted model; the default one")
     parser.add_argument("--settings", action="append", help="as temperature=0.2,top_p=0.9; may be repeated")
+    parser.add_argument("--system", help="what the model is told first; what it brings along")
     arguments = parser.parse_args()
     folder = arguments.model or default_model()
     named: dict[str, Mapping[str, float]] = {text: read_settings(text) for text in arguments.settings or ()}
-    asyncio.run(_compare(folder, named))
+    asyncio.run(_compare(folder, named, arguments.system))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ OF_OS = (
     "getuid",
     "getpgid",
     "fork",
-    "kill",
     "fchmod",
     "posix_fadvise",
 )

@@ -19,7 +19,7 @@ from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
 from bot.conversation.preferences import Preferences, Surroundings
 from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, with_talk
-from bot.conversation.talk import Ears, Heard, Moment, NoEars, lately
+from bot.conversation.talk import SHARE, Ears, Heard, Moment, NoEars, lately
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
 from bot.errors import RefusalError, WithheldError, is_expected, sentence_for
@@ -221,8 +221,10 @@ class Answering:
             told,
         )
         if heard:
-            room = parameters.prompt_room(self._engine.info.context_length)
-            fitted = await asyncio.to_thread(with_talk, self._engine, fitted, heard, room, job.begun)
+            context_length = self._engine.info.context_length
+            most = int(parameters.prompt_budget(context_length) * SHARE)
+            room = parameters.prompt_room(context_length)
+            fitted = await asyncio.to_thread(with_talk, self._engine, fitted, heard, most, room, job.begun)
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import Dialog, build_dialog, spoken, with_frame
-from bot.conversation.talk import SHARE, Heard, lines_of, told
+from bot.conversation.talk import Heard, lines_of, told
 from engine.errors import PromptError, PromptTooLongError, UnsafePromptError
 from engine.types import ChatMessage, Prompt, TextEngine
 from storage.conversations import Message, MessageState, Role
@@ -100,15 +100,20 @@ def fit_history(
 
 
 def with_talk(
-    engine: TextEngine, fitted: FittedPrompt, heard: Sequence[Heard], max_tokens: int, begun: str = ""
+    engine: TextEngine,
+    fitted: FittedPrompt,
+    heard: Sequence[Heard],
+    most: int,
+    max_tokens: int,
+    begun: str = "",
 ) -> FittedPrompt:
     """Return a prompt that also tells what was overheard, right before the question.
 
     It stands there, and not before the history, so that the KV of the conversation can be used again, and
-    takes only what the history leaves of `max_tokens`, at most a share of them.
+    takes at most so many tokens, and only those that the history leaves of `max_tokens`.
     """
     lines = [line for line in lines_of(heard) if engine.is_safe(line)]
-    room = min(int(max_tokens * SHARE), max_tokens - len(fitted.prompt.ids))
+    room = min(most, max_tokens - len(fitted.prompt.ids))
     *past, question = fitted.messages
     if not (block := told(lines, engine.count_tokens, room)):
         return fitted

@@ -6,7 +6,7 @@ heard, and of where it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -19,7 +19,7 @@ MAX_AGE = timedelta(hours=3)
 MAX_CHARS = 600
 """Of one message."""
 SHARE = 1 / 6
-"""How much of what a prompt may take. It is computed anew with every question, on a processor in seconds."""
+"""As much as this of what a conversation may take. It is computed anew with every question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,6 @@ class NoEars:
 
     def forget(self, user_id: int) -> None:
         """Do nothing."""
-
-
-Admit = Callable[[int, Sequence[Heard]], Awaitable[Sequence[Heard]]]
-"""Returns, for a server, what may be heard."""
 
 
 def lately(heard: Sequence[Heard], moment: Moment) -> list[Heard]:

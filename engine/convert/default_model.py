@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.describing.architecture import Precision
-from engine.describing.manifest import FORMAT_VERSION, load_manifest
+from engine.describing.manifest import FORMAT_VERSION, ChatSpec, load_manifest
 from engine.errors import ModelDownloadError, ModelFormatError, ModelResourceError
 from engine.files import scratch_folder
 
@@ -60,9 +60,10 @@ def ensure_default_model(
     try:
         if folder.exists():
             manifest = load_manifest(folder)
-            if manifest.sampling != SAMPLING:  # converted before that was stored
+            tuned = replace(manifest, chat=_chat(manifest.chat), sampling=SAMPLING)
+            if manifest != tuned:  # converted before that was known
                 with contextlib.suppress(OSError):  # a cache that can only be read is as good
-                    replace(manifest, sampling=SAMPLING).save(folder)
+                    tuned.save(folder)
             return folder
     except OSError as error:
         raise _unusable(cache, error) from error
@@ -71,11 +72,20 @@ def ensure_default_model(
     from engine.convert.gguf_source import GGUFSource
 
     source = GGUFSource(fetch_gguf(cache, on_progress))
-    source.name, source.sampling = NAME, SAMPLING
+    source.name, source.chat, source.sampling = NAME, _chat(source.chat), SAMPLING
     convert(source, folder, precision, lambda share: on_progress("Converting the model", share))
     for version in range(1, FORMAT_VERSION):
         shutil.rmtree(_folder(cache, precision, version), ignore_errors=True)
     return folder
+
+
+def _chat(chat: ChatSpec) -> ChatSpec:
+    """Return its chat format without a system prompt.
+
+    In 4 bits it answers 105 of 160 simple questions without the one that it brings along, and 89 with it
+    (`benchmarks.simple_questions`).
+    """
+    return replace(chat, default_system_prompt="")
 
 
 def fetch_gguf(cache: Path, on_progress: Progress = lambda _what, _share: None) -> Path:

@@ -29,7 +29,7 @@ ALL_HEARD = st.lists(st.builds(heard, TEXTS, author_id=st.integers(1, 4), name=N
 
 def fitted_with(past: Past, question: str, said: list[Heard], room: int) -> tuple[FittedPrompt, FittedPrompt]:
     fitted = past.fit(question)
-    return fitted, with_talk(past.engine, fitted, said, room)
+    return fitted, with_talk(past.engine, fitted, said, int(LIMIT * SHARE), room)
 
 
 @given(ALL_HEARD, st.integers(0, 30), st.text(min_size=1, max_size=200), st.integers(LIMIT, 2 * LIMIT))
@@ -43,7 +43,7 @@ def test_the_history_and_the_question_are_what_they_are_without_it(
     assert fitted.messages[:-1] == without.messages[:-1]
     assert fitted.messages[-1].content.endswith(without.messages[-1].content)
     assert len(fitted.prompt.ids) <= room
-    assert len(fitted.prompt.ids) - len(without.prompt.ids) <= room * SHARE
+    assert len(fitted.prompt.ids) - len(without.prompt.ids) <= LIMIT * SHARE
 
 
 @given(ALL_HEARD.filter(bool), st.integers(1, 8))

@@ -196,7 +196,7 @@ async def test_other_channels_are_not_heard(world: World) -> None:
 
 
 async def test_it_is_bounded_in_number_age_and_length(world: World) -> None:
-    world.defaults = ChatParameters(max_history_tokens=3000)
+    world.defaults = ChatParameters(max_history_tokens=12000)
     world.engine.info = world.engine.info.__class__("scripted", "fp32", "cpu", "bytes", 30000, "")
     await world.restart()
     await world.bob.send(world.general, "too old")

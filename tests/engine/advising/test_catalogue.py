@@ -11,6 +11,7 @@ from engine.__main__ import main
 from engine.advising.advice import Fit
 from engine.advising.catalogue import ENTRIES, Entry, held_by_q4_k_m, on_this_machine, pick
 from engine.commands import models
+from engine.convert.gguf_config import ARCHITECTURES
 from engine.describing.architecture import Precision
 from engine.describing.footprint import disk_bytes
 from engine.hub.address import HubAddress
@@ -57,6 +58,7 @@ def test_each_entry_can_be_pulled_as_it_is_written() -> None:
     assert len({entry.address for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
         assert HubAddress.parse(entry.address) == HubAddress(entry.repository, "Q4_K_M")
+        assert entry.architecture in ARCHITECTURES
 
 
 @pytest.mark.parametrize(

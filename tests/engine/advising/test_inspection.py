@@ -275,9 +275,9 @@ def test_weights_that_are_no_numbers_are_found_by_verify(tmp_path: Path) -> None
 
 def test_unsupported_rope_scaling_is_named(tmp_path: Path) -> None:
     spoilt = TinyGGUF()
-    spoilt.fields["llama.rope.scaling.type"] = "dynamic"
+    spoilt.fields["llama.rope.scaling.type"] = "unheard of"
     (problem,) = inspect(spoilt.save(tmp_path / "tiny.gguf")).problems
-    assert "dynamic" in problem
+    assert "unheard of" in problem
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty folder", "text"])

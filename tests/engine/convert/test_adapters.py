@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.record_lora_reference import REFERENCE_FILE
 from engine.__main__ import main
-from engine.convert.adapters import AdaptedSource
+from engine.convert.adapters import AdaptedSource, Adapter
 from engine.convert.converter import convert, open_source
 from engine.convert.hf_source import HuggingFaceSource
 from engine.convert.quantize import BlockQuantized
@@ -36,7 +36,11 @@ from tests.engine.tiny_adapters import (
     module_shapes,
     probe,
 )
+from tests.engine.tiny_gguf import TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace, stored_name
+from tests.engine.tiny_model import TinySource
+
+QKV = [f"layers.1.{part}" for part in ("q", "k", "v")]
 
 
 def saved(adapters: list[TinyAdapter], tmp_path: Path) -> list[Path]:
@@ -204,3 +208,27 @@ def test_an_adapter_beside_a_model_is_never_ignored(tmp_path: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (folder / name).unlink()
     np.testing.assert_array_equal(open_source(folder, [adapter]).tensor("layers.0.q"), expected)
+
+
+@pytest.mark.parametrize("case", ["patterns", "DoRA", "embedding and head", "two in order"])
+def test_an_adapter_changes_a_gguf_file_as_it_changes_the_folder(case: str, tmp_path: Path) -> None:
+    places = saved(ADAPTERS[case], tmp_path)
+    folder = open_source(base().save(tmp_path / "base"), places)
+    file = open_source(TinyGGUF(UNTIED).save(tmp_path / "base.gguf"), places)
+    for name in source_shapes(UNTIED):  # whose queries and keys lie in another order there
+        np.testing.assert_allclose(file.tensor(name), folder.tensor(name), atol=1e-6)
+
+
+def test_a_module_that_is_stored_as_one_is_told_apart_by_its_rows(tmp_path: Path) -> None:
+    rows = [shape[0] for name, shape in source_shapes(UNTIED).items() if name in QKV]
+    rng = np.random.default_rng(5)
+    down, up = (rng.standard_normal(shape, np.float32) for shape in ((4, 64), (sum(rows), 4)))
+    prefix = f"{PREFIX}model.layers.1.self_attn.qkv_proj."
+    adapter = make_adapter((), seed=0)
+    adapter.tensors = {f"{prefix}lora_A.weight": down, f"{prefix}lora_B.weight": up}
+    plain = TinySource(UNTIED)
+    source = AdaptedSource(plain, [Adapter(adapter.save(tmp_path / "adapter"))])
+    change = np.float32(2) * (up @ down)
+    for name, part in zip(QKV, np.split(change, np.cumsum(rows)[:-1]), strict=True):
+        np.testing.assert_allclose(source.tensor(name), plain.tensor(name) + part, atol=1e-5)
+    np.testing.assert_array_equal(source.tensor("layers.0.q"), plain.tensor("layers.0.q"))

@@ -246,7 +246,7 @@ def test_a_damaged_model_folder_says_what_to_do(cache: Path, packages: Path) -> 
 def test_what_was_converted_before_learns_how_to_be_sampled(cache: Path, packages: Path) -> None:
     folder = ensure_default_model(cache, Precision.INT8)
     manifest = load_manifest(folder)
-    assert manifest.sampling == SAMPLING
-    replace(manifest, sampling={}).save(folder)
+    assert (manifest.sampling, manifest.chat.default_system_prompt) == (SAMPLING, "")
+    replace(manifest, sampling={}, chat=replace(manifest.chat, default_system_prompt="You are.")).save(folder)
     assert ensure_default_model(cache, Precision.INT8) == folder
     assert load_manifest(folder) == manifest
