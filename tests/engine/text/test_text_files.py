@@ -1,4 +1,4 @@
-"""Prompts are made elsewhere as they are where the model runs, and an answer is gone on with where it broke off."""
+"""Prompts are made elsewhere as where the model runs, and answers are gone on with where they broke off."""
 
 from __future__ import annotations
 
@@ -91,14 +91,15 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     files = sent(make_model_folder(tmp_path / "model"), tmp_path / "elsewhere")
     described = json.loads(files.described)
     outside = {**described["tokenizer"], "file": "../tokenizer.json"}
-    for damage in (
+    damages: tuple[object, ...] = (
         {**described, "tokenizer": outside},
         {**described, "eos_id": 10**6},
         {**described, "bos_id": "1"},
         {**described, "more": 1},
         {name: value for name, value in described.items() if name != "chat"},
         [],
-    ):
+    )
+    for damage in damages:
         (tmp_path / "elsewhere" / TEXT_FILE).write_text(json.dumps(damage))
         with pytest.raises(ModelFormatError, match=TEXT_FILE):
             TextFiles.load(tmp_path / "elsewhere")
@@ -114,13 +115,13 @@ def llama2(tmp_path_factory: pytest.TempPathFactory) -> ModelText:
     if not real:
         path.write_bytes(tiny_model_bytes())
     tokenizer = SentencePieceTokenizer(path)
-    return ModelText(_Llama2(tokenizer.vocab_size), tokenizer)
+    return ModelText(_Llama2(tokenizer.vocab_size, ChatSpec("llama-2")), tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Llama2:
     vocab_size: int
-    chat: ChatSpec = ChatSpec("llama-2")
+    chat: ChatSpec
     bos_id: int = 1
     eos_id: int = 2
     stop_ids: tuple[int, ...] = ()
