@@ -4,7 +4,8 @@
 
 Default model, one conversation and several at once, through the public API, with the bot's usual sampling
 but for the repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns;
-the ratio is the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no drafts.
+the ratio is the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have
+no drafts.
 """
 
 from __future__ import annotations
