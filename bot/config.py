@@ -66,10 +66,13 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
-    models: Path | None
+    models: Path | Mapping[str, tuple[str, ...]] | None
+    engine: tuple[str, ...]
+    engine_key: str | None = field(repr=False)
+    engine_replicas: tuple[str, ...]
     operator_ids: frozenset[int]
     chat: ChatParameters
-    moderation_model: Path | None
+    moderation_model: Path | tuple[str, ...] | None
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
@@ -102,6 +105,7 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
             values[key.name] = key.parse(value or key.default) if value or key.default else None
         except ValueError as error:
             problems.append(f"{key.name}={_shown(key, value)} (from {origin}) {error}.")
+    problems += _contradictions(values)
     hints = _hints(written, env_file)
     if problems:
         raise ConfigError(_report(problems + list(hints)))
@@ -172,6 +176,9 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
         models=values["MODELS"],
+        engine=values["ENGINE"] or (),
+        engine_key=values["ENGINE_KEY"],
+        engine_replicas=values["ENGINE_REPLICAS"] or (),
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(
@@ -212,6 +219,18 @@ def _read_env_file(env_file: Path) -> tuple[dict[str, str], list[str]]:
         elif binding.key:
             values[binding.key] = binding.value or ""
     return values, problems
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with settings that do not go together."""
+    found, models = [], values.get("MODELS")
+    if values.get("ENGINE") and values.get("MODEL"):
+        found.append(
+            "MODEL and ENGINE are both set: with ENGINE the servers have the model. Remove one of them."
+        )
+    if models is not None and bool(values.get("ENGINE")) is isinstance(models, Path):
+        found.append("MODELS must be names with addresses where ENGINE is set, and else a folder.")
+    return found
 
 
 def _hints(written: Mapping[str, str], env_file: Path) -> tuple[str, ...]:

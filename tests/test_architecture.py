@@ -23,6 +23,14 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
+    "aiohttp": {
+        *(
+            f"bot/on_discord/{name}.py"
+            for name in ("answers/outboxes", "connection", "interactions", "traffic")
+        ),
+        *(f"bot/playground/{name}.py" for name in ("chromium", "live_page", "serve")),
+        *("bot/operations/health.py", "engine/remote/http_wire.py"),
+    },
     "aiosqlite": {"storage/database.py"},
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -35,6 +34,7 @@ from engine.remote.wire import (
     one_line,
     parse_object,
 )
+from engine.tracing import HEADER, current_trace, new_trace
 from engine.types import RANGES, Completion, FinishReason, Health, Prompt, SamplingParams, Usage
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class RemoteAnswer:
         self._replicas = replicas
         self._wire = wire
         self._patience = patience
-        self._request_id = secrets.token_hex(8)
+        self._request_id = current_trace() or new_trace()
         self._now = asyncio.get_running_loop().time
         self._began_s = self._now()
         self._alive_s = self._began_s
@@ -296,7 +296,7 @@ class RemoteAnswer:
 
     def _headers(self) -> dict[str, str]:
         headers = {
-            "x-request-id": self._request_id,
+            HEADER: self._request_id,
             "x-fingerprint": self._asked.model.description.fingerprint,
         }
         return headers | ({"x-session-id": self._asked.session} if self._asked.session else {})

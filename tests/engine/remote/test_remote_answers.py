@@ -210,7 +210,7 @@ def test_what_no_server_takes_is_an_error_with_a_sentence(
 
     async def ask() -> None:
         async with remote.open() as engine:
-            remote.wire.stream = refuse  # type: ignore[method-assign]
+            remote.wire.stream = refuse  # type: ignore[assignment,method-assign]
             with pytest.raises(expected):
                 await read(engine.generate(remote.prompt, GREEDY))
 
@@ -318,7 +318,7 @@ def test_how_an_answer_ended_is_known(
     files: TextFiles, tmp_path: Path, reason: str, expected: FinishReason
 ) -> None:
     remote = Remote(files, tmp_path)
-    remote.wire._answer = lambda _body: event({"choices": [{"text": "so"}]}) + ending(reason)  # type: ignore[method-assign]
+    remote.wire._answer = lambda _body: event({"choices": [{"text": "so"}]}) + ending(reason)  # type: ignore[assignment,method-assign]
 
     async def ask() -> None:
         async with remote.open() as engine:

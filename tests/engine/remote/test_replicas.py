@@ -107,11 +107,11 @@ def test_nobody_begins_at_a_server_that_is_about_to_end(files: TextFiles, tmp_pa
             assert (len(closing.asked), len(other.asked)) == (0, 20)
             other.report = report(health="recovering")
             await asyncio.sleep(10)
-            assert engine.health is Health.RECOVERING
+            assert [engine.health] == [Health.RECOVERING]
             other.report = report(health="unhealthy")
             closing.report = report(health="unhealthy")
             await asyncio.sleep(10)
-            assert engine.health is Health.UNHEALTHY
+            assert [engine.health] == [Health.UNHEALTHY]
             with pytest.raises(EngineUnavailableError):
                 engine.generate(remote.prompt, GREEDY)
 
