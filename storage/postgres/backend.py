@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Self, TypeVar
 
@@ -68,6 +69,8 @@ class PostgresBackend:
         cls, address: PostgresAddress, busy_timeout_s: float, migrations: Sequence[Migration]
     ) -> Self:
         """Bring the schema up to date; see `Database.open`."""
+        if sys.platform == "win32":
+            raise StorageError("Llamacord speaks to PostgreSQL on Linux and macOS only.")
         schema = await asyncio.to_thread(prepare, address, busy_timeout_s, migrations)
         return cls(address, schema, busy_timeout_s)
 
