@@ -29,8 +29,7 @@ from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
-from storage.database import Database
-from storage.opening import locked
+from storage.database import Database, in_use
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
@@ -93,12 +92,6 @@ async def open_chat(settings: Settings, engines: Engines) -> AsyncIterator[ChatS
 
 
 @asynccontextmanager
-async def _only_us(database: Path) -> AsyncIterator[None]:
-    with locked(database):
-        yield
-
-
-@asynccontextmanager
 async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | None]:
     """Open the moderation model, where there is to be one. Raises `ModelError`."""
     engine = await open_moderation(settings)
@@ -114,7 +107,7 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
 
 @asynccontextmanager
 async def _open_parts(settings: Settings, engines: Engines) -> AsyncIterator[tuple[Database, ClosableEngine]]:
-    async with _only_us(settings.database), await Database.open(settings.database) as database:
+    async with in_use(settings.database) as database:
         engine = await engines.open()
         try:
             info = engine.info

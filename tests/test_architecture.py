@@ -31,7 +31,7 @@ OWNERS: dict[str, set[str]] = {
         *(f"bot/playground/{name}.py" for name in ("chromium", "live_page", "serve")),
         *("bot/operations/health.py", "engine/remote/http_wire.py"),
     },
-    "aiosqlite": {"storage/database.py"},
+    "aiosqlite": {"storage/sqlite.py"},
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
@@ -66,11 +66,15 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
+    "psycopg": {
+        f"storage/postgres/{name}.py"
+        for name in ("backend", "connection", "errors", "locks", "pool", "schema")
+    },
     "prometheus_client": {"bot/operations/metrics.py"},
     "simcord": {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
-    "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
+    "sqlite3": {f"storage/{name}.py" for name in ("errors", "migrations", "opening", "sqlite")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
 }
 """Libraries, and the only files that import them."""
@@ -83,8 +87,8 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL"}
-"""discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg"}
+"""discord.py stands on aiohttp and raises its exceptions; simcord, Pillow and psycopg are optional."""
 
 WITHOUT_DISCORD = (
     "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",

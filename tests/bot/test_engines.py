@@ -26,8 +26,9 @@ import sys
 from bot import app, cli
 from bot.engines import choose_engines
 from pathlib import Path
-import bot.config
-chosen = choose_engines(bot.config.load_settings({{"ENGINE": "http://127.0.0.1:1"}}, Path("none")), lambda *_: None)
+from bot.config import load_settings
+settings = load_settings({{"ENGINE": "http://127.0.0.1:1"}}, Path("none"))
+chosen = choose_engines(settings, lambda *_: None)
 print([name for name in {RUNS_MODELS!r} if name in sys.modules], type(chosen).__name__)
 """
 
