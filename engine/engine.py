@@ -209,6 +209,20 @@ class Engine:
         """Return how many tokens `text` takes, without the chat format around it."""
         return len(self._tokenizer.encode(text))
 
+    def encode(self, text: str) -> Prompt:
+        """Return the ids of a text that is to be gone on with, without a chat format. Call it in a thread."""
+        return Prompt((self._model.bos_id, *self._tokenizer.encode(text)), is_continued=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many tokens the model knows."""
+        return self._model.vocab_size
+
+    @property
+    def kv_page(self) -> int:
+        """Return of how many tokens `tokens_needed` counts whole pages."""
+        return self._worker.block_size
+
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
         num_tokens = tokens_needed(len(prompt.ids), params, self._context)
@@ -331,8 +345,12 @@ class _Stream:
         if self._completion is not None:
             raise StopAsyncIteration
         delta = await self._deltas.get()
+        text = delta.text
+        while not delta.is_final and not self._deltas.empty():
+            delta = self._deltas.get_nowait()
+            text += delta.text
         self._completion, self._error = delta.completion, delta.error
-        return delta.text or await self.__anext__()
+        return text or await self.__anext__()
 
 
 class _Warming:

@@ -24,7 +24,7 @@ PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
     "aiosqlite": {"storage/database.py"},
-    "dotenv": {"bot/config.py"},
+    "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
     "huggingface_hub": {"engine/hub/hub.py"},
@@ -43,7 +43,7 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
-    "platformdirs": {"bot/config.py"},
+    "platformdirs": {"engine/configuring/models.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
     "regex": {
@@ -58,12 +58,14 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
-    "prometheus_client": {"bot/operations/metrics.py"},
+    "prometheus_client": {"bot/operations/metrics.py", "engine/serving/metrics.py"},
     "simcord": {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
     "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
+    "starlette": {f"engine/serving/{name}.py" for name in ("app", "exchange")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "uvicorn": {"engine/serving/server.py"},
 }
 """Libraries, and the only files that import them."""
 
@@ -75,8 +77,8 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL"}
-"""discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
+BESIDES = {"aiohttp", "simcord", "PIL", "starlette", "uvicorn"}
+"""discord.py stands on aiohttp and raises its exceptions; the others are optional."""
 
 WITHOUT_DISCORD = (
     "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",
@@ -193,7 +195,7 @@ def test_the_engines_face_is_known_to_no_wing_but_those_that_use_it() -> None:
     found = plan("engine")
     wings = {room for room in found if (ROOT / "engine" / room / "__init__.py").is_file()}
     using = {room for room in wings if found[room] & face}
-    assert using <= {"advising", "bench", "commands"}
+    assert using <= {"advising", "bench", "commands", "configuring"}
 
 
 @pytest.mark.parametrize("library", OWNERS)
