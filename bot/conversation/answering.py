@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import spoken
-from bot.conversation.jobs import Job, StopReason
+from bot.conversation.jobs import Job, StopReason, session_of
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
 from bot.conversation.preferences import Preferences, Surroundings
@@ -170,7 +170,11 @@ class Answering:
             tell(0)
             if job.begun:
                 job.view.update(job.begun)
-            job.generation = self._engine.generate(prepared.prompt, prepared.params)
+            job.is_seeded = prepared.params.seed is not None
+            session = session_of(job.conversation_id)
+            job.generation = self._engine.generate(
+                prepared.prompt, prepared.params, session=session, tell=tell
+            )
             return job.generation
 
         return await self._room.begin(

@@ -76,6 +76,11 @@ class Question:
         return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
 
 
+def session_of(conversation_id: int) -> str:
+    """Return what engines know a conversation by, so that its turns come to where their KV is."""
+    return f"conversation {conversation_id}"
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """All that belongs to one answer in the making."""
@@ -101,6 +106,8 @@ class Job:
     names: tuple[str, ...] = ()
     """The bot's own, and those of who asked: an answer does not begin with them."""
     is_again: bool = False
+    is_seeded: bool = False
+    """The same question is to get the same answer again."""
     num_questions: int = 1
     text: str = ""
     stop_reason: StopReason | None = None

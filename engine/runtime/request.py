@@ -10,7 +10,7 @@ from engine.errors import EngineError
 from engine.runtime.sampling import FloatArray, SampledRow, Sampler
 from engine.runtime.speculation import Speculation
 from engine.text.detokenizer import StreamDecoder
-from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
+from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage, tokens_needed
 
 Clock = Callable[[], float]
 Rows = FloatArray | list[SampledRow]
@@ -29,11 +29,6 @@ class Delta:
     @property
     def is_final(self) -> bool:
         return self.completion is not None or self.error is not None
-
-
-def tokens_needed(num_prompt: int, params: SamplingParams, max_tokens: int) -> int:
-    """Return how many tokens a prompt and its answer may come to be, where `max_tokens` is the context."""
-    return min(num_prompt + params.max_new_tokens, max_tokens)
 
 
 def is_all_kept(num_kept: int, ids: Sequence[int]) -> bool:
