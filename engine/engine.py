@@ -188,17 +188,12 @@ class Engine:
 
     def encode(self, text: str) -> Prompt:
         """Return the ids of a text that is to be gone on with, without a chat format. Call it in a thread."""
-        return Prompt((self._model.bos_id, *self._tokenizer.encode(text)), is_continued=True)
+        return Prompt((self._model.bos_id, *self.text.tokenizer.encode(text)), is_continued=True)
 
     @property
     def vocab_size(self) -> int:
         """Return how many tokens the model knows."""
         return self._model.vocab_size
-
-    @property
-    def kv_page(self) -> int:
-        """Return of how many tokens `tokens_needed` counts whole pages."""
-        return self._worker.block_size
 
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""

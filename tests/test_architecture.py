@@ -275,13 +275,16 @@ def test_the_lock_has_everything_that_is_declared() -> None:
     lock = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
     pinned = {name.replace("-", "_") for name in re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE)}
     extras = _project()["optional-dependencies"]
-    names = {*_declared(), *(_name(entry) for group in ("playground", "dev") for entry in extras[group])}
+    names = {
+        *_declared(),
+        *(_name(entry) for group in ("playground", "serve", "dev") for entry in extras[group]),
+    }
     assert {name.lower().replace("-", "_").replace(".", "_") for name in names} <= pinned
 
 
 def test_the_development_lock_has_the_same_versions_as_the_runtime_lock() -> None:
     pins = [
-        set(re.findall(r"^[a-z0-9.-]+==[^\\\n]+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        set(re.findall(r"^[a-z0-9.-]+==[^\\\n;]+\b", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
         for name in ("requirements.lock", "requirements-dev.lock")
     ]
     assert pins[0] <= pins[1]

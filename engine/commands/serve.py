@@ -131,9 +131,7 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument("--model", help="a model's folder, or hf:OWNER/NAME; MODEL")
     command.add_argument("--host", help="address to listen on; ENGINE_HOST, or 127.0.0.1")
     command.add_argument("--port", type=int, help="port to listen on, 0 for any; ENGINE_PORT, or 8324")
-    command.add_argument(
-        "--threads", type=int, help="CPU threads; THREADS, or one for each core"
-    )
+    command.add_argument("--threads", type=int, help="CPU threads; THREADS, or one for each core")
     command.set_defaults(act=_serve)
 
 

@@ -16,8 +16,8 @@ _LENGTH = FinishReason.LENGTH
 
 
 def event(value: object) -> bytes:
-    """Return a server-sent event with JSON in it."""
-    return b"data: " + dump(value) + b"\n\n"
+    """Return a server-sent event with JSON in it, in ASCII: some clients end lines at U+2028 too."""
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
 
 
 def dump(value: object) -> bytes:
@@ -50,7 +50,7 @@ class Wording:
 
     def piece(self, text: str) -> bytes:
         """Return the event of a piece of text."""
-        return self._before + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + self._after
+        return self._before + json.dumps(text).encode() + self._after
 
     def ending(self, completion: Completion) -> bytes:
         """Return the events behind the last piece."""

@@ -101,7 +101,7 @@ class App:
             await self._app(scope, receive, send_with_id)
         except (ClientGoneError, ClientDisconnect):
             status = CLIENT_GONE
-        except Exception:  # whatever a bug raises: the next request shall be served
+        except Exception:  # noqa: BLE001 - a bug ends its request and no other
             _log.exception("Request %s failed", trace.request_id)
             if not status:
                 await send_error(send_with_id, ApiError(500, "This server has made an error.", code="error"))
@@ -243,8 +243,10 @@ class _Warming:
                 raise refusal(error) from error
             try:
                 is_kept = await warming
-            finally:
+            except asyncio.CancelledError:
                 warming.cancel()
+                await warming
+                raise
             await stream.send(event({"kept": is_kept}), is_last=True)
 
         self._num_open += 1
@@ -274,7 +276,7 @@ def _check_fingerprint(service: Service, request: Request) -> None:
 
 
 def _session(request: Request) -> str:
-    session: str = request.headers.get(SESSION, "")
+    session = str(request.headers.get(SESSION, ""))
     if len(session) > _MAX_SESSION_CHARACTERS:
         raise ApiError(400, f"{SESSION} must have at most {_MAX_SESSION_CHARACTERS} characters.")
     return session

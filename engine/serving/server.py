@@ -34,15 +34,34 @@ class AddressError(EngineError):
 
 
 class _Protocol(H11Protocol):
-    """Closes connections on which no request comes, or comes by drops."""
+    """Closes connections on which no request comes at first, or one that comes by drops."""
+
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_TIMEOUT_S, self._check_begun)
+        self._await_head()
 
-    def _check_begun(self) -> None:
-        if not self.has_begun and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._stop_waiting()
+        elif getattr(before, "response_complete", True):  # of the next head only a part is here
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _Server(uvicorn.Server):

@@ -32,7 +32,8 @@ class ServingSettings:
     """How the engine is served. Without keys anybody may ask; see `KeyRing` for what they limit.
 
     max_waiting: requests that may wait for their turn. max_body_bytes: of a request. grace_s: how
-    long running answers may take to end when the server is told to. is_private: only this machine reaches the server.
+    long running answers may take to end when the server is told to. is_private: only this machine reaches
+    the server.
     """
 
     keys: tuple[ApiKey, ...] = ()
@@ -67,7 +68,7 @@ class Service:
         self.is_draining = False
         self._turn_s = _FIRST_GUESS_S
         self._to_turn_away: set[Callable[[], object]] = set()
-        self._num_open = 0
+        self.num_open = 0
         self._closed = asyncio.Event()
         self._watch()
 
@@ -122,14 +123,14 @@ class Service:
 
         turn_away: called when the server closes before that.
         """
-        self._num_open += 1
+        self.num_open += 1
         self._to_turn_away.add(turn_away)
         try:
             yield lambda: self._to_turn_away.discard(turn_away)
         finally:
             self._to_turn_away.discard(turn_away)
-            self._num_open -= 1
-            if self.is_draining and not self._num_open:
+            self.num_open -= 1
+            if self.is_draining and not self.num_open:
                 self._closed.set()
 
     async def drain(self) -> bool:
@@ -137,7 +138,7 @@ class Service:
         self.is_draining = True
         for turn_away in list(self._to_turn_away):
             turn_away()
-        if not self._num_open:
+        if not self.num_open:
             return True
         try:
             async with asyncio.timeout(self.settings.grace_s):
@@ -149,7 +150,7 @@ class Service:
     def _watch(self) -> None:
         """Have the figures read that stand still."""
         engine, watch = self.engine, self.metrics.watch
-        watch("requests_open", "Answers running or waiting.", lambda: self._num_open)
+        watch("requests_open", "Answers running or waiting.", lambda: self.num_open)
         watch("requests_waiting", "Answers waiting for their turn.", lambda: self.room.num_in_line)
         watch("requests_running", "Answers being made.", lambda: engine.load.num_requests)
         watch("requests_running_max", "Answers made at once at most.", lambda: engine.load.max_requests)
