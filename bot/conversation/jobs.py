@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from bot.conversation.dialog import Said, take_apart, without_name
 from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
+from engine.tracing import current_trace
 from engine.types import FinishReason, Generation, Reasoning
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, Quote
@@ -116,6 +117,8 @@ class Job:
     is_made: bool = False
     """The model is done, whatever came of it."""
     generation: Generation | None = None
+    trace: str = field(default_factory=current_trace)
+    """The question's id in the log."""
     work: asyncio.Task[Any] | None = None
     """What comes before the generation: it is given up when the job changes."""
     is_stale: bool = False
