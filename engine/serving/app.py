@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import logging
 import re
-import secrets
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -34,11 +33,12 @@ from engine.serving.exchange import (
 from engine.serving.keys import ANYBODY, ApiKey
 from engine.serving.metrics import CONTENT_TYPE
 from engine.serving.requests import Asked, ServedEngine, read_chat, read_completion, read_warm
-from engine.serving.service import Service, ServingSettings, Trace
+from engine.serving.service import Record, Service, ServingSettings
+from engine.tracing import HEADER, new_trace, traced
 
 _log = logging.getLogger(__name__)
 
-SESSION, REQUEST_ID, FINGERPRINT = "x-session-id", "x-request-id", "x-fingerprint"
+SESSION, FINGERPRINT = "x-session-id", "x-fingerprint"
 BODY_TIMEOUT_S = 30.0
 """How long a body may take to arrive."""
 MAX_WARMINGS = 16
@@ -47,7 +47,7 @@ CLIENT_GONE = 499
 _MAX_SESSION_CHARACTERS = 256
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OURS = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
-_TRACE = "llamacord.trace"
+_RECORD = "llamacord.record"
 
 Read = Callable[[bytes, ServedEngine], Asked]
 
@@ -85,10 +85,14 @@ class App:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = scope[_TRACE] = Trace(_request_id(scope))
+        record = scope[_RECORD] = Record(_request_id(scope))
+        with traced(record.request_id):
+            await self._serve(record, scope, receive, send)
+
+    async def _serve(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = asyncio.get_running_loop().time()
         status = 0
-        id_header = (REQUEST_ID.encode(), trace.request_id.encode())
+        id_header = (HEADER.encode(), record.request_id.encode())
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -102,22 +106,21 @@ class App:
         except (ClientGoneError, ClientDisconnect):
             status = CLIENT_GONE
         except Exception:  # noqa: BLE001 - a bug ends its request and no other
-            _log.exception("Request %s failed", trace.request_id)
+            _log.exception("A request failed")
             if not status:
                 await send_error(send_with_id, ApiError(500, "This server has made an error.", code="error"))
         finally:
             took_s = asyncio.get_running_loop().time() - began_s
             is_asking = scope["method"] == "POST"
-            self.service.metrics.ended(trace.key, status or CLIENT_GONE)
+            self.service.metrics.ended(record.key, status or CLIENT_GONE)
             _log.log(
                 logging.INFO if is_asking else logging.DEBUG,
-                "%s %s key=%s status=%d took=%.3fs%s",
-                trace.request_id,
-                scope["path"][:64],
-                trace.key,
+                "%.64r key=%s status=%d took=%.3fs%s",
+                scope["path"],
+                record.key,
                 status or CLIENT_GONE,
                 took_s,
-                trace.tokens,
+                record.tokens,
             )
 
     async def _models(self, request: Request) -> Response:
@@ -215,7 +218,7 @@ class _Answers:
             asked = await asyncio.to_thread(self._read, body, service.engine)
             service.check_open()
             keys = (key.name, _session(request) or asked.user)
-            await Exchange(service, asked, keys, scope[_TRACE], receive, send).run()
+            await Exchange(service, asked, keys, scope[_RECORD], receive, send).run()
 
 
 class _Warming:
@@ -259,7 +262,7 @@ class _Warming:
 def _admit(service: Service, request: Request) -> ApiKey:
     """Return whose request this is. Raises `ApiError`."""
     key = service.keys.find(request.headers.get("authorization"))
-    request.scope[_TRACE].key = key.name
+    request.scope[_RECORD].key = key.name
     origin = request.headers.get("origin")
     if key is ANYBODY and origin is not None and not _OURS.fullmatch(origin):
         # Any page that somebody has open in a browser could ask otherwise.
@@ -306,10 +309,10 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID.encode() and _ID.fullmatch(given := value.decode("latin-1")):
-            return given
-    return secrets.token_hex(12)
+    given = next((value for name, value in scope["headers"] if name == HEADER.encode()), b"").decode(
+        "latin-1"
+    )
+    return str(given) if _ID.fullmatch(given) else new_trace()
 
 
 async def _api_error(_request: Request, error: Exception) -> Response:

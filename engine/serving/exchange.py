@@ -15,7 +15,7 @@ from starlette.types import Receive, Send
 from engine.serving.answers import Wording, dump, event
 from engine.serving.errors import ApiError
 from engine.serving.requests import Asked
-from engine.serving.service import Service, Trace
+from engine.serving.service import Record, Service
 from engine.types import Usage
 
 JOIN_S = 0.05
@@ -84,14 +84,14 @@ class Exchange:
         service: Service,
         asked: Asked,
         keys: tuple[str, ...],
-        trace: Trace,
+        record: Record,
         receive: Receive,
         send: Send,
     ) -> None:
         self._service = service
         self._asked = asked
         self._keys = keys
-        self._trace = trace
+        self._record = record
         self._receive = receive
         self._send = send
         self._came_s = asyncio.get_running_loop().time()
@@ -101,7 +101,7 @@ class Exchange:
     async def run(self) -> None:
         """Answer. Raises `ApiError` unless the answer has begun, and `ClientGoneError`."""
         name, fingerprint = self._service.engine.info.name, f"fp_{self._service.fingerprint[:12]}"
-        wording = Wording(self._asked, name, self._trace.request_id, int(time.time()), fingerprint)
+        wording = Wording(self._asked, name, self._record.request_id, int(time.time()), fingerprint)
         if self._asked.is_stream:
             stream = EventStream(self._send)
             try:
@@ -109,7 +109,7 @@ class Exchange:
             except ApiError as error:
                 if not stream.is_begun:
                     raise
-                self._trace.tokens += f" failed={error.code}"
+                self._record.tokens += f" failed={error.code}"
                 await stream.send(event(error.body), is_last=True)
         else:
             await self._race(self._whole(wording))
@@ -160,8 +160,8 @@ class Exchange:
             self._work.cancel()
 
     def _note(self, usage: Usage) -> None:
-        self._service.metrics.answered(self._trace.key, usage)
-        self._trace.tokens = (
+        self._service.metrics.answered(self._record.key, usage)
+        self._record.tokens = (
             f" prompt={usage.num_prompt_tokens} cached={usage.num_cached_tokens} new={usage.num_new_tokens}"
             f" first={usage.time_to_first_token_s:.3f}s"
         )

@@ -44,7 +44,7 @@ class ServingSettings:
 
 
 @dataclass(slots=True)
-class Trace:
+class Record:
     """What is known of one request in the end, for log and figures: nothing that anybody wrote."""
 
     request_id: str

@@ -11,7 +11,6 @@ from engine.serving.service import ServingSettings
 from engine.types import Health
 from tests.engine.serving.served import ENDLESS, Call, Client, ServedScripts, question, served
 from tests.fakes import Script
-from tests.virtual_time import settle
 
 SECRETS = {"many": "sk-0123456789abcdef", "one": "sk-fedcba9876543210"}
 KEYS = parse_keys(", ".join(f"{name}:{secret}" for name, secret in SECRETS.items()))
@@ -22,12 +21,12 @@ SLOW = Script(delay_s=1.0)
 async def order_of(client: Client, asked: list[tuple[str, str, str]]) -> list[str]:
     """Ask for answers, of a key, a session and a text; return the texts as they were answered."""
     blocker = client.begin_chat("blocker", session="blocker")
-    await settle()
+    await asyncio.sleep(0.001)
     calls: list[Call] = []
     for key, session, text in asked:
         headers = {"x_session_id": session, "authorization": f"Bearer {SECRETS[key]}"}
         calls.append(client.begin("/v1/chat/completions", question(text), **headers))
-        await settle()
+        await asyncio.sleep(0.001)
     await asyncio.gather(blocker.task, *(call.task for call in calls))
     engine = client.app.service.engine
     assert isinstance(engine, ServedScripts)
@@ -53,13 +52,13 @@ def test_a_key_with_many_requests_does_not_keep_another_one_waiting() -> None:
 def test_in_a_key_its_sessions_take_turns(names_itself: str) -> None:
     async def scene(client: Client, engine: ServedScripts) -> None:
         calls = [client.begin_chat("blocker")]
-        await settle()
+        await asyncio.sleep(0.001)
         for session, text in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]:
             if names_itself == "header":
                 calls.append(client.begin_chat(text, session=session))
             else:
                 calls.append(client.begin_chat(text, user=session))
-            await settle()
+            await asyncio.sleep(0.001)
         await asyncio.gather(*(call.task for call in calls))
         assert [dialog[-1].content for dialog in engine.dialogs][1:3] == ["a1", "b1"]
 
@@ -69,14 +68,14 @@ def test_in_a_key_its_sessions_take_turns(names_itself: str) -> None:
 def test_too_many_who_wait_are_told_when_to_come_again() -> None:
     async def scene(client: Client, _engine: ServedScripts) -> None:
         calls = [client.begin_chat(stream=True) for _ in range(3)]
-        await settle()
+        await asyncio.sleep(0.001)
         refused = await client.chat(stream=True)
         assert (refused.status, refused.error["code"]) == (429, "too_many_waiting")
         before = int(refused.headers["retry-after"])
         assert before >= 5
         await asyncio.gather(*(call.task for call in calls))
         calls = [client.begin_chat() for _ in range(3)]
-        await settle()
+        await asyncio.sleep(0.001)
         later = int((await client.chat()).headers["retry-after"])
         assert 5 <= later < before, "it learnt that an answer takes four seconds"
         await asyncio.gather(*(call.task for call in calls))
@@ -87,13 +86,13 @@ def test_too_many_who_wait_are_told_when_to_come_again() -> None:
 def test_closing_lets_answers_end_and_turns_the_others_away() -> None:
     async def scene(client: Client, engine: ServedScripts) -> None:
         running = [client.begin_chat(stream=True), client.begin_chat()]
-        await settle()
+        await asyncio.sleep(0.001)
         waiting = [client.begin_chat(), client.begin_chat(stream=True), client.begin_chat(stream=True)]
         await asyncio.sleep(1.5)
         late = client.begin_chat()  # its place was not told yet
-        await settle()
+        await asyncio.sleep(0.001)
         draining = asyncio.ensure_future(client.app.service.drain())
-        await settle()
+        await asyncio.sleep(0.001)
         for call in (waiting[0], late):
             assert (call.answer.status, call.answer.error["code"]) == (503, "draining")
             assert call.answer.headers["retry-after"] == "5"
@@ -116,7 +115,7 @@ def test_closing_lets_answers_end_and_turns_the_others_away() -> None:
 def test_closing_takes_no_longer_than_the_grace() -> None:
     async def scene(client: Client, _engine: ServedScripts) -> None:
         call = client.begin_chat(stream=True)
-        await settle()
+        await asyncio.sleep(0.001)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         assert not await client.app.service.drain()
