@@ -23,6 +23,7 @@ from bot.servers.rates import Allowance
 from engine.configuring.models import cache_folder
 from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress
+from storage.address import Location
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Settings:
     precision: str
     provider: str
     cache: Path
-    database: Path
+    database: Location
     threads: int
     max_concurrent: int
     context_tokens: int

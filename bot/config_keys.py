@@ -11,6 +11,7 @@ import binascii
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.configuring.keys import Key, choice, engine_keys, number, path, text, whole
+from storage.address import Location, PostgresAddress, without_password
 
 _FIRST_SNOWFLAKE = 1 << 22
 """Anything smaller has a time stamp of 0: no Discord id."""
@@ -22,6 +23,11 @@ def ids(written: str) -> frozenset[int]:
     if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in parts):
         raise ValueError("must be Discord ids, which are numbers, separated by commas")
     return frozenset(map(int, parts))
+
+
+def database(written: str) -> Location:
+    """Return the path of a file, or the address of a PostgreSQL server."""
+    return PostgresAddress.parse(written) if PostgresAddress.is_one(written) else path(written)
 
 
 def token(written: str) -> str:
@@ -67,7 +73,7 @@ KEYS: tuple[Key, ...] = (
     Key("MODELS", "", path),
     Key("OPERATOR_IDS", "", ids),
     *engine_keys("PRECISION", "PROVIDER", "LLAMA_CACHE"),
-    Key("DATABASE", "data/llamacord.sqlite3", path),
+    Key("DATABASE", "data/llamacord.sqlite3", database, shown=without_password),
     *engine_keys("THREADS", "MAX_CONCURRENT", "CONTEXT_TOKENS", "KV_CACHE_MB", "KV_DISK_MB", "MAX_QUEUE"),
     Key("WORK_AHEAD", "auto", choice("auto", "on", "off")),
     Key("SUMMARIES", "auto", choice("auto", "on", "off")),

@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
-    "aiosqlite": {"storage/database.py"},
+    "aiosqlite": {"storage/sqlite.py"},
     "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
@@ -58,11 +58,15 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
+    "psycopg": {
+        f"storage/postgres/{name}.py"
+        for name in ("backend", "connection", "errors", "locks", "pool", "schema")
+    },
     "prometheus_client": {"bot/operations/metrics.py", "engine/serving/metrics.py"},
     "simcord": {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
-    "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
+    "sqlite3": {f"storage/{name}.py" for name in ("errors", "migrations", "opening", "sqlite")},
     "starlette": {f"engine/serving/{name}.py" for name in ("app", "exchange")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
     "uvicorn": {"engine/serving/server.py"},
@@ -77,7 +81,7 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL", "starlette", "uvicorn"}
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "starlette", "uvicorn"}
 """discord.py stands on aiohttp and raises its exceptions; the others are optional."""
 
 WITHOUT_DISCORD = (
@@ -277,7 +281,7 @@ def test_the_lock_has_everything_that_is_declared() -> None:
     extras = _project()["optional-dependencies"]
     names = {
         *_declared(),
-        *(_name(entry) for group in ("playground", "serve", "dev") for entry in extras[group]),
+        *(_name(entry) for group in ("playground", "postgres", "serve", "dev") for entry in extras[group]),
     }
     assert {name.lower().replace("-", "_").replace(".", "_") for name in names} <= pinned
 

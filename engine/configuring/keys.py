@@ -103,12 +103,13 @@ def host(written: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One setting: its name, its default as it would be written, and how it is read."""
+    """One setting: its name, its default as it would be written, how it is read, and what is shown of it."""
 
     name: str
     default: str
     parse: Callable[[str], Any]
     is_secret: bool = False
+    shown: Callable[[str], str] = str
 
 
 _KEYS = (

@@ -101,6 +101,7 @@ def _shown(key: Key, value: str) -> str:
     """Return a bad value on one line, cut short; a secret is never shown."""
     if key.is_secret:
         return "(hidden)"
+    value = key.shown(value)
     shown = value if len(value) <= _MAX_SHOWN_CHARACTERS else value[: _MAX_SHOWN_CHARACTERS - 1] + "…"
     return shown if shown.isprintable() else repr(shown)
 
