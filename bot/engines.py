@@ -49,7 +49,8 @@ def choose_engines(settings: Settings, on_progress: Progress) -> Engines:
     """Return where answers come from. Fetches a model that is to run here and is not here: `find_model`."""
     if settings.engine:
         return RemoteEngines(settings)
-    from bot.models import LocalEngines, find_model
+    from bot.models import LocalEngines
+    from engine.configuring.models import find_model
 
     return LocalEngines(settings, find_model(settings, on_progress))
 

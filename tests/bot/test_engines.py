@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from bot.config import ConfigError, Settings, load_settings
+from bot.config import Settings, load_settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.engines import RemoteEngines, RemoteShelf, choose_engines, servers_of
 from bot.errors import ModelSwitchError
 from bot.models import LocalEngines
+from engine.configuring.reading import ConfigError
 from engine.remote.remote_engine import Servers
 from tests.fakes import ScriptedEngine
 
