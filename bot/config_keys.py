@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.hub.address import HubAddress
+from storage.address import Location, PostgresAddress
 
 Number = TypeVar("Number", int, float)
 _FIRST_SNOWFLAKE = 1 << 22
@@ -92,6 +93,11 @@ def model(written: str) -> Path | HubAddress:
     return HubAddress.parse(written) if HubAddress.is_one(written) else path(written)
 
 
+def database(written: str) -> Location:
+    """Return the path of a file, or the address of a PostgreSQL server."""
+    return PostgresAddress.parse(written) if PostgresAddress.is_one(written) else path(written)
+
+
 def address(written: str) -> str:
     """Return the address of a web server without a slash at its end."""
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", written):
@@ -164,7 +170,7 @@ KEYS: tuple[Key, ...] = (
     Key("PRECISION", "auto", choice("auto", "fp32", "fp16", "int8", "int4")),
     Key("PROVIDER", "auto", choice("auto", "cpu", "cuda")),
     Key("LLAMA_CACHE", "", path),
-    Key("DATABASE", "data/llamacord.sqlite3", path),
+    Key("DATABASE", "data/llamacord.sqlite3", database),
     Key("THREADS", "0", whole(0, 256)),
     Key("MAX_CONCURRENT", "8", whole(1, 128)),
     Key("CONTEXT_TOKENS", "0", whole(256, 131072, or_zero=True)),

@@ -112,10 +112,12 @@ class Request:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
-    def draft(self) -> tuple[int, ...]:
+    def draft(self, max_tokens: int, *, is_alone: bool) -> tuple[int, ...]:
         """Return what the next tokens may be, for `accept` to confirm."""
-        room = self.num_left - 1
-        return self.speculation.draft(self.ids, room) if self.speculation is not None and room > 0 else ()
+        room = min(self.num_left - 1, max_tokens)
+        if self.speculation is None or room <= 0:
+            return ()
+        return self.speculation.draft(self.ids, room, is_alone=is_alone)
 
     def accept(self, rows: Rows, draft: Sequence[int] = ()) -> Delta:
         """Take the next token from the first of `rows` and return what it means to the listener.
