@@ -23,7 +23,6 @@ from bot.models import (
     ModelShelf,
     beside,
     better_model,
-    engine_options,
     moderation_model,
     moderation_options,
     sums_up,
@@ -36,6 +35,7 @@ from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
+from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.engine import Engine, EngineOptions
 from engine.machine.machine import spare_time

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bot.config import ConfigError, Settings, load_settings
+from bot.config import Settings, load_settings
 from bot.config_keys import bot_id
 from bot.model_check import (
     Finding,
@@ -21,8 +21,10 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.models import better_model, model_here, moderation_model
+from bot.models import better_model, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
+from engine.configuring.models import model_here
+from engine.configuring.reading import ConfigError
 from engine.convert.default_model import NAME
 from engine.describing.footprint import size
 from engine.errors import ModelError
