@@ -1,37 +1,54 @@
-"""The service and the container: what they name exists, and systemd takes the unit as it is."""
+"""What runs Llamacord: what it names exists, and the programs that read it take it as it is."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
 from bot.cli import build_parser
 from bot.config_keys import KEYS
+from bot.operations.health import Vitals, watch
+from bot.operations.metrics import Metrics as BotMetrics
+from engine.__main__ import build_parser as engine_parser
+from engine.configuring.keys import ENGINE_KEYS
+from engine.serving.service import Service, ServingSettings
+from engine.types import Health
+from tests.engine.serving.served import ServedScripts
+from tests.fakes import ScriptedEngine
 
 ROOT = Path(__file__).parents[1]
-UNIT = ROOT / "deploy" / "llamacord.service"
-CONTAINERFILE = ROOT / "deploy" / "Containerfile"
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "llamacord.service"
+ENGINE_UNIT = DEPLOY / "llamacord-engine@.service"
+CONTAINERFILE = DEPLOY / "Containerfile"
+DASHBOARD = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
+QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
 KEY_NAMES = {key.name for key in KEYS}
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("unit", "instance"), [(UNIT, ""), (ENGINE_UNIT, "8324")])
+def test_systemd_takes_the_unit(unit: Path, instance: str, tmp_path: Path) -> None:
     """With the program where it stands in the test, for nothing is installed in /opt."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     program = tmp_path / "python"
     program.touch(mode=0o755)
-    unit = tmp_path / "llamacord.service"
-    unit.write_text(
-        UNIT.read_text(encoding="utf-8").replace("/opt/llamacord/.venv/bin/python", str(program)),
+    written = tmp_path / unit.name.replace("@", f"@{instance}")
+    written.write_text(
+        unit.read_text(encoding="utf-8").replace("/opt/llamacord/.venv/bin/python", str(program)),
         encoding="utf-8",
     )
     found = subprocess.run(  # noqa: S603 - our own unit
-        ["systemd-analyze", "verify", "--man=no", str(unit)],  # noqa: S607
+        ["systemd-analyze", "verify", "--man=no", str(written)],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
@@ -39,9 +56,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert (found.returncode, found.stderr.strip()) == (0, "")
 
 
-def settings_of_unit() -> dict[str, list[str]]:
+def settings_of(unit: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text(encoding="utf-8").splitlines():
+    for line in unit.read_text(encoding="utf-8").splitlines():
         if line and line[0] not in "#[":
             name, _, value = line.partition("=")
             found.setdefault(name, []).append(value)
@@ -49,7 +66,7 @@ def settings_of_unit() -> dict[str, list[str]]:
 
 
 def test_the_unit_starts_a_command_that_exists_with_settings_that_exist() -> None:
-    unit = settings_of_unit()
+    unit = settings_of(UNIT)
     command = unit["ExecStart"][0].partition("-m bot ")[2]
     assert callable(build_parser().parse_args(command.split()).act)
     named = {assignment.partition("=")[0] for assignment in unit["Environment"]}
@@ -58,7 +75,7 @@ def test_the_unit_starts_a_command_that_exists_with_settings_that_exist() -> Non
 
 def test_the_unit_waits_longer_than_answers_get_to_end() -> None:
     grace_s = next(int(key.default) for key in KEYS if key.name == "SHUTDOWN_GRACE")
-    assert int(settings_of_unit()["TimeoutStopSec"][0]) >= grace_s + 30
+    assert int(settings_of(UNIT)["TimeoutStopSec"][0]) >= grace_s + 30
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -121,11 +138,6 @@ def test_the_container_starts_the_program_with_settings_that_exist() -> None:
     assert environment["DATABASE"].startswith(all_of("VOLUME")[0])
 
 
-ENGINE_UNIT = DEPLOY / "llamacord-engine@.service"
-DASHBOARD = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
-QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
-
-
 def test_the_engine_unit_starts_a_server_and_waits_longer_than_answers_get_to_end() -> None:
     unit = settings_of(ENGINE_UNIT)
     command = unit["ExecStart"][0].partition("-m engine ")[2].replace("%i", "8324")
@@ -138,10 +150,11 @@ def test_the_engine_unit_starts_a_server_and_waits_longer_than_answers_get_to_en
 async def scraped() -> set[str]:
     """Return the names of all figures of a bot and of an engine."""
     chat = SimpleNamespace(num_running=0, num_waiting=0, num_unshown=0, engine=ScriptedEngine())
-    bot = SimpleNamespace(chat=chat, metrics=BotMetrics(), latency=0.1, vitals=lambda: VITALS)
+    vitals = Vitals(Health.READY, True, 0, 0)
+    bot = SimpleNamespace(chat=chat, metrics=BotMetrics(), latency=0.1, vitals=lambda: vitals)
     watch(bot)
-    async with engine_served() as served:
-        figures = bot.metrics.exposition() + served.service.metrics.exposition()
+    served = Service(ServedScripts(), ServingSettings())
+    figures = bot.metrics.exposition() + served.metrics.exposition()
     names: set[str] = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", figures.decode(), re.MULTILINE):
         names |= {f"{name}_{end}" for end in ("bucket", "sum", "count")} if kind == "histogram" else {name}
@@ -178,9 +191,7 @@ def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
-        cells = {
-            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
-        }
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
         assert not cells & taken
         assert all(x < 24 for x, _ in cells)
         assert panel["type"] == "row" or panel["description"]
@@ -200,7 +211,7 @@ def test_kubernetes_takes_the_manifest() -> None:
         assert "namespace" not in manifest["metadata"], name
 
 
-@pytest.mark.parametrize(("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES)])
+@pytest.mark.parametrize(("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES | {"ENGINE", "SHARDS"})])
 def test_the_manifest_sets_what_exists_and_gives_answers_their_time(name: str, keys: set[str]) -> None:
     everything = manifests()
     assert f"Service/{name}" in everything
@@ -217,7 +228,8 @@ def test_the_bots_of_the_manifest_ask_all_its_engines_and_share_all_shards() -> 
     engine, bot = (everything[f"StatefulSet/{name}"]["spec"] for name in ("engine", "bot"))
     values = {entry["name"]: entry["value"] for entry in bot["template"]["spec"]["containers"][0]["env"]}
     port = everything["Service/engine"]["spec"]["ports"][0]["port"]
-    assert values["ENGINE"].split(",") == [f"http://engine-{n}.engine:{port}" for n in range(engine["replicas"])]
+    addresses = [f"http://engine-{number}.engine:{port}" for number in range(engine["replicas"])]
+    assert values["ENGINE"].split(",") == addresses
     size, _, count = values["SHARDS"].partition(" of ")
     assert int(size) * bot["replicas"] == int(count)
 
@@ -234,7 +246,7 @@ def test_ray_lets_answers_end_and_starts_replicas_with_settings_that_exist() -> 
     module, _, name = application["import_path"].partition(":")
     source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     (deployment,) = application["deployments"]
-    assert re.search(rf"^{name} = {deployment['name']}\.bind\(\)", source, re.MULTILINE)
+    assert re.search(rf"^{name} = .*\({deployment['name']}\)+\.bind\(\)", source, re.MULTILINE)
     assert re.search(rf"^class {deployment['name']}:", source, re.MULTILINE)
     values = application["runtime_env"]["env_vars"]
     assert set(values) <= set(ENGINE_KEYS)
@@ -258,9 +270,7 @@ def test_ray_is_told_who_may_command_it_where_sessions_stay_and_to_tell_nobody()
 
 def test_rays_schema_takes_the_file() -> None:
     schema = pytest.importorskip("ray.serve.schema", reason="ray is not installed")
-    schema.ServeDeploySchema.model_validate(
-        yaml.safe_load((DEPLOY / "ray.yaml").read_text(encoding="utf-8"))
-    )
+    schema.ServeDeploySchema.model_validate(yaml.safe_load((DEPLOY / "ray.yaml").read_text(encoding="utf-8")))
 
 
 def rolled(tmp_path: Path, statuses: dict[int, list[str]]) -> tuple[int, list[str]]:
