@@ -211,7 +211,9 @@ def test_kubernetes_takes_the_manifest() -> None:
         assert "namespace" not in manifest["metadata"], name
 
 
-@pytest.mark.parametrize(("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES | {"ENGINE", "SHARDS"})])
+@pytest.mark.parametrize(
+    ("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES | {"ENGINE", "SHARDS"})]
+)
 def test_the_manifest_sets_what_exists_and_gives_answers_their_time(name: str, keys: set[str]) -> None:
     everything = manifests()
     assert f"Service/{name}" in everything
