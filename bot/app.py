@@ -134,7 +134,7 @@ async def run_on_discord(
         raise StartError("DISCORD_TOKEN is not set.")
     async with (
         open_client(settings, engines) as client,
-        watched(client, settings.metrics_port),
+        watched(client, settings.metrics_port, settings.metrics_host),
     ):
         Reloader(settings, read_settings, client.apply).listen()
         await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)

@@ -68,6 +68,7 @@ class Settings:
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
+    metrics_host: str
     metrics_port: int
     shutdown_grace_s: int
     log_level: int
@@ -179,6 +180,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
+        metrics_host=values["METRICS_HOST"],
         metrics_port=values["METRICS_PORT"],
         shutdown_grace_s=values["SHUTDOWN_GRACE"],
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
-from engine.configuring.keys import Key, choice, engine_keys, number, path, text, whole
+from engine.configuring.keys import Key, choice, engine_keys, host, number, path, text, whole
 from storage.address import Location, PostgresAddress, without_password
 
 _SERVER = re.compile(r"https?://[^\s/@?#,]+(/[^\s?#,]*)?")
@@ -128,6 +128,7 @@ KEYS: tuple[Key, ...] = (
     Key("RETENTION_DAYS", "0", whole(0, 3650)),
     Key("GRACE_DAYS", "30", whole(0, 3650)),
     Key("METRICS_PORT", "0", whole(0, 65535)),
+    Key("METRICS_HOST", "127.0.0.1", host),
     *engine_keys("SHUTDOWN_GRACE", "LOG_LEVEL", "LOG_FORMAT"),
     Key("PLAYGROUND_PORT", "8323", whole(0, 65535)),
     *engine_keys("ENGINE_HOST", "ENGINE_PORT", "ENGINE_KEYS"),

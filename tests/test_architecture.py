@@ -54,6 +54,7 @@ OWNERS: dict[str, set[str]] = {
     "platformdirs": {"engine/configuring/keys.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
+    "ray": {"engine/on_ray.py"},
     "regex": {
         "bot/delivery/dialect.py",
         "bot/delivery/render.py",
@@ -89,7 +90,7 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "starlette", "uvicorn"}
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "ray", "starlette", "uvicorn"}
 """discord.py stands on aiohttp and raises its exceptions; the others are optional."""
 
 WITHOUT_DISCORD = (
