@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from engine import kernels
 from engine.cpu.kv_buffers import KVBuffers, use_huge_pages
-from engine.describing.manifest import Manifest
+from engine.describing.manifest import WEIGHTS_FILE, Manifest
 from engine.graphs.decoder import slot_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
@@ -65,8 +66,10 @@ class CpuModel:
             )
         self._config = config
         self._max_tokens = options.max_tokens
-        graph = slot_graph(manifest, options.max_tokens)
-        self._session = open_session(graph, options.num_threads, weights=folder)
+        operators = kernels.library()
+        own_products = folder.resolve() / WEIGHTS_FILE if operators else None
+        graph = slot_graph(manifest, options.max_tokens, own_products)
+        self._session = open_session(graph, options.num_threads, weights=folder, operators=operators)
         # One position more than a sequence may have: a filler row of a full slot writes there.
         self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
         # The last row belongs to prefill, so that one step can have both.

@@ -7,20 +7,28 @@ loads. A tied head reads the embedding's bytes. Knows nothing of what the graph 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from engine.describing.layers import Activation
 from engine.describing.manifest import WEIGHTS_FILE
 from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
 
 CONTRIB = "com.microsoft"
-_OPSETS = {"": 21, CONTRIB: 1}
+OURS = "llamacord"
+"""The domain of the operator in engine/kernels."""
+_OPSETS = {"": 21, CONTRIB: 1, OURS: 1}
 FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
 """Activations as int8. Without it 8-bit weights are 100 times slower on a CPU."""
+TILE, BLOCK = 16, 32
+"""What our own operator takes: matrices of whole tiles of columns, in blocks of so many inputs."""
+_GATES = {Activation.SILU: 1, Activation.GELU_TANH: 2}
 
 
 class GraphBuilder:
@@ -78,11 +86,22 @@ class GraphBuilder:
 
 
 class StoredWeights:
-    """Adds tensors of `weights.bin` to a graph that computes in `FLOAT`, as the CPU, or in `HALF`."""
+    """Adds tensors of `weights.bin` to a graph that computes in `FLOAT`, as the CPU, or in `HALF`.
 
-    def __init__(self, graph: GraphBuilder, tensors: Mapping[str, StoredTensor], computes_in: str) -> None:
+    own_products: the file of the weights, where products in blocks are to be made by the operator of our own
+    (engine/kernels) in the place of ONNX Runtime's.
+    """
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        tensors: Mapping[str, StoredTensor],
+        computes_in: str,
+        own_products: Path | None = None,
+    ) -> None:
         self._graph = graph
         self._tensors = tensors
+        self._own_products = own_products
         self.type = computes_in
 
     def vector(self, name: str, kind: str = "") -> str:
@@ -122,10 +141,39 @@ class StoredWeights:
             return graph.op("Add", [product, self.vector(f"{name}_bias")], output)
         return self._product(name, tensor, x, output)
 
+    def gated(self, name: str, x: str, activation: Activation) -> str | None:
+        """Multiply rows x by a matrix of gates above one of as many others; return act(gates) * others.
+
+        None where one operator cannot do all of it.
+        """
+        tensor = self._tensors[name]
+        if f"{name}_bias" in self._tensors or not self._is_ours(tensor, 2 * TILE):
+            return None
+        return self._our_product(tensor, x, gated=_GATES[activation])
+
+    def _is_ours(self, tensor: StoredTensor, columns: int) -> TypeGuard[BlockTensor]:
+        """Tell whether our own operator multiplies by a matrix, of a multiple of so many columns."""
+        return (
+            self._own_products is not None
+            and isinstance(tensor, BlockTensor)
+            and tensor.block_size == BLOCK
+            and tensor.shape[0] % columns == 0
+        )
+
+    def _our_product(self, tensor: BlockTensor, x: str, output: str = "", gated: int = 0) -> str:
+        offsets = -1 if tensor.zero_points is None else tensor.zero_points
+        return self._graph.op(
+            "BlockLinear", [x], output, domain=OURS, file=str(self._own_products),
+            n=tensor.shape[0], k=tensor.shape[1], bits=tensor.bits,
+            values=tensor.values, scales=tensor.scales, offsets=offsets, gated=gated,
+        )  # fmt: skip
+
     def _product(self, name: str, tensor: StoredTensor, x: str, output: str = "") -> str:
         graph = self._graph
         if isinstance(tensor, DenseTensor):
             return graph.op("MatMul", [x, self._dense(name, f"{name}.weight")], output)
+        if self._is_ours(tensor, TILE):
+            return self._our_product(tensor, x, output)
         if tensor.zero_points is None:
             return self._blocks(name, tensor, x, output)
         product = self._blocks(name, tensor, x)
