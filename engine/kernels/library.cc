@@ -10,6 +10,7 @@
 #include <cstring>
 #include <new>
 #include "onnxruntime_c_api.h"
+#include "attention.h"
 #include "tile.h"
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -20,6 +21,7 @@ namespace {
 
 const OrtApi* ort = nullptr;
 const Kernels* kernels = nullptr;
+const AttentionKernels* attention_kernels = nullptr;
 
 OrtStatus* fault(const char* what) { return ort->CreateStatus(ORT_FAIL, what); }
 
@@ -249,7 +251,183 @@ OrtCustomOp make_op() {
   return op;
 }
 
-OrtCustomOp op;
+// The operator `SlotAttention`: rows attend to the cache of their sequence, after their keys and values were written to it.
+//
+// Inputs: queries, keys, values [n, *], or all packed in the first; past keys and values [b, kv heads, max_len, d]; total
+// lengths minus 1, int32 [b]; tables of cos and sin; norms of queries and of keys [d]. Each sequence has n / b of the
+// rows. Outputs: rows [n, heads * d]; present keys and values, which have to be bound to the memory of the past ones.
+struct SlotAttention {
+  Attention shape{};
+  Buffer queries, partial;
+};
+
+struct AttentionWork {
+  Attention a;
+  size_t num_chunks, num_segments;
+  size_t first_segment, end_key;
+};
+
+void prepare_part(void* data, size_t row) { attention_kernels->prepare(((AttentionWork*)data)->a, row); }
+
+struct Unit { size_t b, kv, first, n, first_key, end_key; };
+Unit unit_of(const AttentionWork& w, size_t index) {
+  const Attention& a = w.a;
+  const size_t rows = a.length * a.group(), chunk = index % w.num_chunks, head = index / w.num_chunks;
+  Unit u{head / a.num_kv_heads, head % a.num_kv_heads, chunk * kQueries, 0, 0, 0};
+  u.n = rows - u.first < kQueries ? rows - u.first : kQueries;
+  const size_t past = size_t(a.totals[u.b]) + 1 - a.length;
+  const size_t lowest = past + u.first / a.group();
+  if (a.window > 0 && int64_t(lowest) + 1 > a.window) u.first_key = (lowest + 1 - size_t(a.window)) / kKeys * kKeys;
+  u.end_key = past + (u.first + u.n - 1) / a.group() + 1;
+  return u;
+}
+
+void attend_part(void* data, size_t index) {
+  AttentionWork& w = *(AttentionWork*)data;
+  Unit u = unit_of(w, index);
+  attention_kernels->attend(w.a, u.b, u.kv, u.first, u.n, u.first_key, u.end_key, nullptr);
+}
+
+void attend_segment(void* data, size_t index) {
+  AttentionWork& w = *(AttentionWork*)data;
+  Unit u = unit_of(w, index / w.num_segments);
+  const size_t segment = u.first_key / kSegment + index % w.num_segments;
+  const size_t first = segment * kSegment > u.first_key ? segment * kSegment : u.first_key;
+  const size_t end = (segment + 1) * kSegment < u.end_key ? (segment + 1) * kSegment : u.end_key;
+  if (first < end)
+    attention_kernels->attend(w.a, u.b, u.kv, u.first, u.n, first, end, w.a.partial + index * partial_floats(w.a.head_dim));
+}
+
+void merge_part(void* data, size_t index) {
+  AttentionWork& w = *(AttentionWork*)data;
+  Unit u = unit_of(w, index);
+  const size_t num = (u.end_key - 1) / kSegment - u.first_key / kSegment + 1;
+  attention_kernels->merge(w.a, u.b, u.kv, u.first, u.n, w.a.partial + index * w.num_segments * partial_floats(w.a.head_dim), num);
+}
+
+struct Tensor {
+  void* data = nullptr;
+  size_t rank = 0;
+  int64_t dims[8] = {};
+};
+
+OrtStatus* tensor_of(const OrtValue* value, Tensor* to) {
+  OrtTensorTypeAndShapeInfo* shape;
+  TRY(ort->GetTensorTypeAndShape(value, &shape));
+  OrtStatus* status = ort->GetDimensionsCount(shape, &to->rank);
+  if (!status && to->rank <= 8) status = ort->GetDimensions(shape, to->dims, to->rank);
+  ort->ReleaseTensorTypeAndShapeInfo(shape);
+  if (status) return status;
+  if (to->rank > 8) return fault("a tensor has too many dimensions");
+  return ort->GetTensorMutableData((OrtValue*)value, &to->data);
+}
+
+OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
+  SlotAttention& op = *(SlotAttention*)kernel;
+  AttentionWork work{};
+  Attention& a = work.a;
+  a = op.shape;
+  Tensor in[10];
+  size_t count;
+  TRY(ort->KernelContext_GetInputCount(context, &count));
+  for (size_t i = 0; i < count && i < 10; i++) {
+    const OrtValue* value;
+    TRY(ort->KernelContext_GetInput(context, i, &value));
+    if (value) TRY(tensor_of(value, &in[i]));
+  }
+  const Tensor &q = in[0], &past_key = in[3], &past_value = in[4], &totals = in[5];
+  const size_t d = a.head_dim, kv_width = a.num_kv_heads * d, q_width = a.num_heads * d;
+  if (q.rank != 2 || past_key.rank != 4 || past_value.rank != 4 || totals.rank != 1) return fault("SlotAttention: an input has the wrong rank");
+  const size_t n = size_t(q.dims[0]);
+  a.batch = size_t(totals.dims[0]);
+  const bool is_packed = !in[1].data;
+  if (!a.batch || !n || n % a.batch || past_key.dims[0] != int64_t(a.batch) || past_key.dims[1] != int64_t(a.num_kv_heads) ||
+      past_key.dims[3] != int64_t(d) || memcmp(past_key.dims, past_value.dims, sizeof past_key.dims) ||
+      q.dims[1] != int64_t(is_packed ? q_width + 2 * kv_width : q_width))
+    return fault("SlotAttention: an input has the wrong shape");
+  if (!is_packed && (in[1].rank != 2 || in[2].rank != 2 || in[1].dims[0] != q.dims[0] || in[2].dims[0] != q.dims[0] ||
+                     in[1].dims[1] != int64_t(kv_width) || in[2].dims[1] != int64_t(kv_width)))
+    return fault("SlotAttention: keys or values have the wrong shape");
+  a.length = n / a.batch;
+  a.max_len = size_t(past_key.dims[2]);
+  a.q = (const float*)q.data;
+  a.q_stride = size_t(q.dims[1]);
+  a.k = is_packed ? a.q + q_width : (const float*)in[1].data;
+  a.v = is_packed ? a.k + kv_width : (const float*)in[2].data;
+  a.k_stride = a.v_stride = is_packed ? a.q_stride : kv_width;
+  a.totals = (const int32_t*)totals.data;
+  a.cos = (const float*)in[6].data;
+  a.sin = (const float*)in[7].data;
+  a.q_norm = (const float*)in[8].data;
+  a.k_norm = (const float*)in[9].data;
+  a.rotary_dim = a.cos ? 2 * size_t(in[6].dims[1]) : 0;
+  if (a.rotary_dim > d) return fault("SlotAttention: the tables are wider than a head");
+  size_t longest = 0;
+  for (size_t b = 0; b < a.batch; b++) {
+    const int64_t total = int64_t(a.totals[b]) + 1;
+    if (total < int64_t(a.length) || total > int64_t(a.max_len) || (a.cos && total > in[6].dims[0]))
+      return fault("SlotAttention: a sequence is longer than its cache, or shorter than its rows");
+    if (size_t(total) > longest) longest = size_t(total);
+  }
+  OrtValue *out, *present_key, *present_value;
+  const int64_t out_dims[2] = {q.dims[0], int64_t(q_width)};
+  TRY(ort->KernelContext_GetOutput(context, 0, out_dims, 2, &out));
+  TRY(ort->KernelContext_GetOutput(context, 1, past_key.dims, 4, &present_key));
+  TRY(ort->KernelContext_GetOutput(context, 2, past_value.dims, 4, &present_value));
+  TRY(ort->GetTensorMutableData(out, (void**)&a.out));
+  TRY(ort->GetTensorMutableData(present_key, (void**)&a.keys));
+  TRY(ort->GetTensorMutableData(present_value, (void**)&a.values));
+  if (a.keys != past_key.data || a.values != past_value.data) return fault("SlotAttention: past and present have to be the same memory");
+  a.queries = (float*)op.queries.of(n * q_width * sizeof(float));
+  if (!a.queries) return fault("bad_alloc");
+  if (n == 1) prepare_part(&work, 0);
+  else TRY(ort->KernelContext_ParallelFor(context, prepare_part, n, 0, &work));
+  work.num_chunks = (a.length * a.group() + kQueries - 1) / kQueries;
+  const size_t units = a.batch * a.num_kv_heads * work.num_chunks;
+  work.num_segments = (longest + kSegment - 1) / kSegment;
+  // Few units of long sequences: their segments go to several threads.
+  if (units > 16 || work.num_segments == 1) return ort->KernelContext_ParallelFor(context, attend_part, units, 0, &work);
+  a.partial = (float*)op.partial.of(units * work.num_segments * partial_floats(d) * sizeof(float));
+  if (!a.partial) return fault("bad_alloc");
+  TRY(ort->KernelContext_ParallelFor(context, attend_segment, units * work.num_segments, 0, &work));
+  return ort->KernelContext_ParallelFor(context, merge_part, units, 0, &work);
+}
+
+OrtStatus* create_attention(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+  int64_t heads, kv_heads, head_dim, window;
+  float scale, softcap, epsilon;
+  TRY(ort->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
+  TRY(ort->KernelInfoGetAttribute_int64(info, "kv_num_heads", &kv_heads));
+  TRY(ort->KernelInfoGetAttribute_int64(info, "head_dim", &head_dim));
+  TRY(ort->KernelInfoGetAttribute_int64(info, "local_window_size", &window));
+  TRY(ort->KernelInfoGetAttribute_float(info, "scale", &scale));
+  TRY(ort->KernelInfoGetAttribute_float(info, "softcap", &softcap));
+  TRY(ort->KernelInfoGetAttribute_float(info, "qk_norm_epsilon", &epsilon));
+  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || !attention_kernels || !attention_kernels->takes(size_t(head_dim)))
+    return fault("SlotAttention: heads that it does not take");
+  SlotAttention* op = (SlotAttention*)malloc(sizeof(SlotAttention));
+  if (!op) return fault("bad_alloc");
+  new (op) SlotAttention();
+  op->shape.num_heads = size_t(heads); op->shape.num_kv_heads = size_t(kv_heads); op->shape.head_dim = size_t(head_dim);
+  op->shape.scale = scale; op->shape.softcap = softcap; op->shape.epsilon = epsilon; op->shape.window = window;
+  *kernel = op;
+  return nullptr;
+}
+
+OrtCustomOp make_attention() {
+  OrtCustomOp op = make_op();
+  op.GetName = [](const OrtCustomOp*) { return "SlotAttention"; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 10; };
+  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
+  op.GetInputType = [](const OrtCustomOp*, size_t i) { return i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return i == 0 || (i >= 3 && i <= 5) ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL; };
+  op.CreateKernelV2 = create_attention;
+  op.KernelComputeV2 = compute_attention;
+  op.KernelDestroy = [](void* kernel) { ((SlotAttention*)kernel)->~SlotAttention(); free(kernel); };
+  return op;
+}
+
+OrtCustomOp linear, attention;
 }  // namespace
 }  // namespace llamacord
 
@@ -264,7 +442,7 @@ EXPORT const char* llamacord_instructions() {
   using namespace llamacord;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) kernels = avx512();
+  if (avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) { kernels = avx512(); attention_kernels = attention_avx512(); }
 #endif
   return kernels ? kernels->name : nullptr;
 }
@@ -276,9 +454,11 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   if (!llamacord_instructions()) return fault("this processor lacks the instructions");
   static OrtCustomOpDomain* domain = nullptr;
   if (!domain) {
-    op = make_op();
+    linear = make_op();
+    attention = make_attention();
     TRY(ort->CreateCustomOpDomain("llamacord", &domain));
-    TRY(ort->CustomOpDomain_Add(domain, &op));
+    TRY(ort->CustomOpDomain_Add(domain, &linear));
+    if (attention_kernels) TRY(ort->CustomOpDomain_Add(domain, &attention));
   }
   return ort->AddCustomOpDomain(options, domain);
 }
