@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from engine.describing.architecture import DecoderConfig
 from engine.describing.layers import Activation, QueryKeyNorm
 from engine.describing.manifest import Manifest
-from engine.graphs.attention import Attention, PagedAttention, SlotAttention
+from engine.graphs.attention import Attention, OwnSlotAttention, PagedAttention, SlotAttention
 from engine.graphs.graph_builder import CONTRIB, FLOAT, HALF, GraphBuilder, StoredWeights
 from engine.graphs.plain_attention import PlainAttention
 from engine.graphs.sampler_graph import SamplerGraph
@@ -33,7 +33,8 @@ def slot_graph(manifest: Manifest, max_tokens: int, own_products: Path | None = 
     """
     config, graph = manifest.decoder, GraphBuilder()
     weights = StoredWeights(graph, manifest.tensors, FLOAT, own_products)
-    attention = SlotAttention(graph, config, max_tokens)
+    is_own = own_products is not None and OwnSlotAttention.takes(config)
+    attention = (OwnSlotAttention if is_own else SlotAttention)(graph, config, max_tokens)
     # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
     shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
     hidden = graph.op("Reshape", [weights.embedding("input_ids"), shape])
