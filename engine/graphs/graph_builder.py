@@ -21,7 +21,7 @@ from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
 CONTRIB = "com.microsoft"
 OURS = "llamacord"
 """The domain of the operator in engine/kernels."""
-_OPSETS = {"": 21, CONTRIB: 1, OURS: 1}
+_OPSETS = {"": 21, CONTRIB: 1}
 FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
@@ -78,7 +78,8 @@ class GraphBuilder:
     def build(self, name: str, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> bytes:
         """Return the finished model, serialised."""
         graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._initializers.values()))
-        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+        ours = {OURS: 1} if any(node.domain == OURS for node in self._nodes) else {}
+        opsets = [helper.make_opsetid(*opset) for opset in (_OPSETS | ours).items()]
         model: ModelProto = helper.make_model(
             graph, opset_imports=opsets, ir_version=10, producer_name="llamacord"
         )
