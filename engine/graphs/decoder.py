@@ -119,7 +119,7 @@ class _Layers:
         prefix, linear = f"layers.{layer}.", self._weights.linear
         attended = linear(f"{prefix}o", self._attend(layer, linear(f"{prefix}qkv", normed)))
         normed, hidden = self._join(hidden, attended, f"{prefix}attn_post_norm", f"{prefix}mlp_norm")
-        down = linear(f"{prefix}down", self._gated(f"{prefix}gate_up", self._narrowed(normed)))
+        down = linear(f"{prefix}down", self._gated(prefix, self._narrowed(normed)))
         last = layer == self._config.num_layers - 1
         following = "final_norm" if last else f"layers.{layer + 1}.attn_norm"
         return self._join(hidden, down, f"{prefix}mlp_post_norm", following)
@@ -144,13 +144,14 @@ class _Layers:
             parts[part] = self._norm(parts[part], f"{prefix}{part}_norm", self._weights.type)
         return self._attention.attend(layer, [*parts.values()])
 
-    def _gated(self, name: str, normed: str) -> str:
+    def _gated(self, prefix: str, normed: str) -> str:
         """Add the first half of the gated MLP: act(gate) * up."""
-        product = self._weights.gated(name, normed, self._config.activation)
+        product = self._weights.gated(f"{prefix}gate_up", normed, self._config.activation)
         if product is not None:
             return product
-        gate, up = f"{name}.gate", f"{name}.up"
-        self._graph.node("Split", [self._weights.linear(name, normed)], [gate, up], axis=-1, num_outputs=2)
+        gate, up = f"{prefix}gate.out", f"{prefix}up.out"
+        gates = self._weights.linear(f"{prefix}gate_up", normed)
+        self._graph.node("Split", [gates], [gate, up], axis=-1, num_outputs=2)
         return self._graph.op("Mul", [self._activated(gate), up])
 
     def _activated(self, gate: str) -> str:
