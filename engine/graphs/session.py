@@ -10,7 +10,7 @@ import onnxruntime
 
 from engine.errors import ModelFormatError, ModelResourceError
 
-_SPIN_MICROSECONDS = "1000"
+_SPIN_MICROSECONDS = "5000"
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NO_CUDA = (
