@@ -130,8 +130,8 @@ class WatchedEngine(ScriptedEngine):
     def _echo(self, dialog: Sequence[ChatMessage]) -> Script:
         return Script(("You", " said", " that", "."), delay_s=self._machine.delay())
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
-        generation = super().generate(prompt, params)
+    def generate(self, prompt: Prompt, params: SamplingParams, **options: Any) -> Generation:
+        generation = super().generate(prompt, params, **options)
         self._machine.check_beginning(self.dialogs[-1])
         return generation
 
