@@ -18,7 +18,9 @@ import onnxruntime
 from engine import kernels
 from engine.cpu.kv_buffers import KVBuffers, use_huge_pages
 from engine.describing.manifest import WEIGHTS_FILE, Manifest
+from engine.graphs.attention import OwnSlotAttention
 from engine.graphs.decoder import slot_graph
+from engine.graphs.graph_builder import is_ours
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
 from engine.runtime.speculation import MAX_ROWS
@@ -176,6 +178,22 @@ class CpuModel:
             binding.bind_input(f"past_{name}", "cpu", 0, np.float32, window.shape, window.ctypes.data)
             _bind_output(binding, f"present_{name}", window)
         return binding
+
+
+def rows_are_exact(manifest: Manifest) -> bool:
+    """Tell whether a token's logits are bit for bit the same in any run: all products are our own operator's.
+
+    ONNX Runtime's round otherwise for one row than for several.
+    """
+    return (
+        kernels.library() is not None
+        and OwnSlotAttention.takes(manifest.decoder)
+        and all(
+            is_ours(tensor)
+            for name, tensor in manifest.tensors.items()
+            if len(tensor.shape) > 1 and not (name == "embed" and "head" in manifest.tensors)
+        )
+    )
 
 
 def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
+from engine import kernels
 from engine.describing.architecture import DecoderConfig
 from engine.describing.layers import Rotation
 from engine.graphs.graph_builder import CONTRIB, OURS, GraphBuilder
@@ -102,8 +103,8 @@ class OwnSlotAttention(SlotAttention):
 
     @staticmethod
     def takes(config: DecoderConfig) -> bool:
-        """Tell whether the operator has heads of this size."""
-        return config.head_dim in _OWN_HEAD_DIMS
+        """Tell whether there is the operator on this machine, and has heads of this size."""
+        return kernels.has_attention() and config.head_dim in _OWN_HEAD_DIMS
 
     def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
         config, output, own = self._config, f"attention.{layer}", self._config.layer(layer)

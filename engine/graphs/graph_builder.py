@@ -26,9 +26,14 @@ FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
 """Activations as int8. Without it 8-bit weights are 100 times slower on a CPU."""
-TILE, BLOCK = 16, 32
-"""What our own operator takes: matrices of whole tiles of columns, in blocks of so many inputs."""
+_TILE, _BLOCK = 16, 32
+"""Columns that our own operator computes together, and inputs that share a scale."""
 _GATES = {Activation.SILU: 1, Activation.GELU_TANH: 2}
+
+
+def is_ours(tensor: StoredTensor) -> TypeGuard[BlockTensor]:
+    """Tell whether our own operator can multiply by a matrix (engine/kernels)."""
+    return isinstance(tensor, BlockTensor) and tensor.block_size == _BLOCK
 
 
 class GraphBuilder:
@@ -148,18 +153,12 @@ class StoredWeights:
         None where one operator cannot do all of it.
         """
         tensor = self._tensors[name]
-        if f"{name}_bias" in self._tensors or not self._is_ours(tensor, 2 * TILE):
+        if f"{name}_bias" in self._tensors or not self._is_ours(tensor) or tensor.shape[0] % (2 * _TILE):
             return None
         return self._our_product(tensor, x, gated=_GATES[activation])
 
-    def _is_ours(self, tensor: StoredTensor, columns: int) -> TypeGuard[BlockTensor]:
-        """Tell whether our own operator multiplies by a matrix, of a multiple of so many columns."""
-        return (
-            self._own_products is not None
-            and isinstance(tensor, BlockTensor)
-            and tensor.block_size == BLOCK
-            and tensor.shape[0] % columns == 0
-        )
+    def _is_ours(self, tensor: StoredTensor) -> TypeGuard[BlockTensor]:
+        return self._own_products is not None and is_ours(tensor)
 
     def _our_product(self, tensor: BlockTensor, x: str, output: str = "", gated: int = 0) -> str:
         offsets = -1 if tensor.zero_points is None else tensor.zero_points
@@ -173,7 +172,7 @@ class StoredWeights:
         graph = self._graph
         if isinstance(tensor, DenseTensor):
             return graph.op("MatMul", [x, self._dense(name, f"{name}.weight")], output)
-        if self._is_ours(tensor, TILE):
+        if self._is_ours(tensor):
             return self._our_product(tensor, x, output)
         if tensor.zero_points is None:
             return self._blocks(name, tensor, x, output)

@@ -37,7 +37,8 @@ def open_session(
 
     `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
     memory cannot hold. `weights` is the folder of the weights of a graph that is no file. `captured` lets
-    runs become graphs of the device. `operators` is a library of operators that the graph has. Raises `ModelFormatError` or `ModelResourceError`.
+    runs become graphs of the device. `operators` is a library of operators that the graph has. Raises
+    `ModelFormatError` or `ModelResourceError`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

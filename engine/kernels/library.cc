@@ -15,6 +15,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace llamacord {
 namespace {
@@ -75,7 +78,7 @@ struct Matrix {
 
   ~Matrix() { free(tiles); }
   size_t num_blocks() const { return k / kBlock; }
-  size_t num_tiles() const { return n / kTile; }
+  size_t num_tiles() const { return (n + kTile - 1) / kTile; }
   size_t tile_bytes() const { return format.block_bytes() * num_blocks(); }
   int zero() const { return format.has_offsets ? 0 : format.bits == 4 ? 8 : 128; }
 
@@ -113,15 +116,16 @@ struct Matrix {
 #endif
     uint8_t* to = tiles;
     for (size_t tile = 0; tile < num_tiles(); tile++) {
-      const size_t first = tile * kTile;
-      if (!file.read(rows, values_at + int64_t(first * nb * packed), kTile * nb * packed))
+      const size_t first = tile * kTile, columns = n - first < kTile ? n - first : kTile;
+      if (!file.read(rows, values_at + int64_t(first * nb * packed), columns * nb * packed))
         return fault("the file of the weights is too short");
+      memset(rows + columns * nb * packed, 0, (kTile - columns) * nb * packed);
       for (size_t b = 0; b < nb; b++) {
         for (size_t j = 0; j < kTile; j++) pack(rows + (j * nb + b) * packed, to + 4 * j);
         to += format.value_bytes();
         for (int part = 0; part < (offset ? 2 : 1); part++) {
           for (size_t j = 0; j < kTile; j++) {
-            float number = part ? offset[b * n + first + j] : scale[(first + j) * nb + b];
+            float number = j >= columns ? 0.0f : part ? offset[b * n + first + j] : scale[(first + j) * nb + b];
             if (exact) { uint16_t half = to_half(number, &exact); memcpy(to + 2 * j, &half, 2); }
             else memcpy(to + 4 * j, &number, 4);
           }
@@ -161,7 +165,7 @@ void multiply_part(void* data, size_t part) {
   Work& w = *(Work*)data;
   const Matrix& matrix = *w.matrix;
   const size_t num_out = matrix.gated ? matrix.num_tiles() / 2 : matrix.num_tiles();
-  const size_t stride = num_out * kTile, bytes = matrix.tile_bytes(), most = size_t(kernels->max_rows);
+  const size_t stride = matrix.gated ? matrix.n / 2 : matrix.n, bytes = matrix.tile_bytes(), most = size_t(kernels->max_rows);
   // Rows in parts of like size: 16 are 8 and 8, not 12 and 4.
   const size_t num_groups = (w.m + most - 1) / most;
   for (size_t tile = num_out * part / w.num_parts; tile < num_out * (part + 1) / w.num_parts; tile++)
@@ -169,8 +173,14 @@ void multiply_part(void* data, size_t part) {
       const size_t first = w.m * g / num_groups, m = w.m * (g + 1) / num_groups - first;
       float* out = w.y + first * stride + tile * kTile;
       const uint8_t* at = matrix.tiles + tile * bytes;
-      if (!matrix.gated) { kernels->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
       alignas(64) float gate[16 * kTile], up[16 * kTile];
+      if (!matrix.gated) {
+        const size_t columns = stride - tile * kTile;
+        if (columns >= kTile) { kernels->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
+        kernels->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
+        for (size_t r = 0; r < m; r++) memcpy(out + r * stride, gate + r * kTile, columns * sizeof(float));
+        continue;
+      }
       kernels->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
       kernels->product(matrix.format, at + num_out * bytes, w.rows, first, int(m), up, kTile);
       kernels->gated(gate, up, int(m), matrix.gated - 1, out, stride);
@@ -220,7 +230,7 @@ OrtStatus* create(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, 
   TRY(ort->KernelInfoGetAttribute_int64(info, "scales", &scales));
   TRY(ort->KernelInfoGetAttribute_int64(info, "offsets", &offsets));
   TRY(ort->KernelInfoGetAttribute_int64(info, "gated", &gated));
-  if (k <= 0 || n <= 0 || k % kBlock || n % (gated ? 2 * kTile : kTile) || (bits != 4 && bits != 8) || gated < 0 || gated > 2)
+  if (k <= 0 || n <= 0 || k % kBlock || (gated && n % (2 * kTile)) || (bits != 4 && bits != 8) || gated < 0 || gated > 2)
     return fault("BlockLinear: a matrix of a shape that it does not take");
   Matrix* matrix = (Matrix*)malloc(sizeof(Matrix));
   if (!matrix) return fault("bad_alloc");
@@ -431,6 +441,18 @@ OrtCustomOp linear, attention;
 }  // namespace
 }  // namespace llamacord
 
+#if defined(__x86_64__)
+// Whether processor and system know AVX-512 with VNNI.
+static bool has_avx512() {
+  unsigned a, b, c, d, low, high;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;  // the system saves what it says below
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1, vnni = c >> 11 & 1;
+  return f && dq && bw && vl && vnni;
+}
+#endif
+
 #if defined(_WIN32)
 #define EXPORT extern "C" __declspec(dllexport)
 #else
@@ -441,11 +463,13 @@ OrtCustomOp linear, attention;
 EXPORT const char* llamacord_instructions() {
   using namespace llamacord;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) { kernels = avx512(); attention_kernels = attention_avx512(); }
+  if (has_avx512()) { kernels = avx512(); attention_kernels = attention_avx512(); }
 #endif
   return kernels ? kernels->name : nullptr;
 }
+
+// Whether there is attention too.
+EXPORT int llamacord_has_attention() { return llamacord_instructions() && llamacord::attention_kernels; }
 
 EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace llamacord;
