@@ -70,7 +70,8 @@ class Blocks:
 
     def save(self, path: Path) -> tuple[int, int, int]:
         """Write the matrix to a file; return where values, scales and offsets begin there."""
-        parts = [self.values, self.scales, *([] if self.offsets is None else [self.offsets])]
+        parts: list[npt.NDArray[np.generic]] = [self.values, self.scales]
+        parts += [] if self.offsets is None else [self.offsets]
         path.write_bytes(b"".join(part.tobytes() for part in parts))
         behind = self.values.nbytes + self.scales.nbytes
         return 0, self.values.nbytes, -1 if self.offsets is None else behind

@@ -58,7 +58,8 @@ def reference(heads: Heads, rows: Array) -> npt.NDArray[np.float64]:
     seen = (behind >= 0) & (behind < (heads.window or num))
     weights = np.exp(np.where(seen, scores - scores.max(axis=-1, keepdims=True), -np.inf))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, v).reshape(num, -1)
+    attended: npt.NDArray[np.float64] = np.einsum("hqk,khd->qhd", weights, v)
+    return attended.reshape(num, -1)
 
 
 @pytest.mark.parametrize("name", [*KINDS, *OTHERS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,11 +22,12 @@ def rows_of(num: int, k: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal((num, k)).astype(np.float32)
 
 
-def quantised(rows: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def quantised(rows: Array) -> npt.NDArray[np.float64]:
     """Return rows as they are multiplied: in blocks of 32 with 8 bits."""
     blocks = rows.reshape(len(rows), -1, 32).astype(np.float64)
     scales = np.abs(blocks).max(axis=-1, keepdims=True) / 127
-    return (np.rint(blocks / np.where(scales == 0, 1, scales)) * scales).reshape(rows.shape)
+    whole: npt.NDArray[np.float64] = np.rint(blocks / np.where(scales == 0, 1, scales)) * scales
+    return whole.reshape(rows.shape)
 
 
 @pytest.mark.parametrize("is_half", [True, False], ids=["half", "single"])
