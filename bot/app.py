@@ -23,7 +23,6 @@ from bot.models import (
     ModelShelf,
     beside,
     better_model,
-    engine_options,
     moderation_model,
     moderation_options,
     sums_up,
@@ -36,14 +35,14 @@ from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
+from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.engine import Engine, EngineOptions
 from engine.machine.machine import spare_time
 from engine.opening import open_folder
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
-from storage.database import Database
-from storage.opening import locked
+from storage.database import Database, in_use
 from storage.settings import SettingsStore
 
 _log = logging.getLogger(__name__)
@@ -108,12 +107,6 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
 
 
 @asynccontextmanager
-async def _only_us(database: Path) -> AsyncIterator[None]:
-    with locked(database):
-        yield
-
-
-@asynccontextmanager
 async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | None]:
     """Load the moderation model, where there is to be one. Raises `ModelError`."""
     if settings.moderation_model is None:
@@ -130,8 +123,7 @@ async def _open_parts(
     settings: Settings, model: Path, options: EngineOptions
 ) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
-        _only_us(settings.database),
-        await Database.open(settings.database) as database,
+        in_use(settings.database) as database,
         await Engine.open(model, options) as engine,
     ):
         info = engine.info

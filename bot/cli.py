@@ -13,23 +13,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bot import app
-from bot.config import ConfigError, Settings, ignore_early_signals, load_settings
-from bot.models import find_model
+from bot.config import Settings, ignore_early_signals, load_settings
 from bot.on_discord.connection import StartError
 from bot.operations.health import PortError
-from bot.operations.logs import configure_logging
-from engine.convert.default_model import Progress as OnProgress
+from engine.configuring.models import find_model
+from engine.configuring.progress import showing_progress
+from engine.configuring.reading import ConfigError
 from engine.errors import EngineError
+from engine.logs import configure_logging
 from storage.errors import StorageError
 
 VERSION = "0.1.0"
@@ -192,32 +191,3 @@ def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-@contextmanager
-def showing_progress(console: Console) -> Iterator[OnProgress]:
-    """Give the function that is told what is being done and the share of it that is done."""
-    if not console.is_terminal:
-        yield _line_writer(console)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def on_progress(stage: str, share: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=1.0)
-            bars.update(tasks[stage], completed=share)
-
-        yield on_progress
-
-
-def _line_writer(console: Console) -> OnProgress:
-    stages: set[str] = set()
-
-    def on_progress(stage: str, share: float) -> None:  # noqa: ARG001 - one line a stage
-        if stage not in stages:
-            stages.add(stage)
-            console.print(f"{stage} …", markup=False, highlight=False)
-
-    return on_progress

@@ -12,22 +12,14 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.convert.default_model import (
-    DEFAULT_PRECISION,
-    NAME,
-    Progress,
-    default_model_folder,
-    ensure_default_model,
-)
-from engine.describing.architecture import Precision
+from engine.convert.default_model import NAME
 from engine.describing.footprint import GPU_LIBRARIES_BYTES
 from engine.engine import EngineOptions, context_tokens, kv_room
 from engine.errors import ModelError
-from engine.hub.address import HubAddress, pulled_folder
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
-from engine.runtime.model_folder import DiskRoom, ModelFolder
+from engine.runtime.model_folder import ModelFolder
 from engine.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -37,62 +29,6 @@ MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""
 MAX_MODELS = 25
 """As many as Discord offers at once."""
-
-
-def default_precision(settings: Settings) -> Precision:
-    """Return the precision of the default model."""
-    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Return how the engine is to run."""
-    return EngineOptions(
-        num_threads=settings.threads,
-        max_concurrent=settings.max_concurrent,
-        context_tokens=settings.context_tokens,
-        kv_cache_mb=settings.kv_cache_mb,
-        device=settings.provider,
-        chat_format=settings.chat_template,
-        kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
-    )
-
-
-def find_model(settings: Settings, on_progress: Progress) -> Path:
-    """Return the model's folder; fetch and convert it where it is the default one or at Hugging Face.
-
-    Blocking, seconds to minutes the first time. Raises `ModelError`.
-    """
-    if isinstance(settings.model, HubAddress):
-        from engine.hub.hub import Hub  # takes a start a third of a second
-        from engine.hub.pulling import ensure_pulled
-
-        hub = Hub(settings.hub_endpoint, settings.hub_token)
-        return ensure_pulled(
-            settings.cache,
-            settings.model,
-            _hub_precision(settings),
-            hub,
-            on_progress,
-            has_chat_template=bool(settings.chat_template),
-        )
-    if settings.model is not None:
-        return settings.model
-    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
-
-
-def model_here(settings: Settings) -> Path | None:
-    """Return the model's folder without fetching anything, None where it still has to be fetched."""
-    if isinstance(settings.model, HubAddress):
-        return pulled_folder(settings.cache, settings.model, _hub_precision(settings))
-    if settings.model is not None:
-        return settings.model
-    folder = default_model_folder(settings.cache, default_precision(settings))
-    return folder if folder.exists() else None
-
-
-def _hub_precision(settings: Settings) -> Precision | None:
-    """Return the precision of a model from Hugging Face, None for what suits file and machine."""
-    return None if settings.precision == "auto" else Precision(settings.precision)
 
 
 def better_model(settings: Settings) -> Here | None:

@@ -186,6 +186,15 @@ class Engine:
         """Return what somebody needs who makes prompts elsewhere. Reads the tokenizer's file."""
         return TextFiles.of(self._model, self._options.chat_format)
 
+    def encode(self, text: str) -> Prompt:
+        """Return the ids of a text that is to be gone on with, without a chat format. Call it in a thread."""
+        return Prompt((self._model.bos_id, *self.text.tokenizer.encode(text)), is_continued=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many tokens the model knows."""
+        return self._model.vocab_size
+
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
         return tokens_needed(len(prompt.ids), params, self._context, self.kv_page)
@@ -318,8 +327,12 @@ class _Stream:
         if self._completion is not None:
             raise StopAsyncIteration
         delta = await self._deltas.get()
+        text = delta.text
+        while not delta.is_final and not self._deltas.empty():
+            delta = self._deltas.get_nowait()
+            text += delta.text
         self._completion, self._error = delta.completion, delta.error
-        return delta.text or await self.__anext__()
+        return text or await self.__anext__()
 
 
 class _Warming:
