@@ -14,13 +14,13 @@ import re
 import selectors
 import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 import yarl
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from bot import app
+from bot import models
 from bot.cli import main
 from bot.on_discord import traffic
 from engine.types import ChatMessage, Generation, Prompt, SamplingParams
@@ -73,20 +73,20 @@ class ProcessEngine(ScriptedEngine):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generate(self, prompt: Prompt, params: SamplingParams, **options: Any) -> Generation:
         """Begin the answer."""
         question: ChatMessage = self._fitted[prompt.ids][-1]
         wanted = re.search(r"(\d+) words", question.content)
         number = int(wanted[1]) if wanted else len(SHORT) * (1 if "short" in question.content else 100)
         words = (f" word{number}" for number in range(number)) if wanted else SHORT * (number // len(SHORT))
         self.scripts = [Script((f"temperature {params.temperature}:", *words), delay_s=WORD_S)]
-        return super().generate(prompt, params)
+        return super().generate(prompt, params, **options)
 
 
 if __name__ == "__main__":
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
-    setattr(app, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
+    setattr(models, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
     traffic.CONNECT_TIMEOUT_S = max(traffic.CONNECT_TIMEOUT_S, HANDSHAKE_S * SPEED)
     asyncio.events.new_event_loop = FastLoop
     sys.exit(main(sys.argv[1:]))
