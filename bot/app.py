@@ -19,6 +19,7 @@ from rich.console import Console
 from bot.config import Reloader, Settings
 from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
+from bot.fleet.fleet import Fleet, fleet_of
 from bot.models import (
     ModelShelf,
     beside,
@@ -28,7 +29,7 @@ from bot.models import (
     moderation_options,
     sums_up,
 )
-from bot.on_discord.client import LlamacordClient
+from bot.on_discord.client import LlamacordClient, client_for
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
 from bot.operations.metrics import Metrics
@@ -45,17 +46,27 @@ from storage.conversations import Conversations
 from storage.database import Database
 from storage.opening import locked
 from storage.settings import SettingsStore
+from storage.shards import Shards
 
 _log = logging.getLogger(__name__)
+
+_ONE_PROCESS = (
+    "A database in a file belongs to one process, which has all shards: set SHARDS=0-{last}/{count}, or set"
+    " DATABASE to the address of a PostgreSQL server for several processes."
+)
 
 
 @asynccontextmanager
 async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
-    """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
+    """Open storage, engine and service for one client.
+
+    Raises `StorageError`, `ModelError` or `ShardsTakenError`.
+    """
     options, guard = engine_options(settings), moderation_model(settings)
     parts = _open_parts(settings, model, beside(options, guard, is_loaded=False))
     async with parts as (database, engine), AsyncExitStack() as stack:
-        conversations = Conversations(database)
+        fleet = await stack.enter_async_context(_open_fleet(settings))
+        conversations = Conversations(database, shards=fleet.shards)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
@@ -85,7 +96,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
         database.on_written, privacy.purging.on_dropped = chat.note_change, chat.idle.forget
         async with chat:
             shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
-            client = LlamacordClient(
+            client = client_for(fleet)(
                 chat,
                 moderation,
                 privacy,
@@ -93,6 +104,7 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
                 ModelSwitch(chat, switchable, shelf, model.name),
                 operator_ids=settings.operator_ids,
                 sees_all_messages=settings.sees_all_messages,
+                fleet=fleet,
             )
             yield client
 
@@ -111,6 +123,19 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
 async def _only_us(database: Path) -> AsyncIterator[None]:
     with locked(database):
         yield
+
+
+@asynccontextmanager
+async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
+    """Have shards, over a connection of its own: signs of life wait for nothing else."""
+    choice = settings.shards
+    if isinstance(settings.database, Path):
+        if not choice.are_all:
+            raise StartError(_ONE_PROCESS.format(count=choice.count, last=choice.count - 1))
+        yield Fleet(Shards(0, choice.count - 1, choice.count))
+        return
+    async with await Database.open(settings.database) as database, fleet_of(database, choice) as fleet:
+        yield fleet
 
 
 @asynccontextmanager
@@ -159,7 +184,7 @@ async def run_on_discord(
         watched(client, settings.metrics_port),
     ):
         Reloader(settings, read_settings, client.apply).listen()
-        await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
+        await connect(client, settings.discord_token, stop=stop, on_ready=on_ready, lost=client.fleet.lost)
 
 
 async def run_playground(

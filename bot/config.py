@@ -22,6 +22,7 @@ import platformdirs
 from dotenv.parser import parse_stream
 
 from bot.config_keys import CHAT_KEYS, KEYS, Key
+from bot.fleet.choice import ShardChoice
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
@@ -56,6 +57,7 @@ class Settings:
     provider: str
     cache: Path
     database: Path
+    shards: ShardChoice
     threads: int
     max_concurrent: int
     context_tokens: int
@@ -162,6 +164,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or platformdirs.user_cache_path("llamacord", appauthor=False),
         database=values["DATABASE"],
+        shards=values["SHARDS"] or ShardChoice(),
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bot.fleet.choice import read_shards
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.hub.address import HubAddress
 
@@ -165,6 +166,7 @@ KEYS: tuple[Key, ...] = (
     Key("PROVIDER", "auto", choice("auto", "cpu", "cuda")),
     Key("LLAMA_CACHE", "", path),
     Key("DATABASE", "data/llamacord.sqlite3", path),
+    Key("SHARDS", "", read_shards),
     Key("THREADS", "0", whole(0, 256)),
     Key("MAX_CONCURRENT", "8", whole(1, 128)),
     Key("CONTEXT_TOKENS", "0", whole(256, 131072, or_zero=True)),
