@@ -22,6 +22,7 @@ _NEXT_TURN = """
 INSERT INTO counters (name, value) VALUES (?1, ?2)
 ON CONFLICT (name) DO UPDATE
 SET value = CASE WHEN counters.value + ?3 > ?2 THEN counters.value + ?3 ELSE ?2 END
+WHERE counters.value + ?3 <= ?4
 RETURNING value"""
 _CLAIM = """
 INSERT INTO counters (name, value) VALUES (?, ?)
@@ -87,10 +88,13 @@ async def database_now_ms(transaction: Transaction) -> int:
     return 0 if row is None else int(row["now_ms"])
 
 
-async def next_turn(transaction: Transaction, name: str, *, at: int, apart: int) -> int:
-    """Return when it is the caller's turn, not before `at` and `apart` after the turn before, in one unit."""
-    (row,) = await transaction.fetch_all(_NEXT_TURN, (f"turn:{name}", at, apart))
-    return int(row["value"])
+async def next_turn(transaction: Transaction, name: str, *, at: int, apart: int, within: int) -> int | None:
+    """Take the next turn and return when it is: not before `at`, and `apart` after the one before.
+
+    None, and nothing is taken, where that would be later than `within` after `at`. All in one unit.
+    """
+    row = await transaction.fetch_one(_NEXT_TURN, (f"turn:{name}", at, apart, at + within))
+    return None if row is None else int(row["value"])
 
 
 async def claim_once(transaction: Transaction, name: str, *, at: int, lasts: int) -> bool:

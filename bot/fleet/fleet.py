@@ -130,8 +130,11 @@ class Fleet:
             try:
                 async with self._database.transaction() as transaction:
                     now_ms = await self._clock(transaction)
-                    turn_ms = await next_turn(transaction, name, at=now_ms, apart=int(TURN_S * 1000))
+                    apart, within = int(TURN_S * 1000), int((given_up_at_s - at_s) * 1000)
+                    turn_ms = await next_turn(transaction, name, at=now_ms, apart=apart, within=within)
             except StorageError:
+                turn_ms = None
+            if turn_ms is None:
                 await asyncio.sleep(HEAR_S)
                 continue
             due_s = at_s + (turn_ms - now_ms) / 1000
