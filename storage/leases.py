@@ -23,7 +23,9 @@ _TAKE = """
 INSERT INTO shard_leases (shard_id, num_shards, holder, beat, wants, attended_at) VALUES (?, ?, ?, 0, 0, 0)
 ON CONFLICT (shard_id) DO UPDATE SET holder = excluded.holder, beat = 0, wants = 0
 RETURNING shard_id, attended_at"""
-_BEAT = "UPDATE shard_leases SET beat = beat + 1, wants = ? WHERE holder = ? RETURNING shard_id"
+_BEAT = """
+UPDATE shard_leases SET beat = beat + 1, wants = ?, attended_at = COALESCE(?, attended_at)
+WHERE holder = ? RETURNING shard_id"""
 _ATTEND = "UPDATE shard_leases SET attended_at = ? WHERE holder = ?"
 _GIVE_BACK = "UPDATE shard_leases SET holder = NULL WHERE holder = ?"
 _END = "UPDATE shard_leases SET holder = NULL WHERE holder = ? AND beat = ? RETURNING shard_id"
@@ -77,10 +79,8 @@ class Leases:
         attended_at: until when all that was said in them has come to it, None where that is not so now.
         wants: how much it has to do, as any number that those of others are compared with.
         """
-        async with self._database.transaction() as transaction:
-            rows = await transaction.fetch_all(_BEAT, (wants, holder))
-            if attended_at is not None:
-                await transaction.fetch_all(_ATTEND, (attended_at, holder))
+        # A single statement without a transaction: it waits for nobody who writes, however long they take.
+        rows = await self._database.fetch_all(_BEAT, (wants, attended_at, holder))
         return sorted(row["shard_id"] for row in rows)
 
     async def give_back(self, holder: str, *, attended_at: int | None = None) -> None:

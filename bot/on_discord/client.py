@@ -26,6 +26,7 @@ from bot.on_discord.asking.catchup import CatchUp
 from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
+from bot.on_discord.asking.missed import Missed
 from bot.on_discord.asking.questions import Questions
 from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
@@ -119,6 +120,7 @@ class LlamacordClient(discord.Client):
             self._threads,
             sees_all=sees_all_messages,
         )
+        self._missed = Missed(self, self.fleet.shards, self.fleet.attended_at, self._intake.take)
         self._changes = MessageChanges(chat, questions, self._locales, self._intake)
         self._endings = Endings(
             self,
@@ -221,7 +223,7 @@ class LlamacordClient(discord.Client):
 
     def _is_attending(self) -> bool:
         """Tell whether all that is said in our servers comes to us, and what was said before us has."""
-        return self.is_ready() and not self.is_closed()
+        return self.is_ready() and not self.is_closed() and self._missed.is_done
 
     async def _hear(self, news: News) -> None:
         """Follow what another process did."""
@@ -286,6 +288,7 @@ class LlamacordClient(discord.Client):
         """Look which servers we are in, and what is owed there."""
         self._endings.look()
         await self._departures.compare(self.guilds)
+        await self._missed.look()
 
     async def on_resumed(self) -> None:
         """Look what is owed, after the connection was lost."""
