@@ -1,13 +1,14 @@
-"""Several processes of one bot on one PostgreSQL, and on a Discord that deals out shards and enforces its limits.
+"""Several processes of one bot on one PostgreSQL, on a Discord that deals out shards and enforces limits.
 
     python -m benchmarks.many_bots
     python -m benchmarks.many_bots --processes 4 --servers 2000 --seconds 180
     python -m benchmarks.many_bots --sqlite
 
-People ask in servers at random; now and then a process is killed and started anew, once the database is restarted,
-and another process is started on shards that somebody has. With `--sqlite` one process has it all, in a file, and
-is not killed. The bots run as they are; only the model is a script, which repeats the number of the question. Prints
-what became of each question and what Discord saw. Ends with 1 where anything was lost, doubled or shown elsewhere.
+People ask in servers at random; now and then a process is killed and started anew, once the database is
+restarted, and another process is started on shards that somebody has. With `--sqlite` one process has it all,
+in a file, and is not killed. The bots run as they are; only the model is a script, which repeats the number
+of the question. Prints what became of each question and what Discord saw. Ends with 1 where anything was
+lost, doubled or shown elsewhere.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def bot() -> int:
     class EchoEngine(ProcessEngine):
         """Says the number of the question, words, and the number again."""
 
-        def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+        def generate(self, prompt: Prompt, params: SamplingParams, **options: Any) -> Generation:
             question: ChatMessage = self._fitted[prompt.ids][-1]
             number = re.findall(r"#(\d+)", question.content)[-1]
             words = (f" word{n}" for n in range(WORDS))
             self.scripts = [Script((f"begin{number}", *words, f" end{number}"), delay_s=WORD_S)]
-            return ScriptedEngine.generate(self, prompt, params)
+            return ScriptedEngine.generate(self, prompt, params, **options)
 
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])

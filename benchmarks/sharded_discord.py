@@ -1,9 +1,9 @@
 """As much of Discord as the processes of one bot need that share its shards, over real HTTP and WebSockets.
 
 Many servers with a channel each, dealt out by shards. What Discord enforces is enforced: new sessions of one
-bucket five seconds apart, so many requests a second for the whole bot, so many writes in a channel. A shard may
-have several sessions, and each gets all events, so that two processes on one shard would be seen. Nothing is sent
-to a session that is not there: it is missed.
+bucket five seconds apart, so many requests a second for the whole bot, so many writes in a channel. A shard
+may have several sessions, and each gets all events, so that two processes on one shard would be seen. Who
+begins a session is told nothing of what was said before.
 """
 
 from __future__ import annotations

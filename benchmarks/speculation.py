@@ -2,17 +2,22 @@
 
     python -m benchmarks.speculation --threads 2 --rounds 5
 
-Default model, one conversation at a time, through the public API, with the bot's usual sampling but for the
-repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns; the ratio is
-the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have no drafts.
+Default model, one conversation and several at once, through the public API, with the bot's usual sampling
+but for the repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns;
+the ratio is the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have
+no drafts.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
+import time
+from collections import deque
 from collections.abc import Sequence
+from unittest import mock
 
 from benchmarks.common import answer, default_model, print_table
 from engine.engine import Engine, EngineOptions
@@ -57,36 +62,53 @@ WORKLOADS: dict[str, tuple[Sequence[str], float]] = {
 }
 
 
-async def speed(engine: Engine, question: str) -> float:
-    """Return decode tokens/s of an answer."""
-    prompt = engine.fit_prompt([ChatMessage("user", question)], 2048)
+async def speed(engine: Engine, questions: Sequence[str], num_at_once: int, seed: int) -> float:
+    """Return tokens/s in total while so many conversations answer all of these, question after question.
+
+    `seed` gives the random numbers: both engines make the same answers, as far as rounding lets them.
+    """
+    prompts = deque(engine.fit_prompt([ChatMessage("user", question)], 2048) for question in questions)
     params = SamplingParams(repetition_penalty=1.0, max_new_tokens=MAX_NEW_TOKENS)
-    usage = (await answer(engine, prompt, params)).usage
-    return (usage.num_new_tokens - 1) / (usage.duration_s - usage.time_to_first_token_s)
+    num_tokens = 0
+
+    async def converse() -> None:
+        nonlocal num_tokens
+        while prompts:
+            usage = (await answer(engine, prompts.popleft(), params)).usage
+            num_tokens += usage.num_new_tokens
+
+    with mock.patch("secrets.randbits", random.Random(seed).getrandbits):
+        started = time.perf_counter()
+        await asyncio.gather(*(converse() for _ in range(num_at_once)))
+        return num_tokens / (time.perf_counter() - started)
 
 
-async def compare(threads: int, rounds: int) -> None:
+async def compare(threads: int, rounds: int, conversations: Sequence[int]) -> None:
     """Measure both engines by turns and print the table."""
-    plain, drafting = [
+    engines = [
         await Engine.open(
-            default_model(), EngineOptions(num_threads=threads, max_concurrent=1, speculation=speculation)
+            default_model(),
+            EngineOptions(num_threads=threads, max_concurrent=max(conversations), speculation=speculation),
         )
         for speculation in (False, True)
     ]
     rows = []
-    for name, (questions, goal) in WORKLOADS.items():
-        ratios, speeds = [], []
-        for _ in range(rounds):
-            pairs = [
-                (await speed(plain, question), await speed(drafting, question)) for question in questions
-            ]
-            ratios.append(statistics.mean(fast / slow for slow, fast in pairs))
-            speeds += pairs
-        medians = [f"{statistics.median(side):.0f}" for side in zip(*speeds, strict=True)]
-        spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-        rows.append([name, *medians, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])
-    await plain.close()
-    await drafting.close()
+    for num in conversations:
+        for name, (questions, goal) in WORKLOADS.items():
+            asked = list(questions) * (1 + num // 2)
+            for engine in engines:  # the prompts' KV is kept from here on: what is timed is nearly all decode
+                await speed(engine, questions, 1, 0)
+            pairs: list[tuple[float, float]] = []
+            for seed in range(rounds):
+                slow, fast = [await speed(engine, asked, num, seed) for engine in engines]
+                pairs.append((slow, fast))
+            ratios = [fast / slow for slow, fast in pairs]
+            medians = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
+            spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+            wanted = f"{goal if num == 1 else min(goal, 1.0)}x"
+            rows.append([f"{num}: {name}", *medians, f"{statistics.median(ratios):.2f}x", spread, wanted])
+    for engine in engines:
+        await engine.close()
     columns = ["tokens/s", "one by one", "drafting", "ratio", "over the rounds", "goal"]
     print_table(f"{threads} threads, {rounds} rounds", columns, rows)
 
@@ -98,8 +120,9 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--conversations", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
-    asyncio.run(compare(arguments.threads, arguments.rounds))
+    asyncio.run(compare(arguments.threads, arguments.rounds, arguments.conversations))
 
 
 if __name__ == "__main__":

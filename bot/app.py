@@ -42,9 +42,9 @@ from engine.engine import Engine, EngineOptions
 from engine.machine.machine import spare_time
 from engine.opening import open_folder
 from engine.waiting.room import WaitingRoom
+from storage.address import PostgresAddress
 from storage.conversations import Conversations
-from storage.database import Database
-from storage.opening import locked
+from storage.database import Database, in_use
 from storage.settings import SettingsStore
 from storage.shards import Shards
 
@@ -120,16 +120,10 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
 
 
 @asynccontextmanager
-async def _only_us(database: Path) -> AsyncIterator[None]:
-    with locked(database):
-        yield
-
-
-@asynccontextmanager
 async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
     """Have shards, over a connection of its own: signs of life wait for nothing else."""
     choice = settings.shards
-    if isinstance(settings.database, Path):
+    if not isinstance(settings.database, PostgresAddress):
         if not choice.are_all:
             raise StartError(_ONE_PROCESS.format(count=choice.count, last=choice.count - 1))
         yield Fleet(Shards(0, choice.count - 1, choice.count))
@@ -155,8 +149,7 @@ async def _open_parts(
     settings: Settings, model: Path, options: EngineOptions
 ) -> AsyncIterator[tuple[Database, Engine]]:
     async with (
-        _only_us(settings.database),
-        await Database.open(settings.database) as database,
+        in_use(settings.database, is_shared=True) as database,
         await Engine.open(model, options) as engine,
     ):
         info = engine.info

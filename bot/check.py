@@ -29,6 +29,7 @@ from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
 from engine.text.prompt import make_chat_format
+from storage.address import Location
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -127,9 +128,9 @@ def _check_moderation_model(folder: Path) -> Finding:
     return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
 
 
-def _check_database(path: Path) -> Finding:
-    """Open it and take the writer's lock; a database that does not exist yet is not created."""
-    if not path.exists():
+def _check_database(path: Location) -> Finding:
+    """Open it and take the writer's lock; a file that does not exist yet is not created."""
+    if isinstance(path, Path) and not path.exists():
         problem = _write_problem(path.parent)
         if problem is not None:
             return Finding(False, "Database", f"{path} cannot be created: {problem}. Change DATABASE.")
@@ -141,7 +142,7 @@ def _check_database(path: Path) -> Finding:
     return Finding(True, "Database", f"{path} can be read and written.")
 
 
-async def _lock(path: Path) -> None:
+async def _lock(path: Location) -> None:
     async with await Database.open(path, busy_timeout_s=2.0) as database, database.transaction():
         pass
 

@@ -27,6 +27,7 @@ from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
 from engine.hub.address import HubAddress
+from storage.address import Location, without_password
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Settings:
     precision: str
     provider: str
     cache: Path
-    database: Path
+    database: Location
     shards: ShardChoice
     threads: int
     max_concurrent: int
@@ -234,9 +235,10 @@ def _hints(written: Mapping[str, str], env_file: Path) -> tuple[str, ...]:
 
 
 def _shown(key: Key, value: str) -> str:
-    """Return a bad value on one line, cut short; a secret is never shown."""
+    """Return a bad value on one line, cut short; a secret or a password in an address is never shown."""
     if key.is_secret:
         return "(hidden)"
+    value = without_password(value)
     shown = value if len(value) <= _MAX_SHOWN_CHARACTERS else value[: _MAX_SHOWN_CHARACTERS - 1] + "…"
     return shown if shown.isprintable() else repr(shown)
 

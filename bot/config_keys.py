@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from bot.fleet.choice import read_shards
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.hub.address import HubAddress
+from storage.address import Location, PostgresAddress
 
 Number = TypeVar("Number", int, float)
 _FIRST_SNOWFLAKE = 1 << 22
@@ -93,6 +94,11 @@ def model(written: str) -> Path | HubAddress:
     return HubAddress.parse(written) if HubAddress.is_one(written) else path(written)
 
 
+def database(written: str) -> Location:
+    """Return the path of a file, or the address of a PostgreSQL server."""
+    return PostgresAddress.parse(written) if PostgresAddress.is_one(written) else path(written)
+
+
 def address(written: str) -> str:
     """Return the address of a web server without a slash at its end."""
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", written):
@@ -165,7 +171,7 @@ KEYS: tuple[Key, ...] = (
     Key("PRECISION", "auto", choice("auto", "fp32", "fp16", "int8", "int4")),
     Key("PROVIDER", "auto", choice("auto", "cpu", "cuda")),
     Key("LLAMA_CACHE", "", path),
-    Key("DATABASE", "data/llamacord.sqlite3", path),
+    Key("DATABASE", "data/llamacord.sqlite3", database),
     Key("SHARDS", "", read_shards),
     Key("THREADS", "0", whole(0, 256)),
     Key("MAX_CONCURRENT", "8", whole(1, 128)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Coroutine
 from types import TracebackType
@@ -14,9 +15,14 @@ Result = TypeVar("Result")
 
 
 class Tasks:
-    """Background tasks of one owner. As an async context manager it closes at the end."""
+    """Background tasks of one owner. As an async context manager it closes at the end.
+
+    They run in the context in which the owner was made, whoever has them started: what an answer's view does
+    in the background is logged as that answer's, and what serves all of them as nobody's.
+    """
 
     def __init__(self) -> None:
+        self._context = contextvars.copy_context()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
@@ -33,7 +39,7 @@ class Tasks:
 
     def start(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
         """Begin `work`, which `name` says in the log should it fail."""
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.create_task(work, name=name, context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -25,15 +25,14 @@ from engine.errors import EngineError, EngineUnavailableError, NoRoomError, Prom
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import DiskRoom, ModelFolder, RunnerSize
-from engine.runtime.request import Delta, Request, tokens_needed
+from engine.runtime.request import Delta, Request
 from engine.runtime.runner import Runner
 from engine.runtime.sampling import Sampler
 from engine.runtime.speculation import Speculation
 from engine.runtime.worker import Worker
-from engine.text.chat_choice import named_chat
-from engine.text.detokenizer import StreamDecoder, padded
-from engine.text.prompt import fit_prompt, make_chat_format, reasoning_of
-from engine.text.tokenizer import RememberingTokenizer
+from engine.text.detokenizer import StreamDecoder
+from engine.text.model_text import ModelText
+from engine.text.text_files import TextFiles
 from engine.types import (
     ChatMessage,
     Completion,
@@ -45,6 +44,7 @@ from engine.types import (
     Prompt,
     SamplingParams,
     Warming,
+    tokens_needed,
 )
 
 logger = logging.getLogger(__name__)
@@ -93,16 +93,7 @@ class Engine:
         self._model = open_folder(folder)
         self._options = options
         self._num_answers = num_answers(self._model, options)
-        self._tokenizer = RememberingTokenizer(self._model.load_tokenizer())
-        self._token_bytes = padded(self._tokenizer.token_bytes, self._model.vocab_size)
-        self._format = make_chat_format(self._model, self._tokenizer, options.chat_format)
-        self._chat = named_chat(options.chat_format) or self._model.chat
-        self._reasoning = reasoning_of(self._chat, self._format)
-        for mark, token in self._control_marks.items():  # these are part of what is said
-            self._token_bytes[token] = mark.encode()
-        ends = frozenset({self._model.eos_id, *self._model.stop_ids})
-        self._stop_ids = self._format.stop_ids if self._format else ends
-        self._control_ids = self._stop_ids | frozenset(self._tokenizer.special_ids.values())
+        self.text = ModelText(self._model, self._model.load_tokenizer(), options.chat_format)
         self._context = context_tokens(self._model, options)
         self._streams: dict[int, _Stream] = {}
         self._warmings: dict[int, _Warming] = {}
@@ -154,11 +145,11 @@ class Engine:
             name=self._model.name,
             precision=self._model.precision,
             provider=self._worker.device,
-            chat_format=self._chat.format,
+            chat_format=self.text.chat.format,
             context_length=self._context,
-            default_system_prompt=self._chat.default_system_prompt,
-            reasoning=self._reasoning,
-            ends_turns=self._format is not None and self._format.ends_turns,
+            default_system_prompt=self.text.chat.default_system_prompt,
+            reasoning=self.text.reasoning,
+            ends_turns=self.text.ends_turns,
             sampling=self._model.sampling,
         )
 
@@ -181,40 +172,37 @@ class Engine:
         self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        answer_ids = self._answer_ids(answer_so_far) if answer_so_far else ()
-        return fit_prompt(self._format, dialog, max_prompt_tokens, answer_ids)
-
-    def _answer_ids(self, answer: str) -> Sequence[int]:
-        """Return the ids of an answer to go on with, behind the thinking that the prompt begins."""
-        if self._reasoning is None or not self._reasoning.is_open:
-            return self._tokenizer.encode(answer)
-        closing = self._reasoning.closing
-        if closing in self._control_marks:
-            return [self._control_marks[closing], *self._tokenizer.encode_inside(f"\n\n{answer}")]
-        return self._tokenizer.encode_inside(f"{closing}\n\n{answer}")
-
-    @property
-    def _control_marks(self) -> dict[str, int]:
-        """Return the ids of those marks around thinking that are control tokens."""
-        marks = () if self._reasoning is None else (self._reasoning.opening, self._reasoning.closing)
-        return {
-            mark: self._tokenizer.special_ids[mark] for mark in marks if mark in self._tokenizer.special_ids
-        }
+        return self.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""
-        return self._format is None or self._format.is_safe(text)
+        return self.text.is_safe(text)
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens `text` takes, without the chat format around it."""
-        return len(self._tokenizer.encode(text))
+        """See `TextEngine.count_tokens`."""
+        return self.text.count_tokens(text)
+
+    def text_files(self) -> TextFiles:
+        """Return what somebody needs who makes prompts elsewhere. Reads the tokenizer's file."""
+        return TextFiles.of(self._model, self._options.chat_format)
 
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
-        num_tokens = tokens_needed(len(prompt.ids), params, self._context)
-        return -(-num_tokens // self._worker.block_size) * self._worker.block_size
+        return tokens_needed(len(prompt.ids), params, self._context, self.kv_page)
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    @property
+    def kv_page(self) -> int:
+        """Return of how many tokens room is taken at once."""
+        return self._worker.block_size
+
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        session: str = "",  # noqa: ARG002 - all KV is here
+        tell: Callable[[int], object] | None = None,  # noqa: ARG002 - nothing waits here
+    ) -> Generation:
         """See `TextEngine.generate`. What begins while a fault is mended is answered after that."""
         if self._loop is None or self.health in (Health.UNHEALTHY, Health.CLOSED):
             raise EngineUnavailableError(f"The model is {self.health}. Try again later.")
@@ -229,7 +217,7 @@ class Engine:
         self._streams[request.request_id] = stream
         return stream
 
-    def warm(self, prompt: Prompt) -> Warming:
+    def warm(self, prompt: Prompt, *, session: str = "") -> Warming:  # noqa: ARG002 - all KV is here
         """See `TextEngine.warm`."""
         request = self._make_request(prompt, _AHEAD, is_ahead=True)
         warming = _Warming(lambda: self._worker.cancel(request.request_id))
@@ -242,7 +230,7 @@ class Engine:
 
     def drop_idle_cache(self) -> None:
         """See `TextEngine.drop_idle_cache`."""
-        self._tokenizer.forget()
+        self.text.forget()
         self._worker.forget()
 
     def _make_request(self, prompt: Prompt, params: SamplingParams, *, is_ahead: bool = False) -> Request:
@@ -250,13 +238,13 @@ class Engine:
             request_id=next(self._request_ids),
             prompt=prompt,
             params=params,
-            sampler=Sampler(params, prompt.ids, self._control_ids),
+            sampler=Sampler(params, prompt.ids, self.text.control_ids),
             decoder=StreamDecoder(
-                self._token_bytes,
+                self.text.token_bytes,
                 params.stop,
-                opening_space_ids=() if prompt.is_continued else self._tokenizer.opening_space_ids,
+                opening_space_ids=() if prompt.is_continued else self.text.tokenizer.opening_space_ids,
             ),
-            stop_ids=self._stop_ids,
+            stop_ids=self.text.stop_ids,
             max_tokens=self._context,
             # A run over several tokens rounds differently from single steps, so that a draft might show.
             speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
@@ -274,7 +262,7 @@ class Engine:
                 device=options.device,
                 kv_cache_mb=options.kv_cache_mb,
                 kv_disk=options.kv_disk,
-                unpenalised=self._control_ids,
+                unpenalised=self.text.control_ids,
             )
         )
 

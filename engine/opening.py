@@ -12,7 +12,7 @@ from engine.cpu.model import CpuModel, ModelOptions
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
-from engine.describing.manifest import ChatSpec, Manifest, load_manifest, verify_files
+from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_manifest, verify_files
 from engine.errors import ModelError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -90,6 +90,14 @@ class ConvertedFolder:
 
     def verify(self) -> None:
         verify_files(self.folder, self.manifest, full=True)
+
+    @property
+    def tokenizer_spec(self) -> TokenizerSpec:
+        return self.manifest.tokenizer
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.folder / self.manifest.tokenizer.file
 
     def load_tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.folder, self.manifest.tokenizer)

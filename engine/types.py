@@ -7,7 +7,7 @@ Frozen, validated on construction, free of any I/O. The bot's side depends on `T
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -117,23 +117,34 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer."""
+    """A whole answer. num_breaks: how often it broke off and was gone on with, as where a server failed."""
 
     text: str
     finish_reason: FinishReason
     usage: Usage
+    num_breaks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids ready for the model. `num_dropped` counts the oldest messages that did not fit.
 
-    is_continued: the ids end inside the answer, so that what comes goes on with it.
+    is_continued: the ids end inside the answer, so that what comes goes on with it. fingerprint: of the model
+    whose tokens these are, where engines may come to have another one meanwhile.
     """
 
     ids: tuple[int, ...]
     num_dropped: int = 0
     is_continued: bool = False
+    fingerprint: str = field(default="", compare=False)
+
+
+def tokens_needed(num_prompt: int, params: SamplingParams, max_tokens: int, page: int = 1) -> int:
+    """Return how many tokens a prompt and its answer may come to be, in whole pages of so many tokens.
+
+    max_tokens: the context.
+    """
+    return -(-min(num_prompt + params.max_new_tokens, max_tokens) // page) * page
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +267,22 @@ class TextEngine(Protocol):
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """Return how many tokens' KV an answer may come to need: what `EngineLoad.has_room` is asked with."""
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        session: str = "",
+        tell: Callable[[int], object] | None = None,
+    ) -> Generation:
         """Begin an answer and return at once. Call on the event loop.
 
-        Nothing waits in the engine: ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or
-        `EngineUnavailableError`.
+        Ask `load` first. Raises `NoRoomError`, `PromptTooLongError` or `EngineUnavailableError`.
+        session: names the conversation, for an engine of several, one of which has its KV. tell: learns the
+        place in line where an engine that others use too lets this one wait, and 0 when it begins after that.
         """
 
-    def warm(self, prompt: Prompt) -> Warming:
+    def warm(self, prompt: Prompt, *, session: str = "") -> Warming:
         """Compute the KV of a beginning that prompts are expected to have, and return at once.
 
         Only while nothing else is to be done: `generate` ends it within one step, and it takes no room from

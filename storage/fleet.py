@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from storage.database import Database, Transaction
+from storage.database import Database, Transaction, act
+from storage.scopes import FLEET
 from storage.types import to_milliseconds, utc_now
 
 KEPT = timedelta(minutes=10)
@@ -57,11 +58,12 @@ class NewsTable:
         row = await self._database.fetch_one(_VALUE, ("news",))
         return 0 if row is None else int(row["value"])
 
+    @act
     async def tell(self, news: News) -> None:
         """Tell all others."""
         at = self._now()
-        async with self._database.transaction() as transaction:
-            # The count is held until the end: no number is seen before a lower one.
+        async with self._database.transaction(FLEET) as transaction:
+            # In turn, so that no number is seen before a lower one.
             (row,) = await transaction.fetch_all(_COUNT, ("news", 1))
             await transaction.fetch_all(_FORGET_OLD, (to_milliseconds(at - KEPT),))
             told = (row["value"], self._me, news.kind, news.about, news.guild_id, to_milliseconds(at))
@@ -76,9 +78,10 @@ class NewsTable:
         found = [News(row["kind"], row["about"], row["guild_id"]) for row in rows]
         return max([newest, *(row["id"] for row in rows)]), found
 
+    @act
     async def clear_up(self) -> None:
         """Delete what is too old."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(FLEET) as transaction:
             await transaction.fetch_all(_FORGET_OLD, (to_milliseconds(self._now() - KEPT),))
 
 

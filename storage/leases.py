@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from storage.database import Database
+from storage.database import Database, act
+from storage.scopes import FLEET
 from storage.shards import Shards
 
-# Everybody who takes something waits here for whoever does so at the same time.
-_IN_TURN = """
-INSERT INTO counters (name, value) VALUES ('claims', 1)
-ON CONFLICT (name) DO UPDATE SET value = counters.value + 1"""
 _HELD = "SELECT * FROM shard_leases WHERE holder IS NOT NULL ORDER BY shard_id"
 _DROP_OTHERS = "DELETE FROM shard_leases WHERE holder IS NULL AND num_shards <> ?"
 _TAKE = """
@@ -56,13 +53,13 @@ class Leases:
             for row in rows
         ]
 
+    @act
     async def take(self, shards: Shards, holder: str) -> Mapping[int, int] | None:
         """Take shards that nobody has; None where somebody has one, or deals out another number of them.
 
         Return for each until when it was attended to last, in milliseconds since 1970; 0 is not known.
         """
-        async with self._database.transaction() as transaction:
-            await transaction.fetch_all(_IN_TURN)
+        async with self._database.transaction(FLEET) as transaction:
             for row in await transaction.fetch_all(_HELD):
                 if row["num_shards"] != shards.count or row["shard_id"] in shards.ids:
                     return None
@@ -83,16 +80,17 @@ class Leases:
         rows = await self._database.fetch_all(_BEAT, (wants, attended_at, holder))
         return sorted(row["shard_id"] for row in rows)
 
+    @act
     async def give_back(self, holder: str, *, attended_at: int | None = None) -> None:
         """Have no shards any more; see `beat`."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(FLEET) as transaction:
             if attended_at is not None:
                 await transaction.fetch_all(_ATTEND, (attended_at, holder))
             await transaction.fetch_all(_GIVE_BACK, (holder,))
 
+    @act
     async def end(self, dead: Sequence[Lease]) -> None:
         """Let those have no shards any more who have given no sign of life since."""
-        async with self._database.transaction() as transaction:
-            await transaction.fetch_all(_IN_TURN)
+        async with self._database.transaction(FLEET) as transaction:
             for holder, beat in sorted({(one.holder, one.beat) for one in dead}):
                 await transaction.fetch_all(_END, (holder, beat))

@@ -176,6 +176,8 @@ class ScriptedEngine:
     warmed: list[tuple[int, ...]] = field(default_factory=list)
     """The prompts that were computed ahead."""
     warmings: list[ScriptedWarming] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    """The conversations of answers and of what was computed ahead."""
     _running: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
@@ -220,7 +222,14 @@ class ScriptedEngine:
         """Return what prompt and answer take, at most the context."""
         return min(len(prompt.ids) + params.max_new_tokens, self.info.context_length)
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        session: str = "",
+        tell: Callable[[int], object] | None = None,
+    ) -> Generation:
         """Begin the next scripted answer."""
         if self.health is not Health.READY:
             raise EngineUnavailableError("The scripted engine is not ready.")
@@ -230,6 +239,7 @@ class ScriptedEngine:
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
         self.params.append(params)
+        self.sessions.append(session)
         for warming in self.warmings:
             warming.cancel()
         generation = ScriptedGeneration(self._next_script(dialog), prompt, params, num_tokens)
@@ -237,8 +247,9 @@ class ScriptedEngine:
         self._running.append(generation)
         return generation
 
-    def warm(self, prompt: Prompt) -> ScriptedWarming:
+    def warm(self, prompt: Prompt, *, session: str = "") -> ScriptedWarming:
         """Compute a prompt ahead."""
+        self.sessions.append(session)
         self.warmings.append(warming := ScriptedWarming(self, prompt))
         return warming
 

@@ -23,7 +23,7 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
-    "aiosqlite": {"storage/database.py"},
+    "aiosqlite": {"storage/sqlite.py"},
     "dotenv": {"bot/config.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
@@ -58,11 +58,15 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
+    "psycopg": {
+        f"storage/postgres/{name}.py"
+        for name in ("backend", "connection", "errors", "locks", "pool", "schema")
+    },
     "prometheus_client": {"bot/operations/metrics.py"},
     "simcord": {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
-    "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
+    "sqlite3": {f"storage/{name}.py" for name in ("errors", "migrations", "opening", "sqlite")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
 }
 """Libraries, and the only files that import them."""
@@ -75,8 +79,8 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL"}
-"""discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg"}
+"""discord.py stands on aiohttp and raises its exceptions; simcord, Pillow and psycopg are optional."""
 
 WITHOUT_DISCORD = (
     "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",

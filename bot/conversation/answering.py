@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bot.conversation.dialog import spoken
-from bot.conversation.jobs import Job, StopReason
+from bot.conversation.jobs import Job, StopReason, session_of
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
 from bot.conversation.preferences import Preferences, Surroundings
@@ -83,6 +83,7 @@ class Answering:
         """
         outcome = await self._make(job, tell)
         ending = await self._store(job, outcome)
+        _log.info("Answer %d is %s%s", job.answer_id, outcome.state, _told(outcome.completion))
         if job.stop_reason is None and job.origin is not None:
             ending = dataclasses.replace(ending, waiter_id=job.origin.user_id)
         if self._on_answered is not None:
@@ -170,7 +171,12 @@ class Answering:
             tell(0)
             if job.begun:
                 job.view.update(job.begun)
-            job.generation = self._engine.generate(prepared.prompt, prepared.params)
+            _log.info("Answer %d: the engine begins", job.answer_id)
+            job.is_seeded = prepared.params.seed is not None
+            session = session_of(job.conversation_id)
+            job.generation = self._engine.generate(
+                prepared.prompt, prepared.params, session=session, tell=tell
+            )
             return job.generation
 
         return await self._room.begin(
@@ -317,6 +323,18 @@ async def _failed(text: str, sentence: str, screen: Screen | None) -> Outcome:
     except Exception as error:  # noqa: BLE001 - what could not be screened is not shown
         _log.warning("What was there of an answer is not shown: %s", type(error).__name__)
         return Outcome(MessageState.FAILED, "", sentence)
+
+
+def _told(completion: Completion | None) -> str:
+    """Return what an answer took, for the log."""
+    if completion is None:
+        return ""
+    usage = completion.usage
+    return (
+        f": {usage.num_prompt_tokens} tokens read, {usage.num_cached_tokens} of them from KV; the first one"
+        f" written after {usage.time_to_first_token_s:.2f} s, all {usage.num_new_tokens} after"
+        f" {usage.duration_s:.2f} s"
+    )
 
 
 def _was_out_of_sight(history: Sequence[Message], job: Job) -> bool:

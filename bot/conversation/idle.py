@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from bot.conversation.jobs import session_of
 from bot.conversation.preferences import MINUTES, Preferences
 from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
 from bot.conversation.summing import Draft, Summing, unsummed
@@ -166,24 +167,24 @@ class IdleWork:
     async def _warm_all(self, conversations: Mapping[int, float]) -> None:
         num_left = self._engine.load.max_kv_tokens
         async with contextlib.aclosing(self._expected(conversations)) as prompts:
-            async for prompt in prompts:
+            async for conversation_id, prompt in prompts:
                 num_left -= len(prompt.ids)
-                if self._is_given_up or num_left < 0 or not await self._warm(prompt):
+                if self._is_given_up or num_left < 0 or not await self._warm(conversation_id, prompt):
                     return
 
-    async def _expected(self, conversations: Mapping[int, float]) -> AsyncGenerator[Prompt, None]:
-        """Yield the beginnings of the next prompts, the likelier first."""
-        seconds: deque[tuple[float, Prompt]] = deque()
+    async def _expected(self, conversations: Mapping[int, float]) -> AsyncGenerator[tuple[int, Prompt], None]:
+        """Yield the beginnings of the next prompts with their conversations, the likelier first."""
+        seconds: deque[tuple[float, int, Prompt]] = deque()
         for conversation_id, rate in conversations.items():
             while seconds and seconds[0][0] >= rate:
-                yield seconds.popleft()[1]
+                yield seconds.popleft()[1:]
             with contextlib.suppress(NotFoundError):
                 prefixes = await self._next_prefixes(await self._past_of(conversation_id))
                 for prompt in prefixes[:1]:
-                    yield prompt
-                seconds.extend((rate * _SECOND, prompt) for prompt in prefixes[1:])
-        for _, prompt in seconds:
-            yield prompt
+                    yield conversation_id, prompt
+                seconds.extend((rate * _SECOND, conversation_id, prompt) for prompt in prefixes[1:])
+        for _, conversation_id, prompt in seconds:
+            yield conversation_id, prompt
 
     async def _past_of(self, conversation_id: int) -> _Past:
         history = await self._conversations.history_next(conversation_id, limit=MAX_MESSAGES + 1)
@@ -210,7 +211,7 @@ class IdleWork:
         prefixes = await self._next_prefixes(dataclasses.replace(past, summaries=[*past.summaries, told]))
         for prompt in prefixes if draft.content else ():
             if not self._is_given_up:
-                await self._warm(prompt)
+                await self._warm(conversation_id, prompt)
         if self._is_given_up:
             self._draft = draft
         else:
@@ -229,9 +230,9 @@ class IdleWork:
         ref = await self._conversations.ref_of(past.conversation_id)
         return await self._summing.draft(past.conversation_id, ref, let_go, last_view(past.history))
 
-    async def _warm(self, prompt: Prompt) -> bool:
+    async def _warm(self, conversation_id: int, prompt: Prompt) -> bool:
         """Return whether the engine has the KV of a prompt now."""
-        self._warming = warming = self._engine.warm(prompt)
+        self._warming = warming = self._engine.warm(prompt, session=session_of(conversation_id))
         try:
             return await warming
         finally:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from bot.conversation.dialog import Said, take_apart, without_name
 from bot.conversation.views import Ending, HeldView
 from bot.origin import Origin
+from engine.tracing import current_trace
 from engine.types import FinishReason, Generation, Reasoning
 from engine.waiting.room import Ticket
 from storage.conversations import ConversationRef, Quote
@@ -76,6 +77,11 @@ class Question:
         return self.origin or Origin(self.author_id, ref.channel_id, ref.guild_id)
 
 
+def session_of(conversation_id: int) -> str:
+    """Return what engines know a conversation by, so that its turns come to where their KV is."""
+    return f"conversation {conversation_id}"
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """All that belongs to one answer in the making."""
@@ -101,6 +107,8 @@ class Job:
     names: tuple[str, ...] = ()
     """The bot's own, and those of who asked: an answer does not begin with them."""
     is_again: bool = False
+    is_seeded: bool = False
+    """The same question is to get the same answer again."""
     num_questions: int = 1
     text: str = ""
     stop_reason: StopReason | None = None
@@ -109,6 +117,8 @@ class Job:
     is_made: bool = False
     """The model is done, whatever came of it."""
     generation: Generation | None = None
+    trace: str = field(default_factory=current_trace)
+    """The question's id in the log."""
     work: asyncio.Task[Any] | None = None
     """What comes before the generation: it is given up when the job changes."""
     is_stale: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -81,13 +81,20 @@ class SwitchableEngine:
         """See `TextEngine.tokens_needed`."""
         return self.current.tokens_needed(prompt, params)
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        session: str = "",
+        tell: Callable[[int], object] | None = None,
+    ) -> Generation:
         """See `TextEngine.generate`."""
-        return self.current.generate(prompt, params)
+        return self.current.generate(prompt, params, session=session, tell=tell)
 
-    def warm(self, prompt: Prompt) -> Warming:
+    def warm(self, prompt: Prompt, *, session: str = "") -> Warming:
         """See `TextEngine.warm`."""
-        return self.current.warm(prompt)
+        return self.current.warm(prompt, session=session)
 
     def drop_idle_cache(self) -> None:
         """See `TextEngine.drop_idle_cache`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bot.conversation.dialog import Said
 from bot.conversation.jobs import Job, StopReason
-from bot.language.phrases import Phrase, phrase
+from bot.language.phrases import Phrase, phrase, together
 from engine.types import Completion, FinishReason
 from storage.conversations import Message, MessageState
 
@@ -47,6 +47,9 @@ def outcome_of(job: Job) -> Outcome:
     if said.is_thinking and finish is FinishReason.STOP and job.reasoning is None:
         said = Said(job.begun + output)  # it began with a mark, but only to speak of it
     outcome = dataclasses.replace(_ended(job, said, completion), thought=said.thought)
+    if job.is_seeded and completion is not None and completion.num_breaks and outcome.text:
+        notes = filter(None, (outcome.note, phrase("answer.gone_on_with")))
+        outcome = dataclasses.replace(outcome, note=together(*notes))
     if said.is_thinking and outcome.note is not None:
         return dataclasses.replace(outcome, note=_thinking_note(job, outcome, finish))
     return outcome

@@ -17,6 +17,7 @@ from bot.conversation.views import Ending
 from bot.errors import ConversationBusyError, ShuttingDownError, sentence_for
 from bot.origin import Keys
 from bot.tasks import Tasks
+from engine.tracing import traced
 from engine.waiting.room import Ticket, WaitingRoom
 from storage.conversations import MessageState
 
@@ -232,7 +233,9 @@ class AnswerQueues:
 
     async def _end_waiting(self, lane: Lane, job: Job) -> None:
         """End a job that had no turn and is in nobody's way: the answers before it need not have ended."""
-        await self._maker.show(job, await self._make(lane, job))
+        ending = await self._make(lane, job)
+        with traced(job.trace):
+            await self._maker.show(job, ending)
 
     def _let_show(self, lane: Lane, job: Job, ending: Ending) -> None:
         """Have an answer shown after those before it; what comes after it is held meanwhile."""
@@ -246,13 +249,15 @@ class AnswerQueues:
         """Show how answers ended, each below the end of the one before it."""
         while lane.unshown:
             job, ending = next(iter(lane.unshown.items()))
-            await self._maker.show(job, ending)
+            with traced(job.trace):
+                await self._maker.show(job, ending)
             lane.shown(job)
         self._drop_if_idle(lane)
 
     async def _make(self, lane: Lane, job: Job) -> Ending:
         try:
-            return await self._maker.make(job, functools.partial(self._tell, lane, job))
+            with traced(job.trace):
+                return await self._maker.make(job, functools.partial(self._tell, lane, job))
         except Exception as error:  # noqa: BLE001 - the edge of a task: the queue goes on
             _log.exception("Answer %d ended with a fault", job.answer_id)
             note = sentence_for(error)

@@ -6,8 +6,9 @@ Owns what may enter and what must end, and stores before it queues. Knows nothin
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 from bot.conversation.answering import Answered, Answering
@@ -32,6 +33,7 @@ from bot.servers.moderation import Gate
 from bot.servers.screening import Screening
 from bot.servers.servers import Servers
 from bot.tasks import Tasks
+from engine.tracing import current_trace, new_trace, traced
 from engine.types import TextEngine
 from engine.waiting.room import WaitingRoom
 from storage.conversations import (
@@ -45,6 +47,8 @@ from storage.errors import AnswerPendingError
 from storage.resets import Reset
 from storage.settings import SettingsStore
 from storage.summaries import Summary
+
+_log = logging.getLogger(__name__)
 
 UNDO_TIME = timedelta(minutes=10)
 """How long a reset can be undone."""
@@ -149,6 +153,12 @@ class ChatService:
 
         `settle` is told once it may be asked, and may have it asked and answered somewhere else.
         """
+        with traced(current_trace() or new_trace()):
+            return await self._take(question, view, arrival, settle)
+
+    async def _take(
+        self, question: Question, view: AnswerView, arrival: Arrival, settle: Settle | None
+    ) -> int:
         channel_id, origin = question.conversation.channel_id, question.asked_from
         text = with_quotes(question.content, question.quotes)
         if self._gate is not None:
@@ -167,10 +177,13 @@ class ChatService:
             last = self._queues.last(channel_id)
             if last is not None and await self._intake.ask_on(last, question, content):
                 await self._forget_gone(question)
+                _log.info("Answer %d: its question goes on", last.answer_id)
                 return last.answer_id
             arrival.check()
             job = await self._intake.begin(conversation_id, question, content, view, ticket)
             await self._forget_gone(question)
+            age_s = (datetime.now(UTC) - question.created_at).total_seconds()
+            _log.info("Answer %d: its question was written %.1f s ago", job.answer_id, max(0.0, age_s))
             await self._start(channel_id, job)
         return job.answer_id
 
@@ -194,6 +207,12 @@ class ChatService:
         `RefusalError` where they may not ask here now, `NotFoundError` for an answer that is not the newest,
         gone or not ended yet, and `NothingToContinueError` for one that is whole.
         """
+        with traced(current_trace() or new_trace()):
+            return await self._regenerate(channel_id, answer_id, view, origin, go_on=go_on)
+
+    async def _regenerate(
+        self, channel_id: int, answer_id: int, view: AnswerView, origin: Origin | None, *, go_on: bool
+    ) -> int:
         if self._gate is not None and origin is not None:
             await self._gate.admit(origin, "")
         keys = _keys(origin or Origin(0, channel_id), channel_id)
@@ -209,6 +228,7 @@ class ChatService:
                 answer = await self.conversations.begin_regeneration(answer_id)
             job = Job(answer.id, answer.conversation_id, asker_id, HeldView(view), ticket, origin)
             job.begun, job.view_from, job.is_again = answer.content, answer.view_from, True
+            _log.info("Answer %d: wanted in the place of answer %d", answer.id, answer_id)
             await self._start(channel_id, job, parts)
         return answer.id
 

@@ -19,6 +19,7 @@ from storage.database import Database, Transaction
 from storage.errors import StorageError
 from storage.fleet import News, NewsTable, claim_once, database_now_ms, next_turn, unclaim
 from storage.leases import Leases
+from storage.scopes import FLEET
 from storage.shards import EVERYTHING, Shards
 from storage.types import to_milliseconds, utc_now
 
@@ -128,7 +129,7 @@ class Fleet:
         while loop.time() < given_up_at_s:
             at_s = loop.time()
             try:
-                async with self._database.transaction() as transaction:
+                async with self._database.transaction(FLEET) as transaction:
                     now_ms = await self._clock(transaction)
                     apart, within = int(TURN_S * 1000), int((given_up_at_s - at_s) * 1000)
                     turn_ms = await next_turn(transaction, name, at=now_ms, apart=apart, within=within)
@@ -148,13 +149,13 @@ class Fleet:
         if self._database is None:
             return True
         at = to_milliseconds(utc_now())
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(FLEET) as transaction:
             return await claim_once(transaction, name, at=at, lasts=int(ONCE_S * 1000))
 
     async def not_done(self, name: str) -> None:
         """Leave what could not be done to the next one who asks."""
         if self._database is not None:
-            async with self._database.transaction() as transaction:
+            async with self._database.transaction(FLEET) as transaction:
                 await unclaim(transaction, name)
 
     async def start(self) -> None:

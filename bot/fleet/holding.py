@@ -78,14 +78,14 @@ class Holding:
         self._me = me
         self._now_ms = now_ms
         self._watch = Watch()
-        self._beat_at_s = 0.0
+        self._beat_at_s = -FENCE_S
         self._beaten = asyncio.Event()
         self._tasks = Tasks()
 
     @property
     def may_act(self) -> bool:
         """Whether nobody else can act for our shards now."""
-        return not self.lost.is_set() and _now_s() - self._beat_at_s < FENCE_S
+        return not self.lost.is_set() and _now_s() < self._beat_at_s + FENCE_S
 
     async def until_may_act(self) -> bool:
         """Wait until we may act; return False where others act for us from now on."""
@@ -111,12 +111,13 @@ class Holding:
         return shards
 
     async def close(self) -> None:
-        """Give the shards back. Closing twice is fine."""
+        """Act no more and give the shards back. Closing twice is fine."""
         await self._tasks.close()
         if self.shards is None:
             return
+        attended_at, self._beat_at_s = self._attended_at, -FENCE_S
         try:
-            await self._leases.give_back(self._me, attended_at=self._attended_at)
+            await self._leases.give_back(self._me, attended_at=attended_at)
         except StorageError as error:
             _log.warning("The shards could not be given back, others get them a little later: %s", error)
 

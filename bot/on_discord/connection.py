@@ -106,7 +106,7 @@ async def _start(client: discord.Client, token: str) -> None:
     except (aiohttp.ClientError, OSError) as error:
         raise StartError(_UNREACHABLE) from error
     except AttributeError as error:
-        if client.ws is not None or client.shard_count not in (None, 1):
+        if client.shard_count not in (None, 1) or client.ws is not None:
             raise
         # discord.py 2.7 looks at the connection that it lost even if there never was one.
         raise StartError(_UNREACHABLE) from error

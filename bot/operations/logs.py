@@ -1,5 +1,6 @@
 """Logging: one line a record to stderr, with time, level and origin, and never what people wrote.
 
+What is logged of a question carries its id, so that one `grep` finds its whole way, in the engine's log too.
 A fault is told with the places it passed, and with its message only where that cannot be people's words.
 Third-party libraries are kept at INFO or above even at LOG_LEVEL=debug: at DEBUG, discord.py logs whole
 gateway events and aiosqlite whole statements with their values, which is what people wrote.
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
+
+from engine.tracing import note_trace
 
 _OURS = ("bot", "engine", "storage")
 _NOT_FOR_US = "voice will NOT be supported"
@@ -37,6 +40,7 @@ def configure_logging(
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(secret) if as_json else LineFormatter(secret))
     handler.addFilter(lambda record: not record.getMessage().endswith(_NOT_FOR_US))
+    handler.addFilter(note_trace)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -65,6 +69,8 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; line breaks, those of a traceback too, become ` | `."""
         line = " | ".join(part for part in super().format(record).splitlines() if part.strip())
+        if trace := getattr(record, "trace", ""):
+            line = line.replace(f" {record.name}: ", f" {record.name} [{trace}]: ", 1)
         return _without_secrets(line, self._secret)
 
     def formatException(  # noqa: N802 - the library's name
@@ -89,6 +95,8 @@ class JsonFormatter(logging.Formatter):
             "origin": record.name,
             "message": record.getMessage(),
         }
+        if trace := getattr(record, "trace", ""):
+            fields["trace"] = trace
         if record.exc_info:
             fields["exception"] = describe_fault(record.exc_info[1])
         return _without_secrets(json.dumps(fields, ensure_ascii=False), self._secret)

@@ -20,7 +20,7 @@ from engine.describing.manifest import Manifest
 from engine.graphs.decoder import slot_graph
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
-from engine.runtime.speculation import MAX_DRAFT
+from engine.runtime.speculation import MAX_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class CpuModel:
         # One position more than a sequence may have: a filler row of a full slot writes there.
         self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
         # The last row belongs to prefill, so that one step can have both.
-        num_rows = max(options.num_slots, 1 + MAX_DRAFT) + 1
+        num_rows = options.num_slots + MAX_ROWS + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)
         self._bindings: dict[int, onnxruntime.IOBinding] = {}
         self._decode_steps: dict[tuple[int, int], _DecodeStep] = {}
@@ -85,12 +85,13 @@ class CpuModel:
         self._run_chunk(slot, ids, num_past, [len(ids) - 1], logits)
         return logits.reshape(-1)
 
-    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int, first_row: int = 0) -> FloatArray:
         """Compute several ids of one slot; return the logits [len(ids), vocab] of all of them.
 
-        At most 1 + MAX_DRAFT. The returned array is overwritten by the next decode.
+        They follow the first `first_row` rows of the same step, which stay, and are at most MAX_ROWS beside
+        one of each slot. The next decode overwrites what is returned.
         """
-        logits = self._logits[: min(len(ids), len(self._logits) - 1)]
+        logits = self._logits[first_row : min(first_row + len(ids), len(self._logits) - 1)]
         self._run_chunk(slot, ids, num_past, range(len(ids)), logits)
         return logits
 

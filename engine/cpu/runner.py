@@ -18,6 +18,7 @@ from engine.runtime.request import Request, Rows, is_all_kept, reusable
 from engine.runtime.runner import CachedRunner, SeveralAtOnce, SlotModel, StepResult
 from engine.runtime.sampling import FloatArray
 from engine.runtime.scheduler import Chunk, PrefillPace, StepPlan
+from engine.runtime.speculation import MAX_DRAFTING
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class SlotRunner(CachedRunner[SlotModel]):
 
     device = "cpu"
     pace = PrefillPace()
+    max_drafting = MAX_DRAFTING
 
     def __init__(
         self,
@@ -139,11 +141,10 @@ class SlotRunner(CachedRunner[SlotModel]):
         prefill_s = 0.0 if reads else prefilled - started  # the speed of computing is not that of reading
         if prefill_s > 0 and plan.num_prefill >= _MIN_MEASURED:
             self._tokens_per_s += 0.3 * (plan.num_prefill / prefill_s - self._tokens_per_s)
-        if plan.draft and isinstance(self._model, SeveralAtOnce):
-            rows.append(self._decode_several(self._model, plan.decode[0], plan.draft))
-        elif plan.decode:
-            rows += self._decode(plan.decode)
-        return StepResult(tuple(rows), prefill_s, time.perf_counter() - prefilled)
+        drafted_s: dict[Request, float] = {}
+        if plan.decode:
+            rows += self._decode_all(plan, drafted_s)
+        return StepResult(tuple(rows), prefill_s, time.perf_counter() - prefilled, drafted_s)
 
     def release(self, request: Request, *, keep: bool) -> None:
         self._reading.pop(request, None)
@@ -236,8 +237,28 @@ class SlotRunner(CachedRunner[SlotModel]):
         self._computed(request, ids)
         return logits if request.num_computed == len(request.ids) else None
 
+    def _decode_all(
+        self, plan: StepPlan, drafted_s: dict[Request, float]
+    ) -> list[tuple[Request, FloatArray]]:
+        """Decode in one run what has no draft, then each request that has one; say how long these took.
+
+        In this order: what rides along in the first run writes behind what a slot holds, where drafts go.
+        """
+        self._compact(plan.decode)
+        model = self._model
+        if not plan.drafts or not isinstance(model, SeveralAtOnce):
+            return self._decode(plan.decode)
+        plain = [request for request in plan.decode if request not in plan.drafts]
+        rows = self._decode(plain) if plain else []
+        num_rows = len(self._slots)  # the most that a run of single tokens has
+        for request, draft in plan.drafts.items():
+            started = time.perf_counter()
+            rows.append(self._decode_several(model, request, draft, num_rows))
+            num_rows += 1 + len(draft)
+            drafted_s[request] = time.perf_counter() - started
+        return rows
+
     def _decode(self, requests: Sequence[Request]) -> list[tuple[Request, FloatArray]]:
-        self._compact(requests)
         by_slot = {self._slot_of[request]: request for request in requests}
         window = self._window(by_slot)
         # Slots of nobody here ride along: they write behind what they hold, which is never read.
@@ -248,11 +269,11 @@ class SlotRunner(CachedRunner[SlotModel]):
         return [(request, logits[slot - window[0], None]) for slot, request in by_slot.items()]
 
     def _decode_several(
-        self, model: SeveralAtOnce, request: Request, draft: Sequence[int]
+        self, model: SeveralAtOnce, request: Request, draft: Sequence[int], first_row: int
     ) -> tuple[Request, FloatArray]:
         """Compute the next token of one request and what was drafted after it."""
         slot, num_past = self._slot_of[request], request.num_computed
-        logits = model.decode_several(slot, [request.ids[-1], *draft], num_past)
+        logits = model.decode_several(slot, [request.ids[-1], *draft], num_past, first_row)
         self._slots.touch(slot, num_past + 1 + len(draft))
         self._computed(request, request.ids[-1:])
         return request, logits

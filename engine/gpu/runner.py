@@ -68,6 +68,8 @@ class _Run:
 class PagedRunner(CachedRunner[BlockModel]):
     """A `Runner` over a `BlockModel`."""
 
+    max_drafting = 1
+
     def __init__(self, load: Callable[[], BlockModel], device: str, pace: PrefillPace) -> None:
         """`load` returns a model that is warm and has its blocks; `device` is what it runs on."""
         self.device = device
@@ -119,8 +121,8 @@ class PagedRunner(CachedRunner[BlockModel]):
         served = {request for request in plan.decode if ahead is not None and self._serves(ahead, request)}
         rest = [request for request in plan.decode if request not in served]
         results: list[tuple[Request, Rows]] = []
-        if plan.draft and rest:
-            results.append(self._verify(rest[0], plan.draft))
+        if plan.drafts and rest:
+            results.append(self._verify(rest[0], plan.drafts[rest[0]]))
         elif rest or plan.prefill:
             started = self._start(rest, plan.prefill)
             if ahead is None and not plan.prefill:
@@ -134,7 +136,7 @@ class PagedRunner(CachedRunner[BlockModel]):
         if plan.prefill:
             beside_s = min(self._decode_s, 0.9 * seconds) if plan.decode else 0.0
             return StepResult(tuple(results), seconds - beside_s, beside_s)
-        if not plan.draft:
+        if not plan.drafts:
             self._decode_s = 0.8 * self._decode_s + 0.2 * seconds if self._decode_s else seconds
         return StepResult(tuple(results), 0.0, seconds)
 

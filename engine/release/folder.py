@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 
 from engine.cpu.runner import SlotRunner
@@ -81,6 +82,14 @@ class ReleasedFolder:
         """The CPU widens half precision; and a step needs the scores of all heads, twice."""
         scores = 2 * 4 * MAX_CHUNK * self.context_length * self._contract.num_heads
         return (2 if self.precision == "fp16" else 1) * self.num_bytes + scores
+
+    @property
+    def tokenizer_spec(self) -> TokenizerSpec:
+        return release_tokenizer_spec(self.files)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.files.tokenizer
 
     def verify(self) -> None:
         check_vocabulary(self.files, len(read_embeddings(self.files.embeddings)), self._tokenizer)

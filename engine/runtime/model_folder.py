@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.describing.footprint import USEFUL_CONTEXTS
-from engine.describing.manifest import ChatSpec
+from engine.describing.manifest import ChatSpec, TokenizerSpec
 from engine.runtime.runner import Runner, SlotModel
 from engine.text.tokenizer import Tokenizer
 
@@ -98,6 +98,12 @@ class ModelFolder(Protocol):
     @property
     def running_bytes(self) -> int:
         """Return the memory that it takes on the CPU, without its KV."""
+
+    @property
+    def tokenizer_spec(self) -> TokenizerSpec: ...
+
+    @property
+    def tokenizer_file(self) -> Path: ...
 
     def verify(self) -> None:
         """Read everything and compare it with what it should be. Raises `ModelFormatError`."""

@@ -10,7 +10,7 @@ from engine.errors import EngineError
 from engine.runtime.sampling import FloatArray, SampledRow, Sampler
 from engine.runtime.speculation import Speculation
 from engine.text.detokenizer import StreamDecoder
-from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage
+from engine.types import Completion, FinishReason, Prompt, SamplingParams, Usage, tokens_needed
 
 Clock = Callable[[], float]
 Rows = FloatArray | list[SampledRow]
@@ -29,11 +29,6 @@ class Delta:
     @property
     def is_final(self) -> bool:
         return self.completion is not None or self.error is not None
-
-
-def tokens_needed(num_prompt: int, params: SamplingParams, max_tokens: int) -> int:
-    """Return how many tokens a prompt and its answer may come to be, where `max_tokens` is the context."""
-    return min(num_prompt + params.max_new_tokens, max_tokens)
 
 
 def is_all_kept(num_kept: int, ids: Sequence[int]) -> bool:
@@ -117,10 +112,12 @@ class Request:
         """Return the ids whose KV is not computed yet."""
         return self.ids[self.num_computed :]
 
-    def draft(self) -> tuple[int, ...]:
+    def draft(self, max_tokens: int, *, is_alone: bool) -> tuple[int, ...]:
         """Return what the next tokens may be, for `accept` to confirm."""
-        room = self.num_left - 1
-        return self.speculation.draft(self.ids, room) if self.speculation is not None and room > 0 else ()
+        room = min(self.num_left - 1, max_tokens)
+        if self.speculation is None or room <= 0:
+            return ()
+        return self.speculation.draft(self.ids, room, is_alone=is_alone)
 
     def accept(self, rows: Rows, draft: Sequence[int] = ()) -> Delta:
         """Take the next token from the first of `rows` and return what it means to the listener.

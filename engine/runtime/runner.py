@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from engine.runtime.request import Request, Rows
@@ -40,9 +40,14 @@ class SlotModel(Protocol):
 
 @runtime_checkable
 class SeveralAtOnce(Protocol):
-    """A `SlotModel` that can say what follows each of several tokens in one run, so that a draft pays."""
+    """A `SlotModel` that can say what follows each of several tokens in one run, so that a draft pays.
 
-    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray: ...
+    Each run's rows follow those of the step's runs before it: `first_row` says how many these are.
+    """
+
+    def decode_several(
+        self, slot: int, ids: Sequence[int], num_past: int, first_row: int = 0
+    ) -> FloatArray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +55,26 @@ class StepResult:
     """The rows of each request whose next token can be told now; valid until the next step.
 
     rows: one each. Of a request with a draft up to 1 + its tokens: a runner need not compute them.
+    decode_s: of all that is decoded; drafted_s: of that what requests with drafts took, each by itself.
     """
 
     rows: tuple[tuple[Request, Rows], ...]
     prefill_s: float
     decode_s: float
+    drafted_s: Mapping[Request, float] = field(default_factory=dict)
 
 
 class Runner(Protocol):
     """What the worker needs of a model and its cache. One thread only.
 
-    device: what the model runs on. pace: how much of prompts a step may compute. block_size: tokens of KV
-    that are given together, so that each request takes a multiple of it.
+    device: what the model runs on. pace: how much of prompts a step may compute. max_drafting: requests
+    that are decoded at once where drafts are of use. block_size: tokens of KV that are given together, so
+    that each request takes a multiple of it.
     """
 
     device: str
     pace: PrefillPace
+    max_drafting: int
 
     @property
     def block_size(self) -> int: ...

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from engine.describing.footprint import MAX_CHUNK
 from engine.runtime.request import Request
-from engine.runtime.speculation import StepTimer
+from engine.runtime.speculation import MAX_ROWS, StepTimer
 
 _MIN_CHUNK = 16
 _CHUNK_STEP = 16
@@ -48,12 +49,12 @@ class Chunk:
 class StepPlan:
     """One step: chunks of prompts, and one token for each of `decode`.
 
-    draft: with only one request to decode, what its next tokens may be.
+    drafts: what the next tokens of some of these may be.
     """
 
     prefill: tuple[Chunk, ...]
     decode: tuple[Request, ...]
-    draft: tuple[int, ...] = ()
+    drafts: Mapping[Request, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def num_prefill(self) -> int:
@@ -105,6 +106,8 @@ class Scheduler:
         self._decoding: list[Request] = []
         self.sizer = ChunkSizer(pace)
         self.timer = StepTimer()
+        self.max_drafting = 1
+        """Requests that are decoded at once where there are drafts."""
 
     @property
     def running(self) -> list[Request]:
@@ -119,11 +122,26 @@ class Scheduler:
         """Return the next step."""
         decode = tuple(self._decoding)
         if not self._prefilling:
-            # Several rows fill a step already: there, more of them cost more than they bring.
-            return StepPlan((), decode, decode[0].draft() if len(decode) == 1 else ())
+            return StepPlan((), decode, self._drafts())
         # Who asks while something is computed ahead waits for the end of the step, as answers would.
         is_beside = bool(decode) or self._prefilling[0].is_ahead
         return StepPlan(self._chunks(self.sizer.size(is_beside=is_beside)), decode)
+
+    def _drafts(self) -> dict[Request, tuple[int, ...]]:
+        """Draft for those that are decoded, unless they are so many that they fill a step already.
+
+        Beside others a draft is only made where it is known what it must be worth.
+        """
+        num_rows = num_left = len(self._decoding)
+        if num_rows > self.max_drafting or not (num_rows == 1 or self.timer.knows(num_rows)):
+            return {}
+        drafts, room = {}, MAX_ROWS - num_rows
+        for request in self._decoding:
+            draft = request.draft(room // num_left, is_alone=num_rows == 1)
+            if draft:
+                drafts[request] = draft
+            room, num_left = room - len(draft), num_left - 1
+        return drafts
 
     def prefilled(self, request: Request) -> None:
         """Move on after a chunk of `request`, in the order of the plan."""

@@ -106,6 +106,7 @@ class Worker:
             return
         self._take_sizes(runner)
         self._scheduler.sizer = ChunkSizer(runner.pace)
+        self._scheduler.max_drafting = runner.max_drafting
         self.health = Health.READY
         self._started(None)
         while not self._closing:
@@ -205,14 +206,17 @@ class Worker:
         self._scheduler.sizer.record(plan.num_prefill, result.prefill_s)
         if not plan.prefill:
             self._scheduler.sizer.record_step(result.decode_s)
+        num_rows = len(plan.decode)
+        costs = self._scheduler.timer.costs(num_rows, result.decode_s, result.drafted_s)
         for request, rows in result.rows:
             if request.is_ahead:
                 self._end_ahead(runner, request, FinishReason.LENGTH)
                 continue
             try:
-                delta = request.accept(rows, plan.draft)
-                if plan.draft:
-                    self._learn(runner, request, len(rows) - 1, result.decode_s)
+                delta = request.accept(rows, plan.drafts.get(request, ()))
+                if request in plan.drafts:
+                    seconds = costs.get(request, result.decode_s)
+                    self._learn(runner, request, len(rows) - 1, num_rows, seconds)
             except EngineError as error:
                 delta = request.fail(error)
             except Exception:  # one request's fault ends that request
@@ -221,20 +225,22 @@ class Worker:
             if delta.is_final:
                 self._forget(runner, request, keep=delta.error is None)
             self._deltas.append(delta)
-        if len(plan.decode) == 1 and not plan.draft:
-            self._scheduler.timer.record(result.decode_s)
+        if 0 < num_rows <= runner.max_drafting and not plan.drafts:
+            self._scheduler.timer.record(num_rows, result.decode_s)
         for chunk in plan.prefill:
             if chunk.request.request_id in self._requests:
                 self._scheduler.prefilled(chunk.request)
 
-    def _learn(self, runner: Runner, request: Request, num_drafted: int, seconds: float) -> None:
-        """Keep what was accepted of a draft, and whether it was worth its time."""
+    def _learn(
+        self, runner: Runner, request: Request, num_drafted: int, num_rows: int, seconds: float
+    ) -> None:
+        """Keep what was accepted of a draft, and whether it was worth its time in a step of so many rows."""
         if not num_drafted:
             return
         num_accepted = len(request.ids) - request.num_computed - 1
         runner.confirm(request, num_accepted)
         if request.speculation is not None:
-            paid = self._scheduler.timer.pays(seconds, num_accepted + 1)
+            paid = self._scheduler.timer.pays(seconds, num_accepted + 1, num_rows)
             request.speculation.record(num_drafted, num_accepted, paid=paid)
 
     def _take_commands(self, *, wait: bool) -> None:

@@ -21,6 +21,9 @@ class RunnerDriver(Generic[R]):
     def __init__(self, runner: R, max_running: int) -> None:
         self.runner = runner
         self.scheduler = Scheduler()
+        self.scheduler.max_drafting = runner.max_drafting
+        for num_rows in range(1, runner.max_drafting + 1):
+            self.scheduler.timer.record(num_rows, 0.010)
         self._max_running = max_running
         self._waiting: deque[Request] = deque()
         self.finals: dict[int, Delta] = {}
@@ -54,11 +57,12 @@ class RunnerDriver(Generic[R]):
         result = self.runner.step(plan)
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, rows in result.rows:
-            delta = request.accept(rows, plan.draft)
-            if plan.draft and request.speculation is not None:
+            draft = plan.drafts.get(request, ())
+            delta = request.accept(rows, draft)
+            if draft and request.speculation is not None:
                 num_accepted = len(request.ids) - request.num_computed - 1
                 self.runner.confirm(request, num_accepted)
-                request.speculation.record(len(plan.draft), num_accepted, paid=num_accepted > 0)
+                request.speculation.record(len(draft), num_accepted, paid=num_accepted > 0)
             if delta.is_final:
                 self._end(request, delta)
         for chunk in plan.prefill:

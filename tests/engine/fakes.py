@@ -105,7 +105,9 @@ class HistoryModel:
         histories = (self.kv.ids[slot, : length + 1] for slot, length in zip(slots, lengths, strict=True))
         return np.stack([history_logits(history) for history in histories])
 
-    def decode_several(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+    def decode_several(self, slot: int, ids: Sequence[int], num_past: int, first_row: int = 0) -> FloatArray:
+        if first_row < len(self.kv.ids):
+            raise ValueError("These rows are those of a run over the slots.")
         self._check(ids, [num_past + len(ids)])
         self.drafts.append(len(ids) - 1)
         self.kv.ids[slot, num_past : num_past + len(ids)] = ids
@@ -154,6 +156,7 @@ class ScriptedRunner:
 
     device = "cpu"
     pace = PrefillPace()
+    max_drafting = 1
     block_size = 1
     max_kv_tokens = 4096
 

@@ -194,9 +194,9 @@ async def test_dialogs_become_prompts_and_answers(stage: Stage) -> None:
 async def test_what_was_tokenised_is_forgotten_with_the_cache(stage: Stage) -> None:
     engine = await stage.open()
     engine.fit_prompt([ChatMessage("user", "my secret")], 500)
-    assert any("my secret" in text for _, text in engine._tokenizer._known)
+    assert any("my secret" in text for _, text in engine.text.tokenizer._known)
     engine.drop_idle_cache()
-    assert not engine._tokenizer._known
+    assert not engine.text.tokenizer._known
 
 
 async def test_an_answer_that_was_begun_is_gone_on_with(stage: Stage) -> None:

@@ -197,6 +197,7 @@ class DiscordAnswer:
             file_note=render(phrase("answer.in_file"), self._locale),
             thought=ending.thought if self.shows_thoughts else "",
         )
+        _log.info("Answer %d: its last edit is done: %s", ending.answer_id, result.outcome.name.lower())
         waiter = self._waiter_of(ending)
         if result.outcome not in UNSHOWN or self._channel is None:
             await self._note_shown(ending.answer_id)

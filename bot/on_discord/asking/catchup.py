@@ -26,6 +26,7 @@ from bot.on_discord.asking.channel_talk import PLACES, ChannelTalk, Place, heard
 from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import SILENT, acknowledge, answering, reporting, say
 from bot.on_discord.origins import Interaction, bot_of, conversation_of, origin_of
+from engine.tracing import new_trace, traced
 
 MAX_MESSAGES = 500
 """Looked at, in five requests."""
@@ -113,13 +114,14 @@ class CatchUp:
 
     async def _summed_up(self, interaction: Interaction, missed: _Missed) -> CaughtUp:
         age_s = (discord.utils.utcnow() - interaction.created_at).total_seconds()
-        return await self._chat.catching_up.sum_up(
-            missed.heard,
-            conversation_of(interaction),
-            origin_of(interaction),
-            functools.partial(_show_progress, interaction),
-            asyncio.get_running_loop().time() + TOKEN_LIFE_S - SHOW_TIME_S - age_s,
-        )
+        with traced(new_trace()):
+            return await self._chat.catching_up.sum_up(
+                missed.heard,
+                conversation_of(interaction),
+                origin_of(interaction),
+                functools.partial(_show_progress, interaction),
+                asyncio.get_running_loop().time() + TOKEN_LIFE_S - SHOW_TIME_S - age_s,
+            )
 
     async def _place(self, interaction: Interaction) -> Place:
         """Return the channel. Raises `ChatError` where what was said there is not read for this person."""

@@ -31,6 +31,7 @@ from bot.on_discord.interactions import DISCORD_FAILURES, SILENT
 from bot.on_discord.origins import Locales, incoming_of, may_answer, origin_of_message, ref_of
 from bot.servers.rates import Buckets, Rate, RefusalPace, loop_seconds
 from bot.servers.servers import Servers
+from engine.tracing import new_trace, traced
 from storage.errors import DuplicateMessageError
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ class MessageIntake:
 
     async def take(self, message: discord.Message, bot: Bot) -> None:
         """Answer what is meant for us."""
+        with traced(new_trace()):
+            await self._take(message, bot)
+
+    async def _take(self, message: discord.Message, bot: Bot) -> None:
         if message.guild is None and not isinstance(message.channel, discord.DMChannel):
             _log.info("A message came from a server that Discord has not announced")
             return  # without its server it would look like a direct message

@@ -1,7 +1,8 @@
 """Questions that were asked while no process attended to a shard: after the end of one, before the next.
 
-Discord tells a new session nothing of what it missed. It does tell of each channel which message is its newest,
-so only channels where something was said meanwhile are looked at. Knows nothing of how a question is taken.
+Discord tells a new session nothing of what it missed. It does tell of each channel which message is its
+newest, so only channels where something was said meanwhile are looked at. Knows nothing of how a question is
+taken.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Missed:
             if since is None:
                 continue
             first_id = discord.utils.time_snowflake(since)
-            for place in (*guild.text_channels, *guild.voice_channels, *guild.stage_channels, *guild.threads):
+            places: tuple[Place, ...] = (
+                *guild.text_channels, *guild.voice_channels, *guild.stage_channels, *guild.threads
+            )  # fmt: skip
+            for place in places:
                 if (place.last_message_id or 0) >= first_id:
                     allowed = place.permissions_for(guild.me)
                     if allowed.view_channel and allowed.read_message_history:
@@ -88,7 +92,9 @@ class Missed:
         us = bot_of(bot, place.guild)
         async with doors:
             try:
-                said = [one async for one in place.history(limit=MAX_MESSAGES, after=since, oldest_first=True)]
+                said = [
+                    one async for one in place.history(limit=MAX_MESSAGES, after=since, oldest_first=True)
+                ]
                 answered = {
                     one.reference.message_id for one in said if one.author.id == bot.id and one.reference
                 }

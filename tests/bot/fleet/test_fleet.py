@@ -14,7 +14,9 @@ from bot.fleet import fleet as module
 from bot.fleet.fleet import TURN_S, Fleet, Kind
 from storage.database import Database, Transaction
 from storage.fleet import News
+from storage.migrations import MIGRATIONS
 from storage.shards import EVERYTHING
+from storage.sqlite import SqliteBackend
 from tests.virtual_time import VirtualLoop, at_work
 
 
@@ -35,8 +37,9 @@ class Storage:
         self._path = path
 
     async def __aenter__(self) -> Database:
-        self.database = await at_work(Database.open)(self._path)
-        self.database._run = at_work(self.database._run)  # type: ignore[method-assign]
+        backend = await at_work(SqliteBackend.open)(self._path, 5.0, MIGRATIONS)
+        backend._run = at_work(backend._run)  # type: ignore[method-assign]
+        self.database = Database(backend)
         return self.database
 
     async def __aexit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ import re
 import selectors
 import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 import yarl
 from discord.gateway import DiscordWebSocket
@@ -73,14 +73,14 @@ class ProcessEngine(ScriptedEngine):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def generate(self, prompt: Prompt, params: SamplingParams) -> Generation:
+    def generate(self, prompt: Prompt, params: SamplingParams, **options: Any) -> Generation:
         """Begin the answer."""
         question: ChatMessage = self._fitted[prompt.ids][-1]
         wanted = re.search(r"(\d+) words", question.content)
         number = int(wanted[1]) if wanted else len(SHORT) * (1 if "short" in question.content else 100)
         words = (f" word{number}" for number in range(number)) if wanted else SHORT * (number // len(SHORT))
         self.scripts = [Script((f"temperature {params.temperature}:", *words), delay_s=WORD_S)]
-        return super().generate(prompt, params)
+        return super().generate(prompt, params, **options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from engine.cpu.model import CpuModel
 from engine.describing.architecture import Precision
-from engine.runtime.speculation import MAX_DRAFT
+from engine.runtime.speculation import MAX_DRAFT, MAX_ROWS
 from tests.engine.family_sources import MOST_APART, exact, folder_source, model, recorded_ids
 
 NAMES = ["mistral", "gemma-2", "gemma-3", "phi-3", "phi-4-mini", "smollm3", "olmo-3", "qwen2-windows"]
@@ -59,6 +59,22 @@ def test_drafted_tokens_are_all_seen_at_once_and_taken_back(made: tuple[str, Cpu
     rows = cpu.decode_several(0, ids[551 : 552 + MAX_DRAFT], 551).copy()
     for offset, row in enumerate(rows):
         assert apart(row, name, 551 + offset) < MOST_APART
+
+
+def test_the_drafts_of_several_sequences_are_seen_in_one_step(made: tuple[str, CpuModel]) -> None:
+    name, cpu = made
+    ids = recorded_ids(name)
+    cpu.prefill(0, ids[:400], 0)
+    cpu.prefill(1, ids[:300], 0)
+    num_slots = len(cpu.kv.arrays[0])
+    plain = cpu.decode(1, ids[300:301], [300])
+    first = cpu.decode_several(0, ids[400:404], 400, num_slots)
+    second = cpu.decode_several(1, ids[301 : 301 + MAX_DRAFT], 301, num_slots + 4)
+    for rows, position in ((plain, 300), (first, 400), (second, 301)):
+        for offset, row in enumerate(rows):
+            assert apart(row, name, position + offset) < MOST_APART
+    with pytest.raises(ValueError, match="no room"):
+        cpu.decode_several(0, ids[404:410], 404, num_slots + MAX_ROWS - 5)
 
 
 def test_a_row_says_the_same_whatever_shares_the_step(made: tuple[str, CpuModel]) -> None:

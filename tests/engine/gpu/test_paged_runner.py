@@ -36,7 +36,7 @@ class Oracle(Speculation):
     def is_paused(self) -> bool:
         return self._chooser.random() < 0.3
 
-    def draft(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+    def draft(self, ids: Sequence[int], max_tokens: int, *, is_alone: bool = True) -> tuple[int, ...]:
         draft = self._answer[len(ids) :][: min(max_tokens, self._chooser.randrange(6))]
         if draft and self._chooser.random() < 0.4:
             draft[self._chooser.randrange(len(draft))] = 3

@@ -26,7 +26,7 @@ async def test_answers_are_the_published_loops(caplog: pytest.LogCaptureFixture)
             completion = await read(engine.generate(prompt, GREEDY))
     expected = PublishedLoop(release()).generate(prompt.ids, 12)
     assert completion.usage.num_new_tokens == len(expected)
-    decoder = engine._tokenizer.token_bytes
+    decoder = engine.text.tokenizer.token_bytes
     whole = b"".join(decoder[token] for token in expected).decode(errors="replace")
     assert completion.text == whole.removeprefix(" ")
     assert f"python -m engine convert {release()} DESTINATION" in caplog.text

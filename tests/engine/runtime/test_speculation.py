@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,17 @@ import pytest
 
 from engine.cpu.model import CpuModel
 from engine.engine import Engine, EngineOptions
+from engine.runtime.request import Request
 from engine.runtime.sampling import FloatArray
-from engine.runtime.speculation import MAX_DRAFT, PromptLookup, Speculation, StepTimer
-from engine.types import Prompt, SamplingParams
+from engine.runtime.speculation import (
+    MAX_DRAFT,
+    MAX_DRAFTING,
+    MAX_ROWS,
+    PromptLookup,
+    Speculation,
+    StepTimer,
+)
+from engine.types import FinishReason, Prompt, SamplingParams
 from tests.engine.driver import Driver
 from tests.engine.engine_stage import read
 from tests.engine.fakes import make_request, run_alone
@@ -99,11 +108,35 @@ def test_a_draft_pays_if_its_tokens_came_no_slower_than_one_by_one() -> None:
     timer = StepTimer()
     assert timer.pays(9.0, 1), "before anything is known"
     for _ in range(50):
-        timer.record(0.010)
+        timer.record(1, 0.010)
     assert timer.pays(0.019, 2)
     assert not timer.pays(0.021, 2)
-    timer.record(5.0)
+    timer.record(1, 5.0)
     assert not timer.pays(0.030, 2), "one hiccup changes little"
+
+
+def test_beside_others_a_draft_must_bring_as_much_as_a_step_of_all() -> None:
+    timer = StepTimer()
+    timer.record(1, 0.010)
+    timer.record(4, 0.016)
+    assert timer.pays(0.031, 8, 4)
+    assert not timer.pays(0.033, 8, 4)
+    # Two have drafts; the two others take 11 ms, where half of a step of four takes 8.
+    costs = timer.costs(4, 0.061, {"a": 0.020, "b": 0.030})
+    assert costs == {"a": pytest.approx(0.0215), "b": pytest.approx(0.0315)}
+    assert timer.costs(4, 0.046, {"a": 0.020, "b": 0.021}) == {"a": 0.020, "b": 0.021}, "they were fast"
+    assert timer.costs(1, 0.020, {"a": 0.020}) == {"a": 0.020}
+
+
+def test_beside_others_a_draft_needs_more_that_stood_before_and_is_as_long() -> None:
+    text = [*range(3, 60)]
+    for num_said in range(12):
+        ids = [*text, 70, *range(20, 20 + num_said)]
+        draft = Speculation().draft(ids, 100, is_alone=False)
+        assert draft == (tuple(range(20 + num_said, 20 + 2 * num_said)) if num_said >= 5 else ())
+        assert len(Speculation().draft(ids, 100)) == (num_said >= 3)
+    assert len(Speculation().draft([*text, 70, *range(20, 50)], 100, is_alone=False)) == MAX_DRAFT
+    assert len(Speculation().draft([7] * 40, 100, is_alone=False)) == MAX_DRAFT
 
 
 PARAMS = {
@@ -123,7 +156,7 @@ class Foretold(Speculation):
         self._ids = ids
         self._random = random.Random(seed)
 
-    def draft(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+    def draft(self, ids: Sequence[int], max_tokens: int, *, is_alone: bool = True) -> tuple[int, ...]:
         length = min(self._random.randint(0, MAX_DRAFT), max_tokens)
         right = self._ids[len(ids) : len(ids) + length]
         return tuple(token if self._random.random() < 0.9 else 3 for token in right)
@@ -154,6 +187,63 @@ def test_no_answer_changes(seed: int, params: SamplingParams) -> None:
     assert num_accepted > 0, "several tokens came in one step"
 
 
+def test_no_answer_of_several_changes_and_all_books_stay_right() -> None:
+    """One is never drafted, one is cancelled while it is drafted, and others follow in their slots."""
+    num_drafts: Counter[int | str] = Counter()
+    for seed in range(12):
+        driver = _answer_several(random.Random(seed))
+        num_drafts.update(len(plan.drafts) for plan in driver.plans)
+        num_drafts["beside plain ones"] += sum(
+            0 < len(plan.drafts) < len(plan.decode) for plan in driver.plans
+        )
+    assert all(num_drafts[kind] > 5 for kind in (1, 2, 3, "beside plain ones"))
+
+
+def _answer_several(rng: random.Random) -> Driver:
+    driver = Driver(6, 1200, rng.randint(2, MAX_DRAFTING), MAX_TOKENS, page_tokens=4)
+    requests: list[Request] = []
+    expected: list[list[int]] = []
+    prompts = [[rng.randint(3, 40) for _ in range(rng.randint(2, 50))]]
+    for number in range(8):
+        params = SamplingParams(temperature=1.0, seed=number, max_new_tokens=rng.randint(20, 90))
+        ids = [*rng.choice(prompts), *(rng.randint(3, 40) for _ in range(rng.randint(1, 9)))]
+        expected.append(run_alone(ids, params, MAX_TOKENS))
+        prompts.append(expected[number][: rng.randint(1, 60)])
+        requests.append(make_request(number, ids, params, MAX_TOKENS))
+        if number != 1:
+            requests[number].speculation = Foretold(expected[number], number)
+        driver.add(requests[number])
+    doomed = requests[2]
+    while driver.num_requests:
+        plan = driver.step()
+        driver.runner.check()
+        assert requests[1] not in plan.drafts
+        assert sum(1 + len(draft) for draft in plan.drafts.values()) <= MAX_ROWS
+        if doomed in plan.drafts and doomed in driver.running:
+            driver.end(doomed, doomed.finish(FinishReason.CANCELLED))
+            expected[2] = expected[2][: len(doomed.ids)]
+    assert [request.ids for request in requests] == expected
+    assert len(driver.finals) == len(requests)
+    return driver
+
+
+def test_where_many_are_answered_or_a_step_of_all_was_never_timed_there_are_no_drafts() -> None:
+    for num_answers, is_timed, num_drafting in ((2, True, 2), (4, True, 4), (5, True, 0), (3, False, 0)):
+        driver = Driver(8, 2000, 8, MAX_TOKENS)
+        if not is_timed:
+            driver.scheduler.timer = StepTimer()
+        for number in range(num_answers):
+            request = make_request(number, [*range(10, 30), *range(10, 18)], PARAMS["sampled"], MAX_TOKENS)
+            request.speculation = Speculation()
+            driver.add(request)
+        driver.step()
+        while driver.running[0].is_prefilling:
+            driver.step()
+        for request in driver.running:
+            request.ids[-1] = 18  # as if it quoted
+        assert len(driver.step().drafts) == num_drafting
+
+
 async def test_a_real_model_answers_the_same_with_drafts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,9 +251,11 @@ async def test_a_real_model_answers_the_same_with_drafts(
     folder = make_tiny_model(tmp_path / "model", num_kv_heads=4)
     compute, lengths = CpuModel.decode_several, []
 
-    def count(model: CpuModel, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
+    def count(
+        model: CpuModel, slot: int, ids: Sequence[int], num_past: int, first_row: int = 0
+    ) -> FloatArray:
         lengths.append(len(ids))
-        return compute(model, slot, ids, num_past)
+        return compute(model, slot, ids, num_past, first_row)
 
     monkeypatch.setattr(CpuModel, "decode_several", count)
     monkeypatch.setattr(secrets, "randbits", lambda _num_bits: 7)

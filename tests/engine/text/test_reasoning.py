@@ -68,8 +68,8 @@ def test_control_tokens_that_mark_thinking_are_part_of_what_is_said(tmp_path: Pa
     dataclasses.replace(load_manifest(folder), chat=chat).save(folder)
     engine = Engine(folder, EngineOptions())
     control = tiny_bpe().special_ids
-    assert engine._token_bytes[control["<|endoftext|>"]] == b"<|endoftext|>"
-    assert engine._token_bytes[control["<|im_start|>"]] == b""
+    assert engine.text.token_bytes[control["<|endoftext|>"]] == b"<|endoftext|>"
+    assert engine.text.token_bytes[control["<|im_start|>"]] == b""
 
 
 def test_an_answer_that_is_gone_on_with_stands_behind_the_thinking(tmp_path: Path) -> None:
