@@ -43,14 +43,14 @@ WORDS, WORD_S = 24, 0.12
 """Of an answer."""
 KILL_EVERY_S, ASK_PER_S = 20.0, 4.0
 READY_S, QUIET_S = 120.0, 90.0
-CUT = "Interrupted"
+CUT = "was restarted"
 """What stands below an answer that a killed process left."""
 REFUSAL = "Another process has shard"
 
 
 def bot() -> int:
     """Be the program, with another Discord and a scripted engine."""
-    from bot import app
+    from bot import models
     from bot.cli import main as run
     from engine.types import ChatMessage, Generation, Prompt, SamplingParams
     from tests.bot.operations.bot_process import ProcessEngine
@@ -68,7 +68,7 @@ def bot() -> int:
 
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
-    setattr(app, "Engine", EchoEngine)  # noqa: B010 - not a name that the module offers
+    setattr(models, "Engine", EchoEngine)  # noqa: B010 - not a name that the module offers
     return run(["run"])
 
 
@@ -308,8 +308,10 @@ class Run:
             for sentence in fate.strange[:3]:
                 print(sentence)
         for asked, fate in zip(self.asked, fates, strict=True):
-            if fate.num_answers != 1 or fate.is_refused:
+            if fate.num_answers != 1 or not (fate.is_whole or fate.is_cut):
                 print("  ", asked, fate)
+                for message_id in self.discord.by_channel[self.discord.server_ids[asked.server] + 1]:
+                    print("     ", self.discord.messages[message_id]["content"][-160:])
         is_good = not (counts["lost"] + counts["doubled"] + counts["strange"] + counts["refused"])
         return is_good and self.discord.num_registered == 1 and not self.discord.num_early
 

@@ -176,9 +176,7 @@ class Holding:
         self._beaten = asyncio.Event()
         if self.lost.is_set():
             return
-        found = await self._leases.all()
-        dead = {one.holder for one in self._watch.look(found, _now_s())}
-        self.share = share_of(self._me, [one for one in found if one.holder not in dead])
+        self.share = share_of(self._me, await self._look())
 
     @property
     def _attended_at(self) -> int | None:
@@ -202,7 +200,7 @@ def _taken(choice: ShardChoice, lease: Lease) -> str:
             f"Other processes deal out {lease.num_shards} shards and SHARDS says {choice.count} here. Stop"
             " all of them, and start them with the same number."
         )
-    if choice.are_all:
+    if choice.count == 1:
         return (
             "Another Llamacord is running with this database. Stop it first, or share the work with SHARDS."
         )
