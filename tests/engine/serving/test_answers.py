@@ -159,6 +159,10 @@ HARMLESS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
     "functions": None,
+    "return_token_ids": True,
+    "cache_prompt": False,
+    "ignore_eos": False,
+    "min_tokens": 0,
 }
 
 
