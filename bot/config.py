@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bot.config_keys import CHAT_KEYS, KEYS
+from bot.fleet.choice import ShardChoice
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
-from engine.configuring.models import cache_folder
+from engine.configuring.keys import cache_folder
 from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress
 from storage.address import Location
@@ -48,6 +49,7 @@ class Settings:
     provider: str
     cache: Path
     database: Location
+    shards: ShardChoice
     threads: int
     max_concurrent: int
     context_tokens: int
@@ -58,13 +60,17 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
-    models: Path | None
+    models: Path | Mapping[str, tuple[str, ...]] | None
+    engine: tuple[str, ...]
+    engine_key: str | None = field(repr=False)
+    engine_replicas: tuple[str, ...]
     operator_ids: frozenset[int]
     chat: ChatParameters
-    moderation_model: Path | None
+    moderation_model: Path | tuple[str, ...] | None
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
+    metrics_host: str
     metrics_port: int
     shutdown_grace_s: int
     log_level: int
@@ -82,8 +88,20 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     An empty value is as good as none. Raises `ConfigError` with everything that is wrong.
     """
     read = read_settings(KEYS, environment, env_file)
+    _check_together(read.values)
     chosen = frozenset(key.name.lower() for key in CHAT_KEYS if key.name in read.given)
     return _settings(read.values, chosen, read.hints)
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that do not go together."""
+    is_elsewhere, models = values["ENGINE"] is not None, values["MODELS"]
+    if is_elsewhere and values["MODEL"] is not None:
+        raise ConfigError(
+            "MODEL and ENGINE are both set: with ENGINE the servers have the model. Remove one of them."
+        )
+    if models is not None and is_elsewhere is isinstance(models, Path):
+        raise ConfigError("MODELS must be names with addresses where ENGINE is set, and else a folder.")
 
 
 class Reloader:
@@ -139,6 +157,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or cache_folder(),
         database=values["DATABASE"],
+        shards=values["SHARDS"] or ShardChoice(),
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
@@ -149,6 +168,9 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
         models=values["MODELS"],
+        engine=values["ENGINE"] or (),
+        engine_key=values["ENGINE_KEY"],
+        engine_replicas=values["ENGINE_REPLICAS"] or (),
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(
@@ -161,6 +183,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
+        metrics_host=values["METRICS_HOST"],
         metrics_port=values["METRICS_PORT"],
         shutdown_grace_s=values["SHUTDOWN_GRACE"],
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],

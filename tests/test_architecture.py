@@ -23,6 +23,14 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
+    "aiohttp": {
+        *(
+            f"bot/on_discord/{name}.py"
+            for name in ("answers/outboxes", "connection", "interactions", "traffic")
+        ),
+        *(f"bot/playground/{name}.py" for name in ("chromium", "live_page", "serve")),
+        *("bot/operations/health.py", "engine/remote/http_wire.py"),
+    },
     "aiosqlite": {"storage/sqlite.py"},
     "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
@@ -43,9 +51,10 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
-    "platformdirs": {"engine/configuring/models.py"},
+    "platformdirs": {"engine/configuring/keys.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
+    "ray": {"engine/on_ray.py"},
     "regex": {
         "bot/delivery/dialect.py",
         "bot/delivery/render.py",
@@ -81,7 +90,7 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "starlette", "uvicorn"}
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "ray", "starlette", "uvicorn"}
 """discord.py stands on aiohttp and raises its exceptions; the others are optional."""
 
 WITHOUT_DISCORD = (
@@ -98,11 +107,13 @@ WALLS: dict[str, set[str]] = {
     "servers": {"errors", "language", "origin", "parameters", "safety"},
     "conversation": {"errors", "language", "origin", "parameters", "safety", "servers", "tasks"},
     "delivery": {"tasks"},
+    "fleet": {"tasks"},
     "documents": set(),
     "operations": {"conversation", "tasks"},
     "playground": {"tasks"},
     "on_discord": {
-        *("config", "conversation", "delivery", "documents", "errors", "language", "operations", "origin"),
+        *("config", "conversation", "delivery", "documents", "errors", "fleet", "language", "operations"),
+        "origin",
         "parameters",
         *("privacy", "servers", "tasks"),
     },
