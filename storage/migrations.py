@@ -184,6 +184,14 @@ CREATE TRIGGER summaries_go_with_quotes AFTER DELETE ON quotes BEGIN
     DELETE FROM summaries WHERE id IN (SELECT summary_id FROM summed_up WHERE message_id = OLD.message_id);
 END"""
 
+# While the database is filled from another one: which, and how far that is. Else empty.
+_UNFINISHED_COPY = """
+CREATE TABLE unfinished_copy (
+    origin TEXT NOT NULL,
+    leg INTEGER NOT NULL,
+    last TEXT NOT NULL
+) STRICT"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "conversations, messages, settings and resets",
@@ -265,6 +273,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             _GO_WITH_QUOTES,
         ),
     ),
+    Migration("copies that are not finished", (_UNFINISHED_COPY,)),
 )
 
 
