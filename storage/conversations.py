@@ -239,7 +239,7 @@ class Conversations:
         """Return how much was asked since then, in each conversation that may go on."""
         rows = await self._database.fetch_all(history.ASKED_SINCE, (to_milliseconds(since),))
         return [
-            Asked(row["conversation_id"], row["num_questions"], from_milliseconds(row["last_at"]))
+            Asked(row["conversation"], row["num_questions"], from_milliseconds(row["last_at"]))
             for row in rows
         ]
 
