@@ -61,7 +61,7 @@ ASKED_SINCE = """
 SELECT messages.conversation_id + 0 AS conversation, COUNT(*) AS num_questions,
     MAX(messages.created_at) AS last_at FROM messages
 JOIN conversations ON conversations.id = conversation_id
-WHERE role = 'user' AND messages.created_at >= ? AND channel_id > 0 AND NOT (kind = 'direct' AND (
+WHERE role = 'user' AND messages.created_at >= ? AND channel_id > 0 AND {ours} AND NOT (kind = 'direct' AND (
     guild_id IS NOT NULL OR (SELECT 1 FROM discord_messages WHERE discord_id = channel_id) IS NOT NULL))
 GROUP BY conversation ORDER BY conversation"""
 

@@ -1,4 +1,4 @@
-"""How the bot is, and the port where programs on this machine may ask: `/healthz`, `/metrics` for Prometheus.
+"""How the bot is, and the port where programs may ask: `/healthz`, and `/metrics` for Prometheus.
 
 Owns which figures are read at each scrape. Knows nothing of how they are counted.
 """
@@ -17,6 +17,7 @@ from bot.conversation.service import ChatService
 from bot.operations.metrics import CONTENT_TYPE, Metrics
 from bot.tasks import Tasks
 from engine.types import Health
+from storage.shards import EVERYTHING, Shards
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class State(StrEnum):
     BUSY = "busy"
     """Questions wait."""
     RECOVERING = "recovering"
-    """The model is being loaded anew after a fault."""
+    """The model is being loaded anew after a fault, or its servers are away."""
     CONNECTING = "connecting"
     """The connection to Discord is not there, or not yet."""
     FAILED = "failed"
@@ -50,13 +51,14 @@ class Vitals:
     is_connected: bool
     num_running: int
     num_waiting: int
+    shards: Shards = EVERYTHING
 
     @property
     def state(self) -> State:
         """The worst that applies."""
         if self.engine in (Health.UNHEALTHY, Health.CLOSED):
             return State.FAILED
-        if self.engine is Health.RECOVERING:
+        if self.engine in (Health.RECOVERING, Health.AWAY):
             return State.RECOVERING
         if not self.is_connected:
             return State.CONNECTING
@@ -83,7 +85,7 @@ class Watched(Protocol):
 
 
 @asynccontextmanager
-async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
+async def watched(bot: Watched, port: int, host: str = HOST) -> AsyncIterator[None]:
     """Count errors and, with a port, serve figures and health meanwhile. Raises `PortError`."""
     counter = bot.metrics.error_counter()
     logging.getLogger().addHandler(counter)
@@ -92,8 +94,8 @@ async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
             yield
             return
         watch(bot)
-        async with serving(port, bot.metrics, bot.vitals) as chosen:
-            _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
+        async with serving(port, bot.metrics, bot.vitals, host) as chosen:
+            _log.info("Figures at http://%s:%d/metrics, health at /healthz", host, chosen)
             async with Tasks() as tasks:
                 tasks.start(measure_lag(bot.metrics.lagged), "measuring the loop's lag")
                 yield
@@ -111,12 +113,18 @@ def watch(bot: Watched) -> None:
     metrics.watch("kv_tokens", "Tokens whose KV is held.", lambda: chat.engine.load.num_kv_tokens)
     metrics.watch("kv_tokens_max", "Tokens whose KV may be held.", lambda: chat.engine.load.max_kv_tokens)
     metrics.watch("gateway_latency_seconds", "Latency of Discord's gateway.", lambda: bot.latency)
+    shards = bot.vitals().shards
+    metrics.watch("shards", "Shards that this process has.", lambda: len(shards))
+    metrics.watch("shard_first", "The first of them.", lambda: shards.first)
+    metrics.watch("shards_of_all", "Shards that the bot has in all processes.", lambda: shards.count)
     for state in State:
         metrics.watch(f"is_{state}", f"1 while the bot is {state}.", lambda s=state: bot.vitals().state is s)  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def serving(port: int, metrics: Metrics, vitals: Callable[[], Vitals]) -> AsyncIterator[int]:
+async def serving(
+    port: int, metrics: Metrics, vitals: Callable[[], Vitals], host: str = HOST
+) -> AsyncIterator[int]:
     """Serve until the end of the `async with`, whose value is the port. Raises `PortError`."""
     from aiohttp import web  # 13 ms of a start, for those who set a port
 
@@ -126,6 +134,8 @@ async def serving(port: int, metrics: Metrics, vitals: Callable[[], Vitals]) -> 
     async def show_health(_request: web.Request) -> web.Response:
         now = vitals()
         found = {"state": str(now.state), "running": now.num_running, "waiting": now.num_waiting}
+        if now.shards != EVERYTHING:
+            found["shards"] = str(now.shards)
         return web.json_response(found, status=200 if now.is_well else 503)
 
     application = web.Application()
@@ -134,10 +144,11 @@ async def serving(port: int, metrics: Metrics, vitals: Callable[[], Vitals]) -> 
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, HOST, port).start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise PortError(
-                f"METRICS_PORT {port} cannot be used: {error.strerror or 'unknown reason'}. Set another one."
+                f"METRICS_PORT {port} at {host} cannot be used: {error.strerror or 'unknown reason'}."
+                " Set another one."
             ) from error
         yield int(runner.addresses[0][1])
     finally:

@@ -8,6 +8,7 @@ import pytest
 
 from storage import history, parts, people, resets, retention
 from storage.database import Database
+from storage.shards import Shards
 
 LARGE = {"messages", "discord_messages", "conversations", "settings", "server_settings", "resets", "reports"}
 LARGE |= {"blocks", "quotes"}
@@ -29,7 +30,7 @@ STATEMENTS = (
     *retention._DELETE_OLD_RECORDS,
     retention._DELETE_PRIVATE,
     *(
-        statement.format(conversations=conversations)
+        statement.replace("{conversations}", conversations)
         for statement in (retention._MESSAGES, retention._SHELVES, retention._DELETE_CONVERSATIONS)
         for conversations in retention._CONVERSATIONS.values()
     ),
@@ -40,6 +41,7 @@ STATEMENTS = (
 async def test_no_statement_looks_through_a_large_table(
     database: Database, kind: str, statement: str
 ) -> None:
+    statement = statement.replace("{ours}", Shards(1, 2, 16).condition("guild_id"))
     is_numbered = re.findall(r"\?(\d)", statement)
     params = (1,) * (int(max(is_numbered)) if is_numbered else statement.count("?"))
     async with database.transaction() as transaction:
