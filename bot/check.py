@@ -15,6 +15,7 @@ from bot.config import ConfigError, Settings, load_settings
 from bot.config_keys import bot_id
 from bot.model_check import (
     Finding,
+    check_draft_model,
     check_memory,
     check_precision,
     check_provider,
@@ -66,6 +67,8 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     folder = model_here(settings)
     if measure and folder is not None and finding.is_good:
         yield check_speed(settings, folder)
+    if settings.draft_model is not None and model is not None:
+        yield check_draft_model(settings, model, settings.draft_model)
     if settings.moderation_model is not None:
         yield _check_moderation_model(settings.moderation_model)
     yield _check_database(settings.database)

@@ -66,6 +66,7 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
+    draft_model: Path | None
     models: Path | None
     operator_ids: frozenset[int]
     chat: ChatParameters
@@ -171,6 +172,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
         models=values["MODELS"],
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",

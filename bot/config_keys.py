@@ -159,6 +159,7 @@ KEYS: tuple[Key, ...] = (
     Key("HF_TOKEN", "", hub_token, is_secret=True),
     Key("HF_ENDPOINT", "", address),
     Key("CHAT_TEMPLATE", "", path),
+    Key("DRAFT_MODEL", "", path),
     Key("MODELS", "", path),
     Key("OPERATOR_IDS", "", ids),
     Key("PRECISION", "auto", choice("auto", "fp32", "fp16", "int8", "int4")),
