@@ -43,8 +43,8 @@ format: $(VENV)/dev-$(TAG) ## format the code
 lock: ## choose the versions of all packages anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv, or make lock UV=path" >&2; exit 1; }
 	$(COMPILE) --upgrade --extra playground --output-file requirements.lock
-	$(COMPILE) --upgrade --extra playground --extra dev --constraints requirements.lock --output-file requirements-dev.lock
-	$(COMPILE) --extra playground --extra dev --constraints requirements-dev.lock --format pylock.toml \
+	$(COMPILE) --upgrade --extra playground --extra postgres --extra serve --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --extra playground --extra postgres --extra serve --extra dev --constraints requirements-dev.lock --format pylock.toml \
 		| $(PYTHON) -m benchmarks.record_wheels
 
 clean: ## remove the virtual environment and all caches in this folder, but no data and no model

@@ -34,8 +34,8 @@ from benchmarks.common import print_table
 from benchmarks.virtual_life import START_S, World, in_world
 from bot.conversation import answering, prompting
 from bot.on_discord.connection import StartError
-from bot.operations.logs import describe_fault
 from bot.privacy import Keeping
+from engine.logs import describe_fault
 from engine.types import ChatMessage, Prompt
 from tests.bot.operations.comparing import Difference, buttons, differences
 from tests.bot.operations.local_discord import CHANNEL_ID, EPOCH_MS, Payload, is_ours, local_discord

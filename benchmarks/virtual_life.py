@@ -44,6 +44,7 @@ from storage.opening import open_connection
 from storage.people import People
 from storage.retention import Retention
 from storage.settings import SettingsStore
+from storage.sqlite import SqliteBackend
 from tests.bot.operations.local_discord import DiscordPlace, LostError, Payload, Reply
 
 START_S = 1_800_000_000.0
@@ -175,7 +176,7 @@ class World:
             open_connection(self.database, 5.0, MIGRATIONS),
             lambda: loop is not None and loop.killed_at is not None,
         )
-        async with Database(cast("aiosqlite.Connection", self.connection)) as database:
+        async with Database(SqliteBackend(cast("aiosqlite.Connection", self.connection))) as database:
             self.client = await self._client(database)
             asking = asyncio.create_task(people(stop))
             await connect(self.client, "token", stop=stop, on_ready=lambda _: None)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bot.config import ConfigError, Settings, load_settings
+from bot.config import Settings, load_settings
 from bot.config_keys import bot_id
 from bot.model_check import (
     Finding,
@@ -22,14 +22,18 @@ from bot.model_check import (
     check_speed,
     check_system_prompt,
 )
-from bot.models import better_model, model_here, moderation_model
+from bot.models import better_model, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
+from bot.server_check import check_engine, check_servers
+from engine.configuring.models import model_here
+from engine.configuring.reading import ConfigError
 from engine.convert.default_model import NAME
 from engine.describing.footprint import size
 from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
 from engine.text.prompt import make_chat_format
+from storage.address import Location
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -53,6 +57,21 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield from check_discord(settings)
+    if settings.engine:
+        yield from check_engine(settings)
+    else:
+        yield from _check_here(settings, measure=measure)
+    if isinstance(settings.moderation_model, Path):
+        yield _check_moderation_model(settings.moderation_model)
+    elif settings.moderation_model is not None:
+        yield from check_servers(settings, "Moderation", settings.moderation_model)
+    yield _check_database(settings.database)
+    is_missing = settings.model is None and not settings.engine and model_here(settings) is None
+    yield _check_cache(settings, needs_space=is_missing)
+
+
+def _check_here(settings: Settings, *, measure: bool) -> Iterator[Finding]:
+    """Check the model that runs in the bot's process."""
     model, finding = _check_model(settings)
     yield finding
     if model is not None and model.notice:
@@ -69,10 +88,6 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield check_speed(settings, folder)
     if settings.draft_model is not None and model is not None:
         yield check_draft_model(settings, model, settings.draft_model)
-    if settings.moderation_model is not None:
-        yield _check_moderation_model(settings.moderation_model)
-    yield _check_database(settings.database)
-    yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
@@ -130,9 +145,9 @@ def _check_moderation_model(folder: Path) -> Finding:
     return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
 
 
-def _check_database(path: Path) -> Finding:
-    """Open it and take the writer's lock; a database that does not exist yet is not created."""
-    if not path.exists():
+def _check_database(path: Location) -> Finding:
+    """Open it and take the writer's lock; a file that does not exist yet is not created."""
+    if isinstance(path, Path) and not path.exists():
         problem = _write_problem(path.parent)
         if problem is not None:
             return Finding(False, "Database", f"{path} cannot be created: {problem}. Change DATABASE.")
@@ -144,7 +159,7 @@ def _check_database(path: Path) -> Finding:
     return Finding(True, "Database", f"{path} can be read and written.")
 
 
-async def _lock(path: Path) -> None:
+async def _lock(path: Location) -> None:
     async with await Database.open(path, busy_timeout_s=2.0) as database, database.transaction():
         pass
 

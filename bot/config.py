@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import difflib
-import io
 import logging
 import signal
 from collections.abc import Callable, Mapping
@@ -18,19 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-from dotenv.parser import parse_stream
-
-from bot.config_keys import CHAT_KEYS, KEYS, Key
+from bot.config_keys import CHAT_KEYS, KEYS
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
+from engine.configuring.keys import cache_folder
+from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress
+from storage.address import Location
 
 _log = logging.getLogger(__name__)
 
-_MAX_SHOWN_CHARACTERS = 60
-"""Of a bad value."""
 LIVE = frozenset(
     {
         *("SYSTEM_PROMPT", "GUIDANCE", "GUIDANCE_JOIN", "LIMITS", *(key.name for key in CHAT_KEYS)),
@@ -38,10 +34,6 @@ LIVE = frozenset(
     }
 )
 """Keys that take effect without a restart."""
-
-
-class ConfigError(Exception):
-    """Some settings are wrong. The message names all of them, with key, value and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ class Settings:
     precision: str
     provider: str
     cache: Path
-    database: Path
+    database: Location
     threads: int
     max_concurrent: int
     context_tokens: int
@@ -67,13 +59,17 @@ class Settings:
     sees_all_messages: bool
     chat_template: str
     draft_model: Path | None
-    models: Path | None
+    models: Path | Mapping[str, tuple[str, ...]] | None
+    engine: tuple[str, ...]
+    engine_key: str | None = field(repr=False)
+    engine_replicas: tuple[str, ...]
     operator_ids: frozenset[int]
     chat: ChatParameters
-    moderation_model: Path | None
+    moderation_model: Path | tuple[str, ...] | None
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
+    metrics_host: str
     metrics_port: int
     shutdown_grace_s: int
     log_level: int
@@ -90,24 +86,21 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
 
     An empty value is as good as none. Raises `ConfigError` with everything that is wrong.
     """
-    written, problems = _read_env_file(env_file)
-    values: dict[str, Any] = {}
-    given = set()
-    for key in KEYS:
-        value, origin = environment.get(key.name, "").strip(), "environment"
-        if not value:
-            value, origin = written.get(key.name, "").strip(), str(env_file)
-        if value:
-            given.add(key)
-        try:
-            values[key.name] = key.parse(value or key.default) if value or key.default else None
-        except ValueError as error:
-            problems.append(f"{key.name}={_shown(key, value)} (from {origin}) {error}.")
-    hints = _hints(written, env_file)
-    if problems:
-        raise ConfigError(_report(problems + list(hints)))
-    chosen = frozenset(key.name.lower() for key in given.intersection(CHAT_KEYS))
-    return _settings(values, chosen, hints)
+    read = read_settings(KEYS, environment, env_file)
+    _check_together(read.values)
+    chosen = frozenset(key.name.lower() for key in CHAT_KEYS if key.name in read.given)
+    return _settings(read.values, chosen, read.hints)
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that do not go together."""
+    is_elsewhere, models = values["ENGINE"] is not None, values["MODELS"]
+    if is_elsewhere and values["MODEL"] is not None:
+        raise ConfigError(
+            "MODEL and ENGINE are both set: with ENGINE the servers have the model. Remove one of them."
+        )
+    if models is not None and is_elsewhere is isinstance(models, Path):
+        raise ConfigError("MODELS must be names with addresses where ENGINE is set, and else a folder.")
 
 
 class Reloader:
@@ -161,7 +154,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         hub_endpoint=values["HF_ENDPOINT"],
         precision=values["PRECISION"],
         provider=values["PROVIDER"],
-        cache=values["LLAMA_CACHE"] or platformdirs.user_cache_path("llamacord", appauthor=False),
+        cache=values["LLAMA_CACHE"] or cache_folder(),
         database=values["DATABASE"],
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
@@ -174,6 +167,9 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
         draft_model=values["DRAFT_MODEL"],
         models=values["MODELS"],
+        engine=values["ENGINE"] or (),
+        engine_key=values["ENGINE_KEY"],
+        engine_replicas=values["ENGINE_REPLICAS"] or (),
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(
@@ -186,6 +182,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         moderation_refuses_unchecked=values["MODERATION_UNSURE"] == "refuse",
         allowance=Allowance(values["USER_PER_MINUTE"], values["SERVER_PER_MINUTE"]),
         keeping=Keeping(values["RETENTION_DAYS"], values["GRACE_DAYS"]),
+        metrics_host=values["METRICS_HOST"],
         metrics_port=values["METRICS_PORT"],
         shutdown_grace_s=values["SHUTDOWN_GRACE"],
         log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
@@ -194,57 +191,6 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         values=values,
         hints=hints,
     )
-
-
-def _read_env_file(env_file: Path) -> tuple[dict[str, str], list[str]]:
-    """Return what `env_file` sets, without replacing `$…` in it, and what is wrong with its lines."""
-    try:
-        content = env_file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return {}, []
-    except UnicodeDecodeError:
-        raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8.") from None
-    except OSError as error:
-        raise ConfigError(f"{env_file} cannot be read: {error.strerror}.") from None
-    values: dict[str, str] = {}
-    problems = []
-    for binding in parse_stream(io.StringIO(content)):
-        if binding.error:
-            problems.append(f"Line {binding.original.line} of {env_file} is not of the form KEY=value.")
-        elif binding.key:
-            values[binding.key] = binding.value or ""
-    return values, problems
-
-
-def _hints(written: Mapping[str, str], env_file: Path) -> tuple[str, ...]:
-    """Return a sentence for each key of the file that is none of ours but much like one.
-
-    Only for the file: the environment is full of other programs' variables.
-    """
-    names = [key.name for key in KEYS]
-    hints = []
-    for name in written:
-        if name in names:
-            continue
-        close = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.75)
-        if close:
-            hints.append(f"{name} in {env_file} is not a setting: did you mean {close[0]}?")
-    return tuple(hints)
-
-
-def _shown(key: Key, value: str) -> str:
-    """Return a bad value on one line, cut short; a secret is never shown."""
-    if key.is_secret:
-        return "(hidden)"
-    shown = value if len(value) <= _MAX_SHOWN_CHARACTERS else value[: _MAX_SHOWN_CHARACTERS - 1] + "…"
-    return shown if shown.isprintable() else repr(shown)
-
-
-def _report(problems: list[str]) -> str:
-    """Return one text for all problems: a single sentence, or a list of them."""
-    if len(problems) == 1:
-        return problems[0]
-    return "\n".join([f"{len(problems)} things are wrong with the settings:", *(f"  {p}" for p in problems)])
 
 
 def _with(current: Settings, new: Settings, live: list[str]) -> Settings:

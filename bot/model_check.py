@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.config import Settings
-from bot.models import beside, engine_options, gpu_bytes, gpu_for, model_bytes, runs_on_gpu
+from bot.models import beside, gpu_bytes, gpu_for, model_bytes, runs_on_gpu
 from engine.advising.advice import Blocks, Load, advise
 from engine.advising.gpu_advice import advise_gpu
 from engine.advising.measuring import measure_model
+from engine.configuring.models import engine_options
 from engine.describing.architecture import Precision
 from engine.describing.footprint import PROCESS_BYTES, room_sentence, size
 from engine.engine import EngineOptions, context_tokens, draft_bytes, kv_room, num_answers

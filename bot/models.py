@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +13,15 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
-from engine.convert.default_model import (
-    DEFAULT_PRECISION,
-    NAME,
-    Progress,
-    default_model_folder,
-    ensure_default_model,
-)
-from engine.describing.architecture import Precision
+from engine.configuring.models import engine_options
+from engine.convert.default_model import NAME
 from engine.describing.footprint import GPU_LIBRARIES_BYTES
-from engine.engine import EngineOptions, context_tokens, draft_bytes, kv_room
+from engine.engine import Engine, EngineOptions, context_tokens, draft_bytes, kv_room
 from engine.errors import ModelError
-from engine.hub.address import HubAddress, pulled_folder
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
-from engine.runtime.model_folder import DiskRoom, ModelFolder
-from engine.types import ModelInfo
+from engine.runtime.model_folder import ModelFolder
 
 if TYPE_CHECKING:
     from engine.advising.catalogue import Here
@@ -37,63 +30,6 @@ MODERATION_ANSWERS = 2
 """Verdicts that a moderation model makes at once."""
 MAX_MODELS = 25
 """As many as Discord offers at once."""
-
-
-def default_precision(settings: Settings) -> Precision:
-    """Return the precision of the default model."""
-    return DEFAULT_PRECISION if settings.precision == "auto" else Precision(settings.precision)
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """Return how the engine is to run."""
-    return EngineOptions(
-        num_threads=settings.threads,
-        max_concurrent=settings.max_concurrent,
-        context_tokens=settings.context_tokens,
-        kv_cache_mb=settings.kv_cache_mb,
-        device=settings.provider,
-        chat_format=settings.chat_template,
-        kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
-        draft_model=settings.draft_model,
-    )
-
-
-def find_model(settings: Settings, on_progress: Progress) -> Path:
-    """Return the model's folder; fetch and convert it where it is the default one or at Hugging Face.
-
-    Blocking, seconds to minutes the first time. Raises `ModelError`.
-    """
-    if isinstance(settings.model, HubAddress):
-        from engine.hub.hub import Hub  # takes a start a third of a second
-        from engine.hub.pulling import ensure_pulled
-
-        hub = Hub(settings.hub_endpoint, settings.hub_token)
-        return ensure_pulled(
-            settings.cache,
-            settings.model,
-            _hub_precision(settings),
-            hub,
-            on_progress,
-            has_chat_template=bool(settings.chat_template),
-        )
-    if settings.model is not None:
-        return settings.model
-    return ensure_default_model(settings.cache, default_precision(settings), on_progress)
-
-
-def model_here(settings: Settings) -> Path | None:
-    """Return the model's folder without fetching anything, None where it still has to be fetched."""
-    if isinstance(settings.model, HubAddress):
-        return pulled_folder(settings.cache, settings.model, _hub_precision(settings))
-    if settings.model is not None:
-        return settings.model
-    folder = default_model_folder(settings.cache, default_precision(settings))
-    return folder if folder.exists() else None
-
-
-def _hub_precision(settings: Settings) -> Precision | None:
-    """Return the precision of a model from Hugging Face, None for what suits file and machine."""
-    return None if settings.precision == "auto" else Precision(settings.precision)
 
 
 def better_model(settings: Settings) -> Here | None:
@@ -114,8 +50,8 @@ def better_model(settings: Settings) -> Here | None:
 
 
 def moderation_model(settings: Settings) -> ModelFolder | None:
-    """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
-    if settings.moderation_model is None:
+    """Return the moderation model that runs here, None without a usable one; `check` says what is wrong."""
+    if not isinstance(settings.moderation_model, Path):
         return None
     try:
         return open_folder(settings.moderation_model)
@@ -173,9 +109,43 @@ def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
     return kv_room(model, options).num_bytes
 
 
-def sums_up(settings: Settings, info: ModelInfo) -> bool:
-    """Tell whether conversations are summed up: as chosen, or unless the model is the default one."""
-    return settings.summaries == "on" or (settings.summaries == "auto" and info.name != NAME)
+async def open_moderation_here(settings: Settings, folder: Path) -> ClosableEngine:
+    """Load the moderation model. Raises `ModelError`."""
+    return await Engine.open(folder, moderation_options(engine_options(settings)))
+
+
+class LocalEngines:
+    """Models that run in this process. Satisfies `bot.engines.Engines`."""
+
+    def __init__(self, settings: Settings, model: Path) -> None:
+        self.on_other_model: Callable[[], object] = lambda: None
+        self.name = model.name
+        self._settings = settings
+        self._model = model
+        self._guard = moderation_model(settings)
+
+    async def open(self) -> ClosableEngine:
+        """See `Engines.open`."""
+        options = beside(engine_options(self._settings), self._guard, is_loaded=False)
+        return await Engine.open(self._model, options)
+
+    def shelf(self) -> ModelShelf:
+        """See `Engines.shelf`."""
+        options = beside(engine_options(self._settings), self._guard, is_loaded=True)
+        models = self._settings.models
+        return ModelShelf(models if isinstance(models, Path) else None, self._model, options, Engine.open)
+
+    def may_work_ahead(self) -> Callable[[], bool] | None:
+        """See `Engines.may_work_ahead`."""
+        return machine.spare_time(self._settings.works_ahead)
+
+    def greeting(self) -> Callable[[object], str] | None:
+        """See `Engines.greeting`."""
+        if open_folder(self._model).name != NAME:
+            return None
+        from bot.greeting import greeting, spoken
+
+        return functools.partial(spoken, greeting("Llamacord", better_model(self._settings)))
 
 
 class ModelShelf:

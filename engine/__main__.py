@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.commands import bench, complete, convert, inspect, models, pull, tokens
+from engine.commands import bench, complete, convert, inspect, models, pull, serve, tokens
 from engine.errors import EngineError
 
 _ENDED_BY_READER = 141
 """What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
 _NOTHING_LEFT = "stopped; nothing was left behind."
 _STOPPED = {pull.pull: "stopped; what is here of the download stays, and the same command goes on with it."}
-_COMMANDS = (bench, complete, convert, inspect, models, pull, tokens)
+_COMMANDS = (bench, complete, convert, inspect, models, pull, serve, tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -69,7 +69,7 @@ class EngineOptions:
     in MiB; what the answers can use, as far as it is free. reserved_bytes: free memory that others are going
     to need. chat_format: a name, or a file with a template (`named_chat`), used in the place of the model's
     own, as for Llama Guard, whose template writes a task around each dialog.
-    speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
+    speculation: draft tokens where an answer repeats what was said. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free. kv_disk: where KV is written
     that the CPU's memory has no room for. draft_model: a small converted model with the same tokenizer, which
@@ -195,6 +195,15 @@ class Engine:
         """Return what somebody needs who makes prompts elsewhere. Reads the tokenizer's file."""
         return TextFiles.of(self._model, self._options.chat_format)
 
+    def encode(self, text: str) -> Prompt:
+        """Return the ids of a text that is to be gone on with, without a chat format. Call it in a thread."""
+        return Prompt((self._model.bos_id, *self.text.tokenizer.encode(text)), is_continued=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many tokens the model knows."""
+        return self._model.vocab_size
+
     def tokens_needed(self, prompt: Prompt, params: SamplingParams) -> int:
         """See `TextEngine.tokens_needed`."""
         return tokens_needed(len(prompt.ids), params, self._context, self.kv_page)
@@ -255,8 +264,7 @@ class Engine:
             ),
             stop_ids=self.text.stop_ids,
             max_tokens=self._context,
-            # A run over several tokens rounds differently from single steps, so that a draft might show.
-            speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
+            speculation=Speculation() if self._options.speculation else None,
             is_ahead=is_ahead,
         )
 
@@ -329,8 +337,12 @@ class _Stream:
         if self._completion is not None:
             raise StopAsyncIteration
         delta = await self._deltas.get()
+        text = delta.text
+        while not delta.is_final and not self._deltas.empty():
+            delta = self._deltas.get_nowait()
+            text += delta.text
         self._completion, self._error = delta.completion, delta.error
-        return delta.text or await self.__anext__()
+        return text or await self.__anext__()
 
 
 class _Warming:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
-from storage import answers, history, parts, resets
+from storage import answers, history, parts, resets, scopes
 from storage.answers import Ending
-from storage.database import Database, Row
+from storage.database import Database, Row, act
 from storage.errors import NotFoundError
 from storage.resets import Reset
 from storage.summaries import Summaries
@@ -76,10 +76,12 @@ class Conversations:
         self._database = database
         self._now = now
 
+    @act
     async def open(self, ref: ConversationRef) -> int:
         """Return the id of the conversation in this place, which is made if there is none yet."""
         row = await self._database.fetch_one(
-            "SELECT id FROM conversations WHERE channel_id = ? AND kind = ? AND guild_id IS ?",
+            "SELECT id FROM conversations"
+            " WHERE channel_id = ? AND kind = ? AND coalesce(guild_id, 0) = coalesce(?, 0)",
             (ref.channel_id, ref.kind, ref.guild_id),
         )
         if row is not None:
@@ -96,6 +98,7 @@ class Conversations:
         )
         return None if row is None else int(row["id"])
 
+    @act
     async def delete(self, channel_id: int) -> None:
         """Delete the conversation in a place, with all that was said and set there."""
         async with self._database.transaction() as transaction:
@@ -118,6 +121,7 @@ class Conversations:
         )
         return None if row is None else row["guild_id"]
 
+    @act
     async def begin_turn(
         self,
         conversation_id: int,
@@ -135,7 +139,7 @@ class Conversations:
         is not.
         """
         new = NewQuestion(discord_id, author_id, author_name, content, created_at, quotes)
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation(conversation_id)) as transaction:
             await parts.refuse_known(transaction, discord_id)
             question = await insert_question(transaction, conversation_id, new)
             answer = await answers.insert_pending(
@@ -146,15 +150,17 @@ class Conversations:
             )
             return Turn(question, answer)
 
+    @act
     async def begin_regeneration(self, answer_id: int) -> Message:
         """Store a new empty answer in the place of this one; its Discord messages now show the new one.
 
         The old answer is kept, out of sight, until the new one ended. Raises `NotFoundError` if it is gone,
         `AnswerPendingError` or `NotNewestAnswerError` if it cannot be regenerated.
         """
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             return await answers.supersede(transaction, answer_id, at=self._milliseconds())
 
+    @act
     async def attach_part(self, message_id: int, discord_id: int, position: int) -> bool:
         """Record that a Discord message shows part of a message: at `position`, or behind all others where
         one is there already.
@@ -163,15 +169,16 @@ class Conversations:
         message belongs to another one.
         """
         try:
-            async with self._database.transaction() as transaction:
+            async with self._database.transaction(scopes.conversation_of(message_id)) as transaction:
                 await parts.attach(transaction, message_id, discord_id, position)
         except NotFoundError:
             return False
         return True
 
+    @act
     async def detach_part(self, discord_id: int) -> None:
         """Forget a deleted Discord message that showed part of an answer; the later parts move up."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_showing(discord_id)) as transaction:
             await parts.detach(transaction, discord_id)
 
     async def parts(self, message_id: int) -> list[int]:
@@ -179,15 +186,17 @@ class Conversations:
         rows = await self._database.fetch_all(parts.OF_MESSAGE, (message_id,))
         return [row["discord_id"] for row in rows]
 
+    @act
     async def checkpoint(self, answer_id: int, content: str) -> bool:
         """Store what was shown of a running answer so far; False if it is not running any more."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             rows = await transaction.fetch_all(
                 "UPDATE messages SET content = ? WHERE id = ? AND state = 'pending' RETURNING id",
                 (storable(content), answer_id),
             )
             return bool(rows)
 
+    @act
     async def finish_answer(
         self,
         answer_id: int,
@@ -211,7 +220,7 @@ class Conversations:
         ending = Ending(
             answer_id, content, state, at, finish_reason, num_prompt_tokens, num_tokens, view_from, note
         )
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             return await answers.end(transaction, ending)
 
     async def history_before(self, answer_id: int, *, limit: int = 200) -> list[Message]:
@@ -254,27 +263,32 @@ class Conversations:
         """Return the question or answer that a Discord message shows."""
         return _message_or_none(await self._database.fetch_one(parts.SHOWN_MESSAGE, (discord_id,)))
 
+    @act
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
         """End every answer that is still pending, with what was shown of it. Call once, at start."""
         async with self._database.transaction() as transaction:
             return await answers.interrupt(transaction, at=self._milliseconds())
 
+    @act
     async def note_shown(self, answer_id: int) -> None:
         """Record that the ending of an answer is shown, or never can be."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             await parts.note_shown(transaction, answer_id)
 
+    @act
     async def unshown(self, *, within: timedelta, limit: int) -> list[InterruptedAnswer]:
         """Return the newest answers that ended `within` this time and may not be shown so, oldest first."""
         after = to_milliseconds(self._now() - within)
         async with self._database.transaction() as transaction:
             return await parts.newest_unshown(transaction, ended_after=after, limit=limit)
 
+    @act
     async def find_unshown(self, answer_id: int) -> InterruptedAnswer | None:
         """Return an answer if it stands, and its ending may not be shown."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             return await parts.find_unshown(transaction, answer_id)
 
+    @act
     async def reset(self, conversation_id: int, *, by_user_id: int, at: datetime) -> Reset:
         """Put all messages aside and record who did it. Raises `NotFoundError`."""
         async with self._database.transaction() as transaction:
@@ -282,16 +296,19 @@ class Conversations:
                 transaction, conversation_id, by_user_id=by_user_id, at=to_milliseconds(at)
             )
 
+    @act
     async def newest_reset(self, conversation_id: int) -> Reset | None:
         """Return the newest reset whose messages are still there."""
         async with self._database.transaction() as transaction:
             return await resets.newest(transaction, conversation_id)
 
+    @act
     async def find_reset(self, reset_id: int) -> Reset:
         """Return a reset. Raises `NotFoundError`."""
         async with self._database.transaction() as transaction:
             return await resets.find(transaction, reset_id)
 
+    @act
     async def undo_reset(
         self, reset_id: int, *, by_user_id: int, at: datetime, not_before: datetime
     ) -> Reset:
@@ -305,6 +322,7 @@ class Conversations:
                 not_before=to_milliseconds(not_before),
             )
 
+    @act
     async def purge_resets(self, *, before: datetime) -> int:
         """Delete for good what was put aside before a time; return how many resets that ends."""
         async with self._database.transaction() as transaction:
@@ -313,9 +331,10 @@ class Conversations:
             await self._database.scrub()
         return num_purged
 
+    @act
     async def delete_question(self, discord_id: int) -> Deleted | None:
         """Delete the question in this Discord message with its answers; None if there is none."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_showing(discord_id)) as transaction:
             row = await transaction.fetch_one(parts.SHOWN_MESSAGE, (discord_id,))
             if row is None or row["role"] != Role.USER:
                 return None

@@ -1,55 +1,57 @@
-"""Owns the connection to SQLite and the order in which it is used: one transaction at a time.
-
-The only file that knows aiosqlite. Knows no table.
-
-aiosqlite runs what it is given on one thread, first in, first out, and what was queued runs even if the
-task that waits for it is cancelled. So a cancelled call waits for its statement (the connection is never
-used while somebody's statement still runs, and the loop is not closed over a running one), and a rollback
-that was queued is a rollback done.
-"""
+"""The face of the database, whichever it is: reads, transactions and locks. Knows no table and no SQL."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, ParamSpec, Self, TypeVar
 
-import aiosqlite
-
-from storage.errors import (
-    CORRUPT,
-    CorruptDatabaseError,
-    DatabaseUnavailableError,
-    NotFoundError,
-    StorageError,
-    storage_error,
-)
+from storage import opening
+from storage.address import Location, PostgresAddress
+from storage.backend import Backend, Lock, Params, Row, Run, Value, Within
+from storage.errors import CLOSED, DatabaseUnavailableError, InUseError, StorageError, TransactionLostError
 from storage.migrations import MIGRATIONS, Migration
-from storage.opening import open_connection
+from storage.sqlite import SqliteBackend
 
-Value = int | float | str | None
-Row = sqlite3.Row
+__all__ = ["Database", "Lock", "Row", "Transaction", "Value", "Within", "act", "in_use"]
+
+_NUM_TRIES = 3
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def act(
+    work: Callable[Given, Coroutine[Any, Any, Result]],
+) -> Callable[Given, Coroutine[Any, Any, Result]]:
+    """Mark what is one transaction: where that was undone because its connection broke, it is done anew."""
+
+    @functools.wraps(work)
+    async def done(*given: Given.args, **named: Given.kwargs) -> Result:
+        for _ in range(_NUM_TRIES - 1):
+            with contextlib.suppress(TransactionLostError):
+                return await work(*given, **named)
+        return await work(*given, **named)
+
+    return done
 
 
 class Transaction:
     """Statements that take effect together or not at all. Of use only inside its `async with`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._is_open = True
 
-    async def fetch_all(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
+    async def fetch_all(self, sql: str, params: Params = ()) -> list[Row]:
         """Run one statement and return its rows; a write returns what its RETURNING names."""
         if not self._is_open:
             raise RuntimeError("This transaction has ended.")
-        return await self._database._run(sql, params)
+        return await self._run(sql, params)
 
-    async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
+    async def fetch_one(self, sql: str, params: Params = ()) -> Row | None:
         """Run one statement and return its first row."""
         rows = await self.fetch_all(sql, params)
         return rows[0] if rows else None
@@ -59,29 +61,32 @@ class Transaction:
 
 
 class Database:
-    """One SQLite file, used from one event loop. Make it with `open`; close it before its loop."""
+    """One database, used from one event loop. Make it with `open`; close it before its loop."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._lock = asyncio.Lock()
-        self._holder: asyncio.Task[object] | None = None
-        self._is_closed = False
+        self._writers: set[asyncio.Task[object] | None] = set()
+        self._names: dict[str, _Name] = {}
         self.on_written: Callable[[], None] = lambda: None
         """Called after every transaction that came to its end."""
 
     @classmethod
     async def open(
-        cls, path: Path, *, busy_timeout_s: float = 5.0, migrations: Sequence[Migration] = MIGRATIONS
+        cls, location: Location, *, busy_timeout_s: float = 5.0, migrations: Sequence[Migration] = MIGRATIONS
     ) -> Self:
         """Open or create the database and bring its schema up to date.
 
         busy_timeout_s: how long a statement waits for a lock of another program.
         Raises `DatabaseUnavailableError`, `StorageFullError`, `CorruptDatabaseError`, `NewerDatabaseError`.
         """
-        # Not on aiosqlite's thread: an open that fails there leaves it behind, to complain of a closed loop.
-        opened = await asyncio.to_thread(open_connection, path, busy_timeout_s, migrations)
-        return cls(await _wrapped(opened))
+        if not isinstance(location, PostgresAddress):
+            return cls(await SqliteBackend.open(location, busy_timeout_s, migrations))
+        try:
+            from storage.postgres.backend import PostgresBackend
+        except ImportError as error:
+            raise StorageError(_NO_DRIVER) from error
+        return cls(await PostgresBackend.open(location, busy_timeout_s, migrations))
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,106 +99,127 @@ class Database:
     async def close(self) -> None:
         """Close after the transaction that runs, if any; later calls are refused. Closing twice is fine."""
         if asyncio.get_running_loop() is not self._loop:
-            # Its loop is gone and perhaps its thread, so wait for nothing; off the loop aiosqlite does not.
-            self._is_closed = True
-            await asyncio.to_thread(self._connection.stop)
+            await self._backend.abandon()
             return
-        async with self._turn():
-            if not self._is_closed:
-                self._is_closed = True
-                await self._connection.close()
+        self._refuse_inside()
+        await self._backend.close()
 
-    async def fetch_all(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
+    async def fetch_all(self, sql: str, params: Params = ()) -> list[Row]:
         """Run one reading statement and return its rows. It never sees half of a transaction."""
-        async with self._turn():
-            return await self._run(sql, params)
+        self._refuse_inside()
+        self._refuse_elsewhere()
+        return await self._backend.read(sql, params)
 
-    async def fetch_one(self, sql: str, params: Sequence[Value] = ()) -> Row | None:
+    async def fetch_one(self, sql: str, params: Params = ()) -> Row | None:
         """Run one reading statement and return its first row."""
         rows = await self.fetch_all(sql, params)
         return rows[0] if rows else None
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """Take the write lock; commit at the end, roll back on any exception, cancellation included."""
-        async with self._turn():
-            transaction = Transaction(self)
+    async def transaction(self, within: Within | None = None) -> AsyncIterator[Transaction]:
+        """Commit at the end, roll back on any exception, cancellation included.
+
+        Nobody else writes meanwhile, in this process or another; with `within`, at least not in that
+        conversation. Raises `TransactionLostError` where the connection broke and nothing of it is stored.
+        """
+        self._refuse_inside()
+        self._refuse_elsewhere()
+        task = asyncio.current_task()
+        async with self._backend.write(within) as run:
+            transaction = Transaction(run)
+            self._writers.add(task)
             try:
-                await self._run("BEGIN IMMEDIATE")
                 yield transaction
-                await self._run("COMMIT")
-            except BaseException:
-                await self._rollback()
-                raise
             finally:
+                self._writers.discard(task)
                 transaction._end()
         self.on_written()
 
-    async def scrub(self) -> None:
-        """Make deleted text unreadable in the files too, by emptying the write-ahead log.
+    @contextlib.asynccontextmanager
+    async def locked(self, name: str, *, waits: bool = True, is_shared: bool = False) -> AsyncIterator[Lock]:
+        """Hold the lock of this name: one at a time among all who use this database, or several who share it.
 
-        Best effort: the log is emptied anyway as it is used, and on closing.
+        It is given back when this process dies. Where the connection broke and somebody else was quicker to
+        take it, `Lock.lost` is set. With `waits` off, raises `InUseError` if it is not to be had at once.
         """
+        self._refuse_inside()
+        self._refuse_elsewhere()
+        mine = self._names.setdefault(name, _Name())
+        mine.num_users += 1
+        try:
+            async with (
+                mine.held(waits=waits, is_shared=is_shared),
+                self._backend.lock(name, waits=waits, is_shared=is_shared) as lock,
+            ):
+                yield lock
+        finally:
+            mine.num_users -= 1
+            if not mine.num_users:
+                del self._names[name]
+
+    async def scrub(self) -> None:
+        """Make deleted text unreadable, as far as that is possible: in SQLite's files. Best effort."""
         with contextlib.suppress(StorageError):
-            await self.fetch_all("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._refuse_inside()
+            await self._backend.scrub()
 
     async def check(self) -> None:
-        """Read the whole file; raise `CorruptDatabaseError` if it is damaged. Takes a second per 500 MB."""
-        row = await self.fetch_one("PRAGMA quick_check(1)")
-        if row is None or row[0] != "ok":
-            raise CorruptDatabaseError(CORRUPT)
+        """Look for damage; raise `CorruptDatabaseError` if there is any."""
+        self._refuse_inside()
+        await self._backend.check()
+
+    def _refuse_inside(self) -> None:
+        if self._writers and asyncio.current_task() in self._writers:
+            raise RuntimeError("Inside a transaction use the transaction, not the database.")
+
+    def _refuse_elsewhere(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise DatabaseUnavailableError(CLOSED)
+
+
+@contextlib.asynccontextmanager
+async def in_use(location: Location, *, is_shared: bool = False) -> AsyncIterator[Database]:
+    """Open a database for a bot, alone, or with others that share it. Raises `InUseError`, `StorageError`.
+
+    Two bots that know nothing of each other would take each other's answers for interrupted ones.
+    """
+    if not isinstance(location, PostgresAddress):
+        with opening.locked(location):
+            async with await Database.open(location) as database:
+                yield database
+        return
+    async with (
+        await Database.open(location) as database,
+        database.locked("in use", waits=False, is_shared=is_shared),
+    ):
+        yield database
+
+
+class _Name:
+    """Who of this process holds the lock of a name."""
+
+    def __init__(self) -> None:
+        self.num_users = 0
+        self._num_sharing = 0
+        self._is_taken = False
+        self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait for the connection; tasks get it in the order they asked."""
-        task = asyncio.current_task()
-        if self._holder is not None and self._holder is task:
-            raise RuntimeError("Inside a transaction use the transaction, not the database.")
-        async with self._lock:
-            self._holder = task
-            try:
-                yield
-            finally:
-                self._holder = None
-
-    async def _run(self, sql: str, params: Sequence[Value] = ()) -> list[Row]:
-        if self._is_closed or asyncio.get_running_loop() is not self._loop:
-            raise DatabaseUnavailableError("The database is closed.")
+    async def held(self, *, waits: bool, is_shared: bool) -> AsyncIterator[None]:
+        while self._is_taken or (self._num_sharing and not is_shared):
+            if not waits:
+                raise InUseError
+            self._freed.clear()
+            await self._freed.wait()
+        self._is_taken, self._num_sharing = not is_shared, self._num_sharing + is_shared
         try:
-            return list(await self._connection.execute_fetchall(sql, params))
-        except asyncio.CancelledError:
-            await self._settle()
-            raise
-        except OverflowError as error:  # a number that SQLite cannot hold is nothing's number
-            raise NotFoundError from error
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
-
-    async def _settle(self) -> None:
-        """Wait until everything queued so far has run, however often this task is cancelled."""
-        while True:
-            try:
-                await self._connection.execute_fetchall("SELECT 1")
-            except asyncio.CancelledError:
-                continue
-            return
-
-    async def _rollback(self) -> None:
-        """Undo the transaction, unless there is none: it failed to begin, or SQLite ended it itself."""
-        if not self._is_closed and self._connection.in_transaction:
-            with contextlib.suppress(StorageError):
-                await self._run("ROLLBACK")
+            yield
+        finally:
+            self._is_taken, self._num_sharing = False, self._num_sharing - is_shared
+            self._freed.set()
 
 
-def _wrapped(opened: sqlite3.Connection) -> aiosqlite.Connection:
-    """Return a connection yet to be awaited, whose thread never keeps the process alive.
-
-    A thread inherits being a daemon from the thread that makes it, and aiosqlite offers no other way.
-    """
-    made: list[aiosqlite.Connection] = []
-    maker = threading.Thread(
-        target=lambda: made.append(aiosqlite.Connection(lambda: opened, iter_chunk_size=64)), daemon=True
-    )
-    maker.start()
-    maker.join()
-    return made[0]
+_NO_DRIVER = (
+    "DATABASE is the address of a PostgreSQL server, and the package that speaks to one is not installed."
+    " Install it: .venv/bin/python -m pip install 'psycopg[binary]>=3.3,<3.4'"
+)

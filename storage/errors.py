@@ -1,7 +1,9 @@
 """The storage's exceptions, and how what SQLite and the file system report becomes one of them.
 
 StorageError
-├── DatabaseUnavailableError   cannot be opened, locked by another program, not writable, or closed
+├── DatabaseUnavailableError   cannot be opened or reached, locked by another program, not writable, or closed
+│   ├── TransactionLostError   the connection broke, and of the transaction nothing is stored
+│   └── InUseError             another Llamacord has what was to be locked
 ├── StorageFullError           no space left for it
 ├── CorruptDatabaseError       damaged, or not a database of this program
 ├── NewerDatabaseError         made by a newer version of this program
@@ -26,6 +28,23 @@ class StorageError(Exception):
 
 class DatabaseUnavailableError(StorageError):
     """The database cannot be opened, read or written at the moment."""
+
+
+class TransactionLostError(DatabaseUnavailableError):
+    """The connection broke in the middle of a transaction: nothing of it is stored, so it can be repeated."""
+
+
+class InUseError(DatabaseUnavailableError):
+    """A lock is held by somebody else."""
+
+    def __init__(
+        self,
+        message: str = (
+            "Another Llamacord is running with this database."
+            " Stop it first, or set DATABASE to another one for this one."
+        ),
+    ) -> None:
+        super().__init__(message)
 
 
 class StorageFullError(StorageError):
@@ -73,6 +92,7 @@ class NotNewestAnswerError(RegenerationRefusedError):
         super().__init__("Only the newest answer of a conversation can be regenerated.")
 
 
+CLOSED = "The database is closed."
 BUSY = "Another program is using the database. Close that program, or try again later."
 FULL = "The disk is full, so nothing can be saved. Free some space on the disk that holds the database."
 CORRUPT = (

@@ -279,7 +279,7 @@ def check_readable(connection: sqlite3.Connection, num_known: int) -> None:
         raise CorruptDatabaseError(
             "The file set as database belongs to another program. Set DATABASE to another file."
         )
-    _check_version(_pragma(connection, "user_version"), num_known)
+    check_version(_pragma(connection, "user_version"), num_known)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -297,7 +297,7 @@ def _step(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> bo
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _pragma(connection, "user_version")
-        _check_version(version, len(migrations))
+        check_version(version, len(migrations))
         is_newest = version == len(migrations)
         if is_newest:
             # To begin succeeds on a file that is read-only, to write does not.
@@ -326,7 +326,8 @@ def _set_version(connection: sqlite3.Connection, version: int) -> None:
     connection.execute(f"PRAGMA user_version = {version}")
 
 
-def _check_version(version: int, num_known: int) -> None:
+def check_version(version: int, num_known: int) -> None:
+    """Refuse a schema that a later program made. Raises `NewerDatabaseError`."""
     if version > num_known:
         raise NewerDatabaseError(
             "The database was made by a newer version of Llamacord."

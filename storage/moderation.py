@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage.database import Database
+from storage.database import Database, act
 from storage.types import from_milliseconds, to_milliseconds
 
 _INSERT_BLOCK = """
@@ -45,12 +45,14 @@ class Blocks:
         sql = f"SELECT user_id FROM blocks WHERE guild_id = ? AND user_id IN ({marks})"  # noqa: S608 - marks
         return {row["user_id"] for row in await self._database.fetch_all(sql, (guild_id, *user_ids))}
 
+    @act
     async def add(self, guild_id: int, user_id: int, *, by_user_id: int, at: datetime) -> bool:
         """Block a person; return False if somebody had done so already, which then stays recorded."""
         params = (guild_id, user_id, by_user_id, to_milliseconds(at))
         async with self._database.transaction() as transaction:
             return bool(await transaction.fetch_all(_INSERT_BLOCK, params))
 
+    @act
     async def remove(self, guild_id: int, user_id: int) -> bool:
         """Let a person ask again; return whether they were blocked."""
         async with self._database.transaction() as transaction:
@@ -83,6 +85,7 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @act
     async def add(self, answer_id: int, *, by_user_id: int, at: datetime) -> bool:
         """Record a report; return False if this person had reported this answer already."""
         params = (answer_id, by_user_id, to_milliseconds(at))

@@ -12,15 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import DatabaseUnavailableError, StorageError, storage_error
+from storage.errors import InUseError, StorageError, storage_error
 from storage.migrations import Migration, check_readable, migrate
 
 MIN_SQLITE = (3, 37, 0)
 """STRICT tables and RETURNING."""
-_IN_USE = (
-    "Another Llamacord is running with this database."
-    " Stop it first, or set DATABASE to another file for this one."
-)
 
 
 def open_connection(path: Path, busy_timeout_s: float, migrations: Sequence[Migration]) -> sqlite3.Connection:
@@ -69,7 +65,7 @@ def _prepare(connection: sqlite3.Connection, migrations: Sequence[Migration]) ->
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Hold the lock beside `database`. Raises `DatabaseUnavailableError` where somebody else holds it."""
+    """Hold the lock beside `database`. Raises `InUseError` where somebody else holds it."""
     path = database.with_name(f"{database.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +76,7 @@ def locked(database: Path) -> Iterator[None]:
         try:
             _lock(file.fileno())
         except OSError as error:
-            raise DatabaseUnavailableError(_IN_USE) from error
+            raise InUseError from error
         yield
 
 

@@ -16,7 +16,9 @@ SHOWN_MESSAGE = """
 SELECT messages.* FROM discord_messages JOIN messages ON messages.id = message_id WHERE discord_id = ?"""
 _INSERT = """
 INSERT INTO discord_messages (discord_id, message_id, position)
-SELECT ?1, ?2, IIF(SUM(position = ?3), MAX(position) + 1, ?3) FROM discord_messages WHERE message_id = ?2"""
+SELECT ?1, ?2, CASE WHEN COUNT(*) FILTER (WHERE position = ?3) > 0 THEN MAX(position) + 1 ELSE ?3 END
+FROM discord_messages WHERE message_id = ?2
+ON CONFLICT (discord_id) DO NOTHING RETURNING discord_id"""
 _OWNER = "SELECT message_id FROM discord_messages WHERE discord_id = ?"
 _CLEAR = "DELETE FROM discord_messages WHERE message_id = ? AND discord_id = ?"
 _DETACH = """
@@ -47,7 +49,8 @@ async def attach(transaction: Transaction, message_id: int, discord_id: int, pos
     if owner is not None and owner["message_id"] != message_id:
         raise DuplicateMessageError(discord_id)
     await transaction.fetch_all(_CLEAR, (message_id, discord_id))
-    await transaction.fetch_all(_INSERT, (discord_id, message_id, position))
+    if not await transaction.fetch_all(_INSERT, (discord_id, message_id, position)):
+        raise DuplicateMessageError(discord_id)
 
 
 async def move(transaction: Transaction, *, from_id: int, to_id: int) -> None:
@@ -63,7 +66,9 @@ async def detach(transaction: Transaction, discord_id: int) -> None:
             await transaction.fetch_all(statement, (row["message_id"], row["position"]))
 
 
-_NOTE_UNSHOWN = "INSERT OR REPLACE INTO unshown_endings (answer_id, note) VALUES (?, ?)"
+_NOTE_UNSHOWN = """
+INSERT INTO unshown_endings (answer_id, note) VALUES (?, ?)
+ON CONFLICT (answer_id) DO UPDATE SET note = excluded.note"""
 _NOTE_SHOWN = "DELETE FROM unshown_endings WHERE answer_id = ?"
 _FORGET_OLD = """
 DELETE FROM unshown_endings WHERE answer_id IN (SELECT id FROM messages WHERE ended_at < ?)"""

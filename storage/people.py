@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage.database import Database, Row, Transaction
+from storage.database import Database, Row, Transaction, act
 from storage.types import from_milliseconds, to_milliseconds, utc_now
 
 BATCH_SIZE = 200
@@ -148,6 +148,7 @@ class People:
         sql = f"SELECT user_id FROM opt_outs WHERE user_id IN ({marks})"  # noqa: S608 - marks alone
         return {row["user_id"] for row in await self._database.fetch_all(sql, tuple(user_ids))}
 
+    @act
     async def opt_out(self, user_id: int) -> bool:
         """Take nothing of this person from now on; return whether that is new."""
         async with self._database.transaction() as transaction:
@@ -157,6 +158,7 @@ class People:
             )
         return bool(rows)
 
+    @act
     async def opt_in(self, user_id: int) -> bool:
         """Answer this person again; return whether they had opted out."""
         async with self._database.transaction() as transaction:
@@ -171,26 +173,31 @@ class People:
         An opt-out and blocks of the person stay: they are what protects them, and others from them.
         """
         direct = await self._database.fetch_all(_DIRECT, (user_id,))
-        num_questions, num_answers = await self._forget_questions(user_id)
+        num_questions = num_answers = 0
+        while deleted := await self._forget_questions(user_id):
+            num_questions, num_answers = num_questions + deleted[0], num_answers + deleted[1]
+        await self._forget_rest(user_id, [row["id"] for row in direct])
+        await self._database.scrub()
+        return Forgotten(num_questions, num_answers, len(direct))
+
+    @act
+    async def _forget_questions(self, user_id: int) -> tuple[int, int] | None:
+        """Delete a batch; return how many questions and answers, None if there were none."""
         async with self._database.transaction() as transaction:
-            for row in direct:
-                await transaction.fetch_all("DELETE FROM conversations WHERE id = ?", (row["id"],))
+            batch = await transaction.fetch_all(_BATCH, (user_id, BATCH_SIZE))
+            if not batch:
+                return None
+            return len(batch), await _delete(transaction, user_id, batch[-1]["id"])
+
+    @act
+    async def _forget_rest(self, user_id: int, direct: list[int]) -> None:
+        async with self._database.transaction() as transaction:
+            for conversation_id in direct:
+                await transaction.fetch_all("DELETE FROM conversations WHERE id = ?", (conversation_id,))
             for statement in _ANONYMISE:
                 await transaction.fetch_all(statement, (user_id, NOBODY))
             for statement in _DELETE_OWN:
                 await transaction.fetch_all(statement, (user_id,))
-        await self._database.scrub()
-        return Forgotten(num_questions, num_answers, len(direct))
-
-    async def _forget_questions(self, user_id: int) -> tuple[int, int]:
-        num_questions = num_answers = 0
-        while True:
-            async with self._database.transaction() as transaction:
-                batch = await transaction.fetch_all(_BATCH, (user_id, BATCH_SIZE))
-                if not batch:
-                    return num_questions, num_answers
-                num_questions += len(batch)
-                num_answers += await _delete(transaction, user_id, batch[-1]["id"])
 
     async def kept(self, user_id: int) -> KeptData:
         """Return all that is kept of a person."""

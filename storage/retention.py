@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from storage.database import Database
+from storage.database import Database, act
 from storage.types import to_milliseconds, utc_now
 
 BATCH_SIZE = 200
@@ -72,6 +72,7 @@ class Retention:
         self._database = database
         self._now = now
 
+    @act
     async def delete_older(self, than: datetime) -> int:
         """Delete a batch of the questions asked before a time, with their answers; return how many."""
         before = to_milliseconds(than)
@@ -81,12 +82,14 @@ class Retention:
             rows = await transaction.fetch_all(_DELETE_OLD, (before, BATCH_SIZE))
         return len(rows)
 
+    @act
     async def delete_private(self, *, begun_before: datetime) -> int:
         """Delete private questions that were left behind, with their answers; return how many."""
         async with self._database.transaction() as transaction:
             rows = await transaction.fetch_all(_DELETE_PRIVATE, (to_milliseconds(begun_before),))
         return len(rows)
 
+    @act
     async def clear_up(self) -> None:
         """Delete what an earlier run left behind: private questions, and direct messages without a word.
 
@@ -98,11 +101,13 @@ class Retention:
         if num_deleted:
             await self.scrub()
 
+    @act
     async def mark_gone(self, place: Place, discord_id: int) -> None:
         """Note that we are no longer in a server, or that a channel was deleted."""
         async with self._database.transaction() as transaction:
             await transaction.fetch_all(_MARK, (place, discord_id, to_milliseconds(self._now())))
 
+    @act
     async def mark_back(self, guild_id: int) -> None:
         """Note that we are in a server again: what is kept of it stays."""
         async with self._database.transaction() as transaction:
@@ -122,6 +127,7 @@ class Retention:
         for guild_id in {row["guild_id"] for row in known} - set(guild_ids):
             await self.mark_gone(Place.SERVER, guild_id)
 
+    @act
     async def delete_gone(self, *, gone_before: datetime) -> bool:
         """Delete a batch of what is kept of one place that is gone so long; return whether there was one."""
         async with self._database.transaction() as transaction:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from storage.database import Database
+from storage import scopes
+from storage.backend import Within
+from storage.database import Database, act
 from storage.types import storable, to_milliseconds
 
 Setting = str | int | float | bool | Sequence[str | int]
@@ -15,7 +17,9 @@ _SET = """
 INSERT INTO {table} ({owner}, key, value, by_user_id, changed_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT ({owner}, key) DO UPDATE
 SET value = excluded.value, by_user_id = excluded.by_user_id, changed_at = excluded.changed_at"""
-_CLEAR = "DELETE FROM {table} WHERE {owner} = ?1 AND (?2 IS NULL OR key = ?2) AND key IS NOT ?3 RETURNING key"
+_CLEAR = """
+DELETE FROM {table} WHERE {owner} = ?1
+AND (CAST(?2 AS TEXT) IS NULL OR key = ?2) AND (CAST(?3 AS TEXT) IS NULL OR key <> ?3) RETURNING key"""
 _COPY = """
 INSERT INTO {table} ({owner}, key, value, by_user_id, changed_at)
 SELECT ?2, key, value, by_user_id, changed_at FROM {table} WHERE {owner} = ?1 ON CONFLICT DO NOTHING"""
@@ -42,6 +46,7 @@ class SettingsStore:
         """Set one value and record who did it. Raises what `set_all` raises."""
         await self.set_all(owner_id, {key: value}, by_user_id=by_user_id, at=at)
 
+    @act
     async def set_all(
         self, owner_id: int, values: Mapping[str, Setting | None], *, by_user_id: int, at: datetime
     ) -> None:
@@ -53,7 +58,7 @@ class SettingsStore:
             key: None if value is None else json.dumps(_storable(value), allow_nan=False)
             for key, value in values.items()
         }
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(self._within(owner_id)) as transaction:
             for key, text in encoded.items():
                 if text is None:
                     await transaction.fetch_all(self._clear, (owner_id, key, None))
@@ -61,21 +66,29 @@ class SettingsStore:
                     params = (owner_id, key, text, by_user_id, to_milliseconds(at))
                     await transaction.fetch_all(self._set, params)
 
+    @act
     async def copy(self, from_id: int, to_id: int) -> None:
         """Set what is set for one owner for another one too, where that has set nothing."""
         async with self._database.transaction() as transaction:
             await transaction.fetch_all(self._copy, (from_id, to_id))
 
+    @act
     async def clear(self, owner_id: int, key: str | None, *, keep: str | None = None) -> int:
         """Remove one setting, or with `key` None all but `keep`; return how many there were."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(self._within(owner_id)) as transaction:
             return len(await transaction.fetch_all(self._clear, (owner_id, key, keep)))
+
+    def _within(self, owner_id: int) -> Within | None:
+        return scopes.conversation(owner_id)
 
 
 class ServerSettingsStore(SettingsStore):
     """The same for servers."""
 
     _TABLE, _OWNER = "server_settings", "guild_id"
+
+    def _within(self, owner_id: int) -> Within | None:  # noqa: ARG002 - a server is no conversation
+        return None
 
 
 def _storable(value: Setting) -> Setting:

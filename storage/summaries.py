@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage.database import Database
+from storage import scopes
+from storage.database import Database, act
 from storage.history import SEEN
 from storage.types import (
     Message,
@@ -66,6 +67,7 @@ class Summaries:
             Summary(row["until_id"], row["content"], from_milliseconds(row["created_at"])) for row in rows
         ]
 
+    @act
     async def add(self, conversation_id: int, of: Sequence[Message], until_id: int, content: str) -> bool:
         """Keep what `of` was summed up as; return False, and keep nothing, if that is no longer said so."""
         async with self._database.transaction() as transaction:
@@ -82,9 +84,10 @@ class Summaries:
             await transaction.fetch_all(_KEEP_NEWEST, (conversation_id, MAX_KEPT))
         return True
 
+    @act
     async def delete(self, conversation_id: int) -> int:
         """Delete what was summed up in a conversation, not to be made again; return how many there were."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation(conversation_id)) as transaction:
             rows = await transaction.fetch_all(
                 "UPDATE summaries SET content = '' WHERE conversation_id = ? AND content <> '' RETURNING id",
                 (conversation_id,),

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage import answers, parts
-from storage.database import Database, Row, Transaction
+from storage import answers, parts, scopes
+from storage.database import Database, Row, Transaction, act
 from storage.errors import AnswerPendingError, NotFoundError
 from storage.types import Message, MessageState, Quote, storable, to_message, to_milliseconds, utc_now
 
@@ -38,7 +38,8 @@ _LINK = """
 UPDATE conversations SET continues_id = (
     SELECT messages.id FROM discord_messages
     JOIN messages ON messages.id = message_id JOIN conversations AS parent ON parent.id = conversation_id
-    WHERE discord_id = ?2 AND role = 'assistant' AND parent.guild_id IS conversations.guild_id)
+    WHERE discord_id = ?2 AND role = 'assistant'
+    AND coalesce(parent.guild_id, 0) = coalesce(conversations.guild_id, 0))
 WHERE id = ?1 AND continues_id IS NULL
 AND NOT EXISTS (SELECT 1 FROM messages WHERE conversation_id = ?1)
 RETURNING continues_id"""
@@ -72,9 +73,10 @@ class Turns:
         self._database = database
         self._now = now
 
+    @act
     async def ask_on(self, answer_id: int, question: NewQuestion) -> Message:
         """Store one more question that a pending answer will answer too. Raises `NotFoundError`."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             await parts.refuse_known(transaction, question.discord_id)
             pending = await transaction.fetch_one(
                 "SELECT conversation_id FROM messages WHERE id = ? AND state = 'pending'", (answer_id,)
@@ -87,9 +89,10 @@ class Turns:
             )
             return stored
 
+    @act
     async def edit_question(self, discord_id: int, content: str) -> Message | None:
         """Replace the text of a question; return it, or None if there is none or nothing changes."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_showing(discord_id)) as transaction:
             row = await transaction.fetch_one(
                 "UPDATE messages SET content = ?2 WHERE role = 'user' AND content <> ?2 AND id = "
                 "(SELECT message_id FROM discord_messages WHERE discord_id = ?1) RETURNING *",
@@ -97,12 +100,13 @@ class Turns:
             )
         return None if row is None else to_message(row)
 
+    @act
     async def move_question(self, from_id: int, to_id: int, author_name: str, content: str) -> bool:
         """Let another Discord message hold a question, with its name and text; return whether one was there.
 
         Not if that message is known already.
         """
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_showing(from_id)) as transaction:
             moved = await transaction.fetch_one(
                 "UPDATE discord_messages SET discord_id = ?2 WHERE discord_id = ?1 "
                 "AND NOT EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = ?2) "
@@ -116,12 +120,13 @@ class Turns:
                 )
         return moved is not None
 
+    @act
     async def begin_continuation(self, answer_id: int) -> Message:
         """Store a pending answer that begins as this one does, text and view, and takes its place.
 
         Raises what `Conversations.begin_regeneration` raises.
         """
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             new = await answers.supersede(transaction, answer_id, at=to_milliseconds(self._now()))
             (row,) = await transaction.fetch_all(
                 "UPDATE messages SET (content, view_from) = "
@@ -130,9 +135,10 @@ class Turns:
             )
             return to_message(row)
 
+    @act
     async def shorten_answer(self, answer_id: int, content: str) -> None:
         """Replace the text of an answer that has ended; with nothing left, the answer goes."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             if content.strip():
                 await transaction.fetch_all(
                     "UPDATE messages SET content = ? WHERE id = ? AND state <> 'pending'",
@@ -145,16 +151,20 @@ class Turns:
                 )
         await self._database.scrub()
 
+    @act
     async def forget_quotes(self, discord_id: int) -> list[int]:
         """Forget what questions quote of a Discord message that was deleted; return their channels."""
+        if not await self._database.fetch_all(_QUOTED_IN, (discord_id,)):
+            return []  # as with almost every message: it costs no transaction
         async with self._database.transaction() as transaction:
             channels = await transaction.fetch_all(_QUOTED_IN, (discord_id,))
             await transaction.fetch_all("DELETE FROM quotes WHERE discord_id = ?", (discord_id,))
         return [row["channel_id"] for row in channels]
 
+    @act
     async def newest(self, conversation_id: int) -> NewestTurn | None:
         """Return the newest turn, None in a conversation without any."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation(conversation_id)) as transaction:
             answer = await transaction.fetch_one(_NEWEST_ANSWER, (conversation_id,))
             if answer is None:
                 return None
@@ -163,12 +173,13 @@ class Turns:
         asker_id = questions[-1]["author_id"] if questions else None
         return NewestTurn(to_message(answer), asker_id, tuple(row["discord_id"] for row in shown_by))
 
+    @act
     async def undo(self, answer_id: int) -> int:
         """Delete an answer that has ended and the questions it answers; return how many messages went.
 
         Raises `NotFoundError` if it is gone, `AnswerPendingError` while it is being written.
         """
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             answer = await transaction.fetch_one("SELECT * FROM messages WHERE id = ?", (answer_id,))
             if answer is None:
                 raise NotFoundError("This answer no longer exists.")
@@ -180,9 +191,10 @@ class Turns:
         await self._database.scrub()
         return len(gone)
 
+    @act
     async def withdraw(self, answer_id: int) -> None:
         """Delete an answer of which nothing is there yet, with the questions of whoever it was to answer."""
-        async with self._database.transaction() as transaction:
+        async with self._database.transaction(scopes.conversation_of(answer_id)) as transaction:
             answer = await transaction.fetch_one("SELECT * FROM messages WHERE id = ?", (answer_id,))
             questions = [] if answer is None else await _questions_of(transaction, answer)
             for question in questions:
@@ -190,6 +202,7 @@ class Turns:
                     await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (question["id"],))
         await self._database.scrub()
 
+    @act
     async def link(self, conversation_id: int, answer_discord_id: int) -> bool:
         """Let a conversation without messages go on from the answer that a Discord message shows.
 

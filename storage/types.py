@@ -1,6 +1,6 @@
 """The values that cross the storage's boundary, frozen, and how they look in the tables. Free of any I/O.
 
-Rows become messages, times are milliseconds, and text has no half characters.
+Rows become messages, times are milliseconds, and text has neither half characters nor null characters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from storage.database import Row
+from storage.backend import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -149,7 +149,7 @@ def to_message(row: Row) -> Message:
 
 def to_quoting_message(row: Row) -> Message:
     """Return the message in a row of messages that has its quotes as JSON: places, names, texts and ids."""
-    quotes = tuple(Quote(*quote) for _, *quote in sorted(json.loads(row["quoted"])))
+    quotes = tuple(Quote(*quote) for _, *quote in sorted(json.loads(row["quoted"] or "[]")))
     return dataclasses.replace(to_message(row), quotes=quotes)
 
 
@@ -171,5 +171,5 @@ def utc_now() -> datetime:
 
 
 def storable(text: str) -> str:
-    """Replace lone surrogates, which JSON can carry and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Replace what no database may hold: lone surrogates, which UTF-8 cannot carry, and null characters."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")

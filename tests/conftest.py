@@ -10,6 +10,9 @@ import pytest
 
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.machine.machine import num_processors
+from tests.postgres_server import postgres
+
+__all__ = ["postgres"]
 
 MAX_PROCESSES = 8
 

@@ -23,8 +23,16 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
-    "aiosqlite": {"storage/database.py"},
-    "dotenv": {"bot/config.py"},
+    "aiohttp": {
+        *(
+            f"bot/on_discord/{name}.py"
+            for name in ("answers/outboxes", "connection", "interactions", "traffic")
+        ),
+        *(f"bot/playground/{name}.py" for name in ("chromium", "live_page", "serve")),
+        *("bot/operations/health.py", "engine/remote/http_wire.py"),
+    },
+    "aiosqlite": {"storage/sqlite.py"},
+    "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
     "huggingface_hub": {"engine/hub/hub.py"},
@@ -43,9 +51,10 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
-    "platformdirs": {"bot/config.py"},
+    "platformdirs": {"engine/configuring/keys.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
+    "ray": {"engine/on_ray.py"},
     "regex": {
         "bot/delivery/dialect.py",
         "bot/delivery/render.py",
@@ -58,12 +67,18 @@ OWNERS: dict[str, set[str]] = {
         "engine/convert/gguf_tokenizer.py",
         "engine/bench/release_author.py",
     },
-    "prometheus_client": {"bot/operations/metrics.py"},
+    "psycopg": {
+        f"storage/postgres/{name}.py"
+        for name in ("backend", "connection", "errors", "locks", "pool", "schema")
+    },
+    "prometheus_client": {"bot/operations/metrics.py", "engine/serving/metrics.py"},
     "simcord": {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
-    "sqlite3": {f"storage/{name}.py" for name in ("database", "errors", "migrations", "opening")},
+    "sqlite3": {f"storage/{name}.py" for name in ("errors", "migrations", "opening", "sqlite")},
+    "starlette": {f"engine/serving/{name}.py" for name in ("app", "exchange")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
+    "uvicorn": {"engine/serving/server.py"},
 }
 """Libraries, and the only files that import them."""
 
@@ -75,8 +90,8 @@ IMPORT_NAMES = {
     "prometheus-client": "prometheus_client",
     "python-dotenv": "dotenv",
 }
-BESIDES = {"aiohttp", "simcord", "PIL"}
-"""discord.py stands on aiohttp and raises its exceptions; simcord and Pillow are optional."""
+BESIDES = {"aiohttp", "simcord", "PIL", "psycopg", "ray", "starlette", "uvicorn"}
+"""discord.py stands on aiohttp and raises its exceptions; the others are optional."""
 
 WITHOUT_DISCORD = (
     "bot/conversation/", "bot/delivery/", "bot/documents/", "bot/safety/", "bot/servers/",
@@ -193,7 +208,7 @@ def test_the_engines_face_is_known_to_no_wing_but_those_that_use_it() -> None:
     found = plan("engine")
     wings = {room for room in found if (ROOT / "engine" / room / "__init__.py").is_file()}
     using = {room for room in wings if found[room] & face}
-    assert using <= {"advising", "bench", "commands"}
+    assert using <= {"advising", "bench", "commands", "configuring"}
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -273,13 +288,16 @@ def test_the_lock_has_everything_that_is_declared() -> None:
     lock = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
     pinned = {name.replace("-", "_") for name in re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE)}
     extras = _project()["optional-dependencies"]
-    names = {*_declared(), *(_name(entry) for group in ("playground", "dev") for entry in extras[group])}
+    names = {
+        *_declared(),
+        *(_name(entry) for group in ("playground", "postgres", "serve", "dev") for entry in extras[group]),
+    }
     assert {name.lower().replace("-", "_").replace(".", "_") for name in names} <= pinned
 
 
 def test_the_development_lock_has_the_same_versions_as_the_runtime_lock() -> None:
     pins = [
-        set(re.findall(r"^[a-z0-9.-]+==[^\\\n]+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        set(re.findall(r"^[a-z0-9.-]+==[^\\\n;]+\b", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
         for name in ("requirements.lock", "requirements-dev.lock")
     ]
     assert pins[0] <= pins[1]

@@ -42,11 +42,11 @@ from bot.on_discord.settings.server import ConfigPanel, free_commands
 from bot.on_discord.settings.system_prompt import PromptEditor, SystemCommands
 from bot.on_discord.traffic import MAX_WAIT_S, Gateway, Traffic
 from bot.operations.health import Vitals
-from bot.operations.logs import set_level
 from bot.operations.metrics import Metrics
 from bot.privacy import Privacy
 from bot.servers.moderation import Moderation
 from bot.tasks import Tasks
+from engine.logs import set_level
 from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""How the bot is, and the port where programs on this machine may ask: `/healthz`, `/metrics` for Prometheus.
+"""How the bot is, and the port where programs may ask: `/healthz`, and `/metrics` for Prometheus.
 
 Owns which figures are read at each scrape. Knows nothing of how they are counted.
 """
@@ -35,7 +35,7 @@ class State(StrEnum):
     BUSY = "busy"
     """Questions wait."""
     RECOVERING = "recovering"
-    """The model is being loaded anew after a fault."""
+    """The model is being loaded anew after a fault, or its servers are away."""
     CONNECTING = "connecting"
     """The connection to Discord is not there, or not yet."""
     FAILED = "failed"
@@ -56,7 +56,7 @@ class Vitals:
         """The worst that applies."""
         if self.engine in (Health.UNHEALTHY, Health.CLOSED):
             return State.FAILED
-        if self.engine is Health.RECOVERING:
+        if self.engine in (Health.RECOVERING, Health.AWAY):
             return State.RECOVERING
         if not self.is_connected:
             return State.CONNECTING
@@ -83,7 +83,7 @@ class Watched(Protocol):
 
 
 @asynccontextmanager
-async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
+async def watched(bot: Watched, port: int, host: str = HOST) -> AsyncIterator[None]:
     """Count errors and, with a port, serve figures and health meanwhile. Raises `PortError`."""
     counter = bot.metrics.error_counter()
     logging.getLogger().addHandler(counter)
@@ -92,8 +92,8 @@ async def watched(bot: Watched, port: int) -> AsyncIterator[None]:
             yield
             return
         watch(bot)
-        async with serving(port, bot.metrics, bot.vitals) as chosen:
-            _log.info("Figures at http://127.0.0.1:%d/metrics, health at /healthz", chosen)
+        async with serving(port, bot.metrics, bot.vitals, host) as chosen:
+            _log.info("Figures at http://%s:%d/metrics, health at /healthz", host, chosen)
             async with Tasks() as tasks:
                 tasks.start(measure_lag(bot.metrics.lagged), "measuring the loop's lag")
                 yield
@@ -116,7 +116,9 @@ def watch(bot: Watched) -> None:
 
 
 @asynccontextmanager
-async def serving(port: int, metrics: Metrics, vitals: Callable[[], Vitals]) -> AsyncIterator[int]:
+async def serving(
+    port: int, metrics: Metrics, vitals: Callable[[], Vitals], host: str = HOST
+) -> AsyncIterator[int]:
     """Serve until the end of the `async with`, whose value is the port. Raises `PortError`."""
     from aiohttp import web  # 13 ms of a start, for those who set a port
 
@@ -134,10 +136,11 @@ async def serving(port: int, metrics: Metrics, vitals: Callable[[], Vitals]) -> 
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, HOST, port).start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise PortError(
-                f"METRICS_PORT {port} cannot be used: {error.strerror or 'unknown reason'}. Set another one."
+                f"METRICS_PORT {port} at {host} cannot be used: {error.strerror or 'unknown reason'}."
+                " Set another one."
             ) from error
         yield int(runner.addresses[0][1])
     finally:

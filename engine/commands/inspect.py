@@ -48,7 +48,9 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument(
         "--conversations", type=_at_least_one, default=8, metavar="N", help="answered at once; 8"
     )
-    command.add_argument("--draft", type=Path, metavar="FOLDER", help="see whether that model can draft for it")
+    command.add_argument(
+        "--draft", type=Path, metavar="FOLDER", help="see whether that model can draft for it"
+    )
     add_chat_template(command)
     command.add_argument("--verify", action="store_true", help="read every byte: checksums, or all weights")
     command.add_argument(
@@ -96,8 +98,8 @@ def _add_draft(found: Inspection, folder: Path) -> None:
         found.problems.append(str(error))
         return
     found.notes.append(
-        f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory beside "
-        "the KV of one conversation, and helps on a CPU while one answer is made at a time."
+        f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory and "
+        "the KV of one conversation. It helps on a CPU while one answer is made at a time."
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from engine.runtime.draft_pace import DraftCosts, DraftPace
-from engine.runtime.guessing import Guess
+from engine.runtime.guessing import GREEDY_BELOW, Guess
 from engine.runtime.request import Request
 from engine.runtime.runner import SlotModel
 from engine.runtime.sampling import FloatArray
@@ -118,6 +118,13 @@ class Drafter:
         return request.ids[first:]
 
 
+def _may_guess(request: Request) -> bool:
+    """Tell whether guesses leave an answer what it is: they take random numbers, which a seed foretells."""
+    params = request.params
+    is_seeded = params.is_reproducible and params.temperature >= GREEDY_BELOW
+    return request.speculation is not None and not is_seeded
+
+
 class Drafting:
     """What a runner does with a small model, which it need not have: no answer ever depends on it."""
 
@@ -128,7 +135,7 @@ class Drafting:
     def draft(self, plan: StepPlan) -> StepPlan:
         """See `Runner.draft`."""
         request = plan.decode[0] if len(plan.decode) == 1 and not (plan.prefill or plan.drafts) else None
-        if self._drafter is None or request is None or request.speculation is None:
+        if self._drafter is None or request is None or not _may_guess(request):
             return plan
         try:
             guesses = self._drafter.draft(request)

@@ -165,10 +165,11 @@ class WaitingRoom:
         keys: tuple[Hashable, ...] = (),
         *,
         give_way: Callable[[], object] | None = None,
+        tell: Callable[[int], object] | None = None,
     ) -> AsyncIterator[Generation]:
         """Give an answer of `engine` once there is room for it; what is left of it at the end is cancelled.
 
-        `keys` and `give_way` are as for `enter`. Raises `TooManyWaitingError` and what
+        `keys` and `give_way` are as for `enter`, `tell` as for `begin`. Raises `TooManyWaitingError` and what
         `TextEngine.generate` raises.
         """
 
@@ -177,7 +178,7 @@ class WaitingRoom:
 
         ticket = self.enter(keys, give_way=give_way)
         try:
-            generation = await self.begin(ticket, engine.tokens_needed(prompt, params), generate)
+            generation = await self.begin(ticket, engine.tokens_needed(prompt, params), generate, tell)
             try:
                 yield generation
             finally:

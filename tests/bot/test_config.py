@@ -10,9 +10,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from bot.config import ConfigError, load_settings
+from bot.config import load_settings
 from bot.config_keys import CHAT_KEYS, KEYS, bot_id
 from bot.parameters import PARAMETERS, ChatParameters, Guidance, GuidanceChoice
+from engine.configuring.reading import ConfigError
 from engine.types import RANGES
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

@@ -9,17 +9,17 @@ import pytest
 
 from bot.config import load_settings
 from bot.conversation.model_switch import ClosableEngine
+from bot.engines import sums_up
 from bot.errors import ModelSwitchError
 from bot.models import (
     ModelShelf,
     beside,
-    engine_options,
     kv_bytes,
     least_options,
     model_bytes,
     moderation_options,
-    sums_up,
 )
+from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.describing.footprint import PROCESS_BYTES
 from engine.engine import EngineOptions, draft_bytes

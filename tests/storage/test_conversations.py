@@ -39,7 +39,7 @@ async def test_a_turn_is_a_stored_question_and_an_empty_answer(conversations: Co
     question, answer = turn.question, turn.answer
     assert (question.role, question.state, question.reply_to) == (Role.USER, MessageState.COMPLETE, None)
     assert (question.author_id, question.author_name) == (42, "Ada")
-    assert question.content == "Why is the sky blue? 🌈\x00"
+    assert question.content == "Why is the sky blue? 🌈\N{REPLACEMENT CHARACTER}"
     assert question.created_at == NOW
     assert (answer.role, answer.state, answer.content) == (Role.ASSISTANT, MessageState.PENDING, "")
     assert answer.reply_to == question.id

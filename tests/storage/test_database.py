@@ -48,9 +48,10 @@ async def test_nobody_sees_half_of_a_transaction(database: Database) -> None:
         await transaction.fetch_all(INSERT, (1,))
         reader = asyncio.create_task(num_conversations(database))
         await asyncio.sleep(0.02)
-        assert not reader.done()
         await transaction.fetch_all(INSERT, (2,))
-    assert await reader == 2
+        early = reader.done()
+    assert await reader == (0 if early else 2)
+    assert await num_conversations(database) == 2
 
 
 async def test_writers_take_turns(database: Database) -> None:
@@ -83,7 +84,7 @@ async def test_a_transaction_that_ended_is_of_no_use(database: Database) -> None
 async def test_a_wrong_statement_is_an_error_of_the_storage(database: Database) -> None:
     with pytest.raises(StorageError) as raised:
         await database.fetch_all("SELECT * FROM nowhere")
-    assert isinstance(raised.value.__cause__, sqlite3.OperationalError)
+    assert type(raised.value.__cause__).__module__.split(".")[0] in ("sqlite3", "psycopg")
     assert "nowhere" not in str(raised.value)
 
 
@@ -108,7 +109,7 @@ async def test_a_task_cancelled_inside_a_transaction_is_rolled_back(database: Da
 
 
 async def test_a_task_cancelled_during_a_statement_waits_for_it_and_is_rolled_back(
-    database: Database,
+    database: Database, path: Path
 ) -> None:
     inserted = asyncio.Event()
 
@@ -131,7 +132,7 @@ async def test_a_task_cancelled_during_a_statement_waits_for_it_and_is_rolled_ba
     assert await num_conversations(database) == 0
 
 
-async def test_a_cancelled_reader_waits_for_its_statement(database: Database) -> None:
+async def test_a_cancelled_reader_waits_for_its_statement(database: Database, path: Path) -> None:
     task = asyncio.create_task(database.fetch_all(SLOW))
     await asyncio.sleep(0.02)
     for _ in range(3):
@@ -196,7 +197,7 @@ async def limit_pages(database: Database, num_free: int) -> None:
 
 
 async def test_a_full_disk_is_a_clear_error_and_loses_nothing(
-    conversations: Conversations, database: Database
+    conversations: Conversations, database: Database, path: Path
 ) -> None:
     running = await ask(conversations, 1)
     before = await num_rows(database, "messages")

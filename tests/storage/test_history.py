@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from storage import answers, history, parts
@@ -90,7 +92,7 @@ STATEMENTS = (
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-async def test_no_statement_scans_a_table_or_sorts(database: Database, statement: str) -> None:
+async def test_no_statement_scans_a_table_or_sorts(database: Database, path: Path, statement: str) -> None:
     params = (1,) * statement.count("?")
     plan = [row["detail"] for row in await database.fetch_all("EXPLAIN QUERY PLAN " + statement, params)]
     assert plan

@@ -56,7 +56,7 @@ async def test_opening_makes_the_folder_and_a_private_file(database: Database, p
         ("user_version", len(MIGRATIONS)),
     ],
 )
-async def test_the_connection_is_set_up(database: Database, name: str, value: object) -> None:
+async def test_the_connection_is_set_up(database: Database, path: Path, name: str, value: object) -> None:
     assert await pragma(database, name) == value
 
 

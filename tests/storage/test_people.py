@@ -69,19 +69,24 @@ async def everything(database: Database, conversations: Conversations) -> None:
         )
 
 
-async def columns(database: Database) -> list[tuple[str, str]]:
+async def columns(database: Database, kind: str) -> list[tuple[str, str]]:
     """Return every table and column there is."""
-    rows = await database.fetch_all(
+    of_sqlite = (
         "SELECT tables.name AS place, columns.name FROM sqlite_master AS tables,"
         " pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
     )
+    of_postgres = (
+        "SELECT table_name AS place, column_name AS name FROM information_schema.columns"
+        " WHERE table_schema = current_schema()"
+    )
+    rows = await database.fetch_all(of_sqlite if kind == "sqlite" else of_postgres)
     return [(row["place"], row["name"]) for row in rows]
 
 
-async def where(database: Database, user_id: int) -> set[tuple[str, str]]:
+async def where(database: Database, kind: str, user_id: int) -> set[tuple[str, str]]:
     """Return every table and column that holds the id, whatever the columns are called."""
     found = set()
-    for table, column in await columns(database):
+    for table, column in await columns(database, kind):
         sql = f"SELECT 1 FROM {table} WHERE CAST({column} AS TEXT) LIKE ?"  # noqa: S608 - names of our own
         if await database.fetch_all(sql, (f"%{user_id}%",)):
             found.add((table, column))
@@ -89,26 +94,28 @@ async def where(database: Database, user_id: int) -> set[tuple[str, str]]:
 
 
 async def test_nothing_in_any_table_names_a_person_who_was_forgotten(
-    database: Database, conversations: Conversations, people: People
+    database: Database, kind: str, conversations: Conversations, people: People
 ) -> None:
     await everything(database, conversations)
-    assert len(await where(database, ANNA)) >= 8
+    assert len(await where(database, kind, ANNA)) >= 8
     assert await people.forget(ANNA) == Forgotten(num_questions=3, num_answers=3, num_conversations=1)
-    assert await where(database, ANNA) == {("blocks", "user_id")}
+    assert await where(database, kind, ANNA) == {("blocks", "user_id")}
     assert await people.forget(ANNA) == Forgotten()
 
 
 async def test_every_column_that_can_hold_a_person_is_cleaned(
-    database: Database, conversations: Conversations, people: People
+    database: Database, kind: str, conversations: Conversations, people: People
 ) -> None:
     """A table that is added later shows up here."""
-    of_people = {place for place in await columns(database) if place[1].endswith(("user_id", "author_id"))}
+    of_people = {
+        place for place in await columns(database, kind) if place[1].endswith(("user_id", "author_id"))
+    }
     await everything(database, conversations)
     await people.opt_out(ANNA)
-    filled = await where(database, ANNA)
+    filled = await where(database, kind, ANNA)
     assert of_people <= filled, "let `everything` leave a trace there, and `People.forget` clean it"
     await people.forget(ANNA)
-    assert await where(database, ANNA) == KEPT_ON_PURPOSE
+    assert await where(database, kind, ANNA) == KEPT_ON_PURPOSE
 
 
 async def test_what_others_said_and_what_was_decided_stays(

@@ -41,6 +41,7 @@ from storage.migrations import MIGRATIONS
 from storage.opening import _prepare
 from storage.people import People
 from storage.settings import SettingsStore
+from storage.sqlite import SqliteBackend
 from tests.fakes import RecordingView, Script, ScriptedEngine
 from tests.virtual_time import VirtualLoop
 
@@ -200,7 +201,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self._open())
 
     async def _open(self) -> None:
-        database = Database(cast("aiosqlite.Connection", Inline(self.pause)))
+        database = Database(SqliteBackend(cast("aiosqlite.Connection", Inline(self.pause))))
         self.engine = WatchedEngine(self)
         self.room = WatchedRoom(self, self.engine)
         self.conversations = Conversations(database)

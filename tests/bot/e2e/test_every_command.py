@@ -21,7 +21,7 @@ from bot.conversation.model_switch import ModelSwitch
 from bot.on_discord.buttons import Lasting, Press
 from bot.on_discord.interactions import GRACE_S
 from bot.on_discord.settings.command import ModelCommands
-from storage.database import Database
+from storage.sqlite import SqliteBackend
 from tests.bot.e2e.surface import (
     CANARY,
     NUMBERED,
@@ -297,7 +297,7 @@ async def test_what_takes_its_time_is_acknowledged_all_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is slow; a form, which can only come at once, has to be asked for again."""
-    run = Database._run
+    run = SqliteBackend._run
 
     async def run_slowly(*given: Any) -> Any:
         await asyncio.sleep(2.5)
@@ -305,7 +305,7 @@ async def test_what_takes_its_time_is_acknowledged_all_the_same(
 
     for name, said in (("history", "Nothing has been said"), ("system edit", "too slow")):
         with monkeypatch.context() as patch:
-            patch.setattr(Database, "_run", run_slowly)
+            patch.setattr(SqliteBackend, "_run", run_slowly)
             result = await world.mod.slash(world.general, name)
             assert not result.acknowledged
             await world.env.advance_time(2.1)

@@ -14,8 +14,8 @@ import simcord
 from bot.conversation.service import UNDO_TIME
 from bot.language.phrases import LANGUAGES, render
 from bot.on_discord.privacy import policy_lines
-from bot.operations.logs import LineFormatter
 from bot.privacy import Keeping
+from engine.logs import LineFormatter
 from storage.retention import Retention
 from tests.bot.e2e.world import World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bot.operations.logs import JsonFormatter, LineFormatter
+from engine.logs import JsonFormatter, LineFormatter
 from engine.tracing import current_trace, note_trace
 from tests.bot.e2e.world import World
 

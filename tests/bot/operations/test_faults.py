@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bot.operations.logs import describe_fault
+from engine.logs import describe_fault
 from storage.errors import NotFoundError
 
 WORDS = "what somebody wrote"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.operations.logs import configure_logging, set_level
+from engine.logs import configure_logging, set_level
 
 
 @pytest.fixture

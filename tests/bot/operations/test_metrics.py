@@ -100,7 +100,7 @@ async def test_a_port_in_use_is_a_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(PortError, match=r"METRICS_PORT .* in use"):
+        with pytest.raises(PortError, match=r"METRICS_PORT .* at 127\.0\.0\.1 .* in use"):
             async with serving(taken.getsockname()[1], Metrics(), lambda: WELL):
                 pass
 
@@ -130,6 +130,15 @@ async def test_a_running_bot_is_served_and_its_errors_count() -> None:
     assert found["llamacord_kv_tokens_max"] == chat.engine.max_kv_tokens
     assert found["llamacord_is_busy"] == 1
     assert found["llamacord_errors_total/bot.some.file"] == 1
+
+
+async def test_other_machines_see_the_figures_where_the_operator_says_so() -> None:
+    async with serving(0, Metrics(), lambda: WELL, "0.0.0.0") as port:  # noqa: S104 - as in a container
+        with socket.create_connection(("127.0.0.2", port)):
+            pass
+    async with serving(0, Metrics(), lambda: WELL) as port:
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port)):
+            pass
 
 
 async def test_without_a_port_nothing_is_served() -> None:

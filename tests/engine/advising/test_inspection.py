@@ -391,7 +391,9 @@ def test_how_it_thinks_and_is_sampled_is_told(tmp_path: Path, capsys: pytest.Cap
     assert "until enable_thinking is false" in capsys.readouterr().out
 
 
-def test_whether_a_model_can_draft_for_another_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whether_a_model_can_draft_for_another_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, draft = make_tiny_model(tmp_path / "model"), make_tiny_model(tmp_path / "draft", seed=1)
     assert cli.main(["inspect", str(folder), "--draft", str(draft)]) == 0
     assert f"tiny can draft for it: DRAFT_MODEL={draft} takes" in capsys.readouterr().out.replace("\n", "")

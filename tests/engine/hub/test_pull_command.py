@@ -12,9 +12,10 @@ import gguf
 import pytest
 
 from bot.check import run_checks
-from bot.config import ConfigError, Settings, load_settings
-from bot.models import find_model, model_here
+from bot.config import Settings, load_settings
 from engine.__main__ import main
+from engine.configuring.models import find_model, model_here
+from engine.configuring.reading import ConfigError
 from engine.describing.manifest import load_manifest
 from engine.hub.address import HubAddress
 from tests.engine.hub.fake_hub import FakeHub, serving

@@ -1,0 +1,172 @@
+"""`python -m engine serve`: the engine over HTTP, as OpenAI's API.
+
+Takes its settings from the environment and `.env`, as the bot does. What serves is imported when it is asked
+for: it is an extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from engine.commands import Subparsers
+from engine.configuring.keys import ENGINE_KEYS, cache_folder
+from engine.configuring.models import engine_options, find_model
+from engine.configuring.progress import showing_progress
+from engine.configuring.reading import ConfigError, read_settings
+from engine.hub.address import HubAddress
+from engine.logs import configure_logging
+from engine.serving.keys import ApiKey, is_private
+
+if TYPE_CHECKING:
+    from engine.serving.service import ServingSettings
+
+_log = logging.getLogger(__name__)
+_ENV_FILE = Path(".env")
+_NEEDED = ("starlette", "uvicorn")
+_ABOUT = """\
+Serves the model over HTTP as OpenAI's API, until Ctrl-C or SIGTERM. Settings come from the environment and
+from .env, as the bot's do: MODEL, PRECISION, PROVIDER, THREADS, MAX_CONCURRENT, MAX_QUEUE, ENGINE_KEYS and
+others, see .env.example and docs/serving.md. What is given here wins.
+"""
+_SEVERAL = """\
+several on one host:
+  a GPU each       CUDA_VISIBLE_DEVICES=0 python -m engine serve --port 8324
+                   CUDA_VISIBLE_DEVICES=1 python -m engine serve --port 8325
+  cores for each   taskset -c 0-7 python -m engine serve --threads 8 --port 8324
+                   taskset -c 8-15 python -m engine serve --threads 8 --port 8325
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What the operator chose. Satisfies `ModelSettings`."""
+
+    model: Path | HubAddress | None
+    hub_token: str | None = field(repr=False)
+    hub_endpoint: str | None
+    precision: str
+    provider: str
+    cache: Path
+    threads: int
+    max_concurrent: int
+    context_tokens: int
+    kv_cache_mb: int
+    kv_disk_mb: int
+    chat_template: str
+    draft_model: Path | None
+    max_queue: int
+    grace_s: int
+    host: str
+    port: int
+    keys: tuple[ApiKey, ...]
+    log_level: int
+    logs_json: bool
+
+
+def load_settings(
+    environment: Mapping[str, str], env_file: Path, given: Mapping[str, object] | None = None
+) -> ServerSettings:
+    """Read the settings; what is `given` by key wins. Raises `ConfigError` with everything that is wrong."""
+    written = {name: str(value) for name, value in (given or {}).items() if value is not None}
+    values = read_settings(list(ENGINE_KEYS.values()), {**environment, **written}, env_file).values
+    settings = ServerSettings(
+        model=values["MODEL"],
+        hub_token=values["HF_TOKEN"],
+        hub_endpoint=values["HF_ENDPOINT"],
+        precision=values["PRECISION"],
+        provider=values["PROVIDER"],
+        cache=values["LLAMA_CACHE"] or cache_folder(),
+        threads=values["THREADS"],
+        max_concurrent=values["MAX_CONCURRENT"],
+        context_tokens=values["CONTEXT_TOKENS"],
+        kv_cache_mb=values["KV_CACHE_MB"],
+        kv_disk_mb=values["KV_DISK_MB"],
+        chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
+        max_queue=values["MAX_QUEUE"],
+        grace_s=values["SHUTDOWN_GRACE"],
+        host=values["ENGINE_HOST"],
+        port=values["ENGINE_PORT"],
+        keys=values["ENGINE_KEYS"] or (),
+        log_level=logging.getLevelNamesMapping()[values["LOG_LEVEL"].upper()],
+        logs_json=values["LOG_FORMAT"] == "json",
+    )
+    if not settings.keys and not is_private(settings.host):
+        raise ConfigError(
+            f"ENGINE_HOST={settings.host} lets other machines ask this server, and anybody could: set "
+            "ENGINE_KEYS to the keys of those who may, or leave ENGINE_HOST at 127.0.0.1."
+        )
+    return settings
+
+
+def serving_settings(settings: ServerSettings) -> ServingSettings:
+    """Return what holds for the app."""
+    from engine.serving.service import ServingSettings
+
+    return ServingSettings(
+        keys=settings.keys,
+        max_waiting=settings.max_queue,
+        grace_s=settings.grace_s,
+        is_private=is_private(settings.host),
+    )
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the command's arguments."""
+    command = commands.add_parser(
+        "serve",
+        help="serve a model as OpenAI's API",
+        description=_ABOUT,
+        epilog=_SEVERAL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--model", help="a model's folder, or hf:OWNER/NAME; MODEL")
+    command.add_argument("--host", help="address to listen on; ENGINE_HOST, or 127.0.0.1")
+    command.add_argument("--port", type=int, help="port to listen on, 0 for any; ENGINE_PORT, or 8324")
+    command.add_argument("--threads", type=int, help="CPU threads; THREADS, or one for each core")
+    command.set_defaults(act=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError("The server needs two packages more: pip install 'llamacord[serve]'.")
+    given = {
+        "MODEL": arguments.model,
+        "ENGINE_HOST": arguments.host,
+        "ENGINE_PORT": arguments.port,
+        "THREADS": arguments.threads,
+    }
+    settings = load_settings(os.environ, _ENV_FILE, given)
+    configure_logging(settings.log_level, as_json=settings.logs_json)
+    with showing_progress(Console(stderr=True)) as on_progress:
+        model = find_model(settings, on_progress)
+    asyncio.run(_run(settings, model))
+    return 0
+
+
+async def _run(settings: ServerSettings, model: Path) -> None:
+    from engine.engine import Engine
+    from engine.serving.app import make_app
+    from engine.serving.server import serve
+
+    async with await Engine.open(model, engine_options(settings)) as engine:
+        info = engine.info
+        _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)
+        app = make_app(engine, serving_settings(settings))
+        await serve(
+            app,
+            settings.host,
+            settings.port,
+            on_ready=lambda url: print(f"Ready: {url}/v1 answers. Ctrl-C ends it.", flush=True),
+        )

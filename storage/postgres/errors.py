@@ -1,0 +1,76 @@
+"""How what PostgreSQL reports becomes an error of the storage."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors as sql
+
+from storage.errors import (
+    BUSY,
+    UNEXPECTED,
+    CorruptDatabaseError,
+    DatabaseUnavailableError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+    TransactionLostError,
+)
+
+AWAY = (
+    "The database server cannot be reached at the moment."
+    " Check that it runs, and that the address in DATABASE is right."
+)
+REFUSED = "The database server does not let us in: check user, password and name of the database in DATABASE."
+UNSETTLED = (
+    "The connection to the database broke while something was saved, so it may or may not be stored."
+    " Look whether it is, and do it again if not."
+)
+_FULL = "The disk of the database server is full, so nothing can be saved. Free some space there."
+_CORRUPT = "The database is damaged. The log of the PostgreSQL server tells more; restore a backup."
+_READ_ONLY = "The database server only lets us read. Set DATABASE to one that can be written."
+_DENIED = (
+    "The user in DATABASE may not make or change tables in this database."
+    " Let it own the database, or grant it CREATE on the schema."
+)
+_GONE = (
+    sql.AdminShutdown,
+    sql.CrashShutdown,
+    sql.CannotConnectNow,
+    sql.IdleInTransactionSessionTimeout,
+    sql.TooManyConnections,
+    sql.ConnectionException,
+)
+_UNDONE = (sql.DeadlockDetected, sql.SerializationFailure)
+_LOGIN = (sql.InvalidAuthorizationSpecification, sql.InvalidPassword, sql.InvalidCatalogName)
+_TABLE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], StorageError], ...] = (
+    ((sql.LockNotAvailable, sql.QueryCanceled), DatabaseUnavailableError(BUSY)),
+    ((sql.DiskFull, sql.OutOfMemory), StorageFullError(_FULL)),
+    ((sql.DataCorrupted, sql.IndexCorrupted), CorruptDatabaseError(_CORRUPT)),
+    (sql.ReadOnlySqlTransaction, DatabaseUnavailableError(_READ_ONLY)),
+    (sql.InsufficientPrivilege, DatabaseUnavailableError(_DENIED)),
+    (_LOGIN, DatabaseUnavailableError(REFUSED)),
+    (_UNDONE, TransactionLostError(AWAY)),
+)
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Tell whether the connection is no more, or could not be made, and another one may do."""
+    if isinstance(error, _GONE):
+        return True
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and error.sqlstate is None
+
+
+def postgres_error(error: psycopg.Error) -> StorageError:
+    """Return the storage's error for `error`; raise it from the original."""
+    # A login that is refused has no code: only its words tell.
+    if isinstance(error, _LOGIN) or "authentication failed" in str(error):
+        return DatabaseUnavailableError(REFUSED)
+    if is_lost(error):
+        return DatabaseUnavailableError(AWAY)
+    # Deletes cascade, so a broken foreign key can only be an insert below something that is gone.
+    if isinstance(error, sql.ForeignKeyViolation):
+        return NotFoundError()
+    for kinds, meant in _TABLE:
+        if isinstance(error, kinds):
+            return type(meant)(str(meant))
+    return StorageError(UNEXPECTED)
