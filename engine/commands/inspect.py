@@ -98,8 +98,8 @@ def _add_draft(found: Inspection, folder: Path) -> None:
         found.problems.append(str(error))
         return
     found.notes.append(
-        f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory and "
-        "the KV of one conversation. It helps on a CPU while one answer is made at a time."
+        f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory "
+        "and the KV of one conversation. It helps on a CPU while one answer is made at a time."
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from tests.engine.fakes import (
     HistoryModel,
     history_logits,
     make_request,
+    run_alone,
 )
 
 MAX_TOKENS = 200
@@ -124,7 +127,7 @@ def test_its_cache_follows_the_conversations_whatever_was_accepted() -> None:
     assert num_guesses > 500
 
 
-def test_answers_are_as_likely_as_without_drafts() -> None:
+def test_answers_are_as_likely_as_without_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """All answers of three tokens, how likely they are, and how often they came."""
     params = SamplingParams(1.0, 1.0, 3, 0.0, 1.2, max_new_tokens=3)
     stage, prompt, came = Stage(), [5, 6, 7], Counter[tuple[int, ...]]()
@@ -142,10 +145,9 @@ def test_answers_are_as_likely_as_without_drafts() -> None:
             longer |= {(*answer, int(t)): chance * p for t, p in zip(found.ids, found.shares, strict=True)}
         chances = longer
     number = 1500
-    for seed in range(number):
-        request = make_request(
-            seed, prompt, SamplingParams(1.0, 1.0, 3, 0.0, 1.2, max_new_tokens=3, seed=seed)
-        )
+    monkeypatch.setattr(secrets, "randbits", random.Random(1).getrandbits)
+    for index in range(number):
+        request = make_request(index, prompt, params)
         request.speculation = Speculation()
         stage.driver.add(request)
         stage.driver.run_until_idle()
@@ -189,8 +191,19 @@ def test_nothing_is_drafted_beside_others_nor_where_the_answer_must_be_reproduci
         assert not stage.driver.plans[-1].guesses
     stage = Stage()
     stage.add([5, 6, 7, 8]).speculation = None
+    stage.add([5, 6, 7, 8], replace(LONG, seed=4))
     stage.run()
     assert stage.small.chunks == []
+
+
+def test_a_greedy_answer_is_the_same_with_drafts() -> None:
+    params = replace(LONG, temperature=0.0, repetition_penalty=1.3)
+    for seed in range(4):
+        stage = Stage()
+        request = stage.add([5, 6, 7, 8 + seed], params)
+        stage.driver.run_until_idle()
+        assert request.ids == run_alone([5, 6, 7, 8 + seed], params, MAX_TOKENS)
+        assert sum(len(plan.guesses) for plan in stage.driver.plans) > 3
 
 
 def test_a_cancelled_answer_leaves_its_cache_to_the_next_turn_unless_it_is_to_be_forgotten() -> None:
