@@ -105,7 +105,7 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
-    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE"),
+    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE", "DRAFT_MODEL"),
     Key("MODELS", "", models),
     Key("ENGINE", "", servers),
     Key("ENGINE_KEY", "", engine_key, is_secret=True),

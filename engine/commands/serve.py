@@ -64,6 +64,7 @@ class ServerSettings:
     kv_cache_mb: int
     kv_disk_mb: int
     chat_template: str
+    draft_model: Path | None
     max_queue: int
     grace_s: int
     host: str
@@ -92,6 +93,7 @@ def load_settings(
         kv_cache_mb=values["KV_CACHE_MB"],
         kv_disk_mb=values["KV_DISK_MB"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
         max_queue=values["MAX_QUEUE"],
         grace_s=values["SHUTDOWN_GRACE"],
         host=values["ENGINE_HOST"],
