@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.config_keys import CHAT_KEYS, KEYS
+from bot.fleet.choice import ShardChoice
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
@@ -48,6 +49,7 @@ class Settings:
     provider: str
     cache: Path
     database: Location
+    shards: ShardChoice
     threads: int
     max_concurrent: int
     context_tokens: int
@@ -155,6 +157,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or cache_folder(),
         database=values["DATABASE"],
+        shards=values["SHARDS"] or ShardChoice(),
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],

@@ -11,6 +11,7 @@ import binascii
 import re
 from pathlib import Path
 
+from bot.fleet.choice import read_shards
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.configuring.keys import Key, choice, engine_keys, host, number, path, text, whole
 from storage.address import Location, PostgresAddress, without_password
@@ -114,6 +115,7 @@ KEYS: tuple[Key, ...] = (
     Key("OPERATOR_IDS", "", ids),
     *engine_keys("PRECISION", "PROVIDER", "LLAMA_CACHE"),
     Key("DATABASE", "data/llamacord.sqlite3", database, shown=without_password),
+    Key("SHARDS", "", read_shards),
     *engine_keys("THREADS", "MAX_CONCURRENT", "CONTEXT_TOKENS", "KV_CACHE_MB", "KV_DISK_MB", "MAX_QUEUE"),
     Key("WORK_AHEAD", "auto", choice("auto", "on", "off")),
     Key("SUMMARIES", "auto", choice("auto", "on", "off")),

@@ -57,7 +57,7 @@ _AN_ANSWER = "SELECT id FROM messages WHERE conversation_id = ? AND role = 'assi
 ASKED_SINCE = """
 SELECT conversation_id, COUNT(*) AS num_questions, MAX(messages.created_at) AS last_at FROM messages
 JOIN conversations ON conversations.id = conversation_id
-WHERE role = 'user' AND messages.created_at >= ? AND channel_id > 0 AND NOT (kind = 'direct' AND (
+WHERE role = 'user' AND messages.created_at >= ? AND channel_id > 0 AND {ours} AND NOT (kind = 'direct' AND (
     guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id)))
 GROUP BY conversation_id ORDER BY conversation_id"""
 

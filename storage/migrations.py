@@ -184,6 +184,32 @@ CREATE TRIGGER summaries_go_with_quotes AFTER DELETE ON quotes BEGIN
     DELETE FROM summaries WHERE id IN (SELECT summary_id FROM summed_up WHERE message_id = OLD.message_id);
 END"""
 
+# What several processes of one bot share. holder is the name of a process, and beat counts its signs of life.
+_SHARD_LEASES = """
+CREATE TABLE shard_leases (
+    shard_id INTEGER PRIMARY KEY,
+    num_shards INTEGER NOT NULL,
+    holder TEXT,
+    beat INTEGER NOT NULL,
+    wants INTEGER NOT NULL,
+    attended_at INTEGER NOT NULL
+) STRICT"""
+_COUNTERS = """
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID"""
+# Kept for minutes only. about is the id of a person or a server.
+_NEWS = """
+CREATE TABLE news (
+    id INTEGER PRIMARY KEY,
+    teller TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    about INTEGER NOT NULL,
+    guild_id INTEGER,
+    told_at INTEGER NOT NULL
+) STRICT"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "conversations, messages, settings and resets",
@@ -264,6 +290,10 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX quotes_by_author ON quotes (author_id)",
             _GO_WITH_QUOTES,
         ),
+    ),
+    Migration(
+        "shards that several processes have, and what these tell each other",
+        (_SHARD_LEASES, _COUNTERS, _NEWS),
     ),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from storage.database import Transaction
 from storage.errors import DuplicateMessageError
 from storage.resets import SHELVES_BELOW
+from storage.shards import Shards
 from storage.types import InterruptedAnswer, Message, to_message
 
 OF_MESSAGE = "SELECT discord_id FROM discord_messages WHERE message_id = ? ORDER BY position"
@@ -93,11 +94,12 @@ async def note_shown(transaction: Transaction, answer_id: int) -> None:
 
 
 async def newest_unshown(
-    transaction: Transaction, *, ended_after: int, limit: int
+    transaction: Transaction, shards: Shards, *, ended_after: int, limit: int
 ) -> list[InterruptedAnswer]:
-    """Return the newest answers whose ending is not shown, oldest first; forget those that ended before."""
+    """Return our newest answers whose ending is not shown, oldest first; forget those that ended before."""
     await transaction.fetch_all(_FORGET_OLD, (ended_after,))
-    rows = await transaction.fetch_all(f"{_UNSHOWN} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
+    ours = f"{_UNSHOWN} AND {shards.condition('guild_id')}"
+    rows = await transaction.fetch_all(f"{ours} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
     return [await located(transaction, to_message(row), row["note"]) for row in reversed(rows)]
 
 
