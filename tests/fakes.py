@@ -247,7 +247,7 @@ class ScriptedEngine:
             raise NoRoomError("The scripted engine is full.")
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
-        self.thinking.append(self._thinking[prompt.ids])
+        self.thinking.append(self._thinking.get(prompt.ids))
         self.params.append(params)
         self.sessions.append(session)
         for warming in self.warmings:
