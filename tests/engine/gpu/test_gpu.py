@@ -124,11 +124,8 @@ def test_prompts_and_answers_in_one_run_equal_those_alone(model: PagedModel) -> 
         np.testing.assert_allclose(logits, expected(ids), atol=TOLERANCE)
 
 
-def test_many_answers_of_different_lengths_in_one_step_equal_those_alone(
-    place: Place, model: PagedModel
-) -> None:
-    num_rows = NUM_SLOTS - 3 if place.device == "cuda" else 22
-    lengths = [3 + 13 * (index % 20) for index in range(num_rows)]
+def test_many_answers_of_different_lengths_in_one_step_equal_those_alone(model: PagedModel) -> None:
+    lengths = [3 + 13 * (index % 20) for index in range(NUM_SLOTS - 3)]
     rows = []
     for index, length in enumerate(lengths):
         ids = TEXT[index : index + length]
@@ -186,7 +183,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
         runners[-1].step = counted  # type: ignore[method-assign]
         return runners[-1]
 
-    num_steps, num_at_once = (10_000, 30) if place.device == "cuda" else (60, 14)
+    num_steps = 10_000 if place.device == "cuda" else 100
     options = EngineOptions(num_threads=1, max_concurrent=24, context_tokens=1024)
     engine = Engine(folder, options, load_runner)
     await engine.start()
@@ -204,7 +201,7 @@ async def test_joining_leaving_and_stopping_for_long_leaks_nothing(place: Place,
 
     async with engine:
         while len(steps) < num_steps or len(free) < 3:
-            await asyncio.gather(*(ask() for _ in range(num_at_once)))
+            await asyncio.gather(*(ask() for _ in range(30)))
             runners[0].check()
             free.append(place.free)
         assert len(runners) == 1, "no fault made it start anew"
