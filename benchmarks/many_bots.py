@@ -53,7 +53,7 @@ def bot() -> int:
     from bot import models
     from bot.cli import main as run
     from engine.types import ChatMessage, Generation, Prompt, SamplingParams
-    from tests.bot.operations.bot_process import ProcessEngine
+    from tests.bot.operations.bot_process import SPEED, FastLoop, ProcessEngine
     from tests.fakes import Script, ScriptedEngine
 
     class EchoEngine(ProcessEngine):
@@ -69,6 +69,8 @@ def bot() -> int:
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
     setattr(models, "Engine", EchoEngine)  # noqa: B010 - not a name that the module offers
+    if SPEED > 1:
+        asyncio.events.new_event_loop = FastLoop
     return run(["run"])
 
 
@@ -145,6 +147,7 @@ def made(folder: Path, number: int, discord: ShardedDiscord, **settings: str) ->
         "DISCORD_GATEWAY": discord.url.replace("http", "ws", 1) + "/gateway",
         "LLAMA_CACHE": str(folder / "cache"),
         "LOADING_S": "0",
+        "SPEED": str(discord.speed),
         "DISCORD_TOKEN": TOKEN,
         "MODEL": str(folder / "model"),
         "MAX_CONCURRENT": "64",
@@ -364,7 +367,7 @@ async def _play(
         if server is not None:
             work.append(run.kill_now_and_then(options.seconds, options.kill_every))
             work.append(_restart(server, options.seconds * 0.6))
-            work.append(_second(processes[0], discord))
+            work.append(second(processes[0], discord))
         await asyncio.gather(*work)
         try:
             await run.until(run.are_all_answered, QUIET_S, "the last answers")
@@ -391,17 +394,19 @@ async def _restart(server: PostgresServer, after_s: float) -> None:
     print("The database was restarted", flush=True)
 
 
-async def _second(process: Process, discord: ShardedDiscord) -> None:
+async def second(process: Process, discord: ShardedDiscord) -> None:
     """Start another process on all shards, which somebody has, and see that it refuses."""
-    await asyncio.sleep(5)
     settings = {**process.environment, "SHARDS": f"0-{discord.num_shards - 1}/{discord.num_shards}"}
-    second = Process(99, process.folder.parent / "second", settings)
-    second.folder.mkdir()
-    await second.start()
-    assert second.running is not None
-    async with asyncio.timeout(60):
-        code = await second.running.wait()
-    (sentence,) = [line for line in second.log.splitlines() if line.startswith("llamacord: ")]
+    other = Process(99, process.folder.parent / "second", settings)
+    other.folder.mkdir()
+    await other.start()
+    assert other.running is not None
+    try:
+        async with asyncio.timeout(100):
+            code = await other.running.wait()
+    finally:
+        await other.kill()
+    (sentence,) = [line for line in other.log.splitlines() if line.startswith("llamacord: ")]
     print(f"A second process on the same shards ended with {code}: {sentence}", flush=True)
     assert code == 1
     assert REFUSAL in sentence
