@@ -86,6 +86,7 @@ class Process:
     async def start(self) -> None:
         """Start it."""
         with (self.folder / "log").open("ab") as log:
+            self.running = None
             self.running = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.many_bots", "bot"),
                 cwd=self.folder,
@@ -184,7 +185,7 @@ class Run:
     asked: list[Asked] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
     """How long shards were nobody's after a process was killed."""
-    started_s: list[float] = field(default_factory=list)
+    num_restarts: int = 0
 
     async def until(self, is_so: Callable[[], bool], timeout_s: float, what: str) -> float:
         """Wait for something; return how long that took."""
@@ -219,6 +220,15 @@ class Run:
         discord_id = self.discord.ask(server, f"question #{number}", 1000 + number % 500)
         self.asked.append(Asked(number, server, discord_id, time.monotonic(), was_attended))
 
+    async def supervise(self) -> None:
+        """Start whoever has ended, as systemd or Kubernetes do: one may have found no database."""
+        while True:
+            await asyncio.sleep(0.5)
+            for process in self.processes:
+                if process.running is not None and process.running.returncode is not None:
+                    self.num_restarts += 1
+                    await process.start()
+
     async def kill_now_and_then(self, seconds: float, every_s: float) -> None:
         """Kill one process after the other, and start it again at once."""
         end_s = time.monotonic() + seconds
@@ -227,9 +237,8 @@ class Run:
             await asyncio.sleep(every_s)
             process = self.processes[number % len(self.processes)]
             number += 1
-            await process.kill()
             began_s = time.monotonic()
-            await process.start()
+            await process.kill()
             await self.until(self.all_attended, READY_S, "the shards of a killed process")
             self.gaps_s.append(time.monotonic() - began_s)
 
@@ -297,6 +306,7 @@ class Run:
             ("asked while nobody attended", missed),
             *sorted(counts.items()),
             ("first words after, s (p50 / p99)", _percentiles(firsts)),
+            ("restarts of processes", self.num_restarts),
             ("longest gap after a kill, s", f"{max(self.gaps_s, default=0):.1f} (of {len(self.gaps_s)})"),
             ("most requests in a second", _most_in_a_second(self.discord.request_times)),
             ("requests refused for the bot", self.discord.num_limited),
@@ -368,11 +378,13 @@ async def _play(
             work.append(run.kill_now_and_then(options.seconds, options.kill_every))
             work.append(_restart(server, options.seconds * 0.6))
             work.append(second(processes[0], discord))
+        supervising = asyncio.create_task(run.supervise())
         await asyncio.gather(*work)
         try:
             await run.until(run.are_all_answered, QUIET_S, "the last answers")
         except TimeoutError as error:
             print(str(error)[-6000:])
+        supervising.cancel()
         for process in processes:
             assert await process.stop() == 0, process.log[-3000:]
     finally:

@@ -181,7 +181,9 @@ class LlamacordClient(discord.Client):
             _log.error("Answers of the last run could not be looked up: %s", error)
         self.fleet.watch(self._is_attending, lambda: self._columns.num_shown)
         self.fleet.listen(self._hear)
-        self.moderation.servers.on_changed = functools.partial(self.fleet.tell_soon, Kind.CONFIG_CHANGED)
+        self.moderation.servers.on_changed = lambda guild_id: self.fleet.tell_soon(
+            Kind.CONFIG_CHANGED, guild_id
+        )
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
