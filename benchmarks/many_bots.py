@@ -42,7 +42,7 @@ TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.Gabcde.abcdefghijklmnopqrstuvwxyz0123456789AB"
 WORDS, WORD_S = 24, 0.12
 """Of an answer."""
 KILL_EVERY_S, ASK_PER_S = 20.0, 4.0
-READY_S, QUIET_S = 120.0, 90.0
+READY_S, QUIET_S = 600.0, 600.0
 CUT = "was restarted"
 """What stands below an answer that a killed process left."""
 REFUSAL = "Another process has shard"

@@ -132,9 +132,9 @@ async def test_what_was_asked_while_nobody_attended_is_taken_once(
     now_ms = int(world.env.now().timestamp() * 1000)
     monkeypatch.setattr(missed_module, "datetime", _Clock(world))
     missed = Missed(world.client, EVERYTHING, {0: now_ms - 1000}, take)
-    assert not missed.is_done
+    was_done = missed.is_done
     await missed.look()
-    assert missed.is_done
+    assert (was_done, missed.is_done) == (False, True)
     assert [message.content for message in taken] == [f"{world.me} missed", f"{world.me} too"]
     assert isinstance(taken[0].author, discord.Member)
     await missed.look()
