@@ -166,6 +166,7 @@ class LlamacordClient(discord.Client):
                 history.command(),
                 self._catch_up.command(),
             ),
+            self.fleet.may_act,
         )
 
     async def setup_hook(self) -> None:
@@ -200,7 +201,7 @@ class LlamacordClient(discord.Client):
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self._catch_up.close()
-        await self.chat.close()
+        await self.chat.close(is_late=self.fleet.lost.is_set())
         await self._talk.close()
         await self._endings.close()
         await self._mod_log.close()
@@ -359,7 +360,7 @@ class LlamacordClient(discord.Client):
 
     async def on_interaction(self, interaction: Interaction) -> None:
         """Take forms of the server's settings and of system prompts, those of earlier runs too."""
-        if interaction.type is discord.InteractionType.modal_submit:
+        if interaction.type is discord.InteractionType.modal_submit and self.fleet.may_act():
             press, argument = form_of(interaction)
             if press in self._forms:
                 await self._forms[press](interaction, argument)

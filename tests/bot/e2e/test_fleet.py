@@ -94,6 +94,19 @@ async def test_a_message_waits_until_it_is_certain_that_nobody_else_answers(
     assert len(world.engine.dialogs) == 1
 
 
+async def test_commands_and_buttons_are_left_to_whoever_may_act(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answers("word ", loops=True)
+    await world.anna.send(world.general, f"{world.me} hello")
+    await world.run(1)
+    monkeypatch.setattr(world.client.tree, "_may_act", lambda: False)
+    monkeypatch.setattr(Fleet, "may_act", lambda _: False)
+    assert not (await world.anna.slash(world.general, "help")).acknowledged
+    assert not (await world.anna.click(world.reply(world.general), label="Stop")).acknowledged
+    assert world.engine.num_running == 1
+
+
 async def test_only_the_process_whose_turn_it_is_registers_commands(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,24 @@ SPEED = 6
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PostgreSQL is for Linux and macOS")
 
 
+async def test_several_shards_in_one_process_answer_with_a_database_in_a_file(tmp_path: Path) -> None:
+    async with sharded_discord(8, 2, speed=SPEED) as discord:
+        settings = {"DATABASE": str(tmp_path / "bot.sqlite3"), "SHARDS": "0-1/2"}
+        bot = made(tmp_path / "0", 0, discord, **settings)
+        run = Run(discord, [bot], random.Random(1))
+        try:
+            await bot.start()
+            await run.until(run.all_attended, READY_S, "the first sessions")
+            for server in range(8):
+                run.ask_in(server)
+            await run.until(run.are_all_answered, READY_S, "the answers")
+            assert await bot.stop() == 0, bot.log[-3000:]
+            assert run.report()
+            assert "Traceback" not in bot.log
+        finally:
+            await bot.kill()
+
+
 async def test_each_question_is_answered_once_whatever_happens_to_a_process(
     tmp_path: Path, postgres: PostgresServer
 ) -> None:
