@@ -2,6 +2,7 @@
 
     python -m benchmarks.cpu_vs_llamacpp --threads 2 --rounds 9
     python -m benchmarks.cpu_vs_llamacpp --shape llama-3.2-1b
+    python -m benchmarks.cpu_vs_llamacpp --file gemma-3-270m-it-Q4_K_M.gguf
 
 The engine is driven through its public API as the bot drives it, sampling and detokenizing included; where a
 single answer is running it drafts tokens, which `--speculation off` switches off. llama.cpp is driven
@@ -9,6 +10,7 @@ through its C API with one batch per step and its own sampler chain, as its serv
 into text. Each side is a process of its own; they are measured by turns, and the other one idles meanwhile. A
 single conversation answers questions; several have random prompts, since all of those go on for as long.
 With `--shape` both run one file of true dimensions and random weights, whose conversations are all random.
+With `--file` both run that GGUF file, which is converted once, to the precision that `inspect` names.
 Needs `pip install llamacord[bench]`.
 """
 
@@ -17,18 +19,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import functools
 import itertools
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Side, answer, cache_folder, default_model, print_table, random_prompt
 from benchmarks.random_gguf import random_folder, random_gguf
+from engine.advising.advice import Load, advise
+from engine.advising.inspection import inspect
 from engine.bench.figures import SHAPES
+from engine.convert.converter import convert, open_source
 from engine.convert.default_model import DEFAULT_PRECISION, fetch_gguf
+from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
+from engine.machine.machine import resources
 from engine.opening import open_folder
 from engine.text.prompt import fit_prompt, make_chat_format
 from engine.types import ChatMessage, Prompt, SamplingParams
@@ -46,6 +58,7 @@ GOALS = {
     "decode, 16 conversations": 2.5,
 }
 SHAPE_GOALS = {"decode, 1 conversation": 1.0, PREFILL: 2.0, "decode, 8 conversations": 1.6}
+_LOAD = Load(num_conversations=1, num_tokens=2048)
 QUESTIONS = (
     "Write a long story about a lighthouse keeper who finds a letter.",
     "Explain step by step how bread is baked.",
@@ -54,49 +67,77 @@ QUESTIONS = (
 )
 
 
-def _prompts(num: int, shape: str = "") -> list[Prompt]:
-    """Return the prompts of `num` conversations; of one, another question each time."""
-    if num > 1 or shape:
-        return [random_prompt(100 + index, PROMPT_TOKENS) for index in range(num)]
-    model = open_folder(default_model())
-    chat = make_chat_format(model, model.load_tokenizer())
-    return [fit_prompt(chat, [ChatMessage("user", question)], 1024) for question in QUESTIONS]
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: a GGUF file, the same converted, and whether it can answer questions."""
+
+    file: Path
+    folder: Path
+    chats: bool
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """How many tokens the model has."""
+        return open_folder(self.folder).vocab_size
+
+    @property
+    def options(self) -> tuple[object, ...]:
+        """Return what tells it to the process of a side."""
+        return ("--file", self.file, "--folder", self.folder, *(() if self.chats else ("--random",)))
+
+    def prompts(self, num: int) -> list[Prompt]:
+        """Return the prompts of `num` conversations; of one, another question each time."""
+        model = open_folder(self.folder)
+        if num == 1 and self.chats:
+            chat = make_chat_format(model, model.load_tokenizer())
+            return [fit_prompt(chat, [ChatMessage("user", question)], 1024) for question in QUESTIONS]
+        return [self.random(100 + index, PROMPT_TOKENS) for index in range(num)]
+
+    def random(self, seed: int, num_tokens: int) -> Prompt:
+        """Return a prompt of random tokens that the model has."""
+        return random_prompt(seed, num_tokens, min(40000, self.vocab_size))
+
+
+@contextmanager
+def _subject(shape: str, file: Path | None) -> Iterator[Subject]:
+    """Find, make or convert what is to be compared."""
+    cache = cache_folder()
+    if file is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, description = Path(scratch) / "model", inspect(file).description
+            if description is None:
+                raise SystemExit(f"{file} cannot be read: python -m engine inspect {file}")
+            advice = advise(description.config, resources(), _LOAD, {}, description.blocks)
+            precision = advice.chosen.precision if advice.chosen else DEFAULT_PRECISION
+            convert(open_source(file), folder, precision)
+            yield Subject(file, folder, chats=description.chat.format is not None)
+    elif shape:
+        made = cache / "benchmarks", shape, SHAPES[shape]
+        yield Subject(random_gguf(*made), random_folder(*made), chats=False)
+    else:
+        yield Subject(fetch_gguf(cache), default_model(), chats=True)
 
 
 def _params(num_new: int) -> SamplingParams:
     return SamplingParams(max_new_tokens=num_new)
 
 
-def _file(shape: str) -> Path:
-    """Return the GGUF file that is compared."""
-    if not shape:
-        return fetch_gguf(cache_folder())
-    return random_gguf(cache_folder() / "benchmarks", shape, SHAPES[shape])
-
-
-def _folder(shape: str) -> Path:
-    """Return the same file, converted."""
-    if not shape:
-        return default_model()
-    return random_folder(cache_folder() / "benchmarks", shape, SHAPES[shape])
-
-
-async def serve_ours(threads: int, *, speculation: bool, shape: str = "") -> None:
+async def serve_ours(subject: Subject, threads: int, *, speculation: bool) -> None:
     """Measure the engine as often as asked: tokens/s of each kind of work."""
     options = EngineOptions(
         num_threads=threads, max_concurrent=MAX_CONVERSATIONS, context_tokens=1024, speculation=speculation
     )
-    async with await Engine.open(_folder(shape), options) as engine:
+    async with await Engine.open(subject.folder, options) as engine:
         seeds = itertools.count(1)
-        questions = itertools.cycle(_prompts(1, shape))
-        await answer(engine, random_prompt(0, PROMPT_TOKENS), _params(32))
+        questions = itertools.cycle(subject.prompts(1))
+        await answer(engine, subject.random(0, PROMPT_TOKENS), _params(32))
         for work in sys.stdin:
             if work.strip() == PREFILL:
-                usage = (await answer(engine, random_prompt(next(seeds), PREFILL_TOKENS), _params(1))).usage
+                usage = (await answer(engine, subject.random(next(seeds), PREFILL_TOKENS), _params(1))).usage
                 figure = PREFILL_TOKENS / usage.time_to_first_token_s
             else:
                 num = CONVERSATIONS[work.strip()]
-                figure = await _decode_speed(engine, _prompts(num) if num > 1 else [next(questions)])
+                figure = await _decode_speed(engine, subject.prompts(num) if num > 1 else [next(questions)])
             print(figure, flush=True)
 
 
@@ -166,9 +207,9 @@ class LlamaCpp:
             raise RuntimeError("llama.cpp could not decode the batch.")
         self.api.llama_synchronize(self.context)
 
-    def prefill_seconds(self, seed: int) -> float:
+    def prefill_seconds(self, prompt: Prompt) -> float:
         self.forget()
-        ids = random_prompt(seed, PREFILL_TOKENS).ids
+        ids = prompt.ids
         started = time.perf_counter()
         self.decode([(t, i, 0, i == len(ids) - 1) for i, t in enumerate(ids)])
         self.api.llama_sampler_sample(self.sampler(), self.context, -1)
@@ -196,18 +237,18 @@ class LlamaCpp:
         return len(prompts) * (NEW_TOKENS - 1) / (time.perf_counter() - started)
 
 
-def serve_theirs(threads: int, shape: str = "") -> None:
+def serve_theirs(subject: Subject, threads: int) -> None:
     """Measure llama.cpp as often as asked: tokens/s of each kind of work."""
-    peer = LlamaCpp(_file(shape), threads)
+    peer = LlamaCpp(subject.file, threads)
     seeds = itertools.count(1)
-    questions = itertools.cycle(_prompts(1, shape))
-    peer.prefill_seconds(0)
+    questions = itertools.cycle(subject.prompts(1))
+    peer.prefill_seconds(subject.random(0, PREFILL_TOKENS))
     for work in sys.stdin:
         if work.strip() == PREFILL:
-            figure = PREFILL_TOKENS / peer.prefill_seconds(next(seeds))
+            figure = PREFILL_TOKENS / peer.prefill_seconds(subject.random(next(seeds), PREFILL_TOKENS))
         else:
             num = CONVERSATIONS[work.strip()]
-            figure = peer.decode_speed(_prompts(num) if num > 1 else [next(questions)])
+            figure = peer.decode_speed(subject.prompts(num) if num > 1 else [next(questions)])
         print(figure, flush=True)
 
 
@@ -219,27 +260,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--speculation", choices=("on", "off"), default="on")
-    parser.add_argument("--only", choices=("ours", "theirs"))
-    parser.add_argument(
-        "--shape", choices=sorted(SHAPES), default="", help="random weights instead of the default model"
-    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--shape", choices=sorted(SHAPES), default="", help="of random weights")
+    what.add_argument("--file", type=Path, help="a GGUF file instead of the default model")
+    for name in ("--only", "--folder"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--random", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    threads, shape, speculation = arguments.threads, arguments.shape, arguments.speculation
+    threads, speculation = arguments.threads, arguments.speculation
+    if arguments.only is None:
+        with _subject(arguments.shape, arguments.file) as subject:
+            goals = SHAPE_GOALS if arguments.shape else GOALS
+            compare(subject, threads, arguments.rounds, speculation, goals)
+        return
+    subject = Subject(arguments.file, Path(arguments.folder), chats=not arguments.random)
     if arguments.only == "ours":
-        asyncio.run(serve_ours(threads, speculation=speculation == "on", shape=shape))
-    elif arguments.only == "theirs":
-        serve_theirs(threads, shape)
+        asyncio.run(serve_ours(subject, threads, speculation=speculation == "on"))
     else:
-        compare(threads, arguments.rounds, speculation, shape)
+        serve_theirs(subject, threads)
 
 
-def compare(threads: int, rounds: int, speculation: str, shape: str = "") -> None:
+def compare(
+    subject: Subject, threads: int, rounds: int, speculation: str, goals: Mapping[str, float]
+) -> None:
     """Measure both sides by turns and print medians; the ratio is the median of the rounds' ratios."""
-    _folder(shape)
-    options = ("--threads", threads, "--speculation", speculation, *(("--shape", shape) if shape else ()))
+    options = ("--threads", threads, "--speculation", speculation, *subject.options)
     ours, theirs = (Side("benchmarks.cpu_vs_llamacpp", "--only", who, *options) for who in ("ours", "theirs"))
     rows = []
-    for work, goal in (SHAPE_GOALS if shape else GOALS).items():
+    for work, goal in goals.items():
         pairs = [(ours.measure(work), theirs.measure(work)) for _ in range(rounds)]
         speeds = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
         ratios = sorted(mine / other for mine, other in pairs)
@@ -247,15 +295,10 @@ def compare(threads: int, rounds: int, speculation: str, shape: str = "") -> Non
         rows.append([work, *speeds, f"{statistics.median(ratios):.2f}x", spread, f"{goal}x"])
     ours.close()
     theirs.close()
-    columns = [
-        "tokens/s",
-        f"Llamacord {DEFAULT_PRECISION}",
-        f"llama.cpp {'Q4_0' if shape else 'Q4_1'}",
-        "ratio",
-        "over the rounds",
-        "goal",
-    ]
-    print_table(f"{threads} threads, speculation {speculation}, medians of {rounds} rounds", columns, rows)
+    precision = load_manifest(subject.folder).precision
+    columns = ["tokens/s", f"Llamacord {precision}", "llama.cpp", "ratio", "over the rounds", "goal"]
+    title = f"{subject.file.name}, {threads} threads, speculation {speculation}, medians of {rounds} rounds"
+    print_table(title, columns, rows)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,14 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from bot.config import Reloader, Settings
-from bot.conversation.model_switch import ModelSwitch, SwitchableEngine
+from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
-from bot.models import (
-    ModelShelf,
-    beside,
-    better_model,
-    moderation_model,
-    moderation_options,
-    sums_up,
-)
+from bot.engines import Engines, open_moderation, sums_up
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
@@ -35,11 +27,6 @@ from bot.privacy import Privacy
 from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
-from engine.configuring.models import engine_options
-from engine.convert.default_model import NAME
-from engine.engine import Engine, EngineOptions
-from engine.machine.machine import spare_time
-from engine.opening import open_folder
 from engine.waiting.room import WaitingRoom
 from storage.conversations import Conversations
 from storage.database import Database, in_use
@@ -49,11 +36,9 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_client(settings: Settings, model: Path) -> AsyncIterator[LlamacordClient]:
+async def open_client(settings: Settings, engines: Engines) -> AsyncIterator[LlamacordClient]:
     """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
-    options, guard = engine_options(settings), moderation_model(settings)
-    parts = _open_parts(settings, model, beside(options, guard, is_loaded=False))
-    async with parts as (database, engine), AsyncExitStack() as stack:
+    async with _open_parts(settings, engines) as (database, engine), AsyncExitStack() as stack:
         conversations = Conversations(database)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
@@ -76,20 +61,20 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
             screening=moderation.screening,
             on_answered=metrics.answered,
             on_removed=privacy.purging.note,
-            may_work_ahead=spare_time(settings.works_ahead),
+            may_work_ahead=engines.may_work_ahead(),
             sums_up=lambda: sums_up(settings, switchable.info),
             shutdown_grace_s=settings.shutdown_grace_s,
             room=WaitingRoom(lambda: switchable.load, max_waiting=settings.max_queue),
         )
         database.on_written, privacy.purging.on_dropped = chat.note_change, chat.idle.forget
+        engines.on_other_model = chat.begin_anew
         async with chat:
-            shelf = ModelShelf(settings.models, model, beside(options, guard, is_loaded=True), Engine.open)
             client = LlamacordClient(
                 chat,
                 moderation,
                 privacy,
                 metrics,
-                ModelSwitch(chat, switchable, shelf, model.name),
+                ModelSwitch(chat, switchable, engines.shelf(), engines.name),
                 operator_ids=settings.operator_ids,
                 sees_all_messages=settings.sees_all_messages,
             )
@@ -97,10 +82,10 @@ async def open_client(settings: Settings, model: Path) -> AsyncIterator[Llamacor
 
 
 @asynccontextmanager
-async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatService]:
+async def open_chat(settings: Settings, engines: Engines) -> AsyncIterator[ChatService]:
     """Open storage, engine and service without a front end. Raises `StorageError` or `ModelError`."""
     async with (
-        _open_parts(settings, model, engine_options(settings)) as (database, engine),
+        _open_parts(settings, engines) as (database, engine),
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
@@ -108,32 +93,33 @@ async def open_chat(settings: Settings, model: Path) -> AsyncIterator[ChatServic
 
 @asynccontextmanager
 async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | None]:
-    """Load the moderation model, where there is to be one. Raises `ModelError`."""
-    if settings.moderation_model is None:
+    """Open the moderation model, where there is to be one. Raises `ModelError`."""
+    engine = await open_moderation(settings)
+    if engine is None:
         yield None
         return
-    options = moderation_options(engine_options(settings))
-    async with await Engine.open(settings.moderation_model, options) as engine:
-        _log.info("Moderation model %s is loaded", engine.info.name)
+    try:
+        _log.info("The moderation model is %s", engine.info.name)
         yield SafetyModel(engine, refuses_unchecked=settings.moderation_refuses_unchecked)
+    finally:
+        await engine.close()
 
 
 @asynccontextmanager
-async def _open_parts(
-    settings: Settings, model: Path, options: EngineOptions
-) -> AsyncIterator[tuple[Database, Engine]]:
-    async with (
-        in_use(settings.database) as database,
-        await Engine.open(model, options) as engine,
-    ):
-        info = engine.info
-        _log.info("Model %s (%s, %s) is loaded", info.name, info.precision, info.provider)
-        yield database, engine
+async def _open_parts(settings: Settings, engines: Engines) -> AsyncIterator[tuple[Database, ClosableEngine]]:
+    async with in_use(settings.database) as database:
+        engine = await engines.open()
+        try:
+            info = engine.info
+            _log.info("The model is %s (%s, %s)", info.name, info.precision, info.provider)
+            yield database, engine
+        finally:
+            await engine.close()
 
 
 async def run_on_discord(
     settings: Settings,
-    model: Path,
+    engines: Engines,
     *,
     stop: asyncio.Event,
     on_ready: Callable[[str], None],
@@ -147,7 +133,7 @@ async def run_on_discord(
     if settings.discord_token is None:
         raise StartError("DISCORD_TOKEN is not set.")
     async with (
-        open_client(settings, model) as client,
+        open_client(settings, engines) as client,
         watched(client, settings.metrics_port, settings.metrics_host),
     ):
         Reloader(settings, read_settings, client.apply).listen()
@@ -155,7 +141,7 @@ async def run_on_discord(
 
 
 async def run_playground(
-    settings: Settings, model: Path, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+    settings: Settings, engines: Engines, *, stop: asyncio.Event, on_ready: Callable[[str], None]
 ) -> None:
     """Serve the bot on a simulated Discord until `stop` is set; `on_ready` gets the page's URL.
 
@@ -163,26 +149,17 @@ async def run_playground(
     """
     from bot.playground import serve as playground
 
-    async with open_client(settings, model) as client:
+    async with open_client(settings, engines) as client:
         await playground.serve(
             lambda: client,
             port=settings.playground_port,
             on_ready=on_ready,
             stop=stop,
-            greeting=await asyncio.to_thread(_greeting, settings, model),
+            greeting=await asyncio.to_thread(engines.greeting),
         )
 
 
-def _greeting(settings: Settings, model: Path) -> Callable[[object], str] | None:
-    """Return what the playground's bot says first, where the default model answers."""
-    if open_folder(model).name != NAME:
-        return None
-    from bot.greeting import greeting, spoken
-
-    return partial(spoken, greeting("Llamacord", better_model(settings)))
-
-
-async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
+async def make_pictures(settings: Settings, engines: Engines, folder: Path) -> None:
     """Play the scenes of the documentation in the playground, in a database of their own.
 
     Raises `PlaygroundError`.
@@ -192,11 +169,11 @@ async def make_pictures(settings: Settings, model: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         database = Path(place, "bot.db")
         settings = dataclasses.replace(settings, database=database, sees_all_messages=True)
-        async with open_client(settings, model) as client:
+        async with open_client(settings, engines) as client:
             await playground.make_pictures(lambda: client, folder)
 
 
-async def run_in_terminal(settings: Settings, model: Path, console: Console) -> None:
+async def run_in_terminal(settings: Settings, engines: Engines, console: Console) -> None:
     """Talk in the terminal until the end of its input."""
-    async with open_chat(settings, model) as chat:
+    async with open_chat(settings, engines) as chat:
         await TerminalChat(chat, console, line_source(console)).run()

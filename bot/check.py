@@ -23,6 +23,7 @@ from bot.model_check import (
 )
 from bot.models import better_model, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
+from bot.server_check import check_engine, check_servers
 from engine.configuring.models import model_here
 from engine.configuring.reading import ConfigError
 from engine.convert.default_model import NAME
@@ -55,6 +56,21 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield from check_discord(settings)
+    if settings.engine:
+        yield from check_engine(settings)
+    else:
+        yield from _check_here(settings, measure=measure)
+    if isinstance(settings.moderation_model, Path):
+        yield _check_moderation_model(settings.moderation_model)
+    elif settings.moderation_model is not None:
+        yield from check_servers(settings, "Moderation", settings.moderation_model)
+    yield _check_database(settings.database)
+    is_missing = settings.model is None and not settings.engine and model_here(settings) is None
+    yield _check_cache(settings, needs_space=is_missing)
+
+
+def _check_here(settings: Settings, *, measure: bool) -> Iterator[Finding]:
+    """Check the model that runs in the bot's process."""
     model, finding = _check_model(settings)
     yield finding
     if model is not None and model.notice:
@@ -69,10 +85,6 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     folder = model_here(settings)
     if measure and folder is not None and finding.is_good:
         yield check_speed(settings, folder)
-    if settings.moderation_model is not None:
-        yield _check_moderation_model(settings.moderation_model)
-    yield _check_database(settings.database)
-    yield _check_cache(settings, needs_space=settings.model is None and model is None)
 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:

@@ -22,9 +22,9 @@ from rich.text import Text
 
 from bot import app
 from bot.config import Settings, ignore_early_signals, load_settings
+from bot.engines import Engines, choose_engines
 from bot.on_discord.connection import StartError
 from bot.operations.health import PortError
-from engine.configuring.models import find_model
 from engine.configuring.progress import showing_progress
 from engine.configuring.reading import ConfigError
 from engine.errors import EngineError
@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     if settings.discord_token is None:
         return _playground(options)
     ignore_early_signals()
-    model = _model(settings)
+    engines = _engines(settings)
 
     def on_ready(name: str) -> None:
         print(f"Ready: connected to Discord as {name}. Mention it there. Ctrl-C ends it.", flush=True)
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 
     _until_stopped(
         lambda stop: app.run_on_discord(
-            settings, model, stop=stop, on_ready=on_ready, read_settings=read_settings
+            settings, engines, stop=stop, on_ready=on_ready, read_settings=read_settings
         )
     )
     return 0
@@ -112,35 +112,35 @@ def _playground(options: argparse.Namespace) -> int:
     from bot.playground.serve import PlaygroundError
 
     settings = _load()
-    model = _model(settings)
+    engines = _engines(settings)
     try:
-        _play(settings, model, getattr(options, "pictures", None))
+        _play(settings, engines, getattr(options, "pictures", None))
     except PlaygroundError as error:
         raise StartError(str(error)) from error
     return 0
 
 
-def _play(settings: Settings, model: Path, pictures: Path | None) -> None:
+def _play(settings: Settings, engines: Engines, pictures: Path | None) -> None:
     if pictures is not None:
-        asyncio.run(app.make_pictures(settings, model, pictures))
+        asyncio.run(app.make_pictures(settings, engines, pictures))
         print(f"Saved the pictures in {pictures}.")
         return
 
     def on_ready(url: str) -> None:
         print(f"Ready: open {url} in your browser. Ctrl-C ends it.", flush=True)
 
-    _until_stopped(lambda stop: app.run_playground(settings, model, stop=stop, on_ready=on_ready))
+    _until_stopped(lambda stop: app.run_playground(settings, engines, stop=stop, on_ready=on_ready))
 
 
 def _chat(_options: argparse.Namespace) -> int:
     settings = _load(quiet=True)
-    model = _model(settings)
+    engines = _engines(settings)
     console = Console()
     if console.is_terminal:
         console.print(
             "Talk to the bot. /help lists the commands, Ctrl-D leaves.", style="dim", highlight=False
         )
-    asyncio.run(app.run_in_terminal(settings, model, console))
+    asyncio.run(app.run_in_terminal(settings, engines, console))
     return 0
 
 
@@ -170,9 +170,9 @@ def _load(*, quiet: bool = False) -> Settings:
     return settings
 
 
-def _model(settings: Settings) -> Path:
+def _engines(settings: Settings) -> Engines:
     with showing_progress(Console(stderr=True)) as on_progress:
-        return find_model(settings, on_progress)
+        return choose_engines(settings, on_progress)
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -20,7 +20,7 @@ from bot.config_keys import CHAT_KEYS, KEYS
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
-from engine.configuring.models import cache_folder
+from engine.configuring.keys import cache_folder
 from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress
 from storage.address import Location
@@ -58,10 +58,13 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
-    models: Path | None
+    models: Path | Mapping[str, tuple[str, ...]] | None
+    engine: tuple[str, ...]
+    engine_key: str | None = field(repr=False)
+    engine_replicas: tuple[str, ...]
     operator_ids: frozenset[int]
     chat: ChatParameters
-    moderation_model: Path | None
+    moderation_model: Path | tuple[str, ...] | None
     moderation_refuses_unchecked: bool
     allowance: Allowance
     keeping: Keeping
@@ -83,8 +86,20 @@ def load_settings(environment: Mapping[str, str], env_file: Path) -> Settings:
     An empty value is as good as none. Raises `ConfigError` with everything that is wrong.
     """
     read = read_settings(KEYS, environment, env_file)
+    _check_together(read.values)
     chosen = frozenset(key.name.lower() for key in CHAT_KEYS if key.name in read.given)
     return _settings(read.values, chosen, read.hints)
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that do not go together."""
+    is_elsewhere, models = values["ENGINE"] is not None, values["MODELS"]
+    if is_elsewhere and values["MODEL"] is not None:
+        raise ConfigError(
+            "MODEL and ENGINE are both set: with ENGINE the servers have the model. Remove one of them."
+        )
+    if models is not None and is_elsewhere is isinstance(models, Path):
+        raise ConfigError("MODELS must be names with addresses where ENGINE is set, and else a folder.")
 
 
 class Reloader:
@@ -150,6 +165,9 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
         models=values["MODELS"],
+        engine=values["ENGINE"] or (),
+        engine_key=values["ENGINE_KEY"],
+        engine_replicas=values["ENGINE_REPLICAS"] or (),
         operator_ids=values["OPERATOR_IDS"] or frozenset(),
         sees_all_messages=values["MESSAGE_CONTENT_INTENT"] == "on",
         chat=ChatParameters(

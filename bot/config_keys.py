@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from pathlib import Path
 
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.configuring.keys import Key, choice, engine_keys, host, number, path, text, whole
 from storage.address import Location, PostgresAddress, without_password
 
+_SERVER = re.compile(r"https?://[^\s/@?#,]+(/[^\s?#,]*)?")
 _FIRST_SNOWFLAKE = 1 << 22
 """Anything smaller has a time stamp of 0: no Discord id."""
 
@@ -23,6 +26,38 @@ def ids(written: str) -> frozenset[int]:
     if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in parts):
         raise ValueError("must be Discord ids, which are numbers, separated by commas")
     return frozenset(map(int, parts))
+
+
+def servers(written: str) -> tuple[str, ...]:
+    """Return the addresses in a list separated by commas, each once and without a slash at its end."""
+    found = [one.strip().rstrip("/") for one in written.split(",") if one.strip()]
+    if not found or not all(_SERVER.fullmatch(one) for one in found):
+        raise ValueError("must be addresses like http://10.0.0.5:8000, separated by commas")
+    return tuple(dict.fromkeys(found))
+
+
+def model_or_servers(written: str) -> Path | tuple[str, ...]:
+    """Return the path of a model, or the addresses at which it answers."""
+    return servers(written) if written.startswith(("http://", "https://")) else path(written)
+
+
+def models(written: str) -> Path | dict[str, tuple[str, ...]]:
+    """Return the path of a folder of models, or their names and addresses: `big=http://a:8000 small=…`."""
+    if not re.search(r"=https?://", written):
+        return path(written)
+    entries = [entry.partition("=") for entry in written.split()]
+    if not all(re.fullmatch(r"[^\s=,/]{1,80}", name) for name, _, _ in entries):
+        raise ValueError(
+            "must be a folder, or names with addresses, like big=http://10.0.0.5:8000 small=http://…"
+        )
+    return {name: servers(addresses) for name, _, addresses in entries}
+
+
+def engine_key(written: str) -> str:
+    """Return what servers know the bot by."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", written):
+        raise ValueError("must be one of the server's ENGINE_KEYS, without spaces")
+    return written
 
 
 def database(written: str) -> Location:
@@ -70,7 +105,10 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
     *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE"),
-    Key("MODELS", "", path),
+    Key("MODELS", "", models),
+    Key("ENGINE", "", servers),
+    Key("ENGINE_KEY", "", engine_key, is_secret=True),
+    Key("ENGINE_REPLICAS", "", servers),
     Key("OPERATOR_IDS", "", ids),
     *engine_keys("PRECISION", "PROVIDER", "LLAMA_CACHE"),
     Key("DATABASE", "data/llamacord.sqlite3", database, shown=without_password),
@@ -83,7 +121,7 @@ KEYS: tuple[Key, ...] = (
     Key("MESSAGE_CONTENT_INTENT", "off", choice("on", "off")),
     *CHAT_KEYS,
     Key("LIMITS", "", read_limits),
-    Key("MODERATION_MODEL", "", path),
+    Key("MODERATION_MODEL", "", model_or_servers),
     Key("MODERATION_UNSURE", "refuse", choice("refuse", "allow")),
     Key("USER_PER_MINUTE", "10", whole(0, 1000)),
     Key("SERVER_PER_MINUTE", "120", whole(0, 10_000)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +13,15 @@ from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
 from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
+from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.describing.footprint import GPU_LIBRARIES_BYTES
-from engine.engine import EngineOptions, context_tokens, kv_room
+from engine.engine import Engine, EngineOptions, context_tokens, kv_room
 from engine.errors import ModelError
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
 from engine.opening import ConvertedFolder, open_folder
 from engine.runtime.model_folder import ModelFolder
-from engine.types import ModelInfo
 
 if TYPE_CHECKING:
     from engine.advising.catalogue import Here
@@ -49,8 +50,8 @@ def better_model(settings: Settings) -> Here | None:
 
 
 def moderation_model(settings: Settings) -> ModelFolder | None:
-    """Return the moderation model, None without a usable one: what is wrong with it is told elsewhere."""
-    if settings.moderation_model is None:
+    """Return the moderation model that runs here, None without a usable one; `check` says what is wrong."""
+    if not isinstance(settings.moderation_model, Path):
         return None
     try:
         return open_folder(settings.moderation_model)
@@ -107,9 +108,43 @@ def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
     return kv_room(model, options).num_bytes
 
 
-def sums_up(settings: Settings, info: ModelInfo) -> bool:
-    """Tell whether conversations are summed up: as chosen, or unless the model is the default one."""
-    return settings.summaries == "on" or (settings.summaries == "auto" and info.name != NAME)
+async def open_moderation_here(settings: Settings, folder: Path) -> ClosableEngine:
+    """Load the moderation model. Raises `ModelError`."""
+    return await Engine.open(folder, moderation_options(engine_options(settings)))
+
+
+class LocalEngines:
+    """Models that run in this process. Satisfies `bot.engines.Engines`."""
+
+    def __init__(self, settings: Settings, model: Path) -> None:
+        self.on_other_model: Callable[[], object] = lambda: None
+        self.name = model.name
+        self._settings = settings
+        self._model = model
+        self._guard = moderation_model(settings)
+
+    async def open(self) -> ClosableEngine:
+        """See `Engines.open`."""
+        options = beside(engine_options(self._settings), self._guard, is_loaded=False)
+        return await Engine.open(self._model, options)
+
+    def shelf(self) -> ModelShelf:
+        """See `Engines.shelf`."""
+        options = beside(engine_options(self._settings), self._guard, is_loaded=True)
+        models = self._settings.models
+        return ModelShelf(models if isinstance(models, Path) else None, self._model, options, Engine.open)
+
+    def may_work_ahead(self) -> Callable[[], bool] | None:
+        """See `Engines.may_work_ahead`."""
+        return machine.spare_time(self._settings.works_ahead)
+
+    def greeting(self) -> Callable[[object], str] | None:
+        """See `Engines.greeting`."""
+        if open_folder(self._model).name != NAME:
+            return None
+        from bot.greeting import greeting, spoken
+
+        return functools.partial(spoken, greeting("Llamacord", better_model(self._settings)))
 
 
 class ModelShelf:

@@ -63,7 +63,7 @@ class EngineOptions:
     in MiB; what the answers can use, as far as it is free. reserved_bytes: free memory that others are going
     to need. chat_format: a name, or a file with a template (`named_chat`), used in the place of the model's
     own, as for Llama Guard, whose template writes a task around each dialog.
-    speculation: draft tokens where an answer repeats what was said, unless it must be reproducible. device:
+    speculation: draft tokens where an answer repeats what was said. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free. kv_disk: where KV is written
     that the CPU's memory has no room for.
@@ -255,8 +255,7 @@ class Engine:
             ),
             stop_ids=self.text.stop_ids,
             max_tokens=self._context,
-            # A run over several tokens rounds differently from single steps, so that a draft might show.
-            speculation=Speculation() if self._options.speculation and not params.is_reproducible else None,
+            speculation=Speculation() if self._options.speculation else None,
             is_ahead=is_ahead,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cpu.kv_buffers import page_tokens
-from engine.cpu.model import CpuModel, ModelOptions
+from engine.cpu.model import CpuModel, ModelOptions, rows_are_exact
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
@@ -134,12 +134,14 @@ class ConvertedFolder:
         return load_paged_runner(self.folder, self.manifest, size, device)
 
     def _load_on_cpu(self, size: RunnerSize) -> Runner:
+        is_exact = rows_are_exact(self.manifest)
         return SlotRunner(
             lambda: self.load_model(size),
             size.num_slots,
             size.max_kv_tokens,
             num_warm_rows=size.num_answers,
-            min_exact_rows=2 if self.manifest.precision is Precision.INT4 else 1,
+            min_exact_rows=2 if self.manifest.precision is Precision.INT4 and not is_exact else 1,
+            is_exact=is_exact,
             kv_disk=size.kv_disk,
         )
 

@@ -177,10 +177,14 @@ class ModelInfo:
 
 
 class Health(StrEnum):
-    """READY answers; RECOVERING is reloading after a fault; UNHEALTHY needs the operator."""
+    """READY answers; RECOVERING is reloading after a fault; UNHEALTHY needs the operator.
+
+    AWAY cannot be reached: who asks waits until it can be again.
+    """
 
     READY = "ready"
     RECOVERING = "recovering"
+    AWAY = "away"
     UNHEALTHY = "unhealthy"
     CLOSED = "closed"
 

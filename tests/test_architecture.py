@@ -23,6 +23,14 @@ README = ROOT / "README.md"
 PACKAGES = ("bot", "engine", "storage")
 
 OWNERS: dict[str, set[str]] = {
+    "aiohttp": {
+        *(
+            f"bot/on_discord/{name}.py"
+            for name in ("answers/outboxes", "connection", "interactions", "traffic")
+        ),
+        *(f"bot/playground/{name}.py" for name in ("chromium", "live_page", "serve")),
+        *("bot/operations/health.py", "engine/remote/http_wire.py"),
+    },
     "aiosqlite": {"storage/sqlite.py"},
     "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
@@ -43,7 +51,7 @@ OWNERS: dict[str, set[str]] = {
         *(f"engine/{name}/model.py" for name in ("cpu", "gpu", "release")),
     },
     "PIL": {"bot/playground/film.py", "engine/bench/report.py"},
-    "platformdirs": {"engine/configuring/models.py"},
+    "platformdirs": {"engine/configuring/keys.py"},
     "pylatexenc": {"bot/delivery/formulas.py"},
     "pypdf": {"bot/documents/extract.py"},
     "ray": {"engine/on_ray.py"},

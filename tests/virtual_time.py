@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import heapq
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,6 +30,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         loop: Any = self
+        while loop._scheduled and loop._scheduled[0].cancelled():  # as the loop itself does it, later
+            loop._timer_cancelled_count -= 1
+            heapq.heappop(loop._scheduled)._scheduled = False
         if not loop._ready and loop._scheduled and not self.num_at_work and not self._is_busy():
             self._now_s = max(self._now_s, loop._scheduled[0].when())
         super()._run_once()  # type: ignore[misc]

@@ -40,7 +40,7 @@ class Intake:
 
     def check_engine(self) -> None:
         """Raise `EngineUnavailableError` where nothing can be answered."""
-        if self._engine.health is not Health.READY:
+        if self._engine.health not in (Health.READY, Health.AWAY):
             raise EngineUnavailableError("The engine is not ready.")
 
     async def check_prompt(self, conversation_id: int, content: str) -> None:

@@ -139,7 +139,7 @@ class ModelSwitch:
     @property
     def is_answering(self) -> bool:
         """Whether the model in use is loaded, or about to be: one that was lost can be loaded again."""
-        return self._engine.health in (Health.READY, Health.RECOVERING)
+        return self._engine.health in (Health.READY, Health.RECOVERING, Health.AWAY)
 
     async def use(self, name: str) -> None:
         """Load the model `name` for everybody. Raises `ModelSwitchError`; then the old one answers on."""

@@ -321,6 +321,11 @@ class ChatService:
         self._queues.resume()
         self.note_change()
 
+    def begin_anew(self) -> None:
+        """Have prompts made anew, since the model is another one now."""
+        self._queues.reread()
+        self.note_change()
+
     def note_change(self) -> None:
         """Learn that something was written, or that the engine let go of what it kept."""
         self.idle.note_change()

@@ -35,7 +35,7 @@ class State(StrEnum):
     BUSY = "busy"
     """Questions wait."""
     RECOVERING = "recovering"
-    """The model is being loaded anew after a fault."""
+    """The model is being loaded anew after a fault, or its servers are away."""
     CONNECTING = "connecting"
     """The connection to Discord is not there, or not yet."""
     FAILED = "failed"
@@ -56,7 +56,7 @@ class Vitals:
         """The worst that applies."""
         if self.engine in (Health.UNHEALTHY, Health.CLOSED):
             return State.FAILED
-        if self.engine is Health.RECOVERING:
+        if self.engine in (Health.RECOVERING, Health.AWAY):
             return State.RECOVERING
         if not self.is_connected:
             return State.CONNECTING

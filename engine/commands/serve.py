@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.commands import Subparsers
-from engine.configuring.keys import ENGINE_KEYS
-from engine.configuring.models import cache_folder, engine_options, find_model
+from engine.configuring.keys import ENGINE_KEYS, cache_folder
+from engine.configuring.models import engine_options, find_model
 from engine.configuring.progress import showing_progress
 from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import platformdirs
+
 from engine.hub.address import HubAddress
 from engine.serving.keys import parse_keys
 
@@ -135,6 +137,11 @@ _KEYS = (
 )
 ENGINE_KEYS: dict[str, Key] = {key.name: key for key in _KEYS}
 """The settings of an engine and of its server, by name."""
+
+
+def cache_folder() -> Path:
+    """Return where models are kept unless LLAMA_CACHE says it."""
+    return platformdirs.user_cache_path("llamacord", appauthor=False)
 
 
 def engine_keys(*names: str) -> tuple[Key, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import platformdirs
-
 from engine.convert.default_model import (
     DEFAULT_PRECISION,
     Progress,
@@ -57,11 +55,6 @@ class ModelSettings(Protocol):
 
     @property
     def chat_template(self) -> str: ...
-
-
-def cache_folder() -> Path:
-    """Return where models are kept unless LLAMA_CACHE says it."""
-    return platformdirs.user_cache_path("llamacord", appauthor=False)
 
 
 def default_precision(settings: ModelSettings) -> Precision:

@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from engine import kernels
 from engine.cpu.kv_buffers import KVBuffers, use_huge_pages
-from engine.describing.manifest import Manifest
+from engine.describing.manifest import WEIGHTS_FILE, Manifest
+from engine.graphs.attention import OwnSlotAttention
 from engine.graphs.decoder import slot_graph
+from engine.graphs.graph_builder import is_ours
 from engine.graphs.session import open_session
 from engine.runtime.sampling import FloatArray
 from engine.runtime.speculation import MAX_ROWS
@@ -65,8 +68,10 @@ class CpuModel:
             )
         self._config = config
         self._max_tokens = options.max_tokens
-        graph = slot_graph(manifest, options.max_tokens)
-        self._session = open_session(graph, options.num_threads, weights=folder)
+        operators = kernels.library()
+        own_products = folder.resolve() / WEIGHTS_FILE if operators else None
+        graph = slot_graph(manifest, options.max_tokens, own_products)
+        self._session = open_session(graph, options.num_threads, weights=folder, operators=operators)
         # One position more than a sequence may have: a filler row of a full slot writes there.
         self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
         # The last row belongs to prefill, so that one step can have both.
@@ -173,6 +178,22 @@ class CpuModel:
             binding.bind_input(f"past_{name}", "cpu", 0, np.float32, window.shape, window.ctypes.data)
             _bind_output(binding, f"present_{name}", window)
         return binding
+
+
+def rows_are_exact(manifest: Manifest) -> bool:
+    """Tell whether a token's logits are bit for bit the same in any run: all products are our own operator's.
+
+    ONNX Runtime's round otherwise for one row than for several.
+    """
+    return (
+        kernels.library() is not None
+        and OwnSlotAttention.takes(manifest.decoder)
+        and all(
+            is_ours(tensor)
+            for name, tensor in manifest.tensors.items()
+            if len(tensor.shape) > 1 and not (name == "embed" and "head" in manifest.tensors)
+        )
+    )
 
 
 def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -> None:

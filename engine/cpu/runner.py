@@ -52,11 +52,13 @@ class SlotRunner(CachedRunner[SlotModel]):
         *,
         num_warm_rows: int = 1,
         min_exact_rows: int = 1,
+        is_exact: bool = False,
         kv_disk: DiskRoom | None = None,
     ) -> None:
         """Load the model and warm it up with decode steps of up to `num_warm_rows` rows.
 
-        From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step.
+        From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step. If
+        it `is_exact`, it always does, and several tokens of a sequence as it does single ones.
         """
         self._disk_room = kv_disk
         self._disk: KVDisk | None = None
@@ -65,6 +67,7 @@ class SlotRunner(CachedRunner[SlotModel]):
         self._num_slots = num_slots
         self._num_warm_rows = num_warm_rows
         self._min_exact_rows = min(min_exact_rows, num_slots)
+        self.is_exact = is_exact
         super().__init__(load)
 
     @property

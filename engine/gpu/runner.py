@@ -69,6 +69,7 @@ class PagedRunner(CachedRunner[BlockModel]):
     """A `Runner` over a `BlockModel`."""
 
     max_drafting = 1
+    is_exact = False
 
     def __init__(self, load: Callable[[], BlockModel], device: str, pace: PrefillPace) -> None:
         """`load` returns a model that is warm and has its blocks; `device` is what it runs on."""

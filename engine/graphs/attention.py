@@ -13,10 +13,13 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
+from engine import kernels
 from engine.describing.architecture import DecoderConfig
 from engine.describing.layers import Rotation
-from engine.graphs.graph_builder import CONTRIB, GraphBuilder
+from engine.graphs.graph_builder import CONTRIB, OURS, GraphBuilder
 from engine.graphs.rotary import rotary_tables
+
+_OWN_HEAD_DIMS = {16, 32, 48, 64, 80, 96, 128, 256}
 
 
 class Attention(Protocol):
@@ -91,6 +94,30 @@ class SlotAttention:
         for layer in range(self._config.num_layers):
             for part in ("key", "value"):
                 yield helper.make_tensor_value_info(f"{prefix}_{part}.{layer}", TensorProto.FLOAT, shape)
+
+
+class OwnSlotAttention(SlotAttention):
+    """Attention over slots by our own operator (engine/kernels), which takes rows as they are."""
+
+    norms_heads = True
+
+    @staticmethod
+    def takes(config: DecoderConfig) -> bool:
+        """Tell whether there is the operator on this machine, and has heads of this size."""
+        return kernels.has_attention() and config.head_dim in _OWN_HEAD_DIMS
+
+    def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
+        config, output, own = self._config, f"attention.{layer}", self._config.layer(layer)
+        inputs = [*qkv, *[""] * (3 - len(qkv)), f"past_key.{layer}", f"past_value.{layer}", "seqlens_k"]
+        inputs += [*(self._rope.tables(layer) or ["", ""]), *(norms or ["", ""])]
+        self._graph.node(
+            "SlotAttention", inputs, [output, f"present_key.{layer}", f"present_value.{layer}"],
+            domain=OURS, num_heads=config.num_heads, kv_num_heads=config.num_kv_heads,
+            head_dim=config.head_dim, local_window_size=own.window or 0,
+            scale=float(config.attention_scale or config.head_dim**-0.5),
+            softcap=float(config.attention_softcap or 0), qk_norm_epsilon=config.rms_norm_eps,
+        )  # fmt: skip
+        return output
 
 
 class PagedAttention:

@@ -9,27 +9,32 @@ what stands around the layers: the CPU gives logits, a GPU a token for each sequ
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from onnx import TensorProto, helper
 
 from engine.describing.architecture import DecoderConfig
 from engine.describing.layers import Activation, QueryKeyNorm
 from engine.describing.manifest import Manifest
-from engine.graphs.attention import Attention, PagedAttention, SlotAttention
+from engine.graphs.attention import Attention, OwnSlotAttention, PagedAttention, SlotAttention
 from engine.graphs.graph_builder import CONTRIB, FLOAT, HALF, GraphBuilder, StoredWeights
 from engine.graphs.plain_attention import PlainAttention
 from engine.graphs.sampler_graph import SamplerGraph
 
 
-def slot_graph(manifest: Manifest, max_tokens: int) -> bytes:
+def slot_graph(manifest: Manifest, max_tokens: int, own_products: Path | None = None) -> bytes:
     """Return the model's graph for the CPU, of sequences of up to `max_tokens`, which may be the context.
+
+    own_products: the file of the weights, where our own operator is to multiply (engine/kernels).
 
     Inputs beside those of `SlotAttention`: `logit_rows` int64 [R], indices into the B*S rows. Output:
     `logits` [R, vocab].
     """
     config, graph = manifest.decoder, GraphBuilder()
-    weights = StoredWeights(graph, manifest.tensors, FLOAT)
-    attention = SlotAttention(graph, config, max_tokens)
+    weights = StoredWeights(graph, manifest.tensors, FLOAT, own_products)
+    is_own = own_products is not None and OwnSlotAttention.takes(config)
+    attention = (OwnSlotAttention if is_own else SlotAttention)(graph, config, max_tokens)
     # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
     shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
     hidden = graph.op("Reshape", [weights.embedding("input_ids"), shape])
@@ -114,10 +119,7 @@ class _Layers:
         prefix, linear = f"layers.{layer}.", self._weights.linear
         attended = linear(f"{prefix}o", self._attend(layer, linear(f"{prefix}qkv", normed)))
         normed, hidden = self._join(hidden, attended, f"{prefix}attn_post_norm", f"{prefix}mlp_norm")
-        gate, up = f"{prefix}gate.out", f"{prefix}up.out"
-        gates = linear(f"{prefix}gate_up", self._narrowed(normed))
-        self._graph.node("Split", [gates], [gate, up], axis=-1, num_outputs=2)
-        down = linear(f"{prefix}down", self._graph.op("Mul", [self._activated(gate), up]))
+        down = linear(f"{prefix}down", self._gated(prefix, self._narrowed(normed)))
         last = layer == self._config.num_layers - 1
         following = "final_norm" if last else f"layers.{layer + 1}.attn_norm"
         return self._join(hidden, down, f"{prefix}mlp_post_norm", following)
@@ -141,6 +143,16 @@ class _Layers:
                 parts[part] = self._graph.op("Reshape", [parts[part], shape])
             parts[part] = self._norm(parts[part], f"{prefix}{part}_norm", self._weights.type)
         return self._attention.attend(layer, [*parts.values()])
+
+    def _gated(self, prefix: str, normed: str) -> str:
+        """Add the first half of the gated MLP: act(gate) * up."""
+        product = self._weights.gated(f"{prefix}gate_up", normed, self._config.activation)
+        if product is not None:
+            return product
+        gate, up = f"{prefix}gate.out", f"{prefix}up.out"
+        gates = self._weights.linear(f"{prefix}gate_up", normed)
+        self._graph.node("Split", [gates], [gate, up], axis=-1, num_outputs=2)
+        return self._graph.op("Mul", [self._activated(gate), up])
 
     def _activated(self, gate: str) -> str:
         if self._config.activation is Activation.GELU_TANH:

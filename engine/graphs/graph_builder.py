@@ -7,20 +7,33 @@ loads. A tied head reads the embedding's bytes. Knows nothing of what the graph 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from engine.describing.layers import Activation
 from engine.describing.manifest import WEIGHTS_FILE
 from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
 
 CONTRIB = "com.microsoft"
+OURS = "llamacord"
+"""The domain of the operator in engine/kernels."""
 _OPSETS = {"": 21, CONTRIB: 1}
 FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
 """Activations as int8. Without it 8-bit weights are 100 times slower on a CPU."""
+_TILE, _BLOCK = 16, 32
+"""Columns that our own operator computes together, and inputs that share a scale."""
+_GATES = {Activation.SILU: 1, Activation.GELU_TANH: 2}
+
+
+def is_ours(tensor: StoredTensor) -> TypeGuard[BlockTensor]:
+    """Tell whether our own operator can multiply by a matrix (engine/kernels)."""
+    return isinstance(tensor, BlockTensor) and tensor.block_size == _BLOCK
 
 
 class GraphBuilder:
@@ -70,7 +83,8 @@ class GraphBuilder:
     def build(self, name: str, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> bytes:
         """Return the finished model, serialised."""
         graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._initializers.values()))
-        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+        ours = {OURS: 1} if any(node.domain == OURS for node in self._nodes) else {}
+        opsets = [helper.make_opsetid(*opset) for opset in (_OPSETS | ours).items()]
         model: ModelProto = helper.make_model(
             graph, opset_imports=opsets, ir_version=10, producer_name="llamacord"
         )
@@ -78,11 +92,22 @@ class GraphBuilder:
 
 
 class StoredWeights:
-    """Adds tensors of `weights.bin` to a graph that computes in `FLOAT`, as the CPU, or in `HALF`."""
+    """Adds tensors of `weights.bin` to a graph that computes in `FLOAT`, as the CPU, or in `HALF`.
 
-    def __init__(self, graph: GraphBuilder, tensors: Mapping[str, StoredTensor], computes_in: str) -> None:
+    own_products: the file of the weights, where products in blocks are to be made by the operator of our own
+    (engine/kernels) in the place of ONNX Runtime's.
+    """
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        tensors: Mapping[str, StoredTensor],
+        computes_in: str,
+        own_products: Path | None = None,
+    ) -> None:
         self._graph = graph
         self._tensors = tensors
+        self._own_products = own_products
         self.type = computes_in
 
     def vector(self, name: str, kind: str = "") -> str:
@@ -122,10 +147,33 @@ class StoredWeights:
             return graph.op("Add", [product, self.vector(f"{name}_bias")], output)
         return self._product(name, tensor, x, output)
 
+    def gated(self, name: str, x: str, activation: Activation) -> str | None:
+        """Multiply rows x by a matrix of gates above one of as many others; return act(gates) * others.
+
+        None where one operator cannot do all of it.
+        """
+        tensor = self._tensors[name]
+        if f"{name}_bias" in self._tensors or not self._is_ours(tensor) or tensor.shape[0] % (2 * _TILE):
+            return None
+        return self._our_product(tensor, x, gated=_GATES[activation])
+
+    def _is_ours(self, tensor: StoredTensor) -> TypeGuard[BlockTensor]:
+        return self._own_products is not None and is_ours(tensor)
+
+    def _our_product(self, tensor: BlockTensor, x: str, output: str = "", gated: int = 0) -> str:
+        offsets = -1 if tensor.zero_points is None else tensor.zero_points
+        return self._graph.op(
+            "BlockLinear", [x], output, domain=OURS, file=str(self._own_products),
+            n=tensor.shape[0], k=tensor.shape[1], bits=tensor.bits,
+            values=tensor.values, scales=tensor.scales, offsets=offsets, gated=gated,
+        )  # fmt: skip
+
     def _product(self, name: str, tensor: StoredTensor, x: str, output: str = "") -> str:
         graph = self._graph
         if isinstance(tensor, DenseTensor):
             return graph.op("MatMul", [x, self._dense(name, f"{name}.weight")], output)
+        if self._is_ours(tensor):
+            return self._our_product(tensor, x, output)
         if tensor.zero_points is None:
             return self._blocks(name, tensor, x, output)
         product = self._blocks(name, tensor, x)

@@ -10,7 +10,7 @@ import onnxruntime
 
 from engine.errors import ModelFormatError, ModelResourceError
 
-_SPIN_MICROSECONDS = "1000"
+_SPIN_MICROSECONDS = "5000"
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _NO_CUDA = (
@@ -31,12 +31,14 @@ def open_session(
     lean: bool = False,
     weights: Path | None = None,
     captured: bool = False,
+    operators: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load a graph, a file's or one of our own, on `device`: "cpu" or "cuda".
 
     `lean` leaves the weights in their files, mapped, instead of rearranging copies: slow, for models that
     memory cannot hold. `weights` is the folder of the weights of a graph that is no file. `captured` lets
-    runs become graphs of the device. Raises `ModelFormatError` or `ModelResourceError`.
+    runs become graphs of the device. `operators` is a library of operators that the graph has. Raises
+    `ModelFormatError` or `ModelResourceError`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -60,6 +62,8 @@ def open_session(
         options.add_session_config_entry("ep.cuda.fpa_intb_gemm", "1")
         providers.insert(0, (_CUDA, {**_CUDA_OPTIONS, "enable_cuda_graph": str(int(captured))}))
     try:
+        if operators is not None:
+            options.register_custom_ops_library(str(operators))
         source = model if isinstance(model, bytes) else str(model)
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:

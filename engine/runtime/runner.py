@@ -68,11 +68,13 @@ class Runner(Protocol):
     """What the worker needs of a model and its cache. One thread only.
 
     device: what the model runs on. pace: how much of prompts a step may compute. max_drafting: requests
-    that are decoded at once where drafts are of use. block_size: tokens of KV that are given together, so
-    that each request takes a multiple of it.
+    that are decoded at once where drafts are of use. is_exact: whether what follows a token comes out bit for
+    bit alike however many tokens are computed at once, and whatever else is. block_size: tokens of KV that
+    are given together, so that each request takes a multiple of it.
     """
 
     device: str
+    is_exact: bool
     pace: PrefillPace
     max_drafting: int
 

@@ -122,6 +122,7 @@ class Worker:
 
     def _take_sizes(self, runner: Runner) -> None:
         self.device, self.block_size = runner.device, runner.block_size
+        self._is_exact = runner.is_exact
         self.max_kv_tokens = runner.max_kv_tokens
 
     def _end(self) -> None:
@@ -262,6 +263,9 @@ class Worker:
             self._give_up_ahead()
         elif not all(other.is_ahead for other in self._requests.values()):
             request.cancelled = True
+        if request.params.is_reproducible and not self._is_exact:
+            # A run over several tokens rounds differently from single steps, so that a draft might show.
+            request.speculation = None
         self._requests[request.request_id] = request
         self._arrivals.append(request)
 

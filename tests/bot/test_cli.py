@@ -138,7 +138,7 @@ def test_a_fault_of_our_own_says_so_and_is_logged_with_its_traceback(
     def find_model(*_arguments: object) -> Path:
         raise ZeroDivisionError("inner workings")
 
-    monkeypatch.setattr(cli, "find_model", find_model)
+    monkeypatch.setattr("engine.configuring.models.find_model", find_model)
     said = failure(capsys, "chat")
     assert "error in Llamacord itself" in said
     assert "inner workings" not in said
@@ -151,7 +151,7 @@ def test_ctrl_c_ends_quietly(
     def find_model(*_arguments: object) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "find_model", find_model)
+    monkeypatch.setattr("engine.configuring.models.find_model", find_model)
     assert cli.main(["run"]) == 130
     assert capsys.readouterr().err == ""
 

@@ -9,6 +9,7 @@ import pytest
 
 from bot.config import load_settings
 from bot.conversation.model_switch import ClosableEngine
+from bot.engines import sums_up
 from bot.errors import ModelSwitchError
 from bot.models import (
     ModelShelf,
@@ -17,7 +18,6 @@ from bot.models import (
     least_options,
     model_bytes,
     moderation_options,
-    sums_up,
 )
 from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME

@@ -155,6 +155,7 @@ class ScriptedRunner:
     """A `Runner` without a cache whose next tokens a function names."""
 
     device = "cpu"
+    is_exact = False
     pace = PrefillPace()
     max_drafting = 1
     block_size = 1

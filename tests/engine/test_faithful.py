@@ -47,14 +47,16 @@ def test_fewer_bits_change_little(ids: list[int], fp32: faithful.Logits, precisi
     assert figures.top1 >= faithful.GOAL_TOP1 - 0.01
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8, Precision.INT4])
 def test_rows_depend_neither_on_the_batch_nor_on_the_chunks(ids: list[int], precision: Precision) -> None:
-    """The kernels are chosen by size: what holds for a tiny model need not hold for this one."""
+    """The kernels are chosen by size: what holds for a tiny model need not hold for this one.
+
+    Weights of fp16 become float32 when they are loaded, and run on its kernels.
+    """
     folder = default_model(precision)
     model = CpuModel(folder, load_manifest(folder), ModelOptions(2, 8, 512))
     lengths = [3, 50, 7, 400, 11, 64, 9, 300]
-    for slot, length in enumerate(lengths):
-        model.prefill(slot, ids[:length], 0)
+    prompts = [model.prefill(slot, ids[:length], 0).copy() for slot, length in enumerate(lengths)]
     following = [ids[length] for length in lengths]
     together = model.decode(0, following, lengths).copy()
     num_rows = 2 if precision is Precision.INT4 else 1  # 4-bit weights have another kernel for a single row
@@ -62,7 +64,6 @@ def test_rows_depend_neither_on_the_batch_nor_on_the_chunks(ids: list[int], prec
         window = slice(slot, slot + num_rows)
         rows = model.decode(slot, following[window], lengths[window])
         np.testing.assert_array_equal(rows, together[window])
-    whole = model.prefill(0, ids[:400], 0).copy()
     for start in range(0, 400, 48):
         chunked = model.prefill(1, ids[start : min(start + 48, 400)], start)
-    np.testing.assert_array_equal(chunked, whole)
+    np.testing.assert_array_equal(chunked, prompts[lengths.index(400)])

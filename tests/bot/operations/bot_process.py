@@ -20,7 +20,7 @@ import yarl
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from bot import app
+from bot import models
 from bot.cli import main
 from bot.on_discord import traffic
 from engine.types import ChatMessage, Generation, Prompt, SamplingParams
@@ -86,7 +86,7 @@ class ProcessEngine(ScriptedEngine):
 if __name__ == "__main__":
     Route.BASE = os.environ["DISCORD_API"]
     DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(os.environ["DISCORD_GATEWAY"])
-    setattr(app, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
+    setattr(models, "Engine", ProcessEngine)  # noqa: B010 - not a name that the module offers
     traffic.CONNECT_TIMEOUT_S = max(traffic.CONNECT_TIMEOUT_S, HANDSHAKE_S * SPEED)
     asyncio.events.new_event_loop = FastLoop
     sys.exit(main(sys.argv[1:]))
