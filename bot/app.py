@@ -19,7 +19,9 @@ from bot.config import Reloader, Settings
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
 from bot.conversation.service import UNDO_TIME, ChatService
 from bot.engines import Engines, open_moderation, sums_up
-from bot.on_discord.client import LlamacordClient
+from bot.fleet.choice import ShardChoice
+from bot.fleet.fleet import Fleet, fleet_of
+from bot.on_discord.client import LlamacordClient, client_for
 from bot.on_discord.connection import StartError, connect
 from bot.operations.health import watched
 from bot.operations.metrics import Metrics
@@ -28,18 +30,30 @@ from bot.safety.safety_model import SafetyModel
 from bot.servers.moderation import Moderation
 from bot.terminal import TerminalChat, line_source
 from engine.waiting.room import WaitingRoom
+from storage.address import PostgresAddress
 from storage.conversations import Conversations
 from storage.database import Database, in_use
 from storage.settings import SettingsStore
+from storage.shards import Shards
 
 _log = logging.getLogger(__name__)
+
+_ONE_PROCESS = (
+    "A database in a file belongs to one process, which has all shards: set SHARDS=0-{last}/{count}, or set"
+    " DATABASE to the address of a PostgreSQL server for several processes."
+)
 
 
 @asynccontextmanager
 async def open_client(settings: Settings, engines: Engines) -> AsyncIterator[LlamacordClient]:
-    """Open storage, engine and service for one client. Raises `StorageError` or `ModelError`."""
-    async with _open_parts(settings, engines) as (database, engine), AsyncExitStack() as stack:
-        conversations = Conversations(database)
+    """Open storage, engine and service for one client.
+
+    Raises `StorageError`, `ModelError`, `StartError` or `ShardsTakenError`.
+    """
+    parts = _open_parts(settings, engines, is_shared=True)
+    async with parts as (database, engine), AsyncExitStack() as stack:
+        fleet = await stack.enter_async_context(_open_fleet(settings))
+        conversations = Conversations(database, shards=fleet.shards)
         safety_model = await stack.enter_async_context(_open_safety_model(settings))
         moderation = Moderation.over(database, conversations, settings.allowance, safety_model=safety_model)
         metrics = Metrics()
@@ -69,7 +83,7 @@ async def open_client(settings: Settings, engines: Engines) -> AsyncIterator[Lla
         database.on_written, privacy.purging.on_dropped = chat.note_change, chat.idle.forget
         engines.on_other_model = chat.begin_anew
         async with chat:
-            client = LlamacordClient(
+            client = client_for(fleet)(
                 chat,
                 moderation,
                 privacy,
@@ -77,6 +91,7 @@ async def open_client(settings: Settings, engines: Engines) -> AsyncIterator[Lla
                 ModelSwitch(chat, switchable, engines.shelf(), engines.name),
                 operator_ids=settings.operator_ids,
                 sees_all_messages=settings.sees_all_messages,
+                fleet=fleet,
             )
             yield client
 
@@ -89,6 +104,19 @@ async def open_chat(settings: Settings, engines: Engines) -> AsyncIterator[ChatS
         ChatService(engine, Conversations(database), SettingsStore(database), settings.chat) as chat,
     ):
         yield chat
+
+
+@asynccontextmanager
+async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
+    """Have shards, over a connection of its own: signs of life wait for nothing else."""
+    choice = settings.shards
+    if not isinstance(settings.database, PostgresAddress):
+        if not choice.are_all:
+            raise StartError(_ONE_PROCESS.format(count=choice.count, last=choice.count - 1))
+        yield Fleet(Shards(0, choice.count - 1, choice.count))
+        return
+    async with await Database.open(settings.database) as database, fleet_of(database, choice) as fleet:
+        yield fleet
 
 
 @asynccontextmanager
@@ -106,8 +134,10 @@ async def _open_safety_model(settings: Settings) -> AsyncIterator[SafetyModel | 
 
 
 @asynccontextmanager
-async def _open_parts(settings: Settings, engines: Engines) -> AsyncIterator[tuple[Database, ClosableEngine]]:
-    async with in_use(settings.database) as database:
+async def _open_parts(
+    settings: Settings, engines: Engines, *, is_shared: bool = False
+) -> AsyncIterator[tuple[Database, ClosableEngine]]:
+    async with in_use(settings.database, is_shared=is_shared) as database:
         engine = await engines.open()
         try:
             info = engine.info
@@ -137,7 +167,7 @@ async def run_on_discord(
         watched(client, settings.metrics_port, settings.metrics_host),
     ):
         Reloader(settings, read_settings, client.apply).listen()
-        await connect(client, settings.discord_token, stop=stop, on_ready=on_ready)
+        await connect(client, settings.discord_token, stop=stop, on_ready=on_ready, lost=client.fleet.lost)
 
 
 async def run_playground(
@@ -149,7 +179,7 @@ async def run_playground(
     """
     from bot.playground import serve as playground
 
-    async with open_client(settings, engines) as client:
+    async with open_client(dataclasses.replace(settings, shards=ShardChoice()), engines) as client:
         await playground.serve(
             lambda: client,
             port=settings.playground_port,
@@ -168,7 +198,9 @@ async def make_pictures(settings: Settings, engines: Engines, folder: Path) -> N
 
     with tempfile.TemporaryDirectory(prefix="llamacord-pictures-") as place:
         database = Path(place, "bot.db")
-        settings = dataclasses.replace(settings, database=database, sees_all_messages=True)
+        settings = dataclasses.replace(
+            settings, database=database, sees_all_messages=True, shards=ShardChoice()
+        )
         async with open_client(settings, engines) as client:
             await playground.make_pictures(lambda: client, folder)
 

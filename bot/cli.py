@@ -23,6 +23,7 @@ from rich.text import Text
 from bot import app
 from bot.config import Settings, ignore_early_signals, load_settings
 from bot.engines import Engines, choose_engines
+from bot.fleet.holding import ShardsTakenError
 from bot.on_discord.connection import StartError
 from bot.operations.health import PortError
 from engine.configuring.progress import showing_progress
@@ -36,7 +37,7 @@ ENV_FILE = Path(".env")
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 _log = logging.getLogger(__name__)
-_EXPECTED = (ConfigError, EngineError, StorageError, PortError, StartError)
+_EXPECTED = (ConfigError, EngineError, StorageError, PortError, StartError, ShardsTakenError)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.config_keys import CHAT_KEYS, KEYS
+from bot.fleet.choice import ShardChoice
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
@@ -48,6 +49,7 @@ class Settings:
     provider: str
     cache: Path
     database: Location
+    shards: ShardChoice
     threads: int
     max_concurrent: int
     context_tokens: int
@@ -58,6 +60,7 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
+    draft_model: Path | None
     models: Path | Mapping[str, tuple[str, ...]] | None
     engine: tuple[str, ...]
     engine_key: str | None = field(repr=False)
@@ -155,6 +158,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         provider=values["PROVIDER"],
         cache=values["LLAMA_CACHE"] or cache_folder(),
         database=values["DATABASE"],
+        shards=values["SHARDS"] or ShardChoice(),
         threads=values["THREADS"],
         max_concurrent=values["MAX_CONCURRENT"],
         context_tokens=values["CONTEXT_TOKENS"],
@@ -164,6 +168,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
         models=values["MODELS"],
         engine=values["ENGINE"] or (),
         engine_key=values["ENGINE_KEY"],

@@ -11,6 +11,7 @@ import binascii
 import re
 from pathlib import Path
 
+from bot.fleet.choice import read_shards
 from bot.parameters import PARAMETERS, ChatParameters, GuidanceChoice, Parameter, read_limits
 from engine.configuring.keys import Key, choice, engine_keys, host, number, path, text, whole
 from storage.address import Location, PostgresAddress, without_password
@@ -95,6 +96,8 @@ def _is_base64url(part: str) -> bool:
 
 def _key_of(parameter: Parameter) -> Key:
     """Return the key of a parameter of answers."""
+    if parameter.is_switch:
+        return Key(parameter.name.upper(), "", lambda written: int(choice("on", "off")(written) == "on"))
     low, high = parameter.allowed.low, parameter.allowed.high
     parse = whole(int(low), int(high)) if parameter.is_whole else number(low, high)
     return Key(parameter.name.upper(), str(ChatParameters().value(parameter.name)), parse)
@@ -104,7 +107,7 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
-    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE"),
+    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE", "DRAFT_MODEL"),
     Key("MODELS", "", models),
     Key("ENGINE", "", servers),
     Key("ENGINE_KEY", "", engine_key, is_secret=True),
@@ -112,6 +115,7 @@ KEYS: tuple[Key, ...] = (
     Key("OPERATOR_IDS", "", ids),
     *engine_keys("PRECISION", "PROVIDER", "LLAMA_CACHE"),
     Key("DATABASE", "data/llamacord.sqlite3", database, shown=without_password),
+    Key("SHARDS", "", read_shards),
     *engine_keys("THREADS", "MAX_CONCURRENT", "CONTEXT_TOKENS", "KV_CACHE_MB", "KV_DISK_MB", "MAX_QUEUE"),
     Key("WORK_AHEAD", "auto", choice("auto", "on", "off")),
     Key("SUMMARIES", "auto", choice("auto", "on", "off")),

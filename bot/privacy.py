@@ -167,7 +167,7 @@ class Privacy:
         engines: Iterable[KeepsCache],
     ) -> Privacy:
         """Return the parts over one database. `engines` are those that may keep something of texts."""
-        retention = Retention(database)
+        retention = Retention(database, shards=conversations.shards)
         purging = Purging(conversations, undo_time, engines)
         return cls(People(database), retention, Sweeper(retention, keeping, purging.note), purging)
 

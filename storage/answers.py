@@ -12,6 +12,7 @@ from storage import parts
 from storage.database import Row, Transaction
 from storage.errors import AnswerPendingError, NotFoundError, NotNewestAnswerError
 from storage.resets import IS_SHELVED
+from storage.shards import Shards
 from storage.types import InterruptedAnswer, Message, MessageState, storable, to_message
 
 _INSERT = """
@@ -24,7 +25,9 @@ UPDATE messages
 SET content = ?, state = ?, finish_reason = ?, num_prompt_tokens = ?, num_tokens = ?, view_from = ?,
     ended_at = ?
 WHERE id = ? AND state = 'pending' RETURNING *"""
-PENDING = "SELECT id, content FROM messages WHERE state = 'pending' ORDER BY id"
+PENDING = """
+SELECT messages.id, content FROM messages JOIN conversations ON conversations.id = conversation_id
+WHERE state = 'pending' AND {ours} ORDER BY messages.id"""
 SUPERSEDED = "SELECT * FROM messages WHERE superseded_by = ?"
 
 
@@ -101,10 +104,10 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
     return to_message(standing)
 
 
-async def interrupt(transaction: Transaction, *, at: int) -> list[InterruptedAnswer]:
-    """End every pending answer with the text it has; return what stands now in their places."""
+async def interrupt(transaction: Transaction, shards: Shards, *, at: int) -> list[InterruptedAnswer]:
+    """End every pending answer of ours with the text it has; return what stands now in their places."""
     interrupted = []
-    for row in await transaction.fetch_all(PENDING):
+    for row in await transaction.fetch_all(PENDING.format(ours=shards.condition("guild_id"))):
         answer = await end(transaction, Ending(row["id"], row["content"], MessageState.INTERRUPTED, at))
         if answer is not None:
             interrupted.append(await parts.located(transaction, answer))

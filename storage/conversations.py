@@ -14,6 +14,7 @@ from storage.answers import Ending
 from storage.database import Database, Row, act
 from storage.errors import NotFoundError
 from storage.resets import Reset
+from storage.shards import EVERYTHING, Shards
 from storage.summaries import Summaries
 from storage.turns import NewQuestion, Turns, insert_question
 from storage.types import (
@@ -68,9 +69,12 @@ WHERE reply_to = ?2 AND EXISTS (
 
 
 class Conversations:
-    """All that was said, over one database."""
+    """All that was said, over one database. shards: whose sweeps and repairs are ours."""
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, *, now: Callable[[], datetime] = utc_now, shards: Shards = EVERYTHING
+    ) -> None:
+        self.shards = shards
         self.turns = Turns(database, now=now)
         self.summaries = Summaries(database, now=now)
         self._database = database
@@ -236,10 +240,11 @@ class Conversations:
         return await history.history_next(self._database, conversation_id, limit)
 
     async def asked_since(self, since: datetime) -> list[Asked]:
-        """Return how much was asked since then, in each conversation that may go on."""
-        rows = await self._database.fetch_all(history.ASKED_SINCE, (to_milliseconds(since),))
+        """Return how much was asked since then, in each of our conversations that may go on."""
+        asked = history.ASKED_SINCE.format(ours=self.shards.condition("guild_id"))
+        rows = await self._database.fetch_all(asked, (to_milliseconds(since),))
         return [
-            Asked(row["conversation_id"], row["num_questions"], from_milliseconds(row["last_at"]))
+            Asked(row["conversation"], row["num_questions"], from_milliseconds(row["last_at"]))
             for row in rows
         ]
 
@@ -265,9 +270,9 @@ class Conversations:
 
     @act
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
-        """End every answer that is still pending, with what was shown of it. Call once, at start."""
+        """End every answer of ours that is still pending, with what was shown of it. Call once, at start."""
         async with self._database.transaction() as transaction:
-            return await answers.interrupt(transaction, at=self._milliseconds())
+            return await answers.interrupt(transaction, self.shards, at=self._milliseconds())
 
     @act
     async def note_shown(self, answer_id: int) -> None:
@@ -277,10 +282,10 @@ class Conversations:
 
     @act
     async def unshown(self, *, within: timedelta, limit: int) -> list[InterruptedAnswer]:
-        """Return the newest answers that ended `within` this time and may not be shown so, oldest first."""
+        """Return our newest answers that ended `within` this time and may not be shown so, oldest first."""
         after = to_milliseconds(self._now() - within)
         async with self._database.transaction() as transaction:
-            return await parts.newest_unshown(transaction, ended_after=after, limit=limit)
+            return await parts.newest_unshown(transaction, self.shards, ended_after=after, limit=limit)
 
     @act
     async def find_unshown(self, answer_id: int) -> InterruptedAnswer | None:
@@ -324,9 +329,9 @@ class Conversations:
 
     @act
     async def purge_resets(self, *, before: datetime) -> int:
-        """Delete for good what was put aside before a time; return how many resets that ends."""
+        """Delete for good what was put aside of ours before a time; return how many resets that ends."""
         async with self._database.transaction() as transaction:
-            num_purged = await resets.purge(transaction, before=to_milliseconds(before))
+            num_purged = await resets.purge(transaction, self.shards, before=to_milliseconds(before))
         if num_purged:
             await self._database.scrub()
         return num_purged

@@ -9,6 +9,7 @@ from __future__ import annotations
 from storage.database import Transaction
 from storage.errors import DuplicateMessageError
 from storage.resets import SHELVES_BELOW
+from storage.shards import Shards
 from storage.types import InterruptedAnswer, Message, to_message
 
 OF_MESSAGE = "SELECT discord_id FROM discord_messages WHERE message_id = ? ORDER BY position"
@@ -71,7 +72,7 @@ INSERT INTO unshown_endings (answer_id, note) VALUES (?, ?)
 ON CONFLICT (answer_id) DO UPDATE SET note = excluded.note"""
 _NOTE_SHOWN = "DELETE FROM unshown_endings WHERE answer_id = ?"
 _FORGET_OLD = """
-DELETE FROM unshown_endings WHERE answer_id IN (SELECT id FROM messages WHERE ended_at < ?)"""
+DELETE FROM unshown_endings WHERE (SELECT ended_at FROM messages WHERE id = answer_id) < ?"""
 _UNSHOWN = """
 SELECT messages.*, note FROM unshown_endings
 JOIN messages ON messages.id = answer_id JOIN conversations ON conversations.id = conversation_id
@@ -93,11 +94,12 @@ async def note_shown(transaction: Transaction, answer_id: int) -> None:
 
 
 async def newest_unshown(
-    transaction: Transaction, *, ended_after: int, limit: int
+    transaction: Transaction, shards: Shards, *, ended_after: int, limit: int
 ) -> list[InterruptedAnswer]:
-    """Return the newest answers whose ending is not shown, oldest first; forget those that ended before."""
+    """Return our newest answers whose ending is not shown, oldest first; forget those that ended before."""
     await transaction.fetch_all(_FORGET_OLD, (ended_after,))
-    rows = await transaction.fetch_all(f"{_UNSHOWN} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
+    ours = f"{_UNSHOWN} AND {shards.condition('guild_id')}"
+    rows = await transaction.fetch_all(f"{ours} ORDER BY answer_id DESC LIMIT ?", (SHELVES_BELOW, limit))
     return [await located(transaction, to_message(row), row["note"]) for row in reversed(rows)]
 
 

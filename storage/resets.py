@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from storage.database import Transaction
 from storage.errors import NotFoundError
+from storage.shards import Shards
 
 SHELVES_BELOW = -(1 << 40)
 """The channel ids of shelves; Discord has none below zero."""
@@ -25,7 +26,7 @@ WHERE resets.id = ?"""
 _NEWEST = """
 SELECT id FROM resets WHERE conversation_id = ? AND shelf_id IS NOT NULL ORDER BY id DESC LIMIT 1"""
 _PURGE = """
-DELETE FROM conversations WHERE channel_id < ? AND id NOT IN (
+DELETE FROM conversations WHERE channel_id < ? AND {ours} AND id NOT IN (
     SELECT shelf_id FROM resets WHERE shelf_id IS NOT NULL AND reset_at >= ?)
 RETURNING id"""
 IS_SHELVED = "SELECT 1 FROM resets WHERE shelf_id = ?"
@@ -88,9 +89,10 @@ async def bring_back(
     return await find(transaction, reset_id)
 
 
-async def purge(transaction: Transaction, *, before: int) -> int:
-    """Delete what was put aside before a time; return how many resets can no longer be undone."""
-    return len(await transaction.fetch_all(_PURGE, (SHELVES_BELOW, before)))
+async def purge(transaction: Transaction, shards: Shards, *, before: int) -> int:
+    """Delete what was put aside of ours before a time; return how many resets can no longer be undone."""
+    purge = _PURGE.format(ours=shards.condition("guild_id"))
+    return len(await transaction.fetch_all(purge, (SHELVES_BELOW, before)))
 
 
 async def _move(transaction: Transaction, from_id: int, to_id: int) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from storage.database import Database, act
+from storage.shards import EVERYTHING, Shards
 from storage.types import to_milliseconds, utc_now
 
 BATCH_SIZE = 200
@@ -20,25 +21,37 @@ _DELETE_OLD = """
 DELETE FROM messages WHERE id IN (
     SELECT id FROM messages AS old WHERE role = 'user' AND created_at < ? AND NOT EXISTS (
         SELECT 1 FROM messages AS answer WHERE answer.reply_to = old.id AND answer.state = 'pending')
-    LIMIT ?)
+    AND EXISTS (SELECT 1 FROM conversations WHERE conversations.id = old.conversation_id AND {ours})
+    ORDER BY created_at LIMIT ?)
 RETURNING id"""
 _DELETE_OLD_RECORDS = (
     "DELETE FROM resets WHERE reset_at < ? AND shelf_id IS NULL",
     "DELETE FROM reports WHERE reported_at < ?",
 )
 # A private question is a conversation of its own: in a server, though direct, or with the question's own id.
+# The last condition is no EXISTS, for which PostgreSQL would read all messages.
 _DELETE_PRIVATE = """
-DELETE FROM conversations WHERE kind = 'direct' AND created_at < ? AND channel_id > 0 AND (
-    guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id))
+DELETE FROM conversations WHERE kind = 'direct' AND created_at < ? AND channel_id > 0 AND {ours} AND (
+    guild_id IS NOT NULL OR (SELECT 1 FROM discord_messages WHERE discord_id = channel_id) IS NOT NULL)
 RETURNING id"""
 _DELETE_EMPTY = """
-DELETE FROM conversations WHERE kind = 'direct' AND channel_id > 0
+DELETE FROM conversations WHERE kind = 'direct' AND channel_id > 0 AND {ours}
 AND NOT EXISTS (SELECT 1 FROM messages WHERE conversation_id = conversations.id)
 AND NOT EXISTS (SELECT 1 FROM settings WHERE conversation_id = conversations.id)
 AND NOT EXISTS (SELECT 1 FROM resets WHERE conversation_id = conversations.id)
 RETURNING id"""
 _MARK = "INSERT INTO departures VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_GONE = "SELECT place, discord_id FROM departures WHERE gone_at <= ? LIMIT 1"
+# A channel is whose its conversation is; without one it is anybody's.
+_GONE = """
+SELECT place, discord_id FROM departures WHERE gone_at <= ? AND (
+    (place = 'server' AND {our_server}) OR (place = 'channel' AND NOT EXISTS (
+        SELECT 1 FROM conversations WHERE channel_id = discord_id AND NOT ({ours}))))
+LIMIT 1"""
+_SERVERS = """
+SELECT guild_id FROM (
+    SELECT guild_id FROM conversations WHERE guild_id IS NOT NULL
+    UNION SELECT guild_id FROM server_settings UNION SELECT guild_id FROM blocks) AS known
+WHERE {ours}"""
 _CONVERSATIONS = {
     "server": "SELECT id FROM conversations WHERE guild_id = ?1",
     "channel": "SELECT id FROM conversations WHERE channel_id = ?1",
@@ -46,9 +59,8 @@ _CONVERSATIONS = {
 # What a reset put aside is a conversation of its own.
 _MESSAGES = """
 DELETE FROM messages WHERE id IN (
-    SELECT id FROM messages WHERE role = 'user' AND (
-        conversation_id IN ({conversations})
-        OR conversation_id IN (SELECT shelf_id FROM resets WHERE conversation_id IN ({conversations})))
+    SELECT id FROM messages WHERE role = 'user' AND conversation_id IN (
+        {conversations} UNION SELECT shelf_id FROM resets WHERE conversation_id IN ({conversations}))
     LIMIT ?2)
 RETURNING id"""
 _SHELVES = """
@@ -66,11 +78,17 @@ class Place(StrEnum):
 
 
 class Retention:
-    """Deletes what is not kept any longer."""
+    """Deletes what is not kept any longer, of our shards' servers."""
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, *, now: Callable[[], datetime] = utc_now, shards: Shards = EVERYTHING
+    ) -> None:
         self._database = database
         self._now = now
+        self._delete_old, self._delete_private, self._delete_empty, self._gone, self._servers = (
+            sql.format(ours=shards.condition("guild_id"), our_server=shards.condition("discord_id"))
+            for sql in (_DELETE_OLD, _DELETE_PRIVATE, _DELETE_EMPTY, _GONE, _SERVERS)
+        )
 
     @act
     async def delete_older(self, than: datetime) -> int:
@@ -79,14 +97,14 @@ class Retention:
         async with self._database.transaction() as transaction:
             for statement in _DELETE_OLD_RECORDS:
                 await transaction.fetch_all(statement, (before,))
-            rows = await transaction.fetch_all(_DELETE_OLD, (before, BATCH_SIZE))
+            rows = await transaction.fetch_all(self._delete_old, (before, BATCH_SIZE))
         return len(rows)
 
     @act
     async def delete_private(self, *, begun_before: datetime) -> int:
         """Delete private questions that were left behind, with their answers; return how many."""
         async with self._database.transaction() as transaction:
-            rows = await transaction.fetch_all(_DELETE_PRIVATE, (to_milliseconds(begun_before),))
+            rows = await transaction.fetch_all(self._delete_private, (to_milliseconds(begun_before),))
         return len(rows)
 
     @act
@@ -97,7 +115,7 @@ class Retention:
         """
         num_deleted = await self.delete_private(begun_before=datetime.max.replace(tzinfo=UTC))
         async with self._database.transaction() as transaction:
-            num_deleted += len(await transaction.fetch_all(_DELETE_EMPTY))
+            num_deleted += len(await transaction.fetch_all(self._delete_empty))
         if num_deleted:
             await self.scrub()
 
@@ -117,10 +135,7 @@ class Retention:
 
     async def compare_servers(self, guild_ids: Collection[int]) -> None:
         """Note which servers we are in now: we may have been away when we were removed from one or added."""
-        known = await self._database.fetch_all(
-            "SELECT guild_id FROM conversations WHERE guild_id IS NOT NULL"
-            " UNION SELECT guild_id FROM server_settings UNION SELECT guild_id FROM blocks"
-        )
+        known = await self._database.fetch_all(self._servers)
         gone = await self._database.fetch_all("SELECT discord_id FROM departures WHERE place = 'server'")
         for guild_id in {row["discord_id"] for row in gone} & set(guild_ids):
             await self.mark_back(guild_id)
@@ -131,7 +146,7 @@ class Retention:
     async def delete_gone(self, *, gone_before: datetime) -> bool:
         """Delete a batch of what is kept of one place that is gone so long; return whether there was one."""
         async with self._database.transaction() as transaction:
-            row = await transaction.fetch_one(_GONE, (to_milliseconds(gone_before),))
+            row = await transaction.fetch_one(self._gone, (to_milliseconds(gone_before),))
             if row is None:
                 return False
             place, discord_id = row["place"], row["discord_id"]

@@ -26,3 +26,7 @@ def conversation_showing(discord_id: int) -> Within:
         " WHERE discord_id = ?",
         (discord_id,),
     )
+
+
+FLEET = Within("SELECT 0", ())
+"""What several processes of one bot agree on: no conversation, and one such transaction at a time."""

@@ -8,10 +8,11 @@ it is given. Knows nothing of Discord and of how answers are shown.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from weakref import WeakSet, WeakValueDictionary
 
+from bot.delivery.budget import RequestBudget
 from bot.tasks import Pause
 
 EDIT_INTERVAL_S = 1.3
@@ -72,10 +73,17 @@ class Shown(Protocol):
 class Column:
     """The answers that are being shown in one channel, one below the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowd_interval_s: Callable[[], float] = lambda: 0.0) -> None:
+        """`crowd_interval_s`: what is to be between two edits of an answer that grows, so many others do."""
         self.pace = ChannelPace()
+        self.crowd_interval_s = crowd_interval_s
         self._shown: WeakSet[Shown] = WeakSet()  # whoever is dropped on the way holds up nobody
         self._pause = Pause()
+
+    @property
+    def num_shown(self) -> int:
+        """How many answers are being shown."""
+        return len(self._shown)
 
     def enter(self, one: Shown) -> None:
         """Take part; whoever uses the same messages gives way."""
@@ -120,7 +128,8 @@ class Column:
 class Columns:
     """The column of each channel for as long as somebody holds it, and the messages that we took away."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: RequestBudget | None = None) -> None:
+        self._budget = budget or RequestBudget()
         self._columns: WeakValueDictionary[int, Column] = WeakValueDictionary()
         self._deleted: dict[int, None] = {}
 
@@ -128,8 +137,16 @@ class Columns:
         """Return the one column of a channel."""
         column = self._columns.get(channel_id)
         if column is None:
-            column = self._columns[channel_id] = Column()
+            column = self._columns[channel_id] = Column(self._crowd_interval_s)
         return column
+
+    @property
+    def num_shown(self) -> int:
+        """How many answers are being shown, in all channels."""
+        return sum(column.num_shown for column in self._columns.values())
+
+    def _crowd_interval_s(self) -> float:
+        return self._budget.interval_s(self.num_shown)
 
     def delete(self, discord_id: int) -> None:
         """Note that we delete a message: that it goes is nobody's wish to forget what it says."""

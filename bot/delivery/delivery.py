@@ -27,7 +27,7 @@ from bot.delivery.outbox import (
     OutboxRetryError,
 )
 from bot.delivery.render import render, with_note, with_note_inside, with_thought
-from bot.tasks import Tasks
+from bot.tasks import Pause, Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Delivery:
         self._is_closed = False
         """The thread was archived when it was last asked for."""
         self._blocked_until_s = 0.0
+        self._pause = Pause()
         self._requesting = asyncio.Lock()
         self._tasks = Tasks()
         self._worker: asyncio.Task[Outcome] | None = None
@@ -184,6 +185,7 @@ class Delivery:
                 attachment=text if is_long else "",
             )
             self._column.moved()
+            self._pause.end()
             self._ending = self._tasks.start(self._end(), f"end of answer {self.answer_id}")
         return await asyncio.shield(self._ending)
 
@@ -293,10 +295,10 @@ class Delivery:
         if isinstance(request, Send) and self._column.is_held(self):
             await self._column.wait(self._min_interval_s)
             return
-        due_s = max(request.due_s, self._column.pace.free_at_s) if isinstance(request, Edit) else 0.0
+        due_s = max(self._due_s(request), self._column.pace.free_at_s) if isinstance(request, Edit) else 0.0
         wait_s = max(due_s, self._blocked_until_s) - _now_s()
         if wait_s > 0:
-            await asyncio.sleep(wait_s)
+            await self._pause.wait(wait_s)
             return
         if self._untold is not None:
             text, self._untold = self._untold, None
@@ -316,6 +318,12 @@ class Delivery:
             self._blocked_until_s = _now_s() + self._min_interval_s
         else:
             self._num_failures, self._is_closed = 0, False
+
+    def _due_s(self, edit: Edit) -> float:
+        """Return when an edit may be: while many answers grow all do so more slowly, and none ends later."""
+        if self._ending is not None:
+            return edit.due_s
+        return edit.due_s + max(0.0, self._column.crowd_interval_s() - self._min_interval_s)
 
     async def _do(self, request: Request) -> None:
         match request:

@@ -15,7 +15,9 @@ import discord
 from bot.config import Settings
 from bot.conversation.model_switch import ModelSwitch
 from bot.conversation.service import ChatService
+from bot.delivery.budget import RequestBudget
 from bot.delivery.column import EDIT_INTERVAL_S, Columns
+from bot.fleet.fleet import Fleet, Kind
 from bot.on_discord.answers.controls import AnswerControls
 from bot.on_discord.answers.discord_answer import DiscordAnswer
 from bot.on_discord.answers.endings import Endings
@@ -24,6 +26,7 @@ from bot.on_discord.asking.catchup import CatchUp
 from bot.on_discord.asking.channel_talk import ChannelTalk
 from bot.on_discord.asking.history import History
 from bot.on_discord.asking.messages import MessageIntake
+from bot.on_discord.asking.missed import Missed
 from bot.on_discord.asking.questions import Questions
 from bot.on_discord.asking.threads import QuestionThreads
 from bot.on_discord.buttons import Lasting, OnPress, Press, form_of, on_number
@@ -48,6 +51,7 @@ from bot.servers.moderation import Moderation
 from bot.tasks import Tasks
 from engine.logs import set_level
 from storage.errors import StorageError
+from storage.fleet import News
 
 _log = logging.getLogger(__name__)
 
@@ -66,15 +70,21 @@ class LlamacordClient(discord.Client):
         operator_ids: frozenset[int] = frozenset(),
         sees_all_messages: bool = False,
         edit_interval_s: float = EDIT_INTERVAL_S,
+        fleet: Fleet | None = None,
+        **options: Any,
     ) -> None:
+        """`fleet`: this process among the others that are the same bot. `options`: discord.py's own."""
+        self.fleet = fleet or Fleet()
+        budget = RequestBudget(self.fleet.share)
         super().__init__(
             intents=intents(sees_all_messages=sees_all_messages),
             allowed_mentions=SILENT,
             max_messages=None,
-            http_trace=Traffic(lambda: self._endings.look()).trace,
+            http_trace=Traffic(lambda: self._endings.look(), budget, self.fleet.may_act).trace,
             max_ratelimit_timeout=MAX_WAIT_S,
+            **options,
         )
-        self._gateway = Gateway(self)
+        self._gateway = Gateway(self, self.fleet)
         self.http.ws_connect = self._gateway.connect  # type: ignore[method-assign]
         self.chat = chat
         chat.preferences.surroundings = functools.partial(surroundings_of, self)
@@ -82,7 +92,7 @@ class LlamacordClient(discord.Client):
         self.privacy = privacy
         self.metrics = metrics
         self._edit_interval_s = edit_interval_s
-        self._columns = Columns()
+        self._columns = Columns(budget)
         self._tasks = Tasks()
         self._locales = Locales(moderation.servers)
         self._mod_log = ModLog(self, moderation.servers, self._locales)
@@ -110,6 +120,7 @@ class LlamacordClient(discord.Client):
             self._threads,
             sees_all=sees_all_messages,
         )
+        self._missed = Missed(self, self.fleet.shards, self.fleet.attended_at, self._intake.take)
         self._changes = MessageChanges(chat, questions, self._locales, self._intake)
         self._endings = Endings(
             self,
@@ -131,7 +142,7 @@ class LlamacordClient(discord.Client):
             Press.CONTINUE: on_number(answers.continue_),
             Press.REPORT: on_number(answers.report),
             Press.UNDO_RESET: on_number(resets.undo),
-            Press.FORGET: on_number(PersonForgetting(chat, privacy).forget),
+            Press.FORGET: on_number(PersonForgetting(chat, privacy, self.fleet).forget),
             Press.HISTORY: history.press,
             Press.CONFIG: panel.press,
             Press.PROMPT: editor.press,
@@ -147,7 +158,7 @@ class LlamacordClient(discord.Client):
                 help_command(chat),
                 *answers.commands(),
                 *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
-                *privacy_commands(chat, privacy, self._talk.listens),
+                *privacy_commands(chat, privacy, self._talk.listens, self.fleet),
                 resets.command(),
                 *block_commands(chat, moderation),
                 panel.command(),
@@ -168,18 +179,21 @@ class LlamacordClient(discord.Client):
                 self._endings.owe(one.channel_id, one.answer.id)
         except StorageError as error:
             _log.error("Answers of the last run could not be looked up: %s", error)
+        self.fleet.watch(self._is_attending, lambda: self._columns.num_shown)
+        self.fleet.listen(self._hear)
+        self.moderation.servers.on_changed = functools.partial(self.fleet.tell_soon, Kind.CONFIG_CHANGED)
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
 
     async def before_identify_hook(
         self,
-        shard_id: int | None,  # noqa: ARG002 - discord.py's signature
+        shard_id: int | None,
         *,
         initial: bool = False,
     ) -> None:
         """Begin sessions as rarely as Discord wants it."""
-        await self._gateway.before_session(is_first=initial)
+        await self._gateway.before_session(shard_id, is_first=initial)
 
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
@@ -204,11 +218,27 @@ class LlamacordClient(discord.Client):
             is_connected=self.is_ready() and not self.is_closed(),
             num_running=self.chat.num_running,
             num_waiting=self.chat.num_waiting,
+            shards=self.fleet.shards,
         )
 
+    def _is_attending(self) -> bool:
+        """Tell whether all that is said in our servers comes to us, and what was said before us has."""
+        return self.is_ready() and not self.is_closed() and self._missed.is_done
+
+    async def _hear(self, news: News) -> None:
+        """Follow what another process did."""
+        if news.kind == Kind.CONFIG_CHANGED:
+            self.moderation.servers.forget(news.about)
+        elif news.kind == Kind.OPTED_OUT:
+            await self.chat.drop_person(news.about)
+        elif news.kind == Kind.FORGOTTEN:
+            await self.chat.drop_person(news.about)
+            self.chat.reread()
+            self.privacy.purging.drop_caches()
+
     async def on_message(self, message: discord.Message) -> None:
-        """Answer what is meant for us."""
-        if self.user is not None:
+        """Answer what is meant for us, unless another process does so by now."""
+        if self.user is not None and (self.fleet.may_act() or await self.fleet.until_may_act()):
             bot = bot_of(self.user, message.guild)
             self._talk.said(message, bot)
             await self._intake.take(message, bot)
@@ -258,6 +288,7 @@ class LlamacordClient(discord.Client):
         """Look which servers we are in, and what is owed there."""
         self._endings.look()
         await self._departures.compare(self.guilds)
+        await self._missed.look()
 
     async def on_resumed(self) -> None:
         """Look what is owed, after the connection was lost."""
@@ -357,4 +388,35 @@ class LlamacordClient(discord.Client):
 
     async def _sync(self) -> None:
         await self.tree.set_translator(CommandTranslator())
-        await sync_commands(self.tree)
+        await sync_commands(self.tree, self.fleet)
+
+
+class ShardedClient(LlamacordClient, discord.AutoShardedClient):
+    """The bot with several shards, or with one of several."""
+
+    def __init__(self, *parts: Any, fleet: Fleet, **options: Any) -> None:
+        shards = fleet.shards
+        super().__init__(*parts, fleet=fleet, shard_ids=list(shards.ids), shard_count=shards.count, **options)
+
+    async def setup_hook(self) -> None:
+        """Ask, besides, how many sessions Discord lets us begin."""
+        limits = await self.fetch_session_start_limits()
+        self._gateway.max_concurrency = max(1, limits.max_concurrency)
+        if limits.remaining < len(self.fleet.shards):
+            _log.warning(
+                "Discord takes only %d new sessions in the next %.0f s",
+                limits.remaining,
+                limits.reset_after / 1000,
+            )
+        await super().setup_hook()
+
+    async def on_shard_ready(self, shard_id: int) -> None:  # noqa: ARG002 - discord.py's signature
+        """Look which servers we are in, and what is owed there, also when one shard alone begins anew."""
+        if self.is_ready():
+            self._endings.look()
+            await self._departures.compare(self.guilds)
+
+
+def client_for(fleet: Fleet) -> type[LlamacordClient]:
+    """Return what connects to Discord: one shard alone needs nothing of what several need."""
+    return LlamacordClient if fleet.shards.count == 1 else ShardedClient

@@ -6,6 +6,8 @@ belongs to what discord.py asks for, and nothing of what the commands do.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,9 +20,11 @@ from discord.http import Route
 
 from bot.conversation.service import ChatService
 from bot.errors import sentence_for
+from bot.fleet.fleet import Fleet
 from bot.language.phrases import ENGLISH, catalog, language_of, phrase, together
 from bot.on_discord.interactions import DISCORD_FAILURES, say
 from bot.on_discord.origins import Interaction
+from storage.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -69,18 +73,33 @@ def help_command(chat: ChatService) -> app_commands.Command[Any, ..., None]:
     return help_
 
 
-async def sync_commands(tree: app_commands.CommandTree[discord.Client]) -> bool:
-    """Register the commands if they differ from Discord's; return whether they did. Never raises."""
+async def sync_commands(tree: app_commands.CommandTree[discord.Client], fleet: Fleet | None = None) -> bool:
+    """Register the commands if they differ from Discord's; return whether they did. Never raises.
+
+    Of several processes with the same commands one does it for all.
+    """
+    fleet = fleet or Fleet()
+    ours = shape([await _payload(command, tree) for command in tree.get_commands()])
+    job = f"commands:{tree.client.application_id}:{hashlib.sha256(ours.encode()).hexdigest()}"
     try:
-        known = shape(await _registered(tree))
-        ours = shape([await _payload(command, tree) for command in tree.get_commands()])
-        if known == ours:
-            _log.info("Commands are up to date")
+        if not await fleet.once(job):
             return False
-        await tree.sync()
+        return await _sync(tree, ours)
     except DISCORD_FAILURES as error:
         _log.warning("Commands could not be registered; the next start tries again: %s", type(error).__name__)
+        with contextlib.suppress(StorageError):
+            await fleet.not_done(job)
+    except StorageError as error:
+        _log.warning("Commands could not be registered; the next start tries again: %s", error)
+    return False
+
+
+async def _sync(tree: app_commands.CommandTree[discord.Client], ours: str) -> bool:
+    """Register the commands if they differ from Discord's; return whether they did."""
+    if shape(await _registered(tree)) == ours:
+        _log.info("Commands are up to date")
         return False
+    await tree.sync()
     _log.info("Commands were registered: they had changed")
     return True
 

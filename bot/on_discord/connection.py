@@ -38,6 +38,9 @@ _STATUSES = {
     State.CONNECTING: discord.Status.idle,
     State.FAILED: discord.Status.dnd,
 }
+_LOST = (
+    "Another process has taken over our shards, since this one did not respond for too long. Start it again."
+)
 _UNREACHABLE = "Discord cannot be reached. Check the network and start again."
 
 
@@ -46,9 +49,18 @@ class StartError(Exception):
 
 
 async def connect(
-    client: discord.Client, token: str, *, stop: asyncio.Event, on_ready: Callable[[str], None]
+    client: discord.Client,
+    token: str,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+    lost: asyncio.Event | None = None,
 ) -> None:
-    """Keep `client` connected until `stop` is set, then close it. Raises `StartError`."""
+    """Keep `client` connected until `stop` is set, then close it.
+
+    Raises `StartError`, also once `lost` is set: another process does our work.
+    """
+    lost = lost or asyncio.Event()
 
     async def greet() -> None:
         await client.wait_until_ready()
@@ -57,11 +69,14 @@ async def connect(
     async with client, Tasks() as tasks:
         connection = asyncio.create_task(_start(client, token))
         stopping = tasks.start(stop.wait(), "waiting for the end")
+        losing = tasks.start(lost.wait(), "waiting for others to do our work")
         tasks.start(greet(), "greeting")
         try:
-            await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((connection, stopping, losing), return_when=asyncio.FIRST_COMPLETED)
             if connection.done():
                 await connection
+            if lost.is_set():
+                raise StartError(_LOST)
             await client.close()  # while the connection still lives: running answers are marked
         finally:
             connection.cancel()
@@ -71,7 +86,8 @@ async def connect(
 async def _start(client: discord.Client, token: str) -> None:
     """Log in and stay connected. Turns what Discord's library raises into `StartError`."""
     # discord.py offers no other way to set its pauses.
-    setattr(discord.client, "ExponentialBackoff", ShortBackoff)  # noqa: B010
+    for module in (discord.client, discord.shard):
+        setattr(module, "ExponentialBackoff", ShortBackoff)  # noqa: B010
     try:
         await client.start(token)
     except discord.LoginFailure as error:
@@ -90,7 +106,7 @@ async def _start(client: discord.Client, token: str) -> None:
     except (aiohttp.ClientError, OSError) as error:
         raise StartError(_UNREACHABLE) from error
     except AttributeError as error:
-        if client.ws is not None:
+        if client.shard_count not in (None, 1) or client.ws is not None:
             raise
         # discord.py 2.7 looks at the connection that it lost even if there never was one.
         raise StartError(_UNREACHABLE) from error

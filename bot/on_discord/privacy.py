@@ -14,6 +14,7 @@ from discord import app_commands
 from bot.conversation.service import ChatService
 from bot.conversation.talk import MAX_AGE, MAX_MESSAGES
 from bot.errors import NotAllowedError
+from bot.fleet.fleet import Fleet, Kind
 from bot.language.phrases import Phrase, phrase, render
 from bot.on_discord.buttons import Press, button, view_of
 from bot.on_discord.interactions import acknowledge, answering, reporting, say, show_instead
@@ -26,7 +27,7 @@ MAX_FILE_BYTES = 8 * 2**20
 
 
 def privacy_commands(
-    chat: ChatService, privacy: Privacy, listens: Listens
+    chat: ChatService, privacy: Privacy, listens: Listens, fleet: Fleet
 ) -> list[app_commands.Command[Any, ..., None]]:
     """Return the commands. `listens`: whether we read in a server what is not for us."""
     people = privacy.people
@@ -42,6 +43,7 @@ def privacy_commands(
         async with answering(interaction):
             is_new = await people.opt_out(interaction.user.id)
             await chat.drop_person(interaction.user.id)
+            fleet.tell_soon(Kind.OPTED_OUT, interaction.user.id)
             await say(interaction, phrase("opt.out") if is_new else phrase("opt.out_already"))
 
     @app_commands.command(name="opt-in", description="Let me answer you again after /opt-out")
@@ -93,9 +95,10 @@ def forget_view(user_id: int, locale: object) -> discord.ui.View:
 class PersonForgetting:
     """Carries out the confirmation of `/forget-me`."""
 
-    def __init__(self, chat: ChatService, privacy: Privacy) -> None:
+    def __init__(self, chat: ChatService, privacy: Privacy, fleet: Fleet) -> None:
         self._chat = chat
         self._privacy = privacy
+        self._fleet = fleet
 
     async def forget(self, interaction: Interaction, user_id: int) -> None:
         """End the person's answers, delete everything of theirs, and put how much that was in the place of
@@ -105,8 +108,10 @@ class PersonForgetting:
             if interaction.user.id != user_id:
                 raise NotAllowedError(phrase("forget_me.not_yours"))
             await acknowledge(interaction)
+            await self._fleet.tell(Kind.FORGOTTEN, user_id)
             await self._chat.drop_person(user_id)
             forgotten = await self._privacy.people.forget(user_id)
+            await self._fleet.tell(Kind.FORGOTTEN, user_id)
             self._chat.reread()
             self._privacy.purging.drop_caches()
             receipt = phrase(

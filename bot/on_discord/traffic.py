@@ -18,6 +18,9 @@ from aiohttp import TraceRequestEndParams as _Answered
 from aiohttp import TraceRequestExceptionParams as _Failed
 from discord.backoff import ExponentialBackoff
 
+from bot.delivery.budget import RequestBudget
+from bot.fleet.fleet import Fleet
+
 _log = logging.getLogger(__name__)
 
 MAX_WAIT_S = 30.0
@@ -27,7 +30,8 @@ CONNECT_TIMEOUT_S = 10.0
 """Not for the first one: nothing comes after that if it fails."""
 LONGEST_PAUSE_S = 15.0
 """With the above and a new session: back within half a minute of Discord."""
-SESSION_INTERVAL_S = 5.0
+SESSION_INTERVAL_S = 5.25
+"""A little more than the five seconds that Discord wants: not all requests are equally fast."""
 
 
 class Traffic:
@@ -36,13 +40,22 @@ class Traffic:
     A ban of Cloudflare's and a global rate limit hold for all requests alike. While they last none is made:
     each fails at once with `discord.RateLimited`, or waits where that takes seconds only. (discord.py knows
     nothing of the one. In the other it waits, and whoever is cancelled meanwhile leaves every later request
-    waiting for ever.)
+    waiting for ever.) A request that `budget` has no room for waits; while `may_act` says no, since another
+    process may be acting for our servers, none is made either.
     """
 
-    def __init__(self, on_return: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_return: Callable[[], None],
+        budget: RequestBudget | None = None,
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._on_return = on_return
+        self._budget = budget or RequestBudget()
+        self._may_act = may_act
         self._closed_until_s = 0.0
         self._is_away = False
+        self._line = asyncio.Lock()
         self.trace = aiohttp.TraceConfig()
         self.trace.on_request_start.append(self._before)
         self.trace.on_request_end.append(self._after)
@@ -54,12 +67,23 @@ class Traffic:
         _context: SimpleNamespace,
         asked: aiohttp.TraceRequestStartParams,
     ) -> None:
-        wait_s = self._closed_until_s - _now_s()
-        if wait_s <= 0 or asked.url.scheme in ("ws", "wss"):
+        if asked.url.scheme in ("ws", "wss"):
             return
+        if not self._may_act():
+            raise discord.RateLimited(SHORT_WAIT_S)
+        wait_s = self._closed_until_s - _now_s()
         if wait_s > SHORT_WAIT_S:
             raise discord.RateLimited(wait_s)
-        await asyncio.sleep(wait_s)
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        if _counts(asked.url.path):
+            await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Wait until there is room for one more request, in the order of those who ask."""
+        async with self._line:
+            await asyncio.sleep(self._budget.wait_s(_now_s()))
+            self._budget.note(_now_s())
 
     async def _after(
         self, _session: aiohttp.ClientSession, _context: SimpleNamespace, asked: _Answered
@@ -92,7 +116,7 @@ class Attempts:
     def __init__(self, *, num_free: int, first_s: float, longest_s: float, window_s: float) -> None:
         self._num_free, self._first_s, self._longest_s = num_free, first_s, longest_s
         self._window_s = window_s
-        self._times_s: deque[float] = deque(maxlen=64)
+        self._times_s: deque[float] = deque(maxlen=max(64, 2 * num_free))
 
     def note(self, at_s: float) -> None:
         """Count an attempt."""
@@ -113,9 +137,14 @@ class Gateway:
     to 17 minutes. Discord takes 1,000 new sessions a day.
     """
 
-    def __init__(self, client: discord.Client) -> None:
-        self._connects = Attempts(num_free=3, first_s=4.0, longest_s=10.0, window_s=60.0)
-        self._sessions = Attempts(num_free=3, first_s=30.0, longest_s=120.0, window_s=600.0)
+    def __init__(self, client: discord.Client, fleet: Fleet) -> None:
+        num = 3 * len(fleet.shards)
+        self._connects = Attempts(num_free=num, first_s=4.0, longest_s=10.0, window_s=60.0)
+        self._sessions = Attempts(num_free=num, first_s=30.0, longest_s=120.0, window_s=600.0)
+        self._fleet = fleet
+        self.max_concurrency = 1
+        """Of shards that differ by their number modulo this, each may begin a session at the same time."""
+        self._begun_at_s: dict[int, float] = {}
         self._open = client.http.ws_connect
         self._has_connected = False
 
@@ -131,10 +160,20 @@ class Gateway:
         self._has_connected = True
         return socket
 
-    async def before_session(self, *, is_first: bool) -> None:
-        """Wait as Discord wants it between two new sessions."""
+    async def before_session(self, shard_id: int | None, *, is_first: bool) -> None:
+        """Wait as Discord wants it between two new sessions, in step with all other processes.
+
+        Raises `TimeoutError` where too many others wait.
+        """
         self._sessions.note(_now_s())
-        if not is_first:
+        bucket = (shard_id or 0) % self.max_concurrency
+        if self._fleet.has_others:
+            await self._fleet.turn(f"identify:{bucket}")
+        elif len(self._fleet.shards) > 1:
+            due_s = self._begun_at_s.get(bucket, -SESSION_INTERVAL_S) + SESSION_INTERVAL_S
+            await asyncio.sleep(max(0.0, due_s - _now_s()))
+            self._begun_at_s[bucket] = _now_s()
+        elif not is_first:
             await asyncio.sleep(SESSION_INTERVAL_S)
 
 
@@ -154,6 +193,11 @@ def retry_after_s(response: object) -> float | None:
         return float(response.headers["Retry-After"])  # type: ignore[attr-defined]
     except (AttributeError, KeyError, ValueError):
         return None
+
+
+def _counts(path: str) -> bool:
+    """Tell whether a request counts for the limit of the whole bot: answers to interactions do not."""
+    return "/interactions/" not in path and "/webhooks/" not in path
 
 
 def _holds_for_all(response: aiohttp.ClientResponse) -> bool:

@@ -17,6 +17,7 @@ from bot.conversation.service import ChatService
 from bot.operations.metrics import CONTENT_TYPE, Metrics
 from bot.tasks import Tasks
 from engine.types import Health
+from storage.shards import EVERYTHING, Shards
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Vitals:
     is_connected: bool
     num_running: int
     num_waiting: int
+    shards: Shards = EVERYTHING
 
     @property
     def state(self) -> State:
@@ -111,6 +113,10 @@ def watch(bot: Watched) -> None:
     metrics.watch("kv_tokens", "Tokens whose KV is held.", lambda: chat.engine.load.num_kv_tokens)
     metrics.watch("kv_tokens_max", "Tokens whose KV may be held.", lambda: chat.engine.load.max_kv_tokens)
     metrics.watch("gateway_latency_seconds", "Latency of Discord's gateway.", lambda: bot.latency)
+    shards = bot.vitals().shards
+    metrics.watch("shards", "Shards that this process has.", lambda: len(shards))
+    metrics.watch("shard_first", "The first of them.", lambda: shards.first)
+    metrics.watch("shards_of_all", "Shards that the bot has in all processes.", lambda: shards.count)
     for state in State:
         metrics.watch(f"is_{state}", f"1 while the bot is {state}.", lambda s=state: bot.vitals().state is s)  # type: ignore[misc]
 
@@ -128,6 +134,8 @@ async def serving(
     async def show_health(_request: web.Request) -> web.Response:
         now = vitals()
         found = {"state": str(now.state), "running": now.num_running, "waiting": now.num_waiting}
+        if now.shards != EVERYTHING:
+            found["shards"] = str(now.shards)
         return web.json_response(found, status=200 if now.is_well else 503)
 
     application = web.Application()

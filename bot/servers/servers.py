@@ -30,6 +30,8 @@ class Servers:
         self._store = store
         self._notices = notices
         self._max_kept = max_kept
+        self.on_changed: Callable[[int], None] = lambda _: None
+        """Called with the server after each change."""
         self._kept: OrderedDict[int, ServerConfig] = OrderedDict()
         # So that what is read before a change is never kept after it.
         self._lock = asyncio.Lock()
@@ -64,6 +66,7 @@ class Servers:
                 at=datetime.now(UTC),
             )
             self._kept[guild_id] = config
+        self.on_changed(guild_id)
         _log.info("Server %d: %s changed by %d", guild_id, ", ".join(changed), by_user_id)
         for name in changed:
             called = phrase(f"setting_names.{name}")

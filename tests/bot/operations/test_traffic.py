@@ -11,6 +11,7 @@ import discord
 import pytest
 from discord.http import Route
 
+from bot.fleet.fleet import Fleet
 from bot.on_discord.traffic import LONGEST_PAUSE_S, Attempts, Gateway, ShortBackoff, Traffic
 from tests.bot.delivery.delivery_stage import in_virtual_time, now_s
 from tests.bot.operations.local_discord import (
@@ -101,7 +102,7 @@ def test_a_gateway_that_ends_every_connection_is_asked_gently(*, begins_sessions
             assert not compress
 
         client = SimpleNamespace(http=SimpleNamespace(ws_connect=connect))
-        gateway = Gateway(cast("discord.Client", client))
+        gateway = Gateway(cast("discord.Client", client), Fleet())
         num_connects = num_sessions = 0
         while now_s() < 1000.0 + DAY_S:
             try:
@@ -111,7 +112,7 @@ def test_a_gateway_that_ends_every_connection_is_asked_gently(*, begins_sessions
                 continue
             num_connects += 1
             if begins_sessions:
-                await gateway.before_session(is_first=num_sessions == 0)
+                await gateway.before_session(None, is_first=num_sessions == 0)
                 num_sessions += 1
         return num_connects, num_sessions
 
