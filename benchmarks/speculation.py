@@ -1,11 +1,12 @@
 """What drafting tokens brings: decode speed with and without it, of answers that quote and of others.
 
     python -m benchmarks.speculation --threads 2 --rounds 5
+    python -m benchmarks.speculation --draft-models well badly
 
 Default model, one conversation and several at once, through the public API, with the bot's usual sampling
 but for the repetition penalty, which speaks against quoting. Both engines answer the same prompts by turns;
 the ratio is the median of the rounds' ratios. Answers that must be reproducible (a seed, temperature 0) have
-no drafts.
+no drafts. With `--draft-models` small models draft for a large one, see `agreeing_models.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from unittest import mock
 
+from benchmarks.agreeing_models import NOISE, draft_model, large_model
 from benchmarks.common import answer, default_model, print_table
 from engine.engine import Engine, EngineOptions
 from engine.types import ChatMessage, SamplingParams
@@ -84,33 +87,52 @@ async def speed(engine: Engine, questions: Sequence[str], num_at_once: int, seed
 
 
 async def compare(threads: int, rounds: int, conversations: Sequence[int]) -> None:
-    """Measure both engines by turns and print the table."""
-    engines = [
-        await Engine.open(
-            default_model(),
-            EngineOptions(num_threads=threads, max_concurrent=max(conversations), speculation=speculation),
-        )
-        for speculation in (False, True)
-    ]
+    """Measure the default model without drafts and with them, by turns, and print the table."""
+    options = EngineOptions(num_threads=threads, max_concurrent=max(conversations), device="cpu")
+    engines = [await Engine.open(default_model(), replace(options, speculation=on)) for on in (False, True)]
     rows = []
     for num in conversations:
         for name, (questions, goal) in WORKLOADS.items():
             asked = list(questions) * (1 + num // 2)
-            for engine in engines:  # the prompts' KV is kept from here on: what is timed is nearly all decode
-                await speed(engine, questions, 1, 0)
-            pairs: list[tuple[float, float]] = []
-            for seed in range(rounds):
-                slow, fast = [await speed(engine, asked, num, seed) for engine in engines]
-                pairs.append((slow, fast))
-            ratios = [fast / slow for slow, fast in pairs]
-            medians = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
-            spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-            wanted = f"{goal if num == 1 else min(goal, 1.0)}x"
-            rows.append([f"{num}: {name}", *medians, f"{statistics.median(ratios):.2f}x", spread, wanted])
+            figures = await by_turns(engines, asked, num, rounds)
+            rows.append([f"{num}: {name}", *figures, f"{goal if num == 1 else min(goal, 1.0)}x"])
     for engine in engines:
         await engine.close()
     columns = ["tokens/s", "one by one", "drafting", "ratio", "over the rounds", "goal"]
     print_table(f"{threads} threads, {rounds} rounds", columns, rows)
+
+
+async def compare_draft_models(threads: int, rounds: int, names: Sequence[str]) -> None:
+    """Measure a large model alone and with small ones that draft for it, by turns, and print the table."""
+    options = EngineOptions(num_threads=threads, max_concurrent=1, context_tokens=1024, device="cpu")
+    alone = await Engine.open(large_model(), replace(options, speculation=False))
+    rows = []
+    for name in names:
+        drafting = await Engine.open(large_model(), replace(options, draft_model=draft_model(name)))
+        questions = WORKLOADS["other questions"][0][:2]
+        rows.append(
+            [
+                f"drafts of a model that guesses {name}",
+                *await by_turns([alone, drafting], questions, 1, rounds),
+            ]
+        )
+        await drafting.close()
+    await alone.close()
+    columns = ["tokens/s", "one by one", "drafting", "ratio", "over the rounds"]
+    print_table(f"{threads} threads, {rounds} rounds, other questions", columns, rows)
+
+
+async def by_turns(engines: Sequence[Engine], questions: Sequence[str], num: int, rounds: int) -> list[str]:
+    """Return the medians of both engines and of their ratio, and how far that spreads."""
+    for engine in engines:  # the prompts' KV is kept from here on: what is timed is nearly all decode
+        await speed(engine, list(dict.fromkeys(questions)), 1, 0)
+    pairs: list[tuple[float, float]] = []
+    for seed in range(rounds):
+        slow, fast = [await speed(engine, questions, num, seed) for engine in engines]
+        pairs.append((slow, fast))
+    ratios = [fast / slow for slow, fast in pairs]
+    medians = [f"{statistics.median(side):.0f}" for side in zip(*pairs, strict=True)]
+    return [*medians, f"{statistics.median(ratios):.2f}x", f"{min(ratios):.2f} - {max(ratios):.2f}"]
 
 
 def main() -> None:
@@ -121,8 +143,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--conversations", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument(
+        "--draft-models", nargs="+", choices=NOISE, help="of a large model with such small ones instead"
+    )
     arguments = parser.parse_args()
-    asyncio.run(compare(arguments.threads, arguments.rounds, arguments.conversations))
+    if arguments.draft_models:
+        asyncio.run(compare_draft_models(arguments.threads, arguments.rounds, arguments.draft_models))
+    else:
+        asyncio.run(compare(arguments.threads, arguments.rounds, arguments.conversations))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from bot.config import Settings, load_settings
 from bot.config_keys import bot_id
 from bot.model_check import (
     Finding,
+    check_draft_model,
     check_memory,
     check_precision,
     check_provider,
@@ -85,6 +86,8 @@ def _check_here(settings: Settings, *, measure: bool) -> Iterator[Finding]:
     folder = model_here(settings)
     if measure and folder is not None and finding.is_good:
         yield check_speed(settings, folder)
+    if settings.draft_model is not None and model is not None:
+        yield check_draft_model(settings, model, settings.draft_model)
 
 
 def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:

@@ -60,6 +60,7 @@ class Settings:
     summaries: str
     sees_all_messages: bool
     chat_template: str
+    draft_model: Path | None
     models: Path | Mapping[str, tuple[str, ...]] | None
     engine: tuple[str, ...]
     engine_key: str | None = field(repr=False)
@@ -167,6 +168,7 @@ def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[st
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
         models=values["MODELS"],
         engine=values["ENGINE"] or (),
         engine_key=values["ENGINE_KEY"],

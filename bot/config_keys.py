@@ -96,6 +96,8 @@ def _is_base64url(part: str) -> bool:
 
 def _key_of(parameter: Parameter) -> Key:
     """Return the key of a parameter of answers."""
+    if parameter.is_switch:
+        return Key(parameter.name.upper(), "", lambda written: int(choice("on", "off")(written) == "on"))
     low, high = parameter.allowed.low, parameter.allowed.high
     parse = whole(int(low), int(high)) if parameter.is_whole else number(low, high)
     return Key(parameter.name.upper(), str(ChatParameters().value(parameter.name)), parse)
@@ -105,7 +107,7 @@ CHAT_KEYS = tuple(_key_of(parameter) for parameter in PARAMETERS.values() if par
 
 KEYS: tuple[Key, ...] = (
     Key("DISCORD_TOKEN", "", token, is_secret=True),
-    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE"),
+    *engine_keys("MODEL", "HF_TOKEN", "HF_ENDPOINT", "CHAT_TEMPLATE", "DRAFT_MODEL"),
     Key("MODELS", "", models),
     Key("ENGINE", "", servers),
     Key("ENGINE_KEY", "", engine_key, is_secret=True),

@@ -14,15 +14,18 @@ from engine.advising.measuring import measure_model
 from engine.configuring.models import engine_options
 from engine.describing.architecture import Precision
 from engine.describing.footprint import PROCESS_BYTES, room_sentence, size
-from engine.engine import EngineOptions, context_tokens, kv_room, num_answers
+from engine.engine import EngineOptions, context_tokens, draft_bytes, kv_room, num_answers
 from engine.errors import EngineError, ModelError, ModelResourceError
 from engine.gpu.loading import block_size, num_blocks
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import read_processor
-from engine.opening import ConvertedFolder, open_folder
+from engine.opening import ConvertedFolder, open_draft, open_folder
 from engine.runtime.model_folder import ModelFolder, RunnerSize
 from engine.types import ModelInfo, preset_name
+
+_LARGEST_DRAFT = 0.5
+"""Of the memory of the model that it drafts for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,9 @@ def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder
         return _check_gpu_memory(settings, model)
     options, free = beside(engine_options(settings), moderation, is_loaded=False), machine.free_memory_bytes()
     needed = model_bytes(options, model) + options.reserved_bytes + PROCESS_BYTES
-    models = "the model" if moderation is None else "the model, the moderation model"
-    sentence = f"{models} and what is kept of conversations need up to {size(needed)}"
+    models = ["the model"] + ["the draft model"] * bool(draft_bytes(model, options))
+    models += [] if moderation is None else ["the moderation model"]
+    sentence = f"{', '.join(models)} and what is kept of conversations need up to {size(needed)}"
     if free is not None and free < needed:
         return Finding(
             False,
@@ -128,6 +132,32 @@ def _check_gpu_memory(settings: Settings, model: ConvertedFolder) -> Finding:
             "CONTEXT_TOKENS, or convert it to fewer bits.",
         )
     return Finding(True, "Memory", f"{sentence}; {size(free)} are free. {_room(num_tokens, model, options)}")
+
+
+def check_draft_model(settings: Settings, model: ModelFolder, folder: Path) -> Finding:
+    """Read every byte of the small model that drafts, and see whether it can draft for `model`."""
+    try:
+        draft = open_draft(folder, model)
+        draft.verify()
+    except ModelError as error:
+        return Finding(False, "Drafts", str(error))
+    sentence = f"{draft.name} ({draft.precision}) in {folder} is whole"
+    if gpu_for(settings.provider, model) is not None:
+        return Finding(True, "Drafts", f"{sentence}, but not used: a GPU computes.")
+    share = draft.running_bytes / model.running_bytes
+    if share > _LARGEST_DRAFT:
+        return Finding(
+            False,
+            "Drafts",
+            f"{sentence}, but takes {share:.0%} of the memory of {model.name}: drafts are faster only from "
+            "a model that is several times smaller. Change DRAFT_MODEL.",
+        )
+    return Finding(
+        True,
+        "Drafts",
+        f"{sentence}. It drafts while a single answer is made that need not be reproducible, and pauses "
+        f"where that is no faster; {size(draft_bytes(model, engine_options(settings)))} of memory.",
+    )
 
 
 def check_precision(settings: Settings, model: ModelFolder) -> Finding:

@@ -16,7 +16,7 @@ from bot.language.phrases import phrase
 from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.describing.footprint import GPU_LIBRARIES_BYTES
-from engine.engine import Engine, EngineOptions, context_tokens, kv_room
+from engine.engine import Engine, EngineOptions, context_tokens, draft_bytes, kv_room
 from engine.errors import ModelError
 from engine.machine import machine
 from engine.machine.cuda_device import CudaDevice, NoCudaError, find_device
@@ -62,7 +62,8 @@ def moderation_model(settings: Settings) -> ModelFolder | None:
 def moderation_options(options: EngineOptions) -> EngineOptions:
     """Return how a moderation model runs beside a model that runs with `options`: with little KV."""
     least = least_options(options)
-    return dataclasses.replace(least, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2", kv_disk=None)
+    alone = dataclasses.replace(least, kv_disk=None, draft_model=None)
+    return dataclasses.replace(alone, max_concurrent=MODERATION_ANSWERS, chat_format="llama-2")
 
 
 def least_options(options: EngineOptions) -> EngineOptions:
@@ -99,8 +100,8 @@ def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
 
 
 def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
-    """Estimate the memory that a model takes with the KV that its answers take at most."""
-    return model.running_bytes + kv_bytes(options, model)
+    """Estimate the memory that a model takes with its draft model and the KV of its answers at most."""
+    return model.running_bytes + draft_bytes(model, options) + kv_bytes(options, model)
 
 
 def kv_bytes(options: EngineOptions, model: ModelFolder) -> int:
@@ -181,15 +182,20 @@ class ModelShelf:
         free = machine.free_memory_bytes()
         if free is None:
             return 0
-        needed = model_bytes(least_options(self._options), wanted) + self._options.reserved_bytes
+        options = self._options_of(models[name])
+        needed = model_bytes(least_options(options), wanted) + options.reserved_bytes
         return needed - free - (open_folder(models[current]).running_bytes if current in models else 0)
 
     async def open(self, name: str) -> ClosableEngine:
         """Load a model. Raises `EngineError`."""
         folder = self._models()[name]
-        is_first = folder == self._first  # the one that CHAT_TEMPLATE is about
-        options = self._options if is_first else dataclasses.replace(self._options, chat_format="")
-        return await self._open_engine(folder, options)
+        return await self._open_engine(folder, self._options_of(folder))
+
+    def _options_of(self, folder: Path) -> EngineOptions:
+        """Return how a model is to run: CHAT_TEMPLATE and DRAFT_MODEL are about the first one."""
+        if folder == self._first:
+            return self._options
+        return dataclasses.replace(self._options, chat_format="", draft_model=None)
 
     def _models(self) -> dict[str, Path]:
         found = {self._first.name: self._first}

@@ -21,9 +21,15 @@ from engine.describing.footprint import (
     kv_token_bound,
     room_sentence,
 )
-from engine.errors import EngineError, EngineUnavailableError, NoRoomError, PromptTooLongError
+from engine.errors import (
+    EngineError,
+    EngineUnavailableError,
+    ModelFormatError,
+    NoRoomError,
+    PromptTooLongError,
+)
 from engine.machine import machine
-from engine.opening import open_folder
+from engine.opening import open_draft, open_folder
 from engine.runtime.model_folder import DiskRoom, ModelFolder, RunnerSize
 from engine.runtime.request import Delta, Request
 from engine.runtime.runner import Runner
@@ -66,7 +72,8 @@ class EngineOptions:
     speculation: draft tokens where an answer repeats what was said. device:
     "cpu", "cuda", which is an error where it cannot be used, or "auto", the best that can; on a GPU
     kv_cache_mb is of its memory, and 0 is as much as is useful and free. kv_disk: where KV is written
-    that the CPU's memory has no room for.
+    that the CPU's memory has no room for. draft_model: a small converted model with the same tokenizer, which
+    drafts for a single answer on the CPU.
     """
 
     num_threads: int = 0
@@ -78,6 +85,7 @@ class EngineOptions:
     speculation: bool = True
     device: str = "auto"
     kv_disk: DiskRoom | None = None
+    draft_model: Path | None = None
 
 
 class Engine:
@@ -92,6 +100,7 @@ class Engine:
         """
         self._model = open_folder(folder)
         self._options = options
+        self._draft = open_draft(options.draft_model, self._model) if options.draft_model else None
         self._num_answers = num_answers(self._model, options)
         self.text = ModelText(self._model, self._model.load_tokenizer(), options.chat_format)
         self._context = context_tokens(self._model, options)
@@ -151,6 +160,8 @@ class Engine:
             reasoning=self.text.reasoning,
             ends_turns=self.text.ends_turns,
             sampling=self._model.sampling,
+            thinks=self.text.thinks,
+            switched=self.text.switched,
         )
 
     @property
@@ -169,10 +180,15 @@ class Engine:
         )
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return self.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        return self.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""
@@ -271,6 +287,7 @@ class Engine:
                 kv_cache_mb=options.kv_cache_mb,
                 kv_disk=options.kv_disk,
                 unpenalised=self.text.control_ids,
+                draft=self._draft if options.speculation else None,
             )
         )
 
@@ -378,14 +395,27 @@ def kv_room(model: ModelFolder, options: EngineOptions) -> KVRoom:
     num_slots = model.max_answers or USEFUL_CONTEXTS * options.max_concurrent
     # Rows that only fill a step up may write a page behind what a slot holds.
     beside = num_slots * model.page_tokens * model.kv_bytes_per_token
+    used_bytes = model.running_bytes + draft_bytes(model, options)
     num_tokens = kv_token_bound(
         model.kv_bytes_per_token,
         context=-(-context_tokens(model, options) // model.page_tokens) * model.page_tokens,
         num_contexts=num_slots,
-        spare_bytes=free - options.reserved_bytes - model.running_bytes - PROCESS_BYTES - beside,
+        spare_bytes=free - options.reserved_bytes - used_bytes - PROCESS_BYTES - beside,
         kv_cache_mb=options.kv_cache_mb,
     )
     return KVRoom(num_tokens, num_tokens * model.kv_bytes_per_token + beside)
+
+
+def draft_bytes(model: ModelFolder, options: EngineOptions) -> int:
+    """Return the memory that the draft model takes with its KV of one answer on the CPU, 0 without one."""
+    if options.draft_model is None:
+        return 0
+    try:
+        draft = open_folder(options.draft_model)
+    except ModelFormatError:  # which ends the start, and is told there
+        return 0
+    num_tokens = min(context_tokens(model, options), draft.context_length)
+    return draft.running_bytes + num_tokens * draft.kv_bytes_per_token
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from engine.cpu.drafting import Drafter
 from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions, rows_are_exact
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
 from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_manifest, verify_files
-from engine.errors import ModelError, ModelResourceError
+from engine.errors import ModelError, ModelFormatError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
 from engine.runtime.model_folder import ModelFolder, RunnerSize
@@ -143,7 +145,31 @@ class ConvertedFolder:
             min_exact_rows=2 if self.manifest.precision is Precision.INT4 and not is_exact else 1,
             is_exact=is_exact,
             kv_disk=size.kv_disk,
+            load_drafter=None if size.draft is None else partial(self._load_drafter, size.draft, size),
         )
+
+    def _load_drafter(self, draft: ModelFolder, size: RunnerSize) -> Drafter:
+        max_tokens = min(size.max_tokens, draft.context_length)
+        model = draft.load_model(replace(size, num_answers=1, max_tokens=max_tokens, draft=None))
+        return Drafter(model, max_tokens, min(draft.vocab_size, self.vocab_size))
+
+
+def open_draft(folder: Path, model: ModelFolder) -> ModelFolder:
+    """Describe the small model that is to draft for `model`. Raises `ModelFormatError` where it cannot."""
+    if not isinstance(model, ConvertedFolder):
+        raise ModelFormatError(
+            f"{model.name} runs as it was released, without drafts. Convert it, or unset DRAFT_MODEL."
+        )
+    draft = open_folder(folder)
+    if not isinstance(draft, ConvertedFolder):
+        raise ModelFormatError(f"{draft.name} runs as it was released and cannot draft. Convert it first.")
+    theirs, ours = draft.load_tokenizer(), model.load_tokenizer()
+    if theirs.token_bytes != ours.token_bytes or dict(theirs.special_ids) != dict(ours.special_ids):
+        raise ModelFormatError(
+            f"{draft.name} has another tokenizer than {model.name} and cannot draft for it. Set DRAFT_MODEL "
+            "to a smaller model of the same family, or to nothing."
+        )
+    return draft
 
 
 def open_folder(folder: Path) -> ModelFolder:

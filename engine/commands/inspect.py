@@ -24,8 +24,10 @@ from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import size
 from engine.describing.layers import Rotation
 from engine.describing.manifest import ChatSpec
+from engine.errors import ModelError
 from engine.machine.cuda_device import NoCudaError, find_device, free_bytes, has_driver
 from engine.machine.machine import Resources, resources
+from engine.opening import open_draft, open_folder
 from engine.text.chat_choice import named_chat
 from engine.types import preset_name
 
@@ -45,6 +47,9 @@ def add_to(commands: Subparsers) -> None:
     )
     command.add_argument(
         "--conversations", type=_at_least_one, default=8, metavar="N", help="answered at once; 8"
+    )
+    command.add_argument(
+        "--draft", type=Path, metavar="FOLDER", help="see whether that model can draft for it"
     )
     add_chat_template(command)
     command.add_argument("--verify", action="store_true", help="read every byte: checksums, or all weights")
@@ -66,6 +71,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
             verify=arguments.verify,
             on_progress=lambda share: progress.update(task, completed=share),
         )
+        if arguments.draft is not None:
+            _add_draft(found, arguments.draft)
         if arguments.measure and not found.problems:
             busy = _other_load(machine)
             if busy is not None:
@@ -81,6 +88,19 @@ def _inspect(arguments: argparse.Namespace) -> int:
     else:
         print_report(report, Console())
     return 1 if report.problems else 0
+
+
+def _add_draft(found: Inspection, folder: Path) -> None:
+    """Say whether the model in `folder` can draft for this one, or what is wrong with it."""
+    try:
+        draft = open_draft(folder, open_folder(found.path))
+    except ModelError as error:
+        found.problems.append(str(error))
+        return
+    found.notes.append(
+        f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory "
+        "and the KV of one conversation. It helps on a CPU while one answer is made at a time."
+    )
 
 
 def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:

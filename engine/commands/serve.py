@@ -11,6 +11,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class ServerSettings:
     kv_cache_mb: int
     kv_disk_mb: int
     chat_template: str
+    draft_model: Path | None
     max_queue: int
     grace_s: int
     host: str
@@ -91,6 +93,7 @@ def load_settings(
         kv_cache_mb=values["KV_CACHE_MB"],
         kv_disk_mb=values["KV_DISK_MB"],
         chat_template=str(values["CHAT_TEMPLATE"] or ""),
+        draft_model=values["DRAFT_MODEL"],
         max_queue=values["MAX_QUEUE"],
         grace_s=values["SHUTDOWN_GRACE"],
         host=values["ENGINE_HOST"],
@@ -138,7 +141,8 @@ def add_to(commands: Subparsers) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError("The server needs two packages more: pip install 'llamacord[serve]'.")
+        install = f"{sys.executable} -m pip install 'starlette>=1,<2' 'uvicorn>=0.54,<0.60'"
+        raise ConfigError(f"The server needs {' and '.join(missing)} too. Install them: {install}")
     given = {
         "MODEL": arguments.model,
         "ENGINE_HOST": arguments.host,

@@ -119,6 +119,7 @@ _KEYS = (
     Key("HF_TOKEN", "", hub_token, is_secret=True),
     Key("HF_ENDPOINT", "", address),
     Key("CHAT_TEMPLATE", "", path),
+    Key("DRAFT_MODEL", "", path),
     Key("PRECISION", "auto", choice("auto", "fp32", "fp16", "int8", "int4")),
     Key("PROVIDER", "auto", choice("auto", "cpu", "cuda")),
     Key("LLAMA_CACHE", "", path),

@@ -56,6 +56,9 @@ class ModelSettings(Protocol):
     @property
     def chat_template(self) -> str: ...
 
+    @property
+    def draft_model(self) -> Path | None: ...
+
 
 def default_precision(settings: ModelSettings) -> Precision:
     """Return the precision of the default model."""
@@ -72,6 +75,7 @@ def engine_options(settings: ModelSettings) -> EngineOptions:
         device=settings.provider,
         chat_format=settings.chat_template,
         kv_disk=DiskRoom(settings.cache, settings.kv_disk_mb * 2**20) if settings.kv_disk_mb else None,
+        draft_model=settings.draft_model,
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.cpu.drafting import Drafter, Drafting
 from engine.cpu.kv_disk import BLOCK_TOKENS, InPieces, KVDisk, is_possible
 from engine.cpu.kv_slots import KVSlots, Placement
 from engine.runtime.model_folder import DiskRoom
@@ -54,11 +55,13 @@ class SlotRunner(CachedRunner[SlotModel]):
         min_exact_rows: int = 1,
         is_exact: bool = False,
         kv_disk: DiskRoom | None = None,
+        load_drafter: Callable[[], Drafter] | None = None,
     ) -> None:
         """Load the model and warm it up with decode steps of up to `num_warm_rows` rows.
 
         From `min_exact_rows` rows on, the model computes a row the same way whatever else is in the step. If
-        it `is_exact`, it always does, and several tokens of a sequence as it does single ones.
+        it `is_exact`, it always does, and several tokens of a sequence as it does single ones. `load_drafter`
+        gives what drafts for it.
         """
         self._disk_room = kv_disk
         self._disk: KVDisk | None = None
@@ -69,6 +72,7 @@ class SlotRunner(CachedRunner[SlotModel]):
         self._min_exact_rows = min(min_exact_rows, num_slots)
         self.is_exact = is_exact
         super().__init__(load)
+        self._drafting = Drafting(load_drafter() if load_drafter is not None else None)
 
     @property
     def block_size(self) -> int:
@@ -126,6 +130,13 @@ class SlotRunner(CachedRunner[SlotModel]):
             self._slots.shorten(placement.slot, num_cached)
         request.num_computed = request.num_cached = num_cached
 
+    def draft(self, plan: StepPlan) -> StepPlan:
+        return self._drafting.draft(plan)
+
+    def confirm(self, request: Request, num_accepted: int) -> None:
+        super().confirm(request, num_accepted)
+        self._drafting.confirm(request, num_accepted)
+
     def step(self, plan: StepPlan) -> StepResult:
         rows: list[tuple[Request, Rows]] = []
         started = time.perf_counter()
@@ -147,16 +158,20 @@ class SlotRunner(CachedRunner[SlotModel]):
         drafted_s: dict[Request, float] = {}
         if plan.decode:
             rows += self._decode_all(plan, drafted_s)
-        return StepResult(tuple(rows), prefill_s, time.perf_counter() - prefilled, drafted_s)
+        decode_s = time.perf_counter() - prefilled
+        self._drafting.note_step(plan, decode_s)
+        return StepResult(tuple(rows), prefill_s, decode_s, drafted_s)
 
     def release(self, request: Request, *, keep: bool) -> None:
         self._reading.pop(request, None)
+        self._drafting.release(request, keep=keep)
         slot = self._slot_of.pop(request, None)
         if slot is not None and self._slots.release(slot, keep=keep):
             self._model.kv.give_back(slot)
 
     def forget(self) -> None:
         self._reading.clear()
+        self._drafting.forget()
         for slot in self._slots.forget():
             self._model.kv.give_back(slot)
         if self._disk is not None:
@@ -170,6 +185,7 @@ class SlotRunner(CachedRunner[SlotModel]):
         super().reload()
 
     def drop_unused(self) -> None:
+        self._drafting.forget()
         for slot in self._slots.drop_unused():
             self._model.kv.give_back(slot)
 

@@ -27,7 +27,7 @@ class RunnerSize:
 
     max_kv_tokens: of all of them on the CPU. device: "auto", "cpu" or "cuda". kv_cache_mb: bound of the KV on
     a GPU, in MiB; 0 is what is useful and free. kv_disk: for what the CPU's memory has no room for.
-    unpenalised: ids that a repetition penalty leaves alone.
+    unpenalised: ids that a repetition penalty leaves alone. draft: the small model that drafts on the CPU.
     """
 
     num_threads: int
@@ -38,6 +38,7 @@ class RunnerSize:
     kv_cache_mb: int = 0
     kv_disk: DiskRoom | None = None
     unpenalised: frozenset[int] = frozenset()
+    draft: ModelFolder | None = None
 
     @property
     def num_slots(self) -> int:

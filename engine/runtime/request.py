@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 
 from engine.errors import EngineError
+from engine.runtime.guessing import Guess
 from engine.runtime.sampling import FloatArray, SampledRow, Sampler
 from engine.runtime.speculation import Speculation
 from engine.text.detokenizer import StreamDecoder
@@ -119,23 +121,26 @@ class Request:
             return ()
         return self.speculation.draft(self.ids, room, is_alone=is_alone)
 
-    def accept(self, rows: Rows, draft: Sequence[int] = ()) -> Delta:
+    def accept(self, rows: Rows, draft: Sequence[int] = (), guesses: Sequence[Guess] = ()) -> Delta:
         """Take the next token from the first of `rows` and return what it means to the listener.
 
         Row i follows the first i tokens of `draft`: as long as what comes out is what was drafted, the next
-        row is valid too and gives a further token.
+        row is valid too and gives a further token. `guesses` say of a draft what it was drawn from.
         Raises `GenerationFailedError` when the logits are unusable.
         """
         text = ""
-        for row, drafted in zip(rows, (*draft, None), strict=False):
-            delta = self._accept(row)
+        for row, drafted, guess in zip(rows, (*draft, None), chain(guesses, repeat(None)), strict=False):
+            delta = self._accept(row, guess)
             text += delta.text
             if delta.is_final or self.ids[-1] != drafted:
                 break
         return replace(delta, text=text)
 
-    def _accept(self, row: FloatArray | SampledRow) -> Delta:
-        token = self.sampler.take(row) if isinstance(row, SampledRow) else self.sampler.sample(row)
+    def _accept(self, row: FloatArray | SampledRow, guess: Guess | None) -> Delta:
+        if isinstance(row, SampledRow):
+            token = self.sampler.take(row)
+        else:
+            token = self.sampler.sample(row) if guess is None else self.sampler.verify(row, guess)
         if self.first_token_at is None:
             self.first_token_at = self.clock()
         if token in self.stop_ids:

@@ -91,6 +91,9 @@ class Runner(Protocol):
         prompt is kept already, it gets no place, and `num_computed` says so.
         """
 
+    def draft(self, plan: StepPlan) -> StepPlan:
+        """Return the plan of the next step, with guesses of a small model where there is one and they pay."""
+
     def step(self, plan: StepPlan) -> StepResult:
         """Compute a step. Any exception means that the cache can no longer be trusted."""
 
@@ -139,6 +142,10 @@ class CachedRunner(ABC, Generic[M]):
     @abstractmethod
     def _extend(self, request: Request, ids: Sequence[int]) -> None:
         """Take note in the cache's books that the KV of `ids` lies behind what `request` had."""
+
+    def draft(self, plan: StepPlan) -> StepPlan:
+        """See `Runner.draft`. There is no small model."""
+        return plan
 
     def confirm(self, request: Request, num_accepted: int) -> None:
         """See `Runner.confirm`."""

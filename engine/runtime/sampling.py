@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import GenerationFailedError
+from engine.runtime.guessing import GREEDY_BELOW, NEARLY_ALL, Guess, distribution, settle
 from engine.runtime.ranking import Places, Ranking, bound, largest, reach_in_place
 from engine.types import RANGES, SamplingParams
 
@@ -27,11 +28,8 @@ DEVICE_CANDIDATES = 64
 """Of the most likely tokens a device chooses from so many."""
 DEVICE_ROW = (*(name for name in RANGES if name not in {"max_new_tokens", "seed"}), "uniform")
 """What tells a device how to choose a token: the parameters in this order, and a uniform number."""
-_GREEDY_BELOW = 1e-4
 _NUM_LIKELY = 512
 """So many of the most likely tokens are looked at first; mostly top-p and min-p leave fewer."""
-_NEARLY_ALL = 1 - 2.0**-38
-"""Of a sum: rounding in another order of its parts must not lead past its end."""
 _NO_NUMBERS = "The model produced no valid probabilities. Try again."
 _TAIL = 128.0
 """What lies so many nats below the best has a weight of 0 in float32 and is never a candidate."""
@@ -119,7 +117,7 @@ class Sampler:
         params = self._params
         if self._counts_said:
             return False  # the device knows which tokens came, but not how often
-        if params.temperature < _GREEDY_BELOW or 0 < params.top_k <= DEVICE_CANDIDATES:
+        if params.temperature < GREEDY_BELOW or 0 < params.top_k <= DEVICE_CANDIDATES:
             return True
         return params.top_k == 0 and (params.top_p < 1.0 or params.min_p > 0.0)
 
@@ -140,7 +138,7 @@ class Sampler:
             raise GenerationFailedError(_NO_NUMBERS)
         if row.logits is not None:
             return self.sample(row.logits)
-        if self._params.temperature >= _GREEDY_BELOW:
+        if self._params.temperature >= GREEDY_BELOW:
             self._uniform()
         self._note(row.token)
         return row.token
@@ -152,10 +150,28 @@ class Sampler:
         Raises `GenerationFailedError` when the logits are not numbers.
         """
         self._penalise(logits)
-        best = int(logits.argmax())
-        if not np.isfinite(logits[best]):
-            raise GenerationFailedError(_NO_NUMBERS)
-        token = best if self._params.temperature < _GREEDY_BELOW else self._draw(logits, logits[best])
+        best = self._check(logits)
+        token = best if self._params.temperature < GREEDY_BELOW else self._draw(logits, logits[best])
+        self._note(token)
+        return token
+
+    @np.errstate(over="ignore")  # as in `sample`
+    def guess(self, logits: FloatArray, drafted: Sequence[int]) -> Guess:
+        """Choose from a small model's `logits` what `verify` may take, behind what was `drafted` before it.
+
+        The logits are changed in place. Raises `GenerationFailedError` when they are not numbers.
+        """
+        self._penalise(logits, set(drafted) - self._exempt)
+        self._check(logits)
+        found = distribution(logits, self._params)
+        return Guess(found.at(self._uniform()), found)
+
+    @np.errstate(over="ignore")  # as in `sample`
+    def verify(self, logits: FloatArray, guess: Guess) -> int:
+        """Do what `sample` does, taking the guess as often as the distribution allows."""
+        self._penalise(logits)
+        self._check(logits)
+        token = settle(distribution(logits, self._params), guess, self._uniform)
         self._note(token)
         return token
 
@@ -175,9 +191,21 @@ class Sampler:
         """Return the next uniform number, which `device_row` may have drawn already."""
         return self._uniforms.popleft() if self._uniforms else self._random.random()
 
-    def _penalise(self, logits: FloatArray) -> None:
+    @staticmethod
+    def _check(logits: FloatArray) -> int:
+        """Return the most likely token. Raises `GenerationFailedError` when the logits are not numbers."""
+        best = int(logits.argmax())
+        if not np.isfinite(logits[best]):
+            raise GenerationFailedError(_NO_NUMBERS)
+        return best
+
+    def _penalise(self, logits: FloatArray, drafted: Collection[int] = ()) -> None:
+        """Hold the penalties against what came; of the first, `drafted` tokens count as had too."""
         params = self._params
-        if len(seen := self._seen.ids):
+        seen = self._seen.ids
+        if drafted and self.penalises:
+            seen = np.union1d(seen, np.array([*drafted]))
+        if len(seen):
             penalty, values = np.float32(params.repetition_penalty), logits[seen]
             logits[seen] = np.where(values > 0, values / penalty, values * penalty)
         if len(said := self._said.ids):
@@ -243,10 +271,10 @@ class Sampler:
         mass = ranking.total
         if params.top_p < 1.0:
             # Keep a token while the mass before it is below top-p: the one that crosses it stays.
-            _, mass = ranking.reach(params.top_p * (mass if total is None else total) * _NEARLY_ALL)
+            _, mass = ranking.reach(params.top_p * (mass if total is None else total) * NEARLY_ALL)
         if params.min_p:
             mass = min(mass, _sum(weights * (weights >= params.min_p)))
-        place, _ = ranking.reach(min(self._uniform(), _NEARLY_ALL) * mass)
+        place, _ = ranking.reach(min(self._uniform(), NEARLY_ALL) * mass)
         return place
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.describing.footprint import MAX_CHUNK
+from engine.runtime.guessing import Guess
 from engine.runtime.request import Request
 from engine.runtime.speculation import MAX_ROWS, StepTimer
 
@@ -49,12 +50,14 @@ class Chunk:
 class StepPlan:
     """One step: chunks of prompts, and one token for each of `decode`.
 
-    drafts: what the next tokens of some of these may be.
+    drafts: what the next tokens of some of these may be. guesses: what those were drawn from that a small
+    model made.
     """
 
     prefill: tuple[Chunk, ...]
     decode: tuple[Request, ...]
     drafts: Mapping[Request, tuple[int, ...]] = field(default_factory=dict)
+    guesses: Mapping[Request, Sequence[Guess]] = field(default_factory=dict)
 
     @property
     def num_prefill(self) -> int:

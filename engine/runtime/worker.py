@@ -147,6 +147,7 @@ class Worker:
         plan = self._scheduler.plan()
         if plan.is_empty:
             return
+        plan = runner.draft(plan)
         result = self._step(runner, plan)
         if result is None:
             self._recover(runner)
@@ -214,10 +215,9 @@ class Worker:
                 self._end_ahead(runner, request, FinishReason.LENGTH)
                 continue
             try:
-                delta = request.accept(rows, plan.drafts.get(request, ()))
-                if request in plan.drafts:
-                    seconds = costs.get(request, result.decode_s)
-                    self._learn(runner, request, len(rows) - 1, num_rows, seconds)
+                delta = request.accept(rows, plan.drafts.get(request, ()), plan.guesses.get(request, ()))
+                if request in plan.drafts and len(rows) > 1:
+                    self._learn(runner, plan, request, costs.get(request, result.decode_s))
             except EngineError as error:
                 delta = request.fail(error)
             except Exception:  # one request's fault ends that request
@@ -232,17 +232,13 @@ class Worker:
             if chunk.request.request_id in self._requests:
                 self._scheduler.prefilled(chunk.request)
 
-    def _learn(
-        self, runner: Runner, request: Request, num_drafted: int, num_rows: int, seconds: float
-    ) -> None:
-        """Keep what was accepted of a draft, and whether it was worth its time in a step of so many rows."""
-        if not num_drafted:
-            return
+    def _learn(self, runner: Runner, plan: StepPlan, request: Request, seconds: float) -> None:
+        """Keep what was accepted of a draft, and whether it was worth its time."""
         num_accepted = len(request.ids) - request.num_computed - 1
         runner.confirm(request, num_accepted)
-        if request.speculation is not None:
-            paid = self._scheduler.timer.pays(seconds, num_accepted + 1, num_rows)
-            request.speculation.record(num_drafted, num_accepted, paid=paid)
+        if request.speculation is not None and request not in plan.guesses:
+            paid = self._scheduler.timer.pays(seconds, num_accepted + 1, len(plan.decode))
+            request.speculation.record(len(plan.drafts[request]), num_accepted, paid=paid)
 
     def _take_commands(self, *, wait: bool) -> None:
         if wait:

@@ -30,7 +30,7 @@ from engine.machine.machine import Processor, Resources
 from engine.opening import ConvertedFolder, open_folder
 from engine.types import META_SYSTEM_PROMPT
 from tests.engine.fakes import fake_tensors
-from tests.engine.tiny_model import make_tiny_model, tiny_tokenizer
+from tests.engine.tiny_model import exchange_two_tokens, make_tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +347,27 @@ def test_a_model_that_cannot_answer_is_told_where_it_is_measured(place: Place) -
     findings = {f.subject: f for f in run_checks(place.environment, place.env_file, measure=True)}
     assert not findings["Speed"].is_good
     assert "lacks" in findings["Speed"].sentence
+
+
+def test_a_draft_model_must_have_the_same_tokenizer_and_be_small(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Drafts" not in place.check()
+    draft = place.folder / "draft"
+    write_model(draft, None)
+    (problem,) = place.problems(DRAFT_MODEL=str(draft))
+    assert "takes 100% of the memory" in problem
+    assert "the draft model and what is kept" in place.check(DRAFT_MODEL=str(draft))["Memory"].sentence
+    monkeypatch.setattr("bot.model_check._LARGEST_DRAFT", 1.0)
+    found = place.check(DRAFT_MODEL=str(draft))["Drafts"]
+    assert found.is_good
+    assert "while a single answer is made that need not be reproducible" in found.sentence
+    exchange_two_tokens(draft)
+    (problem,) = place.problems(DRAFT_MODEL=str(draft))
+    assert problem.startswith("Drafts: ")
+    assert "has another tokenizer than" in problem
+    (problem,) = place.problems(DRAFT_MODEL=str(place.folder / "nothing"))
+    assert problem.startswith("Drafts: ")
 
 
 def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:

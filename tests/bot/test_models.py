@@ -22,7 +22,7 @@ from bot.models import (
 from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
 from engine.describing.footprint import PROCESS_BYTES
-from engine.engine import EngineOptions
+from engine.engine import EngineOptions, draft_bytes
 from engine.machine import machine
 from engine.opening import open_folder
 from engine.runtime.model_folder import DiskRoom
@@ -64,6 +64,33 @@ async def test_a_chat_template_is_for_the_first_model_alone(models: Path) -> Non
     await one.open("other")
     await one.open("small")
     assert seen == ["other ", "small vicuna"]
+
+
+async def test_a_draft_model_is_for_the_first_model_alone_and_its_memory_counts(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, Path | None]] = []
+
+    async def remember(folder: Path, options: EngineOptions) -> ClosableEngine:
+        seen.append((folder.name, options.draft_model))
+        return ScriptedEngine()
+
+    draft = models / "base"
+    options = replace(OPTIONS, draft_model=draft, context_tokens=1000)
+    one = ModelShelf(models, models / "small", options, remember)
+    await one.open("other")
+    await one.open("small")
+    assert seen == [("other", None), ("small", draft)]
+    assert moderation_options(options).draft_model is None
+    model, small = open_folder(models / "small"), open_folder(draft)
+    taken = small.running_bytes + 1000 * small.kv_bytes_per_token
+    assert draft_bytes(model, options) == taken
+    assert model_bytes(options, model) == model_bytes(replace(options, draft_model=None), model) + taken
+    free = PROCESS_BYTES + model.running_bytes + taken
+    monkeypatch.setattr(machine, "free_memory_bytes", lambda: free)
+    assert kv_bytes(options, model) < kv_bytes(replace(options, draft_model=None), model), "it leaves it room"
+    assert one.missing_bytes("other", "small") == one.missing_bytes("small", "small") - taken
+    assert draft_bytes(model, replace(options, draft_model=models / "notes")) == 0, "which the start refuses"
 
 
 def test_only_what_can_chat_is_offered(models: Path) -> None:

@@ -49,7 +49,7 @@ class RunnerDriver(Generic[R]):
             if not self.runner.place(self._waiting[0]):
                 break
             self.scheduler.add(self._waiting.popleft())
-        plan = self.scheduler.plan()
+        plan = self.runner.draft(self.scheduler.plan())
         self.plans.append(plan)
         if plan.is_empty:
             self.runner.use_idle_time()
@@ -58,7 +58,7 @@ class RunnerDriver(Generic[R]):
         self.scheduler.sizer.record(plan.num_prefill, plan.num_prefill / 160)
         for request, rows in result.rows:
             draft = plan.drafts.get(request, ())
-            delta = request.accept(rows, draft)
+            delta = request.accept(rows, draft, plan.guesses.get(request, ()))
             if draft and request.speculation is not None:
                 num_accepted = len(request.ids) - request.num_computed - 1
                 self.runner.confirm(request, num_accepted)

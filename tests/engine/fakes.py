@@ -184,6 +184,9 @@ class ScriptedRunner:
     def place_ahead(self, request: Request) -> bool:
         return self.place(request)
 
+    def draft(self, plan: StepPlan) -> StepPlan:
+        return plan
+
     def step(self, plan: StepPlan) -> StepResult:
         self._on_step(plan)
         rows = list(plan.decode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -139,3 +140,15 @@ def tiny_tokenizer() -> tokenizers.Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def exchange_two_tokens(folder: Path) -> Path:
+    """Let two tokens of a model's tokenizer change places, and return the folder."""
+    path = folder / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    first, second = (re.search(rf'"{letter}": ?(\d+)', text) for letter in "ab")
+    assert first is not None
+    assert second is not None
+    changed = text.replace(first[0], f'"a": {second[1]}').replace(second[0], f'"b": {first[1]}')
+    path.write_text(changed, encoding="utf-8")
+    return folder

@@ -26,7 +26,7 @@ from engine.machine.machine import resources
 from tests.engine import chat_templates
 from tests.engine.tiny_gguf import QuantType, TinyGGUF
 from tests.engine.tiny_hf import TinyHuggingFace
-from tests.engine.tiny_model import make_tiny_model, tiny_config
+from tests.engine.tiny_model import exchange_two_tokens, make_tiny_model, tiny_config
 
 RELEASES = Path(__file__).parents[2] / "data" / "releases"
 
@@ -389,3 +389,13 @@ def test_how_it_thinks_and_is_sampled_is_told(tmp_path: Path, capsys: pytest.Cap
     convert(open_source(path), tmp_path / "model", Precision.INT8)
     assert cli.main(["inspect", str(tmp_path / "model")]) == 0
     assert "until enable_thinking is false" in capsys.readouterr().out
+
+
+def test_whether_a_model_can_draft_for_another_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, draft = make_tiny_model(tmp_path / "model"), make_tiny_model(tmp_path / "draft", seed=1)
+    assert cli.main(["inspect", str(folder), "--draft", str(draft)]) == 0
+    assert f"tiny can draft for it: DRAFT_MODEL={draft} takes" in capsys.readouterr().out.replace("\n", "")
+    assert cli.main(["inspect", str(folder), "--draft", str(exchange_two_tokens(draft))]) == 1
+    assert "has another tokenizer than" in capsys.readouterr().out
