@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 import sys
 import tempfile
 import time
@@ -185,8 +186,9 @@ class Killer:
 
 async def converse(crowd: Crowd, num_turns: int, until_s: float = 0.0) -> None:
     """Let everybody ask, turn by turn, so many times and until a moment of `time.perf_counter`."""
-    turn = 0
+    turn, order = 0, random.Random(1)
     while turn < num_turns or time.perf_counter() < until_s:
+        order.shuffle(crowd.rooms)  # people ask when they like
         await crowd.ask((0,), PAUSE_S)
         await crowd.until_answered(TIMEOUT_S)
         turn += 1

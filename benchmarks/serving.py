@@ -3,8 +3,8 @@
     python -m benchmarks.serving --rounds 3
 
 One process holds the engine and serves it. By turns it is asked from inside, and by this process over the
-loopback; what the event loop's thread takes of a processor is told per token. This process takes some too,
-on the same processors: that is the client's, and is told apart.
+loopback, for the same answers, nothing of which is kept; what the event loop's thread takes of a processor is
+told per token. This process takes some too, on the same processors: that is the client's, and is told apart.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def all_at_once(ask: Ask, num: int, num_tokens: int, seed: int) -> Took:
 
 async def hold(model: Path) -> None:
     """Serve, and do what standard input says: ask from inside, or tell how much CPU the loop took so far."""
-    options = EngineOptions(max_concurrent=max(num for num, _ in CASES))
+    options = EngineOptions(max_concurrent=max(num for num, _ in CASES), speculation=False)
     async with await Engine.open(model, options) as engine:
         app = make_app(engine, ServingSettings())
         told = partial(print, flush=True)
@@ -70,13 +70,22 @@ async def hold(model: Path) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             numbers = [int(word) for word in line.split()]
             if not numbers:
+                await _forget(app)
                 print(time.thread_time(), flush=True)
                 continue
+            await _forget(app)
             before_s = time.thread_time()
             took = await all_at_once(lambda seed, most: _ask_inside(app, seed, most), *numbers)
             print(json.dumps(asdict(took) | {"loop_s": time.thread_time() - before_s}), flush=True)
         serving.cancel()
         await asyncio.wait({serving})
+
+
+async def _forget(app: App) -> None:
+    """Have both sides compute the same prompts."""
+    app.service.engine.drop_idle_cache()
+    while app.service.engine.load.num_kv_tokens:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0.01)
 
 
 async def _ask_inside(app: App, seed: int, num_tokens: int) -> tuple[float, int]:
@@ -157,7 +166,7 @@ def _compare(holder: Holder, num: int, num_tokens: int, num_rounds: int) -> list
         seed = 1000 * (number + 1) + 100_000 * num
         sides = [
             lambda seed=seed: inside.append(holder.inside(num, num_tokens, seed)),
-            lambda seed=seed: outside.append(holder.over_http(num, num_tokens, seed + 500)),
+            lambda seed=seed: outside.append(holder.over_http(num, num_tokens, seed)),
         ]
         for side in sides if number % 2 else reversed(sides):
             side()

@@ -63,7 +63,10 @@ class Session:
 class ShardedDiscord:
     """The place. Servers are numbered from 0; their channels have an id that is one higher."""
 
-    def __init__(self, num_servers: int, num_shards: int, *, max_concurrency: int = 1) -> None:
+    def __init__(
+        self, num_servers: int, num_shards: int, *, max_concurrency: int = 1, speed: float = 1.0
+    ) -> None:
+        self.speed = speed
         self.num_shards = num_shards
         self.max_concurrency = max_concurrency
         self.server_ids = [(1000 + number) << 22 for number in range(num_servers)]
@@ -122,7 +125,7 @@ class ShardedDiscord:
             self.request_times.append(now_s)
             second, num = self._window
             self._window = (int(now_s), num + 1 if second == int(now_s) else 1)
-            if self._window[1] > PER_SECOND:
+            if self._window[1] > PER_SECOND * self.speed:
                 self.num_limited += 1
                 return _limited(1 - now_s % 1, is_global=True)
         application = f"/applications/{BOT_ID}"
@@ -177,9 +180,9 @@ class ShardedDiscord:
             self._dispatch("MESSAGE_DELETE", channel_id - 1, ids)
             return None, 204, {}
         times = self._writes[method, channel_id]
-        if len(times) == CHANNEL_WRITES and now_s - times[0] < CHANNEL_S:
+        if len(times) == CHANNEL_WRITES and now_s - times[0] < CHANNEL_S / self.speed:
             self.num_limited_channels += 1
-            return _limited(CHANNEL_S - (now_s - times[0]))
+            return _limited(CHANNEL_S - (now_s - times[0]) * self.speed)
         times.append(now_s)
         if method == "PATCH":
             message = self.messages[message_id]
@@ -265,7 +268,7 @@ class ShardedDiscord:
             send({"op": "close", "d": 4010})
             return
         begun = self.identified[shard_id % self.max_concurrency]
-        if begun and now_s - begun[-1] < IDENTIFY_S:
+        if begun and now_s - begun[-1] < IDENTIFY_S / self.speed:
             self.num_early += 1
             send({"op": _INVALID, "d": False})
             return
@@ -364,10 +367,10 @@ async def _send_all(socket: web.WebSocketResponse, outgoing: asyncio.Queue[Paylo
 
 @asynccontextmanager
 async def sharded_discord(
-    num_servers: int, num_shards: int, *, max_concurrency: int = 1
+    num_servers: int, num_shards: int, *, max_concurrency: int = 1, speed: float = 1.0
 ) -> AsyncIterator[ShardedDiscord]:
-    """Serve on a free port until the end of the `async with`."""
-    place = ShardedDiscord(num_servers, num_shards, max_concurrency=max_concurrency)
+    """Serve on a free port until the end of the `async with`. speed: how fast the bots' time passes."""
+    place = ShardedDiscord(num_servers, num_shards, max_concurrency=max_concurrency, speed=speed)
     await place.up()
     try:
         yield place

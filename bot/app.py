@@ -38,11 +38,6 @@ from storage.shards import Shards
 
 _log = logging.getLogger(__name__)
 
-_ONE_PROCESS = (
-    "A database in a file belongs to one process, which has all shards: set SHARDS=0-{last}/{count}, or set"
-    " DATABASE to the address of a PostgreSQL server for several processes."
-)
-
 
 @asynccontextmanager
 async def open_client(settings: Settings, engines: Engines) -> AsyncIterator[LlamacordClient]:
@@ -112,7 +107,7 @@ async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
     choice = settings.shards
     if not isinstance(settings.database, PostgresAddress):
         if not choice.are_all:
-            raise StartError(_ONE_PROCESS.format(count=choice.count, last=choice.count - 1))
+            raise StartError(choice.needs_postgres)
         yield Fleet(Shards(0, choice.count - 1, choice.count))
         return
     async with await Database.open(settings.database) as database, fleet_of(database, choice) as fleet:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bot.config import Settings, load_settings
 from bot.config_keys import bot_id
+from bot.fleet.choice import ShardChoice
 from bot.model_check import (
     Finding,
     check_draft_model,
@@ -33,9 +34,10 @@ from engine.errors import ModelError
 from engine.opening import open_folder
 from engine.runtime.model_folder import ModelFolder
 from engine.text.prompt import make_chat_format
-from storage.address import Location
+from storage.address import Location, PostgresAddress
 from storage.database import Database
 from storage.errors import StorageError
+from storage.leases import Lease, Leases
 
 _GIB = 2**30
 _DEFAULT_MODEL_GIB = 1.0
@@ -65,7 +67,10 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
         yield _check_moderation_model(settings.moderation_model)
     elif settings.moderation_model is not None:
         yield from check_servers(settings, "Moderation", settings.moderation_model)
-    yield _check_database(settings.database)
+    database = _check_database(settings.database)
+    yield database
+    if settings.values.get("SHARDS") is not None and database.is_good:
+        yield _check_shards(settings.shards, settings.database)
     is_missing = settings.model is None and not settings.engine and model_here(settings) is None
     yield _check_cache(settings, needs_space=is_missing)
 
@@ -143,6 +148,30 @@ def _check_moderation_model(folder: Path) -> Finding:
     except ModelError as error:
         return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
     return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
+
+
+def _check_shards(choice: ShardChoice, location: Location) -> Finding:
+    """Say which shards this process is to have, and which others have now."""
+    if not isinstance(location, PostgresAddress):
+        if not choice.are_all:
+            return Finding(False, "Shards", choice.needs_postgres)
+        return Finding(True, "Shards", f"all {choice.count}, in this process.")
+    taken = asyncio.run(_leases(location))
+    free = [one for one in choice.candidates() if not any(lease.shard_id in one.ids for lease in taken)]
+    if any(one.num_shards != choice.count for one in taken):
+        others = taken[0].num_shards
+        return Finding(False, "Shards", f"other processes deal out {others}, and SHARDS {choice.count}.")
+    now = f"; {len(taken)} of {choice.count} are other processes' now" if taken else ""
+    if choice.is_fixed:
+        wanted = next(choice.candidates())
+        return Finding(bool(free), "Shards", f"{wanted} in this process{now}.")
+    waits = "" if free else ", so it will stand by"
+    return Finding(True, "Shards", f"any {choice.size} of {choice.count} in this process{now}{waits}.")
+
+
+async def _leases(location: Location) -> list[Lease]:
+    async with await Database.open(location, busy_timeout_s=2.0) as database:
+        return await Leases(database).all()
 
 
 def _check_database(path: Location) -> Finding:

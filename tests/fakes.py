@@ -44,6 +44,10 @@ class Script:
     finish_reason: FinishReason = FinishReason.STOP
     first_delay_s: float = 0.0
     """Before the first piece, besides."""
+    num_breaks: int = 0
+    """How often it broke off and was gone on with elsewhere."""
+    places: Sequence[int] = ()
+    """In a line that others stand in too, as they are told before the first piece."""
 
 
 class ScriptedGeneration:
@@ -117,7 +121,7 @@ class ScriptedGeneration:
 
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._prompt.ids), 0, len(self._prompt.ids), self._num_given, 0.0, 0.0)
-        self._completion = Completion(self._text, reason, usage)
+        self._completion = Completion(self._text, reason, usage, self.script.num_breaks)
         self.ended_at_s = asyncio.get_running_loop().time()
         raise StopAsyncIteration
 
@@ -255,6 +259,9 @@ class ScriptedEngine:
         generation = ScriptedGeneration(self._next_script(dialog), prompt, params, num_tokens)
         self.generations.append(generation)
         self._running.append(generation)
+        if tell is not None:
+            for place in generation.script.places:
+                asyncio.get_running_loop().call_soon(tell, place)
         return generation
 
     def warm(self, prompt: Prompt, *, session: str = "") -> ScriptedWarming:

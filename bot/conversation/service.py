@@ -398,10 +398,13 @@ class ChatService:
         found = {one.answer.id: one for one in (*interrupted, *unshown)}
         return [found[answer_id] for answer_id in sorted(found)]
 
-    async def close(self) -> None:
-        """Refuse further questions, and let every answer end or, after the grace, stop and mark it."""
+    async def close(self, *, is_late: bool = False) -> None:
+        """Refuse further questions, and let every answer end or, after the grace, stop and mark it.
+
+        is_late: others have marked them already, and there is no grace.
+        """
         await self._tasks.close()
-        await self._queues.close(grace_s=self._shutdown_grace_s)
+        await self._queues.close(grace_s=0.0 if is_late else self._shutdown_grace_s)
 
     @property
     def num_running(self) -> int:

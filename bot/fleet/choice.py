@@ -35,6 +35,15 @@ class ShardChoice:
         """Whether nothing is left for other processes."""
         return self.size == self.count
 
+    @property
+    def needs_postgres(self) -> str:
+        """The sentence for whoever wants some of all shards with a database in a file."""
+        return (
+            "A database in a file belongs to one process, which has all shards: set"
+            f" SHARDS=0-{self.count - 1}/{self.count}, or set DATABASE to the address of a PostgreSQL server"
+            " for several processes."
+        )
+
     def candidates(self) -> Iterator[Shards]:
         """Give the ranges of which one will do. They do not overlap: no shard is left over between them."""
         if self.first is not None:

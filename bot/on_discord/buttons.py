@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, cast
 
 import discord
 
+from bot.fleet.fleet import Fleet
 from bot.on_discord.interactions import data_of
 from bot.on_discord.origins import Interaction
 
@@ -38,6 +39,7 @@ _ID = rf"llamacord:(?P<press>{'|'.join(Press)}):(?P<argument>[a-z0-9_:]{{1,60}})
 
 class _HasPresses(Protocol):
     presses: Mapping[Press, OnPress]
+    fleet: Fleet
 
 
 class Lasting(discord.ui.DynamicItem[discord.ui.Item[Any]], template=_ID):
@@ -52,6 +54,10 @@ class Lasting(discord.ui.DynamicItem[discord.ui.Item[Any]], template=_ID):
     ) -> Self:
         """Make the one that was used."""
         return cls(item)
+
+    async def interaction_check(self, interaction: Interaction) -> bool:
+        """Leave it to another process that may act for us by now."""
+        return cast("_HasPresses", interaction.client).fleet.may_act()
 
     async def callback(self, interaction: Interaction) -> None:
         """Pass the press on."""

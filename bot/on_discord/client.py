@@ -166,6 +166,7 @@ class LlamacordClient(discord.Client):
                 history.command(),
                 self._catch_up.command(),
             ),
+            self.fleet.may_act,
         )
 
     async def setup_hook(self) -> None:
@@ -181,7 +182,9 @@ class LlamacordClient(discord.Client):
             _log.error("Answers of the last run could not be looked up: %s", error)
         self.fleet.watch(self._is_attending, lambda: self._columns.num_shown)
         self.fleet.listen(self._hear)
-        self.moderation.servers.on_changed = functools.partial(self.fleet.tell_soon, Kind.CONFIG_CHANGED)
+        self.moderation.servers.on_changed = lambda guild_id: self.fleet.tell_soon(
+            Kind.CONFIG_CHANGED, guild_id
+        )
         self._tasks.start(self._sync(), "registering commands")
         self._tasks.start(self.privacy.sweeper.run(), "deleting what is too old")
         self._tasks.start(keep_presence(self, self.vitals), "presence")
@@ -198,7 +201,7 @@ class LlamacordClient(discord.Client):
     async def close(self) -> None:
         """End every answer while it can still be shown, then the connection."""
         await self._catch_up.close()
-        await self.chat.close()
+        await self.chat.close(is_late=self.fleet.lost.is_set())
         await self._talk.close()
         await self._endings.close()
         await self._mod_log.close()
@@ -357,7 +360,7 @@ class LlamacordClient(discord.Client):
 
     async def on_interaction(self, interaction: Interaction) -> None:
         """Take forms of the server's settings and of system prompts, those of earlier runs too."""
-        if interaction.type is discord.InteractionType.modal_submit:
+        if interaction.type is discord.InteractionType.modal_submit and self.fleet.may_act():
             press, argument = form_of(interaction)
             if press in self._forms:
                 await self._forms[press](interaction, argument)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import discord
@@ -47,10 +47,23 @@ _DESCRIPTIONS = {
 class Commands(app_commands.CommandTree[discord.Client]):
     """All commands of the bot, global, in servers and direct messages."""
 
-    def __init__(self, client: discord.Client, commands: Iterable[AnyCommand]) -> None:
+    def __init__(
+        self,
+        client: discord.Client,
+        commands: Iterable[AnyCommand],
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(client, allowed_contexts=_CONTEXTS, allowed_installs=_INSTALLS)
+        self._may_act = may_act
         for command in commands:
             self.add_command(command)
+
+    async def interaction_check(
+        self,
+        interaction: Interaction,  # noqa: ARG002 - discord.py's signature
+    ) -> bool:
+        """Leave it to another process that may act for us by now."""
+        return self._may_act()
 
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError) -> None:
         """Answer even where a command could not be called."""

@@ -21,6 +21,7 @@ from engine.describing.footprint import (
     disk_bytes,
     held_in,
     running_weight_bytes,
+    size,
 )
 from engine.describing.manifest import (
     MANIFEST_FILE,
@@ -102,7 +103,7 @@ def convert(
             raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
         _check_space(parent, source, precision)
-        _check_memory(source.config, precision)
+        check_memory(source.config, precision)
         with scratch_folder(parent, f".{destination.name}.partial-") as partial:
             _write(source, partial, precision, on_progress)
             if isinstance(source, VerifiableSource):
@@ -125,12 +126,13 @@ def _check_space(folder: Path, source: ModelSource, precision: Precision) -> Non
         )
 
 
-def _check_memory(config: DecoderConfig, precision: Precision) -> None:
+def check_memory(config: DecoderConfig, precision: Precision) -> None:
+    """Raise `ModelResourceError` unless there is enough free memory to convert a model."""
     needed, free = conversion_bytes(config, precision), machine.free_memory_bytes()
     if free is not None and free < needed:
         raise ModelResourceError(
-            f"{free / 2**30:.1f} GiB of memory are free, the conversion needs {needed / 2**30:.1f}. "
-            "Close other programs, or convert on another machine."
+            f"{size(free)} of memory are free, and converting it needs {size(needed)}. Close other programs, "
+            "or convert on another machine."
         )
 
 

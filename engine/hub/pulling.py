@@ -11,10 +11,10 @@ from pathlib import Path
 from engine.advising.advice import Advice, Fit, Load, Option, advise
 from engine.advising.inspection import Description, inspect
 from engine.convert.adapters import AdaptedSource, Adapter
-from engine.convert.converter import convert, open_source
+from engine.convert.converter import check_memory, convert, open_source
 from engine.convert.source import ModelSource
-from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import conversion_bytes, gpu_weight_bytes, size
+from engine.describing.architecture import Precision
+from engine.describing.footprint import gpu_weight_bytes, size
 from engine.describing.manifest import FORMAT_VERSION, ChatSpec, load_manifest
 from engine.errors import ModelFormatError, ModelResourceError
 from engine.files import scratch_folder
@@ -112,7 +112,7 @@ def find(
     advice = advise(description.config, machine.resources(), _LEAST, {}, description.blocks)
     chosen = _precision(description, advice, precision)
     _check_disk(hub, repository, choice, destination, advice.option(chosen))
-    _check_memory(description.config, chosen)
+    check_memory(description.config, chosen)
     return Found(repository, choice, description, chosen, advice, notes)
 
 
@@ -224,15 +224,6 @@ def _check_disk(
                 f"{size(download)} to download, {size(converted)} converted. Free some, or move HF_HOME or "
                 "LLAMA_CACHE to a larger disk."
             )
-
-
-def _check_memory(config: DecoderConfig, precision: Precision) -> None:
-    needed, free = conversion_bytes(config, precision), machine.free_memory_bytes()
-    if free is not None and free < needed:
-        raise ModelResourceError(
-            f"{size(free)} of memory are free, and converting it needs {size(needed)}. Close other "
-            "programs first."
-        )
 
 
 def _nearest(folder: Path) -> Path:

@@ -62,7 +62,7 @@ class HttpWire:
     async def _ask(self, method: str, address: str, path: str, **options: Any) -> aiohttp.ClientResponse:
         """Return the response. Redirections are not followed: they would carry the key somewhere else."""
         patience = self._patience
-        with _as_wire_errors(has_begun=False):
+        with _as_wire_errors():
             async with asyncio.timeout(patience.connect_s + patience.silence_s):
                 response = await self._session.request(
                     method, f"{address}{path}", allow_redirects=False, **options
@@ -77,7 +77,7 @@ class HttpWire:
 
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()
-        with _as_wire_errors(has_begun=True):
+        with _as_wire_errors():
             async with asyncio.timeout(self._patience.ask_s):
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -87,7 +87,7 @@ class HttpWire:
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         while True:
-            with _as_wire_errors(has_begun=True):
+            with _as_wire_errors():
                 async with asyncio.timeout(self._patience.silence_s):
                     chunk = await response.content.readany()
             if not chunk:
@@ -96,11 +96,15 @@ class HttpWire:
 
 
 @contextmanager
-def _as_wire_errors(*, has_begun: bool) -> Iterator[None]:
+def _as_wire_errors() -> Iterator[None]:
+    """Only of a connection that was never there it is known that the request was not taken."""
     try:
         yield
+    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        reason = getattr(error, "strerror", None) or "there is no connection"
+        raise WireError(str(reason)) from error
     except TimeoutError:
-        raise WireError("it says nothing", has_begun=has_begun) from None
+        raise WireError("it says nothing", has_begun=True) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise WireError(str(reason), has_begun=has_begun) from error
+        raise WireError(str(reason), has_begun=True) from error

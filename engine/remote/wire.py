@@ -18,7 +18,7 @@ MAX_RETRY_S = 60.0
 class WireError(Exception):
     """Nothing came from a server, or nothing more: it is away, broke off, fell silent, or talks nonsense.
 
-    has_begun: whether it had taken the request.
+    has_begun: whether it may have taken the request.
     """
 
     def __init__(self, reason: str, *, has_begun: bool = False) -> None:

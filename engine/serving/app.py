@@ -25,7 +25,6 @@ from engine.serving.answers import dump, event
 from engine.serving.errors import ApiError, refusal
 from engine.serving.exchange import (
     ClientGoneError,
-    EventStream,
     Exchange,
     send_error,
     until_gone,
@@ -34,6 +33,7 @@ from engine.serving.keys import ANYBODY, ApiKey
 from engine.serving.metrics import CONTENT_TYPE
 from engine.serving.requests import Asked, ServedEngine, read_chat, read_completion, read_warm
 from engine.serving.service import Record, Service, ServingSettings
+from engine.serving.streaming import EventStream
 from engine.tracing import HEADER, new_trace, traced
 
 _log = logging.getLogger(__name__)

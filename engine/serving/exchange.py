@@ -1,6 +1,6 @@
 """One answer on its way to a client: whole, or as a stream of events; it ends when the client leaves.
 
-Speaks ASGI. While an answer waits or is computed, a stream says about every second that it still lives.
+Speaks ASGI.
 """
 
 from __future__ import annotations
@@ -16,64 +16,12 @@ from engine.serving.answers import Wording, dump, event
 from engine.serving.errors import ApiError
 from engine.serving.requests import Asked
 from engine.serving.service import Record, Service
+from engine.serving.streaming import STALLED_S, EventStream, Pieces
 from engine.types import Usage
-
-JOIN_S = 0.05
-"""Pieces that come sooner one after another are sent together."""
-TICK_S = 1.0
-QUIET_TICKS = 5
-"""After so long without a word a stream sends a comment, so that nobody between takes it for dead."""
-STALLED_S = 60.0
-"""A client that reads nothing for so long has left."""
-_EVENTS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-)
 
 
 class ClientGoneError(Exception):
     """The client left before the end."""
-
-
-class EventStream:
-    """A response of server-sent events, which begins with the first one."""
-
-    def __init__(self, send: Send) -> None:
-        self.is_begun = False
-        self.place = 0
-        """In line; 0 once it has its turn."""
-        self._send = send
-        self._sending_s: float | None = None
-        self._sent_s = 0.0
-
-    @property
-    def due_in_s(self) -> float:
-        """Seconds until the next piece is to be sent."""
-        return self._sent_s + JOIN_S - asyncio.get_running_loop().time()
-
-    async def send(self, events: bytes, *, is_last: bool = False) -> None:
-        """Send events; waits while the client reads more slowly than we write."""
-        now = asyncio.get_running_loop().time
-        self._sending_s = now()
-        if not self.is_begun:
-            self.is_begun = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": list(_EVENTS)})
-        await self._send({"type": "http.response.body", "body": events, "more_body": not is_last})
-        self._sent_s, self._sending_s = now(), None
-
-    async def keep_alive(self) -> None:
-        """Send comments while there is nothing else; return when the client reads nothing any more."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TICK_S)
-            if self._sending_s is not None:
-                if loop.time() - self._sending_s > STALLED_S:
-                    return
-            elif self.place:
-                await self.send(b": waiting %d\n\n" % self.place)
-            elif loop.time() - self._sent_s >= QUIET_TICKS * TICK_S:
-                await self.send(b": \n\n")
 
 
 class Exchange:
@@ -102,34 +50,36 @@ class Exchange:
         """Answer. Raises `ApiError` unless the answer has begun, and `ClientGoneError`."""
         name, fingerprint = self._service.engine.info.name, f"fp_{self._service.fingerprint[:12]}"
         wording = Wording(self._asked, name, self._record.request_id, int(time.time()), fingerprint)
-        if self._asked.is_stream:
-            stream = EventStream(self._send)
-            try:
-                await self._race(self._stream(wording, stream), stream.keep_alive())
-            except ApiError as error:
-                if not stream.is_begun:
-                    raise
-                self._record.tokens += f" failed={error.code}"
-                await stream.send(event(error.body), is_last=True)
-        else:
+        if not self._asked.is_stream:
             await self._race(self._whole(wording))
+            return
+        stream = EventStream(self._send)
+        pieces = Pieces(stream, wording.piece, wording.opening())
+        try:
+            await self._race(self._stream(wording, stream, pieces), stream.keep_alive())
+        except ApiError as error:
+            if not stream.is_begun:
+                raise
+            self._record.tokens += f" failed={error.code}"
+            async with asyncio.timeout(STALLED_S):
+                await pieces.end(event(error.body))
+        finally:
+            pieces.close()
 
-    async def _stream(self, wording: Wording, stream: EventStream) -> None:
+    async def _stream(self, wording: Wording, stream: EventStream, pieces: Pieces) -> None:
         def tell(place: int) -> None:
             stream.place = place
 
-        head, mark = wording.opening(), self._mark
+        mark = self._mark
         async with self._service.answering(self._asked, self._keys, tell) as generation:
             self._begin()
             async for piece in generation:
-                if generation.completion is None and (wait_s := stream.due_in_s) > 0:
-                    await asyncio.sleep(wait_s)
-                await stream.send(head + wording.piece(mark + piece))
-                head, mark = b"", ""
+                await pieces.add(mark + piece)
+                mark = ""
         if (completion := generation.completion) is None:
             raise ApiError(500, "The answer has no end.", code="generation_failed")
         self._note(completion.usage)
-        await stream.send(head + wording.ending(completion), is_last=True)
+        await pieces.end(wording.ending(completion))
 
     async def _whole(self, wording: Wording) -> None:
         async with self._service.answering(self._asked, self._keys, lambda _place: None) as generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 import urllib.parse
@@ -29,8 +30,12 @@ from engine.machine import machine
 from engine.machine.machine import Processor, Resources
 from engine.opening import ConvertedFolder, open_folder
 from engine.types import META_SYSTEM_PROMPT
+from storage.database import Database
+from storage.leases import Leases
+from storage.shards import Shards
 from tests.engine.fakes import fake_tensors
 from tests.engine.tiny_model import exchange_two_tokens, make_tiny_model, tiny_tokenizer
+from tests.postgres_server import PostgresServer
 
 
 @pytest.fixture(autouse=True)
@@ -394,3 +399,32 @@ def test_without_a_model_of_ones_own_it_names_one_that_suits_this_machine(
     monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 2**28, 8, Processor("any")))
     finding = place.check(MODEL="", PROVIDER="cpu")["Better model"]
     assert finding.sentence == "none fits the memory that is free here."
+
+
+@pytest.mark.parametrize("shards", ["0-3/4", "4 of 4"])
+def test_all_shards_of_a_bot_fit_a_database_in_a_file(place: Place, shards: str) -> None:
+    assert place.check(SHARDS=shards)["Shards"] == Finding(True, "Shards", "all 4, in this process.")
+
+
+def test_some_shards_of_a_bot_need_a_server(place: Place) -> None:
+    (problem,) = place.problems(SHARDS="0-3/16")
+    assert problem.startswith("Shards: A database in a file belongs to one process")
+    assert "SHARDS=0-15/16" in problem
+
+
+def test_shards_that_others_have_are_told(place: Place, postgres: PostgresServer) -> None:
+    with postgres.lent() as address:
+
+        async def take() -> None:
+            async with await Database.open(address) as database:
+                await Leases(database).take(Shards(0, 7, 16), "somebody")
+
+        asyncio.run(take())
+        said = {
+            shards: place.check(SHARDS=shards, DATABASE=address.url)["Shards"]
+            for shards in ("8-15/16", "7-8/16", "8 of 16", "16 of 16", "2 of 4")
+        }
+        assert [one.is_good for one in said.values()] == [True, False, True, True, False]
+        assert "8 of 16 are other processes' now" in said["8 of 16"].sentence
+        assert "stand by" in said["16 of 16"].sentence
+        assert "deal out 16" in said["2 of 4"].sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -294,6 +295,42 @@ async def test_an_empty_answer_is_a_failure_with_a_way_out(setup: Setup) -> None
     assert ending.can_regenerate
     assert "nothing to say" in (ending.note or "")
     assert view.updates == []
+
+
+async def test_engines_know_which_answers_are_of_one_conversation(setup: Setup) -> None:
+    for ref in (GENERAL_CHANNEL, GENERAL_CHANNEL, dataclasses.replace(GENERAL_CHANNEL, channel_id=99)):
+        await (await setup.ask("Hi", ref=ref)).ending()
+    first, second, other = setup.engine.sessions
+    assert first == second != other
+    assert "" not in setup.engine.sessions
+
+
+async def test_the_place_in_a_line_elsewhere_is_shown(setup: Setup) -> None:
+    setup.engine.scripts = [Script(places=(3, 2, 0), first_delay_s=1.0)]
+    view = await setup.ask("Hi")
+    await view.ending()
+    assert (view.places, view.waits_for_others) == ([3, 2], True)
+    assert view.states == ["working", "working"]
+
+
+@pytest.mark.parametrize(("seed", "num_breaks", "is_told"), [(7, 1, True), (7, 0, False), (None, 1, False)])
+async def test_who_set_a_seed_is_told_that_the_answer_was_gone_on_with(
+    setup: Setup, seed: int | None, num_breaks: int, is_told: bool
+) -> None:
+    setup.engine.scripts = [Script(num_breaks=num_breaks)]
+    if seed is not None:
+        await setup.chat.preferences.set(GENERAL_CHANNEL, "seed", str(seed), by_user_id=1)
+    ending = await (await setup.ask("Hi")).ending()
+    assert ending.state is MessageState.COMPLETE
+    assert ("another one" in (ending.note or "")) is is_told
+
+
+async def test_while_servers_are_away_questions_are_taken(setup: Setup) -> None:
+    setup.engine.health = Health.AWAY
+    setup.chat._intake.check_engine()
+    setup.engine.health = Health.UNHEALTHY
+    with pytest.raises(EngineUnavailableError):
+        setup.chat._intake.check_engine()
 
 
 async def test_regenerate_replaces_the_newest_answer(setup: Setup) -> None:

@@ -11,6 +11,7 @@ import discord
 import pytest
 from discord.http import Route
 
+from bot.delivery.budget import PER_SECOND, USED, WINDOW_S, RequestBudget
 from bot.fleet.fleet import Fleet
 from bot.on_discord.traffic import LONGEST_PAUSE_S, Attempts, Gateway, ShortBackoff, Traffic
 from tests.bot.delivery.delivery_stage import in_virtual_time, now_s
@@ -64,6 +65,34 @@ async def test_what_holds_for_all_is_known_to_all_and_costs_no_further_request(
                 await client.get_partial_messageable(CHANNEL_ID).send("one")
             assert 50 < caught.value.retry_after <= 60
     assert place.num_requests == num_before + 1
+
+
+async def test_nothing_is_asked_of_discord_while_another_process_may_act_for_our_servers(
+    place: LocalDiscord,
+) -> None:
+    may_act = [True]
+    traffic = Traffic(lambda: None, may_act=lambda: may_act[0])
+    async with discord.Client(intents=discord.Intents.default(), http_trace=traffic.trace) as client:
+        await client.login("token")
+        may_act[0], num_before = False, place.num_requests
+        with pytest.raises(discord.RateLimited):
+            await client.get_partial_messageable(CHANNEL_ID).send("one")
+        assert place.num_requests == num_before
+        may_act[0] = True
+        await client.get_partial_messageable(CHANNEL_ID).send("two")
+    assert place.texts == ["two"]
+
+
+async def test_all_requests_of_a_process_stay_within_its_share(place: LocalDiscord) -> None:
+    budget = RequestBudget(lambda: 5 / (PER_SECOND * USED))
+    traffic = Traffic(lambda: None, budget)
+    async with discord.Client(intents=discord.Intents.default(), http_trace=traffic.trace) as client:
+        await client.login("token")
+        await asyncio.sleep(WINDOW_S)
+        began_s = now_s()
+        channel = client.get_partial_messageable(CHANNEL_ID)
+        await asyncio.gather(*(channel.typing() for _ in range(11)))
+        assert now_s() - began_s >= 2 * WINDOW_S * 0.99
 
 
 async def test_it_is_told_when_discord_answers_again(place: LocalDiscord) -> None:

@@ -53,7 +53,7 @@ def test_too_little_memory_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "free_memory_bytes", lambda: 10**8)
-    message = r"^0\.1 GiB of memory are free, the conversion needs 0\.1\. Close other programs"
+    message = r"^[0-9.]+ MiB of memory are free, and converting it needs [0-9.]+ MiB\. Close other programs"
     with pytest.raises(ModelResourceError, match=message):
         make_tiny_model(tmp_path / "model")
     assert names(tmp_path) == []

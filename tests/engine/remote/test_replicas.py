@@ -438,3 +438,21 @@ def test_descriptions_say_nothing_that_a_log_cannot_bear() -> None:
     assert RefusedError.of(429, b"", "Wed, 21 Oct 2026 07:28:00 GMT").retry_after_s == 0
     with pytest.raises(ModelFormatError):
         Description.read(b"nonsense")
+
+
+def test_a_chat_format_of_our_own_makes_other_prompts_of_the_same_model(
+    files: TextFiles, tmp_path: Path
+) -> None:
+    """As a moderation model needs it, whose own template is not used."""
+    wire = describing(files)
+
+    async def ask() -> None:
+        servers = Servers(tuple(wire.servers), tmp_path, patience=PATIENCE, chat_format="llama-2")
+        async with await RemoteEngine.open(servers, wire) as engine:
+            assert engine.info.chat_format == "llama-2"
+            assert engine.fingerprint == files.fingerprint
+            wire.prompt = engine.fit_prompt(QUESTION, 500)
+            assert "[INST]" in b"".join(engine._model.text.token_bytes[t] for t in wire.prompt.ids).decode()
+            assert (await read(engine.generate(wire.prompt, GREEDY)))[0] == ANSWER
+
+    run(ask())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
 import pytest
 
-from engine.types import ChatMessage, FinishReason, ModelInfo, Reasoning
+from engine.types import ChatMessage, FinishReason, Generation, ModelInfo, Reasoning
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, served, text_files
-from tests.fakes import Script
+from tests.fakes import Script, ScriptedGeneration
 
 
 def test_a_whole_answer() -> None:
@@ -61,6 +62,34 @@ def test_pieces_that_come_close_together_are_sent_together_and_nothing_is_lost()
         assert answer.text == "".join(words)
 
     served(scene, ServedScripts([Script(words, delay_s=0.001)]))
+
+
+def test_the_end_is_not_kept_waiting_and_what_waits_comes_soon() -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        began_s = asyncio.get_running_loop().time()
+        call = client.begin_chat(stream=True)
+        await asyncio.sleep(0.03)
+        assert call.answer.text == "one"
+        await asyncio.sleep(0.04)
+        assert call.answer.text == "onetwo", "within 50 ms, though nothing follows"
+        assert (await call.done()).text == "onetwothree"
+        assert asyncio.get_running_loop().time() - began_s == pytest.approx(0.51, abs=0.005)
+
+    class Uneven(ServedScripts):
+        pauses = (0.01, 0.01, 0.48, 0.01)
+
+        def generate(self, *given: Any, **named: Any) -> Generation:
+            generation = super().generate(*given, **named)
+            assert isinstance(generation, ScriptedGeneration)
+            left = iter(self.pauses)
+
+            async def pause() -> None:
+                await asyncio.sleep(next(left))
+
+            generation._pause = pause  # type: ignore[method-assign]
+            return generation
+
+    served(scene, Uneven([Script(("one", "two", "three"))]))
 
 
 def test_what_json_and_events_give_a_meaning_to_comes_through() -> None:

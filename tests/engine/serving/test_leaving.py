@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from engine.serving.exchange import STALLED_S
 from engine.serving.service import ServingSettings
+from engine.serving.streaming import STALLED_S
 from tests.engine.serving.served import ENDLESS, Client, ServedScripts, served
 from tests.fakes import Script
 from tests.virtual_time import settle
