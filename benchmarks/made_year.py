@@ -94,10 +94,17 @@ class YearEngine(ScriptedEngine):
         super().__init__(respond=respond)
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """Take the question alone: what was said before changes nothing here."""
-        return super().fit_prompt(dialog[-1:], max_prompt_tokens, answer_so_far=answer_so_far)
+        return super().fit_prompt(
+            dialog[-1:], max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking
+        )
 
     def forget(self) -> None:
         """Forget all but what runs."""

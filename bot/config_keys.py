@@ -96,6 +96,8 @@ def _is_base64url(part: str) -> bool:
 
 def _key_of(parameter: Parameter) -> Key:
     """Return the key of a parameter of answers."""
+    if parameter.is_switch:
+        return Key(parameter.name.upper(), "", lambda written: int(choice("on", "off")(written) == "on"))
     low, high = parameter.allowed.low, parameter.allowed.high
     parse = whole(int(low), int(high)) if parameter.is_whole else number(low, high)
     return Key(parameter.name.upper(), str(ChatParameters().value(parameter.name)), parse)

@@ -24,6 +24,9 @@ SEED_RANGE = Range(0, 999_999_999_999)
 """0 draws another one for each answer."""
 MAX_SYSTEM_PROMPT_CHARS = 1500
 """So that it can be shown in one Discord message."""
+THINKING = "thinking"
+"""Whether a model thinks before it answers, for those that leave one the choice."""
+_SWITCHED = {"on": "1", "off": "0"}
 _LIMIT = re.compile(
     r"(?P<name>[a-z_]+)\s*[=:]\s*(?P<low>-?[0-9.]+?)\s*\.\.\s*(?P<high>-?[0-9]+(?:\.[0-9]+)?)"
 )
@@ -39,15 +42,21 @@ class Parameter:
     name: str
     allowed: Range
     is_whole: bool
+    is_switch: bool = False
+    """On is 1, off 0."""
 
     def parse(self, text: str) -> Value:
         """Return the value that `text` stands for. Raises `ParameterError` with what is allowed."""
         written = text.strip()
+        if self.is_switch:
+            written = _SWITCHED.get(written.lower(), written)
         if _NUMBER.fullmatch(written) and (not self.is_whole or written.lstrip("+-").isdigit()):
             value = int(written) if self.is_whole else float(written.replace(",", "."))
             if self.accepts(value):
                 return value
         low, high = self.format(self.allowed.low), self.format(self.allowed.high)
+        if self.is_switch:
+            raise ParameterError(phrase("settings.not_a_switch", name=self.name, values=self.choices))
         key = "settings.not_whole" if self.is_whole else "settings.not_a_number"
         raise ParameterError(phrase(key, name=self.name, low=low, high=high))
 
@@ -59,6 +68,8 @@ class Parameter:
 
     def format(self, value: Value) -> str:
         """Return `value` as people write it."""
+        if self.is_switch:
+            return "on" if value else "off"
         return str(int(value)) if self.is_whole else f"{value:g}"
 
     def within(self, limits: Mapping[str, Range]) -> Parameter:
@@ -73,6 +84,14 @@ class Parameter:
         return int(bounded) if self.is_whole else bounded
 
     @property
+    def choices(self) -> str:
+        """What a switch can be."""
+        allowed = self.allowed
+        return " / ".join(
+            f"`{self.format(value)}`" for value in (1, 0) if allowed.low <= value <= allowed.high
+        )
+
+    @property
     def meaning(self) -> Phrase:
         """What it does, in a few words."""
         return phrase(f"parameters.{self.name}")
@@ -85,10 +104,11 @@ def _declared() -> Iterator[Parameter]:
             yield Parameter(name, allowed, isinstance(getattr(defaults, name), int))
     yield Parameter("max_history_tokens", HISTORY_RANGE, True)
     yield Parameter("seed", SEED_RANGE, True)
+    yield Parameter(THINKING, Range(0, 1), True, is_switch=True)
 
 
 PARAMETERS: dict[str, Parameter] = {parameter.name: parameter for parameter in _declared()}
-"""What `/settings` offers, in the order shown: the engine's, and two that are the bot's own matter."""
+"""What `/settings` offers, in the order shown: the engine's, and those that are the bot's own matter."""
 ANSWER_PRESETS: dict[str, dict[str, Value]] = {
     "precise": {"temperature": 0.2, "top_p": 0.8, "top_k": 20, "min_p": 0.05},
     "balanced": {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.0},
@@ -146,6 +166,8 @@ class ChatParameters:
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_history_tokens: int = 3072
+    thinking: int | None = None
+    """1 or 0; None where nobody chose and the model does not leave one the choice."""
     system_prompt: str | None = None
     guidance: Guidance = field(default_factory=Guidance)
     """The operator's alone: no conversation overrides it."""
@@ -159,6 +181,11 @@ class ChatParameters:
     def __post_init__(self) -> None:
         HISTORY_RANGE.check("max_history_tokens", self.max_history_tokens)
         SEED_RANGE.check("seed", self.sampling.seed or 0)
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model is to think before it answers, None for its own way."""
+        return None if self.thinking is None else bool(self.thinking)
 
     def value(self, name: str) -> Value:
         """Return the value of the parameter `name` of `PARAMETERS`."""
@@ -205,7 +232,10 @@ def find_parameter(name: str) -> Parameter:
 
 def written_parameters(values: Iterable[tuple[str, Value]]) -> dict[str, str]:
     """Return parameters as they are stored and as people write them, by name."""
-    return {name: f"{value:.12g}" for name, value in values}
+    return {
+        name: PARAMETERS[name].format(value) if PARAMETERS[name].is_switch else f"{value:.12g}"
+        for name, value in values
+    }
 
 
 def read_parameters(text: str) -> dict[str, str]:
@@ -255,6 +285,8 @@ def describe(
     current, below = apply_overrides(defaults, server, own), apply_overrides(defaults, server)
     lines = []
     for name, parameter in PARAMETERS.items():
+        if parameter.is_switch and defaults.thinking is None:
+            continue
         parameter = parameter.within(defaults.limits)
         if name in own and _fits(name, own[name], defaults.limits):
             origin = phrase("settings.from_here", value=parameter.format(below.value(name)))
@@ -266,7 +298,7 @@ def describe(
             origin = phrase("settings.is_default")
         lines.append(
             phrase(
-                "settings.line",
+                "settings.switch" if parameter.is_switch else "settings.line",
                 name=name,
                 value=parameter.format(current.value(name)),
                 origin=origin,

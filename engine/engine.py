@@ -160,6 +160,8 @@ class Engine:
             reasoning=self.text.reasoning,
             ends_turns=self.text.ends_turns,
             sampling=self._model.sampling,
+            thinks=self.text.thinks,
+            switched=self.text.switched,
         )
 
     @property
@@ -178,10 +180,15 @@ class Engine:
         )
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return self.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        return self.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""

@@ -162,7 +162,8 @@ class ModelInfo:
 
     reasoning: the marks that its folder names. ends_turns: whether its chat format has a token for the end of
     an answer; without one, a model may go on with the next person's turn. sampling: its authors' advice, by
-    the names of `SamplingParams`.
+    the names of `SamplingParams`. thinks: whether it thinks before it answers where nobody says whether it
+    shall, None where that cannot be switched. switched: its marks where it is switched the other way.
     """
 
     name: str
@@ -174,6 +175,13 @@ class ModelInfo:
     reasoning: Reasoning | None = None
     ends_turns: bool = True
     sampling: Mapping[str, float] = field(default_factory=dict)
+    thinks: bool | None = None
+    switched: Reasoning | None = None
+
+    def reasoning_when(self, thinking: bool | None) -> Reasoning | None:
+        """Return the marks of an answer to a prompt that was made with `thinking`."""
+        is_switched = self.thinks is not None and thinking not in (None, self.thinks)
+        return self.switched if is_switched else self.reasoning
 
 
 class Health(StrEnum):
@@ -252,11 +260,17 @@ class TextEngine(Protocol):
     def load(self) -> EngineLoad: ...
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """Encode `dialog`, dropping the oldest whole turns until it fits; the system message always stays.
 
-        `answer_so_far` is the beginning of the answer, with which the model is to go on.
+        `answer_so_far` is the beginning of the answer, with which the model is to go on. thinking: whether it
+        is to think before it answers, where that can be switched; None is its own way.
         Takes milliseconds of pure computation, in proportion to what is kept: call it in a thread. Raises
         `UnsafePromptError` for control tags in a message, `PromptTooLongError` when system message and last
         turn alone do not fit, and `NoChatFormatError` for a base model.

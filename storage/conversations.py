@@ -244,7 +244,7 @@ class Conversations:
         asked = history.ASKED_SINCE.format(ours=self.shards.condition("guild_id"))
         rows = await self._database.fetch_all(asked, (to_milliseconds(since),))
         return [
-            Asked(row["conversation_id"], row["num_questions"], from_milliseconds(row["last_at"]))
+            Asked(row["conversation"], row["num_questions"], from_milliseconds(row["last_at"]))
             for row in rows
         ]
 

@@ -178,20 +178,21 @@ class Database:
 
 
 @contextlib.asynccontextmanager
-async def in_use(location: Location, *, is_shared: bool = False) -> AsyncIterator[Database]:
-    """Open a database for a bot, alone, or with others that share it. Raises `InUseError`, `StorageError`.
+async def in_use(
+    location: Location, *, is_shared: bool = False, is_unfinished: bool = False
+) -> AsyncIterator[Database]:
+    """Open a database alone, or with others that share it. Raises `InUseError`, `StorageError`.
 
-    Two bots that know nothing of each other would take each other's answers for interrupted ones.
+    Two bots that know nothing of each other would take each other's answers for interrupted ones. What was
+    copied by half is refused, unless it may be `is_unfinished`.
     """
-    if not isinstance(location, PostgresAddress):
-        with opening.locked(location):
-            async with await Database.open(location) as database:
-                yield database
-        return
-    async with (
-        await Database.open(location) as database,
-        database.locked("in use", waits=False, is_shared=is_shared),
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        if not isinstance(location, PostgresAddress):
+            stack.enter_context(opening.locked(location))
+        database = await stack.enter_async_context(await Database.open(location))
+        await stack.enter_async_context(database.locked("in use", waits=False, is_shared=is_shared))
+        if not is_unfinished and await database.fetch_all("SELECT 1 FROM unfinished_copy"):
+            raise StorageError(_UNFINISHED)
         yield database
 
 
@@ -219,6 +220,10 @@ class _Name:
             self._freed.set()
 
 
+_UNFINISHED = (
+    "A copy to this database broke off. Finish it with the same `python -m storage copy` command,"
+    " or set DATABASE to another one."
+)
 _NO_DRIVER = (
     "DATABASE is the address of a PostgreSQL server, and the package that speaks to one is not installed."
     " Install it: .venv/bin/python -m pip install 'psycopg[binary]>=3.3,<3.4'"

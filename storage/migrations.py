@@ -209,6 +209,13 @@ CREATE TABLE news (
     guild_id INTEGER,
     told_at INTEGER NOT NULL
 ) STRICT"""
+# While the database is filled from another one: which, and how far that is. Else empty.
+_UNFINISHED_COPY = """
+CREATE TABLE unfinished_copy (
+    origin TEXT NOT NULL,
+    leg INTEGER NOT NULL,
+    last TEXT NOT NULL
+) STRICT"""
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
@@ -294,6 +301,25 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "shards that several processes have, and what these tell each other",
         (_SHARD_LEASES, _COUNTERS, _NEWS),
+    ),
+    Migration("copies that are not finished", (_UNFINISHED_COPY,)),
+    Migration(
+        "indexes for what a person left, and what is too old, among a million messages",
+        (
+            "DROP INDEX messages_by_author",
+            "CREATE INDEX messages_by_author ON messages (author_id, id) WHERE author_id IS NOT NULL",
+            "CREATE INDEX conversations_direct ON conversations (created_at) WHERE kind = 'direct'",
+            "CREATE INDEX settings_by_user ON settings (by_user_id)",
+            "CREATE INDEX server_settings_by_user ON server_settings (by_user_id)",
+            "CREATE INDEX resets_by_user ON resets (by_user_id)",
+            "CREATE INDEX resets_undone_by_user ON resets (undone_by_user_id)"
+            " WHERE undone_by_user_id IS NOT NULL",
+            "CREATE INDEX resets_by_age ON resets (reset_at) WHERE shelf_id IS NULL",
+            "CREATE INDEX blocks_by_user ON blocks (user_id)",
+            "CREATE INDEX blocks_by_moderator ON blocks (by_user_id)",
+            "CREATE INDEX reports_by_user ON reports (by_user_id)",
+            "CREATE INDEX reports_by_age ON reports (reported_at)",
+        ),
     ),
 )
 

@@ -72,7 +72,7 @@ INSERT INTO unshown_endings (answer_id, note) VALUES (?, ?)
 ON CONFLICT (answer_id) DO UPDATE SET note = excluded.note"""
 _NOTE_SHOWN = "DELETE FROM unshown_endings WHERE answer_id = ?"
 _FORGET_OLD = """
-DELETE FROM unshown_endings WHERE answer_id IN (SELECT id FROM messages WHERE ended_at < ?)"""
+DELETE FROM unshown_endings WHERE (SELECT ended_at FROM messages WHERE id = answer_id) < ?"""
 _UNSHOWN = """
 SELECT messages.*, note FROM unshown_endings
 JOIN messages ON messages.id = answer_id JOIN conversations ON conversations.id = conversation_id

@@ -19,10 +19,10 @@ NOBODY = 0
 """Stands where somebody was who asked to be forgotten."""
 
 _DIRECT = """
-SELECT id FROM conversations WHERE kind = 'direct' AND (
-    id IN (SELECT conversation_id FROM messages WHERE author_id = ?1)
-    OR id IN (SELECT conversation_id FROM settings WHERE by_user_id = ?1)
-    OR id IN (SELECT conversation_id FROM resets WHERE by_user_id = ?1))"""
+SELECT id FROM conversations WHERE kind = 'direct' AND id IN (
+    SELECT conversation_id FROM messages WHERE author_id = ?1
+    UNION SELECT conversation_id FROM settings WHERE by_user_id = ?1
+    UNION SELECT conversation_id FROM resets WHERE by_user_id = ?1)"""
 _BATCH = "SELECT id FROM messages WHERE author_id = ? ORDER BY id LIMIT ?"
 # A question takes its answers along.
 _DELETE_UP_TO = "DELETE FROM messages WHERE author_id = ? AND id <= ?"

@@ -22,16 +22,17 @@ DELETE FROM messages WHERE id IN (
     SELECT id FROM messages AS old WHERE role = 'user' AND created_at < ? AND NOT EXISTS (
         SELECT 1 FROM messages AS answer WHERE answer.reply_to = old.id AND answer.state = 'pending')
     AND EXISTS (SELECT 1 FROM conversations WHERE conversations.id = old.conversation_id AND {ours})
-    LIMIT ?)
+    ORDER BY created_at LIMIT ?)
 RETURNING id"""
 _DELETE_OLD_RECORDS = (
     "DELETE FROM resets WHERE reset_at < ? AND shelf_id IS NULL",
     "DELETE FROM reports WHERE reported_at < ?",
 )
 # A private question is a conversation of its own: in a server, though direct, or with the question's own id.
+# The last condition is no EXISTS, for which PostgreSQL would read all messages.
 _DELETE_PRIVATE = """
 DELETE FROM conversations WHERE kind = 'direct' AND created_at < ? AND channel_id > 0 AND {ours} AND (
-    guild_id IS NOT NULL OR EXISTS (SELECT 1 FROM discord_messages WHERE discord_id = channel_id))
+    guild_id IS NOT NULL OR (SELECT 1 FROM discord_messages WHERE discord_id = channel_id) IS NOT NULL)
 RETURNING id"""
 _DELETE_EMPTY = """
 DELETE FROM conversations WHERE kind = 'direct' AND channel_id > 0 AND {ours}
@@ -58,9 +59,8 @@ _CONVERSATIONS = {
 # What a reset put aside is a conversation of its own.
 _MESSAGES = """
 DELETE FROM messages WHERE id IN (
-    SELECT id FROM messages WHERE role = 'user' AND (
-        conversation_id IN ({conversations})
-        OR conversation_id IN (SELECT shelf_id FROM resets WHERE conversation_id IN ({conversations})))
+    SELECT id FROM messages WHERE role = 'user' AND conversation_id IN (
+        {conversations} UNION SELECT shelf_id FROM resets WHERE conversation_id IN ({conversations}))
     LIMIT ?2)
 RETURNING id"""
 _SHELVES = """

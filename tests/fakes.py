@@ -178,6 +178,9 @@ class ScriptedEngine:
     warmings: list[ScriptedWarming] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     """The conversations of answers and of what was computed ahead."""
+    thinking: list[bool | None] = field(default_factory=list)
+    """Whether the model was to think, of each answer."""
+    _thinking: dict[tuple[int, ...], bool | None] = field(default_factory=dict)
     _running: list[ScriptedGeneration] = field(default_factory=list)
     _fitted: dict[tuple[int, ...], tuple[ChatMessage, ...]] = field(default_factory=dict)
 
@@ -194,7 +197,12 @@ class ScriptedEngine:
         self.health = Health.CLOSED
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """Drop the oldest turns until the bytes fit."""
         if any(CONTROL_TAG in message.content for message in dialog):
@@ -208,6 +216,7 @@ class ScriptedEngine:
                 raise PromptTooLongError(len(ids), max_prompt_tokens)
             turns, num_dropped = turns[2:], num_dropped + 2
         self._fitted[ids] = kept
+        self._thinking[ids] = thinking
         return Prompt(ids, num_dropped, is_continued=bool(answer_so_far))
 
     def is_safe(self, text: str) -> bool:
@@ -238,6 +247,7 @@ class ScriptedEngine:
             raise NoRoomError("The scripted engine is full.")
         dialog = self._fitted[prompt.ids]
         self.dialogs.append(dialog)
+        self.thinking.append(self._thinking.get(prompt.ids))
         self.params.append(params)
         self.sessions.append(session)
         for warming in self.warmings:

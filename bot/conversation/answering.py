@@ -18,7 +18,7 @@ from bot.conversation.jobs import Job, StopReason, session_of
 from bot.conversation.mentions import label
 from bot.conversation.outcome import STOP_NOTES, Outcome, can_go_on, outcome_of
 from bot.conversation.preferences import Preferences, Surroundings
-from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, fit_history, with_talk
+from bot.conversation.prompting import MAX_MESSAGES, FittedPrompt, Prompts, fit_history, with_talk
 from bot.conversation.talk import SHARE, Ears, Heard, Moment, NoEars, lately
 from bot.conversation.upkeep import Checkpointer
 from bot.conversation.views import Ending
@@ -157,7 +157,7 @@ class Answering:
         info = self._engine.info
         stop = () if info.ends_turns or job.begun else fitted.stop
         sampling = dataclasses.replace(parameters.sampling, stop=stop)
-        job.reasoning = info.reasoning
+        job.reasoning = info.reasoning_when(parameters.thinks)
         names = (surroundings.bot, *(message.author_name for message in asked))
         job.names = tuple(dict.fromkeys(label(name) for name in names if name))
         return _Prepared(fitted.prompt, sampling, "" if job.is_again else text)
@@ -217,9 +217,10 @@ class Answering:
         parameters = await self._preferences.parameters(job.settings_id or job.conversation_id)
         parameters = apply_overrides(parameters, job.overrides)
         told = await self._preferences.summaries(job.conversation_id)
+        prompts = Prompts(self._engine, parameters.thinks)
         fitted = await asyncio.to_thread(
             fit_history,
-            self._engine,
+            prompts,
             history,
             self._preferences.system_prompt_of(parameters, surroundings),
             parameters.prompt_budget(self._engine.info.context_length),
@@ -230,7 +231,7 @@ class Answering:
             context_length = self._engine.info.context_length
             most = int(parameters.prompt_budget(context_length) * SHARE)
             room = parameters.prompt_room(context_length)
-            fitted = await asyncio.to_thread(with_talk, self._engine, fitted, heard, most, room, job.begun)
+            fitted = await asyncio.to_thread(with_talk, prompts, fitted, heard, most, room, job.begun)
         job.view_from = fitted.view_from if fitted.num_left_out else None
         job.loses_sight = job.view_from is not None and not _was_out_of_sight(history, job)
         return parameters, fitted

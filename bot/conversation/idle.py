@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 
 from bot.conversation.jobs import session_of
 from bot.conversation.preferences import MINUTES, Preferences
-from bot.conversation.prompting import MAX_MESSAGES, last_view, next_prefixes
+from bot.conversation.prompting import MAX_MESSAGES, Prompts, last_view, next_prefixes
 from bot.conversation.summing import Draft, Summing, unsummed
 from bot.errors import is_expected
 from engine.types import Health, Prompt, TextEngine, Warming
@@ -194,7 +194,7 @@ class IdleWork:
         parameters = await self._preferences.parameters(past.conversation_id)
         return await asyncio.to_thread(
             next_prefixes,
-            self._engine,
+            Prompts(self._engine, parameters.thinks),
             past.history,
             await self._preferences.told_in(past.conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),

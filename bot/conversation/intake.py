@@ -16,7 +16,7 @@ from typing import Any
 from bot.conversation.dialog import with_quotes
 from bot.conversation.jobs import Job, Question
 from bot.conversation.preferences import Preferences
-from bot.conversation.prompting import check_question, num_fitting
+from bot.conversation.prompting import Prompts, check_question, num_fitting
 from bot.conversation.views import AnswerView, HeldView
 from bot.errors import EmptyQuestionError, QuestionGoneError
 from engine.errors import EngineUnavailableError
@@ -48,7 +48,7 @@ class Intake:
         parameters = await self._preferences.parameters(conversation_id)
         await asyncio.to_thread(
             check_question,
-            self._engine,
+            Prompts(self._engine, parameters.thinks),
             content,
             await self._preferences.told_in(conversation_id, parameters),
             parameters.prompt_budget(self._engine.info.context_length),

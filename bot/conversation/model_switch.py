@@ -64,10 +64,17 @@ class SwitchableEngine:
         return self.current.load
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        return self.current.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        return self.current.fit_prompt(
+            dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking
+        )
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""

@@ -8,6 +8,7 @@ control tag. Knows nothing of Discord.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from bot.language.phrases import Phrase, phrase
 from bot.parameters import (
     ANSWER_PRESETS,
     PARAMETERS,
+    THINKING,
     ChatParameters,
+    Parameter,
     Value,
     apply_overrides,
     describe,
@@ -67,7 +70,10 @@ class Preferences:
     @property
     def defaults(self) -> ChatParameters:
         """What holds where nobody else set anything: the operator's choice, or the model's own."""
-        return self._of_operator.with_advice(self._engine.info.sampling)
+        info = self._engine.info
+        if info.thinks is None:  # nobody can choose
+            return dataclasses.replace(self._of_operator, thinking=None).with_advice(info.sampling)
+        return self._of_operator.with_advice({**info.sampling, THINKING: int(info.thinks)})
 
     @defaults.setter
     def defaults(self, of_operator: ChatParameters) -> None:
@@ -108,7 +114,7 @@ class Preferences:
 
     async def set(self, ref: ConversationRef, name: str, text: str, *, by_user_id: int) -> tuple[str, Value]:
         """Set the parameter `name` to what `text` says. Raises `ParameterError`."""
-        parameter = find_parameter(name).within(self.defaults.limits)
+        parameter = self._settable(name)
         value = parameter.parse(text)
         await self._set_all(ref, {parameter.name: value}, by_user_id)
         return parameter.name, value
@@ -132,7 +138,7 @@ class Preferences:
         self, servers: Servers, guild_id: int, name: str, text: str | None, *, by_user_id: int
     ) -> str:
         """Set a server's default, or remove it with None; return its name. Raises `ParameterError`."""
-        name = find_parameter(name).name
+        name = find_parameter(name).name if text is None else self._settable(name).name
         limits = self.defaults.limits
         values = (await servers.config(guild_id)).answer_defaults
         kept = written_parameters(one for one in values if PARAMETERS[one[0]].within(limits).accepts(one[1]))
@@ -155,6 +161,13 @@ class Preferences:
         await self._check_room(apply_overrides(self.defaults, values, prompt))
         changed = [f"{name}={text}" for name, text in written_parameters(values.items()).items()]
         return await servers.change(guild_id, {"answer_defaults": changed}, by_user_id=by_user_id)
+
+    def _settable(self, name: str) -> Parameter:
+        """Return a parameter as far as it may be set here. Raises `ParameterError`."""
+        parameter, defaults = find_parameter(name), self.defaults
+        if parameter.is_switch and defaults.thinking is None:
+            raise ParameterError(phrase("settings.no_switch", name=parameter.name))
+        return parameter.within(defaults.limits)
 
     async def _set_all(self, ref: ConversationRef, values: Mapping[str, Value], by_user_id: int) -> None:
         conversation_id = await self._conversations.open(ref)

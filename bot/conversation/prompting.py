@@ -12,6 +12,7 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bot.conversation.dialog import Dialog, build_dialog, spoken, with_frame
 from bot.conversation.talk import Heard, lines_of, told
@@ -53,13 +54,49 @@ class FittedPrompt:
     messages: tuple[ChatMessage, ...] = ()
 
 
-def check_question(engine: TextEngine, text: str, system_prompt: str, max_tokens: int) -> None:
+class PromptMaker(Protocol):
+    """What of a `TextEngine` makes prompts."""
+
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt: ...
+
+    def is_safe(self, text: str) -> bool: ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Makes prompts for a model that is to think before it answers, or is not; None is its own way."""
+
+    engine: TextEngine
+    thinks: bool | None
+
+    def fit_prompt(
+        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+    ) -> Prompt:
+        """See `TextEngine.fit_prompt`."""
+        return self.engine.fit_prompt(
+            dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=self.thinks
+        )
+
+    def is_safe(self, text: str) -> bool:
+        """See `TextEngine.is_safe`."""
+        return self.engine.is_safe(text)
+
+    def count_tokens(self, text: str) -> int:
+        """See `TextEngine.count_tokens`."""
+        return self.engine.count_tokens(text)
+
+
+def check_question(engine: PromptMaker, text: str, system_prompt: str, max_tokens: int) -> None:
     """Raise the `PromptError` that `text` would cause as the first question of a conversation."""
     system = (ChatMessage("system", system_prompt),) if system_prompt.strip() else ()
     engine.fit_prompt((*system, ChatMessage("user", text)), max_tokens)
 
 
-def num_fitting(engine: TextEngine, text: str, system_prompt: str, max_tokens: int, share: float) -> int:
+def num_fitting(engine: PromptMaker, text: str, system_prompt: str, max_tokens: int, share: float) -> int:
     """Return how many characters of `text` fit into a share of what the system prompt leaves."""
     room = int((max_tokens - engine.count_tokens(system_prompt)) * share)
     num_characters = len(text)
@@ -69,7 +106,7 @@ def num_fitting(engine: TextEngine, text: str, system_prompt: str, max_tokens: i
 
 
 def fit_history(
-    engine: TextEngine,
+    engine: PromptMaker,
     history: Sequence[Message],
     system_prompt: str,
     max_tokens: int,
@@ -100,7 +137,7 @@ def fit_history(
 
 
 def with_talk(
-    engine: TextEngine,
+    engine: PromptMaker,
     fitted: FittedPrompt,
     heard: Sequence[Heard],
     most: int,
@@ -126,7 +163,7 @@ def with_talk(
 
 
 def next_prefixes(
-    engine: TextEngine,
+    engine: PromptMaker,
     history: Sequence[Message],
     system_prompt: str,
     max_tokens: int,
@@ -184,7 +221,7 @@ class _Fitted:
 class _Fitting:
     """Chooses how much of a history is shown, by nothing but what is stored. has_all: nothing is older."""
 
-    engine: TextEngine
+    engine: PromptMaker
     system_prompt: str
     max_tokens: int
     begun: str

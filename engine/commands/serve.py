@@ -11,6 +11,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,8 @@ def add_to(commands: Subparsers) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError("The server needs two packages more: pip install 'llamacord[serve]'.")
+        install = f"{sys.executable} -m pip install 'starlette>=1,<2' 'uvicorn>=0.54,<0.60'"
+        raise ConfigError(f"The server needs {' and '.join(missing)} too. Install them: {install}")
     given = {
         "MODEL": arguments.model,
         "ENGINE_HOST": arguments.host,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from engine import kernels
 from engine.describing.architecture import DecoderConfig, DecoderTensor, Precision, Role, decoder_tensors
 from engine.describing.stored import ALIGNMENT, BlockTensor, StoredTensor
 
@@ -22,6 +23,8 @@ _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
 _RUNNING_BYTES = 2 * _SCALE_BYTES + 4
 """Of a block in memory: ONNX Runtime's own scale beside ours, and the sum of its weights."""
+OWN_BLOCK_SIZE = 32
+"""Our own operators (engine/kernels) multiply by blocks of so many weights, and keep nothing else of them."""
 PROCESS_BYTES = 128 * 2**20
 """Python, the libraries, and all that does not depend on the model."""
 _TOKENIZER_BYTES, _TOKENIZER_BYTES_EACH = 8 * 2**20, 600
@@ -144,19 +147,22 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held
 
     ONNX Runtime works on rearranged copies of the matrices, with a sum for each block of few bits. Of the
     mapped file it goes on reading the embedding, also where that is the head too, and the blocks' scales.
+    Our own operators, where this machine has them, keep a copy alone.
     """
     precision = _RUN_AS.get(precision, precision)
+    is_own = kernels.library() is not None
     total = 0.0
     for tensor in decoder_tensors(config):
         kept = kept_as(tensor, precision, held)
         more_bytes = _SCALE_BYTES if kept.has_zero_points else 0
+        running_bytes = _SCALE_BYTES if is_own and kept.block_size == OWN_BLOCK_SIZE else _RUNNING_BYTES
         each: float = _SCALE_BYTES
         if tensor.role in (Role.LINEAR, Role.HEAD):
-            each = kept.bytes_each(_RUNNING_BYTES + more_bytes)
+            each = kept.bytes_each(running_bytes + more_bytes)
         elif tensor.role is Role.EMBEDDING:
             each = kept.bytes_each(_SCALE_BYTES)
             if config.tied_embeddings:
-                each += kept.bytes_each(_RUNNING_BYTES)
+                each += kept.bytes_each(running_bytes)
         total += tensor.num_weights * each
     return int(total)
 
@@ -165,7 +171,8 @@ def beside_bytes(config: DecoderConfig) -> int:
     """Return the bytes of memory that a model takes on the CPU beside weights and KV, without the process."""
     tokenizer = _TOKENIZER_BYTES + _TOKENIZER_BYTES_EACH * config.vocab_size
     # What the widest layer of the largest step holds at once, in float32: found by measuring.
-    return tokenizer + MAX_CHUNK * 4 * 4 * (config.intermediate_size + config.hidden_size)
+    times = 2 if kernels.library() is not None else 4
+    return tokenizer + MAX_CHUNK * 4 * times * (config.intermediate_size + config.hidden_size)
 
 
 def footprint(

@@ -12,7 +12,7 @@
 #include "onnxruntime_c_api.h"
 #include "attention.h"
 #include "tile.h"
-#if defined(__linux__)
+#if !defined(_WIN32)
 #include <sys/mman.h>
 #endif
 #if defined(__x86_64__)
@@ -59,7 +59,7 @@ struct File {
   }
 };
 
-struct Buffer {  // grows, and is never given back before its owner
+struct Buffer {  // grows, and goes with its owner
   void* at = nullptr;
   size_t size = 0;
   ~Buffer() { free(at); }
@@ -69,14 +69,126 @@ struct Buffer {  // grows, and is never given back before its owner
   }
 };
 
+// Memory that the system gives and takes back at once, which malloc's freed blocks would not be.
+void* map(size_t size) {
+#if defined(_WIN32)
+  return malloc(size);
+#else
+  void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return at == MAP_FAILED ? nullptr : at;
+#endif
+}
+
+void unmap(void* at, size_t size) {
+#if defined(_WIN32)
+  free(at);
+#else
+  if (at) munmap(at, size);
+#endif
+}
+
+struct Pages {  // for a while
+  size_t size;
+  void* at;
+  explicit Pages(size_t size) : size(size), at(map(size)) {}
+  ~Pages() { unmap(at, size); }
+};
+
+struct Lock {
+  char taken = 0;
+  void lock() { while (__atomic_test_and_set(&taken, __ATOMIC_ACQUIRE)) {} }
+  void unlock() { __atomic_clear(&taken, __ATOMIC_RELEASE); }
+};
+
+// Memory for matrices, one behind the other, so that huge pages hold nothing but weights. Goes with the last of them.
+struct Region {
+  void* mapped;
+  size_t size;    // of the mapping
+  uint8_t* next;  // where there is room
+  size_t left;
+  size_t users;
+};
+
+constexpr size_t kHugePage = size_t(2) << 20, kRegion = size_t(64) << 20;
+Region* open_region = nullptr;
+Lock region_lock;
+
+uint8_t* take_memory(size_t bytes, Region** from) {
+  bytes = (bytes + 63) / 64 * 64;
+  uint8_t* at = nullptr;
+  region_lock.lock();
+  Region* region = open_region;
+  if (!region || region->left < bytes) {
+    region = (Region*)malloc(sizeof(Region));
+    const size_t room = bytes > kRegion ? bytes : kRegion, size = room + kHugePage;
+    void* mapped = region ? map(size) : nullptr;
+    if (mapped) {
+      uint8_t* first = (uint8_t*)((uintptr_t(mapped) + kHugePage - 1) / kHugePage * kHugePage);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+      madvise(first, room / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+      *region = {mapped, size, first, room, 0};
+      open_region = region;
+    } else { free(region); region = nullptr; }
+  }
+  if (region) {
+    at = region->next;
+    region->next += bytes;
+    region->left -= bytes;
+    region->users++;
+  }
+  region_lock.unlock();
+  *from = region;
+  return at;
+}
+
+void give_memory_back(Region* region) {
+  if (!region) return;
+  region_lock.lock();
+  if (--region->users == 0) {
+    if (open_region == region) open_region = nullptr;
+    unmap(region->mapped, region->size);
+    free(region);
+  }
+  region_lock.unlock();
+}
+
+// What a call needs beside its inputs and outputs. All operators share them: as many are made as calls run at once.
+struct Scratch {
+  Buffer values, scales, sums, starts;  // of quantised rows
+  Buffer queries, partial;              // of attention
+  Scratch* next = nullptr;
+};
+
+Scratch* idle = nullptr;
+Lock idle_lock;
+
+struct ScratchUse {
+  Scratch* scratch;
+  ScratchUse() {
+    idle_lock.lock();
+    scratch = idle;
+    if (scratch) idle = scratch->next;
+    idle_lock.unlock();
+    if (!scratch && (scratch = (Scratch*)malloc(sizeof(Scratch)))) new (scratch) Scratch();
+  }
+  ~ScratchUse() {
+    if (!scratch) return;
+    idle_lock.lock();
+    scratch->next = idle;
+    idle = scratch;
+    idle_lock.unlock();
+  }
+};
+
 struct Matrix {
   Format format{};
   size_t n = 0, k = 0;
   int gated = 0;
   uint8_t* tiles = nullptr;
-  Buffer values, scales, sums, starts;  // of the rows of a call; a session is run by one thread
+  Region* region = nullptr;
 
-  ~Matrix() { free(tiles); }
+  ~Matrix() { give_memory_back(region); }
   size_t num_blocks() const { return k / kBlock; }
   size_t num_tiles() const { return (n + kTile - 1) / kTile; }
   size_t tile_bytes() const { return format.block_bytes() * num_blocks(); }
@@ -87,10 +199,10 @@ struct Matrix {
     file.handle = fopen(path, "rb");
     if (!file.handle) return fault("the file of the weights cannot be opened");
     const size_t nb = num_blocks(), packed = size_t(kBlock) * format.bits / 8;
-    Buffer scale_buffer, offset_buffer, value_buffer;
-    float* scale = (float*)scale_buffer.of(n * nb * 4);
-    float* offset = format.has_offsets ? (float*)offset_buffer.of(n * nb * 4) : nullptr;
-    uint8_t* rows = (uint8_t*)value_buffer.of(kTile * nb * packed);
+    Pages scale_pages(n * nb * 4), offset_pages(format.has_offsets ? n * nb * 4 : 1), value_pages(kTile * nb * packed);
+    float* scale = (float*)scale_pages.at;
+    float* offset = format.has_offsets ? (float*)offset_pages.at : nullptr;
+    uint8_t* rows = (uint8_t*)value_pages.at;
     if (!scale || !rows || (format.has_offsets && !offset)) return fault("bad_alloc");
     if (!file.read(scale, scales_at, n * nb * 4)) return fault("the file of the weights is too short");
     if (offset && !file.read(offset, offsets_at, n * nb * 4)) return fault("the file of the weights is too short");
@@ -103,17 +215,8 @@ struct Matrix {
         if (offset) { offset[b * n + i] -= middle * scale[i * nb + b]; to_half(offset[b * n + i], &exact); }
       }
     format.is_half = exact;
-    const size_t bytes = num_tiles() * tile_bytes(), page = size_t(2) << 20;
-    const size_t whole = bytes >= page ? (bytes + page - 1) / page * page : (bytes + 63) / 64 * 64;
-#if defined(_WIN32)
-    tiles = (uint8_t*)malloc(whole);
-#else
-    tiles = (uint8_t*)aligned_alloc(bytes >= page ? page : 64, whole);
-#endif
+    tiles = take_memory(num_tiles() * tile_bytes(), &region);
     if (!tiles) return fault("bad_alloc");
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (bytes >= page) madvise(tiles, whole, MADV_HUGEPAGE);
-#endif
     uint8_t* to = tiles;
     for (size_t tile = 0; tile < num_tiles(); tile++) {
       const size_t first = tile * kTile, columns = n - first < kTile ? n - first : kTile;
@@ -209,8 +312,11 @@ OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   TRY(ort->GetTensorMutableData(output, &y));
   const size_t nb = matrix.num_blocks();
   work.matrix = &matrix; work.x = (const float*)x; work.y = (float*)y; work.m = m;
-  work.rows = {(int8_t*)matrix.values.of(m * matrix.k), (float*)matrix.scales.of(m * nb * 4), (float*)matrix.sums.of(m * nb * 4),
-               (int32_t*)matrix.starts.of(m * nb * 4), nb};
+  ScratchUse use;
+  if (!use.scratch) return fault("bad_alloc");
+  Scratch& scratch = *use.scratch;
+  work.rows = {(int8_t*)scratch.values.of(m * matrix.k), (float*)scratch.scales.of(m * nb * 4), (float*)scratch.sums.of(m * nb * 4),
+               (int32_t*)scratch.starts.of(m * nb * 4), nb};
   if (!work.rows.values || !work.rows.scales || !work.rows.sums || !work.rows.starts) return fault("bad_alloc");
   work.num_parts = 64;
   if (m * matrix.k <= 16384) { work.num_parts = 1; quantize_part(&work, 0); }
@@ -268,7 +374,6 @@ OrtCustomOp make_op() {
 // rows. Outputs: rows [n, heads * d]; present keys and values, which have to be bound to the memory of the past ones.
 struct SlotAttention {
   Attention shape{};
-  Buffer queries, partial;
 };
 
 struct AttentionWork {
@@ -388,7 +493,9 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   TRY(ort->GetTensorMutableData(present_key, (void**)&a.keys));
   TRY(ort->GetTensorMutableData(present_value, (void**)&a.values));
   if (a.keys != past_key.data || a.values != past_value.data) return fault("SlotAttention: past and present have to be the same memory");
-  a.queries = (float*)op.queries.of(n * q_width * sizeof(float));
+  ScratchUse use;
+  if (!use.scratch) return fault("bad_alloc");
+  a.queries = (float*)use.scratch->queries.of(n * q_width * sizeof(float));
   if (!a.queries) return fault("bad_alloc");
   if (n == 1) prepare_part(&work, 0);
   else TRY(ort->KernelContext_ParallelFor(context, prepare_part, n, 0, &work));
@@ -397,7 +504,7 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   work.num_segments = (longest + kSegment - 1) / kSegment;
   // Few units of long sequences: their segments go to several threads.
   if (units > 16 || work.num_segments == 1) return ort->KernelContext_ParallelFor(context, attend_part, units, 0, &work);
-  a.partial = (float*)op.partial.of(units * work.num_segments * partial_floats(d) * sizeof(float));
+  a.partial = (float*)use.scratch->partial.of(units * work.num_segments * partial_floats(d) * sizeof(float));
   if (!a.partial) return fault("bad_alloc");
   TRY(ort->KernelContext_ParallelFor(context, attend_segment, units * work.num_segments, 0, &work));
   return ort->KernelContext_ParallelFor(context, merge_part, units, 0, &work);

@@ -163,6 +163,8 @@ class Cabinet:
             default_system_prompt=text.chat.default_system_prompt,
             reasoning=text.reasoning,
             ends_turns=text.ends_turns,
+            thinks=text.thinks,
+            switched=text.switched,
             sampling={
                 name: int(value) if name == "top_k" else value for name, value in description.sampling.items()
             },

@@ -156,11 +156,18 @@ class RemoteEngine:
         )
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
         model = self._model
-        prompt = model.text.fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        prompt = model.text.fit_prompt(
+            dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking
+        )
         return dataclasses.replace(prompt, fingerprint=model.description.fingerprint)
 
     def is_safe(self, text: str) -> bool:

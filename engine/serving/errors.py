@@ -21,6 +21,8 @@ from engine.errors import (
 
 UNAVAILABLE_S = 5
 """When to ask again where nobody can know: a model is loaded anew in seconds, and others may be there."""
+_UNREAD = (408, 413)
+"""Where the rest of a body is not waited for."""
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -59,7 +61,11 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Return the headers that go with it."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if self.status in _UNREAD:
+            headers["Connection"] = "close"
+        return headers
 
 
 def too_long(num_tokens: int | None, context_length: int, param: str) -> ApiError:

@@ -118,14 +118,14 @@ class Exchange:
         def tell(place: int) -> None:
             stream.place = place
 
-        head = wording.opening()
+        head, mark = wording.opening(), self._mark
         async with self._service.answering(self._asked, self._keys, tell) as generation:
             self._begin()
             async for piece in generation:
                 if generation.completion is None and (wait_s := stream.due_in_s) > 0:
                     await asyncio.sleep(wait_s)
-                await stream.send(head + wording.piece(piece))
-                head = b""
+                await stream.send(head + wording.piece(mark + piece))
+                head, mark = b"", ""
         if (completion := generation.completion) is None:
             raise ApiError(500, "The answer has no end.", code="generation_failed")
         self._note(completion.usage)
@@ -134,11 +134,18 @@ class Exchange:
     async def _whole(self, wording: Wording) -> None:
         async with self._service.answering(self._asked, self._keys, lambda _place: None) as generation:
             self._begin()
-            text = "".join([piece async for piece in generation])
+            text = self._mark + "".join([piece async for piece in generation])
         if (completion := generation.completion) is None:
             raise ApiError(500, "The answer has no end.", code="generation_failed")
         self._note(completion.usage)
         await send_body(self._send, wording.whole(text, completion))
+
+    @property
+    def _mark(self) -> str:
+        """The mark before what the model thinks, where its prompt has written it already."""
+        reasoning = self._service.engine.info.reasoning
+        is_inside = reasoning is not None and reasoning.is_open and not self._asked.prompt.is_continued
+        return reasoning.opening if reasoning is not None and is_inside and self._asked.is_chat else ""
 
     async def _race(self, work: Coroutine[Any, Any, None], *besides: Coroutine[Any, Any, None]) -> None:
         with self._service.open(self._turn_away) as self._begun:

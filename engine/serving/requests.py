@@ -29,9 +29,21 @@ _HARMLESS = frozenset(
         *("metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"),
         *("prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier"),
         *("service_tier", "store", "user", "verbosity"),
+        *("cache_prompt", "keep_alive", "priority", "request_id", "return_token_ids", "timings_per_token"),
     }
 )
-"""What changes no answer here: names, hints, and what OpenAI does with answers besides."""
+"""What changes no text: names, hints, what OpenAI does besides, and what clients of other servers ask for."""
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("none", "auto"),
+    "modalities": (["text"],),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "min_tokens": (0,),
+    "skip_special_tokens": (True,),
+}
+"""What is accepted with these values alone, which say what is done anyway."""
 _UNLESS_EMPTY = ("audio", "function_call", "functions", "logit_bias", "suffix", "tools", "web_search_options")
 _OUR_NUMBERS = ("top_k", "min_p", "repetition_penalty")
 
@@ -153,8 +165,9 @@ def _read_rest(fields: Fields, engine: ServedEngine, max_new_tokens: int, *, is_
     for name in _UNLESS_EMPTY:
         if fields.value(name) and not (name == "tools" and fields.value("tool_choice") == "none"):
             _refuse_parameter(fields, name)
-    _refuse_unless(fields, "tool_choice", ("none", "auto"))
-    _refuse_unless(fields, "modalities", (["text"],))
+    for name, harmless in _ONLY.items():
+        if (value := fields.value(name)) is not None and value not in harmless:
+            _refuse_parameter(fields, name)
     if fields.object("response_format").text("type", "text") != "text":
         _refuse_parameter(fields, "response_format")
     if (fields.whole("n", 1) or 1) != 1:
@@ -182,12 +195,6 @@ def _read_rest(fields: Fields, engine: ServedEngine, max_new_tokens: int, *, is_
 
 def _refuse_parameter(fields: Fields, name: str) -> NoReturn:
     fields.refuse(name, "is not supported by this server.", "unsupported_parameter")
-
-
-def _refuse_unless(fields: Fields, name: str, harmless: tuple[Any, ...]) -> None:
-    value = fields.value(name)
-    if value is not None and value not in harmless:
-        _refuse_parameter(fields, name)
 
 
 def _max_tokens(fields: Fields, engine: ServedEngine) -> int:

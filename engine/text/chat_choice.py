@@ -58,7 +58,7 @@ def named_chat(chosen: str) -> ChatSpec | None:
     if chosen in ("chatml", "none"):
         return ChatSpec(None if chosen == "none" else chosen)
     template = classic_templates().get(chosen)
-    return _of_template(_read(Path(chosen)) if template is None else template)
+    return _with_switch(_of_template(_read(Path(chosen)) if template is None else template))
 
 
 def llama2_chat() -> ChatSpec:
@@ -143,10 +143,8 @@ def _with_switch(chat: ChatSpec) -> ChatSpec:
     dialog = [ChatMessage("user", "Hi")]
     for name in named:
         try:
-            thinking, silent = (
-                TemplateProcess(chat.template, dict(chat.tokens), {name: value}).render([dialog])[0]
-                for value in (True, False)
-            )
+            process = TemplateProcess(chat.template, dict(chat.tokens))
+            thinking, silent = (process.render([dialog], {name: value})[0] for value in (True, False))
         except (ModelFormatError, PromptError):
             continue
         if thinking != silent and silent.error is None:

@@ -3,8 +3,8 @@
 Templates come out of files that anybody may have made. Jinja's sandbox keeps a template from Python; it
 cannot keep one from counting to infinity or filling the memory. So this file runs as a process beside the
 engine (`template_process.py` starts it) that limits its own memory and is ended when it takes too long. It
-imports nothing of the engine. It reads JSON lines: first the template and its tokens, then lists of dialogs,
-and answers each with a line.
+imports nothing of the engine. It reads JSON lines: first the template and its tokens, then lists of dialogs
+with the template's switches, and answers each with a line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import datetime
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
@@ -63,12 +63,13 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         self._tokens = tokens
 
-    def render(self, dialog: Dialog) -> str:
+    def render(self, dialog: Dialog, switches: Mapping[str, bool] | None = None) -> str:
         """Return the prompt's text, ready for the answer. Raises whatever the template leads to."""
+        variables = {**self._tokens, **(switches or {})}
         pieces: list[str] = []
         num_characters = 0
         for piece in self._template.generate(
-            messages=dialog, add_generation_prompt=True, tools=None, documents=None, **self._tokens
+            messages=dialog, add_generation_prompt=True, tools=None, documents=None, **variables
         ):
             pieces.append(piece)
             num_characters += len(piece)
@@ -110,9 +111,9 @@ def _set_alarm(seconds: int) -> None:
         signal.alarm(seconds)
 
 
-def _answer(template: ChatTemplate, dialog: Dialog) -> dict[str, str]:
+def _answer(template: ChatTemplate, dialog: Dialog, switches: Mapping[str, bool]) -> dict[str, str]:
     try:
-        return {"text": template.render(dialog)}
+        return {"text": template.render(dialog, switches)}
     except Exception as error:  # noqa: BLE001 - the template is a foreign program
         return {"error": _reason(error)}
 
@@ -136,7 +137,7 @@ def main() -> None:
             except Exception as error:  # noqa: BLE001 - the template is a foreign program
                 answer = {"error": _reason(error)}
         else:
-            answer = [_answer(template, dialog) for dialog in request]
+            answer = [_answer(template, dialog, request["switches"]) for dialog in request["dialogs"]]
         print(json.dumps(answer), flush=True)
         _set_alarm(0)
 

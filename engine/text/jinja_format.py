@@ -8,6 +8,7 @@ trim do the same to both.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -51,13 +52,21 @@ class JinjaFormat:
         )
         tokens = chat.tokens or {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
         self._process = TemplateProcess(chat.template, dict(tokens))
+        self._switches: dict[str, bool] = {}
         self._characters_per_token = 4.0
         self._verdicts: dict[bytes, bool] = {}
         self._folds_system = False
-        self.answer_head = ""
+        self.answer_head = self.probed = ""
         ends = self._probe()
         self.ends_turns = bool(ends)
         self.stop_ids = frozenset({eos_id, *stop_ids, *ends})
+
+    def switched(self, name: str, *, on: bool) -> JinjaFormat:
+        """Return this format with a variable of the template's own set. Raises `ModelFormatError`."""
+        other = copy.copy(self)
+        other._switches, other._verdicts = {name: on}, {}
+        other._probe()
+        return other
 
     def encode(self, dialog: Sequence[ChatMessage]) -> list[int]:
         """Raises `PromptError` where the template refuses, `UnsafePromptError` where it may be fooled."""
@@ -124,7 +133,7 @@ class JinjaFormat:
         disguise = self._disguise(dialog)
         table = {ord(character): other for character, other in disguise.items()}
         revealed = {ord(other): character for character, other in disguise.items()}
-        plain, hidden = self._process.render([dialog, _with_contents(dialog, table)])
+        plain, hidden = self._process.render([dialog, _with_contents(dialog, table)], self._switches)
         if plain.error is not None:
             raise PromptError(f"The model's chat template refuses this dialog: {plain.error}.")
         if hidden.error is None and hidden.text.translate(revealed) == plain.text:
@@ -132,7 +141,7 @@ class JinjaFormat:
         # The template looks into the messages. Leave them readable, and break only what looks like control.
         mark = next(self._unused(dialog))
         broken = [replace(message, content=self._broken(message.content, mark)) for message in dialog]
-        guarded = self._process.render([broken])[0]
+        guarded = self._process.render([broken], self._switches)[0]
         unmark = {ord(mark): ""}
         if (
             hidden.error is None
@@ -182,11 +191,12 @@ class JinjaFormat:
         """
         dialog = [*_TURN, _QUESTION]
         try:
-            plain, system = self._process.render([dialog, [_SYSTEM, *dialog]])
+            plain, system = self._process.render([dialog, [_SYSTEM, *dialog]], self._switches)
         except PromptError as error:
             raise ModelFormatError(str(error)) from error
         if plain.error is not None:
             raise ModelFormatError(f"The model's chat template fails: {plain.error}.")
+        self.probed = plain.text
         ends = [0]
         for message in dialog:
             place = _place(message, plain.text, ends[-1])

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Protocol
 
+from engine.errors import ModelFormatError
 from engine.text.chat_choice import named_chat
 from engine.text.detokenizer import padded
-from engine.text.prompt import ChatModel, fit_prompt, make_chat_format, reasoning_of
+from engine.text.jinja_format import JinjaFormat
+from engine.text.prompt import ChatFormat, ChatModel, fit_prompt, make_chat_format, reasoning_of
 from engine.text.tokenizer import RememberingTokenizer, Tokenizer
-from engine.types import ChatMessage, Prompt
+from engine.types import ChatMessage, Prompt, Reasoning
 
 _BREAK = "\n"
 """Put before a text so that a tokenizer adds no space to it."""
@@ -38,6 +41,12 @@ class ModelText:
         self.format = make_chat_format(model, self.tokenizer, chosen)
         self.chat = named_chat(chosen) or model.chat
         self.reasoning = reasoning_of(self.chat, self.format)
+        self.thinks: bool | None = None
+        """Whether it thinks where nobody says whether it shall; None where nobody can."""
+        self._other: ChatFormat | None = None
+        """The format with thinking switched the other way."""
+        self._find_switch()
+        self.switched = reasoning_of(self.chat, self._other) if self._other else None
         ends = frozenset({model.eos_id, *model.stop_ids})
         self.stop_ids = self.format.stop_ids if self.format else ends
         self.control_ids = self.stop_ids | frozenset(self.tokenizer.special_ids.values())
@@ -48,6 +57,15 @@ class ModelText:
         """Whether the chat format has a token for the end of an answer."""
         return self.format is not None and self.format.ends_turns
 
+    def _find_switch(self) -> None:
+        if not isinstance(self.format, JinjaFormat) or not (name := self.chat.thinking_switch):
+            return
+        with suppress(ModelFormatError):
+            silent = self.format.switched(name, on=False)
+            thinks = silent.probed != self.format.probed
+            self._other = silent if thinks else self.format.switched(name, on=True)
+            self.thinks = thinks
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """Return what each id adds to an answer; the marks around thinking are part of what is said."""
@@ -57,11 +75,18 @@ class ModelText:
         return table
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        answer_ids = self._answer_ids(answer_so_far) if answer_so_far else ()
-        return fit_prompt(self.format, dialog, max_prompt_tokens, answer_ids)
+        is_switched = self._other is not None and thinking not in (None, self.thinks)
+        reasoning = self.switched if is_switched else self.reasoning
+        answer_ids = self._answer_ids(answer_so_far, reasoning) if answer_so_far else ()
+        return fit_prompt(self._other if is_switched else self.format, dialog, max_prompt_tokens, answer_ids)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""
@@ -100,11 +125,11 @@ class ModelText:
         ids = self.tokenizer.encode(_BREAK + text)
         return ids[len(head) :] if ids[: len(head)] == head else self.tokenizer.encode_inside(text)
 
-    def _answer_ids(self, answer: str) -> Sequence[int]:
+    def _answer_ids(self, answer: str, reasoning: Reasoning | None) -> Sequence[int]:
         """Return the ids of an answer to go on with, behind the thinking that the prompt begins."""
-        if self.reasoning is None or not self.reasoning.is_open:
+        if reasoning is None or not reasoning.is_open:
             return self.tokenizer.encode(answer)
-        closing = self.reasoning.closing
+        closing = reasoning.closing
         if closing in self._control_marks:
             return [self._control_marks[closing], *self.tokenizer.encode_inside(f"\n\n{answer}")]
         return self.tokenizer.encode_inside(f"{closing}\n\n{answer}")

@@ -38,22 +38,23 @@ class TemplateProcess:
     somebody killed it, the next call starts a new one.
     """
 
-    def __init__(
-        self, template: str, tokens: dict[str, str], switches: Mapping[str, bool] | None = None
-    ) -> None:
-        """`switches` are variables of the template's own.
-
-        Raises `ModelFormatError` for one that cannot be read.
-        """
+    def __init__(self, template: str, tokens: dict[str, str]) -> None:
+        """Raises `ModelFormatError` for a template that cannot be read."""
         if len(template) > _MAX_TEMPLATE_CHARACTERS:
             raise ModelFormatError("The model's chat template is too long to be one.")
-        self._first = {"template": template, "tokens": tokens | dict(switches or {})}
+        self._first = {"template": template, "tokens": tokens}
         self._lock = threading.Lock()
         self._start()
 
-    def render(self, dialogs: Sequence[Sequence[ChatMessage]]) -> list[Rendered]:
-        """Render each dialog. Raises `PromptError` when that takes too much time or memory."""
-        request = [[{"role": one.role, "content": one.content} for one in dialog] for dialog in dialogs]
+    def render(
+        self, dialogs: Sequence[Sequence[ChatMessage]], switches: Mapping[str, bool] | None = None
+    ) -> list[Rendered]:
+        """Render each dialog; `switches` are variables of the template's own.
+
+        Raises `PromptError` when that takes too much time or memory.
+        """
+        written = [[{"role": one.role, "content": one.content} for one in dialog] for dialog in dialogs]
+        request = {"dialogs": written, "switches": dict(switches or {})}
         with self._lock:
             if self._process.poll() is not None:
                 self._start()

@@ -40,6 +40,7 @@ _GONE = (
     sql.TooManyConnections,
     sql.ConnectionException,
 )
+_SOON = ("starting up", "shutting down", "recovery mode", "too many", "connection slots")
 _UNDONE = (sql.DeadlockDetected, sql.SerializationFailure)
 _LOGIN = (sql.InvalidAuthorizationSpecification, sql.InvalidPassword, sql.InvalidCatalogName)
 _TABLE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], StorageError], ...] = (
@@ -48,7 +49,6 @@ _TABLE: tuple[tuple[type[psycopg.Error] | tuple[type[psycopg.Error], ...], Stora
     ((sql.DataCorrupted, sql.IndexCorrupted), CorruptDatabaseError(_CORRUPT)),
     (sql.ReadOnlySqlTransaction, DatabaseUnavailableError(_READ_ONLY)),
     (sql.InsufficientPrivilege, DatabaseUnavailableError(_DENIED)),
-    (_LOGIN, DatabaseUnavailableError(REFUSED)),
     (_UNDONE, TransactionLostError(AWAY)),
 )
 
@@ -57,13 +57,14 @@ def is_lost(error: psycopg.Error) -> bool:
     """Tell whether the connection is no more, or could not be made, and another one may do."""
     if isinstance(error, _GONE):
         return True
+    if _is_refused(error):
+        return False
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and error.sqlstate is None
 
 
 def postgres_error(error: psycopg.Error) -> StorageError:
     """Return the storage's error for `error`; raise it from the original."""
-    # A login that is refused has no code: only its words tell.
-    if isinstance(error, _LOGIN) or "authentication failed" in str(error):
+    if _is_refused(error):
         return DatabaseUnavailableError(REFUSED)
     if is_lost(error):
         return DatabaseUnavailableError(AWAY)
@@ -74,3 +75,10 @@ def postgres_error(error: psycopg.Error) -> StorageError:
         if isinstance(error, kinds):
             return type(meant)(str(meant))
     return StorageError(UNEXPECTED)
+
+
+def _is_refused(error: psycopg.Error) -> bool:
+    """Tell whether the server is there and does not want us. While connecting only its words tell."""
+    words = str(error)
+    is_answer = error.sqlstate is None and "FATAL: " in words
+    return isinstance(error, _LOGIN) or (is_answer and not any(soon in words for soon in _SOON))

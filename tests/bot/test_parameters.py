@@ -19,6 +19,7 @@ from bot.parameters import (
     describe,
     find_parameter,
     read_limits,
+    written_parameters,
 )
 from engine.errors import InvalidParameterError
 from engine.runtime.sampling import DEVICE_ROW
@@ -126,7 +127,7 @@ def test_the_prompt_budget_leaves_room_for_the_answer(
 
 def test_description_shows_value_default_and_range() -> None:
     lines = describe(DEFAULTS, {"top_k": 7}, {"temperature": 0.2})
-    assert len(lines) == len(PARAMETERS)
+    assert len(lines) == len(PARAMETERS) - 1, "thinking is the model's own matter where it has no switch"
     assert lines[0].startswith("**temperature** = `0.2` (set here; otherwise 0.7, 0 to 2):")
     assert lines[1].startswith("**top_p** = `0.9` (default, 0.01 to 1):")
     assert lines[2].startswith("**top_k** = `7` (this server's default; mine is 40, 0 to 1000):")
@@ -162,10 +163,37 @@ def test_the_operators_limits_bound_a_models_own_values() -> None:
     assert limited.sampling.temperature == 0.5
 
 
+def test_thinking_is_switched_on_or_off() -> None:
+    thinking = PARAMETERS["thinking"]
+    assert [thinking.parse(text) for text in (" On", "off", "1", "0")] == [1, 0, 1, 0]
+    assert [thinking.format(value) for value in (1, 0)] == ["on", "off"]
+    with pytest.raises(ParameterError, match="thinking must be one of: `on` / `off`"):
+        thinking.parse("2")
+    with pytest.raises(ParameterError, match="must be one of: `off`"):
+        thinking.within(read_limits("thinking=0..0")).parse("on")
+    assert written_parameters([("thinking", 0), ("top_k", 5)]) == {"thinking": "off", "top_k": "5"}
+
+
+def test_a_model_that_can_be_switched_has_a_default_of_its_own() -> None:
+    assert DEFAULTS.thinks is None
+    own = DEFAULTS.with_advice({"thinking": 1})
+    assert own.thinks is True
+    line = describe(own, {}, {})[-1]
+    assert line.startswith(
+        "**thinking** = `on` (the model's own, on or off): whether I think before I answer"
+    )
+    assert describe(own, {"thinking": 0}, {})[-1].startswith(
+        "**thinking** = `off` (this server's default; mine is on"
+    )
+    off = ChatParameters(thinking=0, chosen=frozenset({"thinking"}))
+    assert off.with_advice({"thinking": 1}).thinks is False
+
+
 def test_what_the_engine_declares_is_a_setting_of_the_operator_and_of_conversations() -> None:
     names = [name for name in RANGES if name != "seed"]
-    assert list(PARAMETERS) == [*names, "max_history_tokens", "seed"]
-    assert [key.name for key in CHAT_KEYS] == [name.upper() for name in (*names, "max_history_tokens")]
+    assert list(PARAMETERS) == [*names, "max_history_tokens", "seed", "thinking"]
+    own = ("max_history_tokens", "thinking")
+    assert [key.name for key in CHAT_KEYS] == [name.upper() for name in (*names, *own)]
     assert {key.name for key in CHAT_KEYS} < LIVE
     assert (*(name for name in names if name != "max_new_tokens"), "uniform") == DEVICE_ROW
 

@@ -97,7 +97,11 @@ async def test_no_statement_scans_a_table_or_sorts(database: Database, path: Pat
     params = (1,) * statement.count("?")
     plan = [row["detail"] for row in await database.fetch_all("EXPLAIN QUERY PLAN " + statement, params)]
     assert plan
-    assert not [step for step in plan if not step.startswith(("SEARCH ", "CORRELATED "))], plan
+    assert not [
+        step
+        for step in plan
+        if not step.startswith(("SEARCH ", "CORRELATED ", "SCALAR ", "SCAN last", "MATERIALIZE last"))
+    ], plan
 
 
 async def test_a_long_channel_gives_its_newest_messages(

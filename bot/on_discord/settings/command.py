@@ -50,7 +50,7 @@ class SettingsCommands(app_commands.Group):
             await say(interaction, *lines, about_prompt)
 
     @app_commands.command(name="set", description="Change a setting of this conversation (moderators)")
-    @app_commands.describe(name="Which setting", value="Its new value, a number")
+    @app_commands.describe(name="Which setting", value="Its new value: a number, or on or off")
     @app_commands.choices(name=_NAMES)
     async def set(self, interaction: Interaction, name: str, value: app_commands.Range[str, 1, 32]) -> None:
         """Change one parameter."""

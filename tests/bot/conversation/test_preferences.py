@@ -63,6 +63,20 @@ async def test_a_models_own_values_follow_the_model(preferences: Preferences) ->
     assert preferences.defaults.sampling.top_k == 40
 
 
+async def test_thinking_can_be_chosen_where_the_model_leaves_the_choice(preferences: Preferences) -> None:
+    engine = preferences._engine
+    assert isinstance(engine, ScriptedEngine)
+    with pytest.raises(ParameterError, match="this model leaves no choice"):
+        await preferences.set(HERE, "thinking", "off", by_user_id=1)
+    engine.info = replace(engine.info, thinks=True)
+    assert (await preferences.parameters(1)).thinks is True
+    assert "**thinking** = `on` (the model's own" in (await preferences.describe(HERE))[-1]
+    assert await preferences.set(HERE, "thinking", "off", by_user_id=1) == ("thinking", 0)
+    assert (await preferences.parameters(1)).thinks is False
+    engine.info = replace(engine.info, thinks=None)
+    assert "thinking" not in "".join(await preferences.describe(HERE)), "another model is loaded"
+
+
 async def test_presets(preferences: Preferences, prompts: SystemPrompts) -> None:
     assert (await prompts.set_preset(HERE, " None ", by_user_id=1)).num_tokens == META_TOKENS
     none = await prompts.read(HERE)

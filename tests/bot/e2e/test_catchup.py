@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import simcord
@@ -260,9 +261,9 @@ async def test_what_waits_while_another_model_is_loaded_is_made_for_that_one(wor
     prompts: list[str] = []
     fit = world.engine.fit_prompt
 
-    def noting(dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = "") -> Prompt:
+    def noting(dialog: Sequence[ChatMessage], max_prompt_tokens: int, **options: Any) -> Prompt:
         prompts.append(world.engine.info.name)
-        return fit(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        return fit(dialog, max_prompt_tokens, **options)
 
     world.engine.fit_prompt = noting  # type: ignore[method-assign]
     result = await world.anna.slash(world.general, "catchup")

@@ -88,6 +88,18 @@ async def test_a_model_that_only_thinks_and_one_that_speaks_of_a_mark(world: Wor
     assert "then said nothing" in await ask(world, "Hm, hm.")
 
 
+async def test_thinking_can_be_switched_off_where_the_model_leaves_the_choice(world: World) -> None:
+    opened = Reasoning("<think>", "</think>", is_open=True)
+    with_info(world, reasoning=opened, thinks=True, switched=dataclasses.replace(opened, is_open=False))
+    assert await ask(world, "Hm.</think>Paris.") == "Paris."
+    await world.mod.slash(world.general, "settings set", name="thinking", value="off")
+    assert await ask(world, "Rome.", "and there?") == "Rome.", "its prompt opens no block any more"
+    assert world.engine.thinking == [True, False]
+    await world.mod.slash(world.general, "settings set", name="thinking", value="on")
+    assert await ask(world, "Hm.</think>Bern.", "there?") == "Bern."
+    assert world.engine.thinking[-1] is True
+
+
 async def test_a_setting_shows_thoughts_as_a_spoiler_without_effects(world: World) -> None:
     await world.set_up(world.guild.id, {"shows_thoughts": True})
     thought = f"a || b ||c|| {world.bob.mention} `x` discord.gg/abc123"

@@ -26,7 +26,12 @@ class RedEngine(ScriptedEngine):
     problems: list[str] = field(default_factory=list)
 
     def fit_prompt(
-        self, dialog: Sequence[ChatMessage], max_prompt_tokens: int, *, answer_so_far: str = ""
+        self,
+        dialog: Sequence[ChatMessage],
+        max_prompt_tokens: int,
+        *,
+        answer_so_far: str = "",
+        thinking: bool | None = None,
     ) -> Prompt:
         """Make the prompt in each format, count its control tokens, then do as scripted."""
         turns = [message for message in dialog if message.role != "system"]
@@ -38,7 +43,7 @@ class RedEngine(ScriptedEngine):
         if (ids.count(START), ids.count(END)) != (len(dialog) + 1, len(dialog)):
             self.problems.append(f"chatml: {ids.count(START)} starts, {ids.count(END)} ends")
         self._look_at_families(dialog)
-        return super().fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far)
+        return super().fit_prompt(dialog, max_prompt_tokens, answer_so_far=answer_so_far, thinking=thinking)
 
     def _look_at_families(self, dialog: Sequence[ChatMessage]) -> None:
         """Compare the control tokens of each family's prompt with those for messages that say nothing."""

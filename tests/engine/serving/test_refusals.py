@@ -69,6 +69,7 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "a form": (CHAT, question(response_format={"type": "json_object"}), 400, "response_format is not"),
     "log-probabilities": (CHAT, question(logprobs=True), 400, "logprobs is not supported"),
     "biases": (CHAT, question(logit_bias={"1": 5}), 400, "logit_bias is not supported"),
+    "an answer without an end": (CHAT, question(ignore_eos=True), 400, "ignore_eos is not supported"),
     "audio": (CHAT, question(modalities=["text", "audio"]), 400, "modalities is not supported"),
     "a misspelt parameter": (CHAT, question(temprature=1), 400, "There is no parameter temprature"),
     "no prompt": (COMPLETIONS, {}, 400, "prompt is missing"),

@@ -215,9 +215,9 @@ def test_a_template_is_rendered_a_few_times(num_kept: int, monkeypatch: pytest.M
     rendered: list[int] = []
     render = chat_format._process.render
 
-    def counted(dialogs: Sequence[Sequence[ChatMessage]]) -> object:
+    def counted(dialogs: Sequence[Sequence[ChatMessage]], switches: Mapping[str, bool]) -> object:
         rendered.append(max(map(len, dialogs)))
-        return render(dialogs)
+        return render(dialogs, switches)
 
     monkeypatch.setattr(chat_format._process, "render", counted)
     assert fit_prompt(chat_format, dialog, max_tokens).num_dropped == 2 * (300 - num_kept)

@@ -14,6 +14,7 @@ from engine.text.chat_choice import detect_chat
 from engine.types import ChatMessage, Reasoning
 from tests.engine import chat_templates
 from tests.engine.fakes import make_model_folder, tiny_bpe
+from tests.engine.tiny_model import tiny_tokenizer
 
 OPENING = chat_templates.THINKING.replace("assistant\n' }}", "assistant\n<think>\n' }}")
 SHUT = OPENING.replace("<think>\n' }}", "<think>\n\n</think>\n\n' }}")
@@ -41,6 +42,72 @@ def test_a_template_says_how_its_model_thinks_and_ends(
     info = engine_of(tmp_path / "model", template).info
     assert info.reasoning == reasoning
     assert info.ends_turns is ends_turns
+
+
+SMOLLM_3 = (  # which tells of its mode in the system prompt, too
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}"
+    "{{- '<|im_start|>system\\nReasoning Mode: ' + ('/think' if enable_thinking else '/no_think') }}"
+    "{%- if messages[0].role == 'system' %}{{- '\\n' + messages[0].content }}{%- endif %}"
+    "{{- '<|im_end|>\\n' }}"
+    "{%- for message in messages if message.role != 'system' %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{{- '<|im_start|>assistant\\n' + ('' if enable_thinking else '<think>\\n\\n</think>\\n') }}"
+)
+GRANITE = (  # which thinks only where it is told to, and is told so in the system prompt
+    "{{- '<|im_start|>system\\n' + ('Write your thoughts between <think></think>. ' if thinking else '') }}"
+    "{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- endif %}{{- '<|im_end|>\\n' }}"
+    "{%- for message in messages if message.role != 'system' %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{{- '<|im_start|>assistant\\n' }}"
+)
+DEEPSEEK = (  # which opens or ends the block itself
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{{- '<|im_start|>assistant\\n' + ('<think>' if thinking else '</think>') }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks", "on", "off", "is_open"),
+    [
+        (chat_templates.QWEN_3, True, "assistant\n", "assistant\n<think>\n\n</think>\n\n", False),
+        (SMOLLM_3, True, "assistant\n", "assistant\n<think>\n\n</think>\n", False),
+        (GRANITE, False, "assistant\n", "assistant\n", False),
+        (DEEPSEEK, False, "assistant\n<think>", "assistant\n</think>", True),
+    ],
+)
+def test_thinking_is_switched_by_the_template(
+    tmp_path: Path, template: str, thinks: bool, on: str, off: str, is_open: bool
+) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    manifest = load_manifest(folder)
+    dataclasses.replace(manifest, chat=detect_chat(template)).save(folder)
+    engine = Engine(folder, EngineOptions())
+    dialog = [ChatMessage("system", "Rhyme."), ChatMessage("user", "Hi")]
+
+    def prompt(thinking: bool | None) -> str:
+        return tiny_tokenizer().decode(engine.fit_prompt(dialog, 400, thinking=thinking).ids)
+
+    assert engine.info.thinks is thinks
+    assert prompt(None) == prompt(thinks)
+    assert prompt(True) != prompt(False)
+    assert (prompt(True)[-len(on) :], prompt(False)[-len(off) :]) == (on, off)
+    marks = Reasoning("<think>", "</think>")
+    assert engine.info.reasoning_when(False) == marks
+    assert engine.info.reasoning_when(True) == dataclasses.replace(marks, is_open=is_open)
+    assert engine.info.reasoning_when(None) == engine.info.reasoning_when(thinks)
+    # An answer that is gone on with stands behind the block that its own prompt has opened.
+    begun = engine.fit_prompt(dialog, 400, thinking=True, answer_so_far="Well").ids
+    assert tiny_tokenizer().decode(begun) == prompt(True) + ("</think>\n\nWell" if is_open else "Well")
+
+
+@pytest.mark.parametrize("template", [chat_templates.THINKING, chat_templates.TRIMMING, OPENING])
+def test_what_cannot_be_switched_stays_as_it_is(tmp_path: Path, template: str) -> None:
+    engine = engine_of(tmp_path / "model", template)
+    dialog = [ChatMessage("user", "Hi")]
+    assert engine.info.thinks is None
+    assert engine.fit_prompt(dialog, 400, thinking=False) == engine.fit_prompt(dialog, 400)
+    assert engine.info.reasoning_when(False) == engine.info.reasoning
 
 
 def test_other_formats_mark_nothing_and_end_turns(tmp_path: Path) -> None:
