@@ -44,6 +44,7 @@ lock: ## choose the versions of all packages anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv, or make lock UV=path" >&2; exit 1; }
 	$(COMPILE) --upgrade --extra playground --output-file requirements.lock
 	$(COMPILE) --upgrade --extra playground --extra postgres --extra serve --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --upgrade --extra postgres --extra serve --constraints requirements-dev.lock --output-file requirements-servers.lock
 	$(COMPILE) --extra playground --extra postgres --extra serve --extra dev --constraints requirements-dev.lock --format pylock.toml \
 		| $(PYTHON) -m benchmarks.record_wheels
 

@@ -155,6 +155,8 @@ class Privacy:
     retention: Retention
     sweeper: Sweeper
     purging: Purging
+    erases: bool = True
+    """Whether what is deleted is gone from the disk, too; see `Database.erases`."""
 
     @classmethod
     def over(
@@ -169,7 +171,8 @@ class Privacy:
         """Return the parts over one database. `engines` are those that may keep something of texts."""
         retention = Retention(database, shards=conversations.shards)
         purging = Purging(conversations, undo_time, engines)
-        return cls(People(database), retention, Sweeper(retention, keeping, purging.note), purging)
+        sweeper = Sweeper(retention, keeping, purging.note)
+        return cls(People(database), retention, sweeper, purging, database.erases)
 
 
 def to_json(user_id: int, data: KeptData, *, at: datetime) -> bytes:

@@ -51,6 +51,9 @@ class Lock:
 class Backend(Protocol):
     """A database: what `Database` hands its calls on to. Errors are those of the storage."""
 
+    erases: bool
+    """Whether deleted text is gone from the disk, too, once `scrub` has run."""
+
     async def read(self, sql: str, params: Params) -> list[Any]:
         """Run one reading statement, which never sees half of a transaction."""
 

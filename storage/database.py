@@ -88,6 +88,11 @@ class Database:
             raise StorageError(_NO_DRIVER) from error
         return cls(await PostgresBackend.open(location, busy_timeout_s, migrations))
 
+    @property
+    def erases(self) -> bool:
+        """Whether deleted text is gone from the disk, too; else the server overwrites it in its own time."""
+        return self._backend.erases
+
     async def __aenter__(self) -> Self:
         return self
 

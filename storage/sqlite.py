@@ -37,6 +37,8 @@ from storage.opening import open_connection
 class SqliteBackend:
     """One SQLite file. One process owns it (`opening.locked`), so locks are those of this process."""
 
+    erases = True
+
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()

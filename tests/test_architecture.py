@@ -274,7 +274,7 @@ def test_the_version_is_written_the_same_twice() -> None:
     assert _project()["version"] == VERSION
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-servers.lock"])
 def test_the_lock_names_no_machine_and_pins_every_package_with_hashes(name: str) -> None:
     lock = (ROOT / name).read_text(encoding="utf-8")
     assert not re.search(r"^-|://|file:|/opt/|/home/|/tmp/", lock, re.MULTILINE)

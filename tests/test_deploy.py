@@ -113,7 +113,7 @@ def test_the_container_is_built_as_it_should_be() -> None:
     """The rules that linters of such files have."""
     assert {name for name, _ in instructions()} <= {
         *("FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "VOLUME", "STOPSIGNAL"),
-        *("HEALTHCHECK", "ENTRYPOINT", "CMD"),
+        *("HEALTHCHECK", "ENTRYPOINT", "CMD", "ARG"),
     }
     assert all(re.search(r":[\w.-]+-[\w.-]+( AS \w+)?$", image) for image in all_of("FROM")), "pin the image"
     assert all("--no-cache-dir" in run for run in all_of("RUN") if "pip install" in run)
@@ -121,6 +121,8 @@ def test_the_container_is_built_as_it_should_be() -> None:
     assert all_of("USER")[-1] not in ("0", "root")
     assert not any("sudo" in run for run in all_of("RUN"))
     assert any("--require-hashes" in run for run in all_of("RUN"))
+    lock = dict(argument.split("=", 1) for argument in all_of("ARG"))["LOCK"]
+    assert lock in all_of("COPY")[0].split()
     assert all_of("STOPSIGNAL") == ["SIGTERM"]
     for name in ("ENTRYPOINT", "CMD"):
         assert len(all_of(name)) == 1
@@ -211,9 +213,7 @@ def test_kubernetes_takes_the_manifest() -> None:
         assert "namespace" not in manifest["metadata"], name
 
 
-@pytest.mark.parametrize(
-    ("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES | {"ENGINE", "SHARDS"})]
-)
+@pytest.mark.parametrize(("name", "keys"), [("engine", set(ENGINE_KEYS)), ("bot", KEY_NAMES)])
 def test_the_manifest_sets_what_exists_and_gives_answers_their_time(name: str, keys: set[str]) -> None:
     everything = manifests()
     assert f"Service/{name}" in everything

@@ -36,7 +36,8 @@ def privacy_commands(
     async def policy(interaction: Interaction) -> None:
         async with reporting(interaction):
             reads_along = await listens(interaction.guild_id)
-            await say(interaction, *policy_lines(privacy.sweeper.keeping, reads_along=reads_along))
+            keeping, erases = privacy.sweeper.keeping, privacy.erases
+            await say(interaction, *policy_lines(keeping, reads_along=reads_along, erases=erases))
 
     @app_commands.command(name="opt-out", description="Tell me never to answer you or keep anything of yours")
     async def opt_out(interaction: Interaction) -> None:
@@ -73,13 +74,13 @@ def privacy_commands(
     return [policy, opt_out, opt_in, export_data, forget_me]
 
 
-def policy_lines(keeping: Keeping, *, reads_along: bool) -> list[Phrase]:
+def policy_lines(keeping: Keeping, *, reads_along: bool, erases: bool = True) -> list[Phrase]:
     """Return what `/privacy` says. Pure."""
     days, hours = keeping.retention_days, int(MAX_AGE.total_seconds()) // 3600
     return [
         phrase("privacy.what"),
         *([phrase("privacy.reads_along", messages=MAX_MESSAGES, hours=hours)] if reads_along else []),
-        phrase("privacy.where"),
+        phrase("privacy.where") if erases else phrase("privacy.where_server"),
         phrase("privacy.until_deleted") if not days else phrase("privacy.days", num=days),
         phrase("privacy.gone", num=keeping.grace_days),
         phrase("privacy.rights"),

@@ -50,6 +50,7 @@ Result = TypeVar("Result")
 class PostgresBackend:
     """One database on a server. `patience_s` and `watch_s` are for tests."""
 
+    erases = False
     patience_s = PATIENCE_S
     watch_s = WATCH_S
 

@@ -10,6 +10,8 @@ from storage.conversations import MessageState
 from tests.bot.e2e.world import World, labels
 from tests.fakes import Script
 
+pytestmark = pytest.mark.on_both
+
 
 async def ask(world: World, text: str = "hi") -> discord.Message:
     return await world.anna.send(world.general, f"{world.me} {text}")

@@ -11,6 +11,8 @@ from storage.conversations import MessageState, Role
 from tests.bot.e2e.world import EDIT_S, TOKEN_S, World, labels
 from tests.fakes import CONTROL_TAG, Script
 
+pytestmark = pytest.mark.on_both
+
 
 def echo(world: World) -> None:
     """Let the engine answer with what it was asked, one token."""

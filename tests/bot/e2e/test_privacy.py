@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from bot.language.phrases import LANGUAGES, render
 from bot.on_discord.privacy import policy_lines
 from bot.privacy import Keeping
 from engine.logs import LineFormatter
+from storage.address import PostgresAddress
 from storage.retention import Retention
 from tests.bot.e2e.world import World, labels, open_world, said
 from tests.fakes import CONTROL_TAG, Script
@@ -53,9 +55,16 @@ async def test_privacy_says_what_is_kept_in_every_language_within_one_message(wo
         word in answer for word in ("What I keep", "/forget-me", "/opt-out", "/export-data", "30 days")
     )
     for language in LANGUAGES:
-        for days in (0, 1, 90):
-            lines = [render(line, language) for line in policy_lines(Keeping(days, days), reads_along=True)]
-            assert len("\n".join(lines)) <= 2000, language
+        for days, erases in itertools.product((0, 1, 90), (True, False)):
+            policy = policy_lines(Keeping(days, days), reads_along=True, erases=erases)
+            assert len("\n".join(render(line, language) for line in policy)) <= 2000, language
+
+
+@pytest.mark.on_both
+async def test_privacy_says_what_a_deletion_is_worth_where_it_is_stored(world: World) -> None:
+    answer = said(await world.anna.slash(world.general, "privacy"))
+    is_on_server = isinstance(world.location, PostgresAddress)
+    assert ("PostgreSQL" in answer) == ("until it is overwritten" in answer) == is_on_server
 
 
 async def test_the_retention_period_is_stated(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from engine.types import FinishReason
 from tests.bot.e2e.world import World, labels, said
 from tests.fakes import Script
 
+pytestmark = pytest.mark.on_both
+
 
 async def ask(world: World, text: str = "hi") -> discord.Message:
     return await world.anna.send(world.general, f"{world.me} {text}")

@@ -30,6 +30,7 @@ from bot.servers.rates import Allowance
 from engine.errors import ModelFormatError
 from engine.types import TextEngine
 from engine.waiting.room import WaitingRoom
+from storage.address import Location
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.errors import StorageFullError
@@ -84,8 +85,8 @@ class VirtualEnv(simcord.Env):
 class World:
     """One server with two channels, two members and a moderator, and the bot."""
 
-    def __init__(self, path: Path, stack: contextlib.AsyncExitStack) -> None:
-        self.path = path
+    def __init__(self, location: Location, stack: contextlib.AsyncExitStack) -> None:
+        self.location = location
         self.engine = ScriptedEngine()
         self.defaults = ChatParameters(max_history_tokens=1024)
         self.env: simcord.Env
@@ -125,7 +126,7 @@ class World:
 
     async def new_client(self) -> LlamacordClient:
         """Return another bot on the same database file."""
-        self.database = await self._stack.enter_async_context(await Database.open(self.path))
+        self.database = await self._stack.enter_async_context(await Database.open(self.location))
         self.conversations = Conversations(self.database)
         self.metrics = Metrics()
         self.moderation = Moderation.over(
@@ -213,6 +214,12 @@ class World:
                 async with self.database.transaction() as transaction:
                     await transaction.fetch_all("INSERT INTO filler VALUES (?)", ("x" * 1000,))
 
+    @property
+    def path(self) -> Path:
+        """The file, where it is one."""
+        assert isinstance(self.location, Path)
+        return self.location
+
     def answers(self, *pieces: str, **script: Any) -> None:
         """Let the engine answer so from now on, a token a piece."""
         self.engine.scripts = [Script(pieces, delay_s=TOKEN_S, **script)]
@@ -288,7 +295,7 @@ def labels(message: discord.Message) -> list[str | None]:
 
 @contextlib.asynccontextmanager
 async def open_world(
-    path: Path,
+    location: Location,
     *,
     keeping: Keeping | None = None,
     sees_all_messages: bool = False,
@@ -297,7 +304,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """Make a world, and at its end close the bot and look for pings."""
     async with contextlib.AsyncExitStack() as stack:
-        world = World(path, stack)
+        world = World(location, stack)
         world.sees_all_messages = sees_all_messages
         world.edit_interval_s, world.shutdown_grace_s = edit_interval_s, shutdown_grace_s
         world.keeping = keeping or world.keeping

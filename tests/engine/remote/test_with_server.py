@@ -13,6 +13,7 @@ from engine.errors import ModelError
 from engine.remote.remote_engine import RemoteEngine, Servers
 from engine.remote.wire import RefusedError
 from engine.types import ChatMessage, Completion, FinishReason, Generation, Health, Prompt, SamplingParams
+from tests.engine.engine_stage import wait_until
 from tests.engine.remote.server_process import ServerProcess
 from tests.engine.tiny_model import make_tiny_model
 
@@ -71,7 +72,7 @@ async def test_it_answers_as_the_engine_in_this_process_does(
         completion = await read(there.generate(ahead, GREEDY, session="a"))
         assert completion.usage.num_cached_tokens >= len(ahead.ids) - 2
         there.drop_idle_cache()
-        await asyncio.sleep(0.5)
+        await wait_until(lambda: not there._replicas._forgetters[0]._owed.is_set())
         assert (await read(there.generate(ahead, GREEDY))).usage.num_cached_tokens == 0
 
         running = there.generate(prompt, SamplingParams(temperature=1.0, max_new_tokens=300))
