@@ -332,9 +332,8 @@ def _told(completion: Completion | None) -> str:
         return ""
     usage = completion.usage
     return (
-        f": {usage.num_prompt_tokens} tokens read, {usage.num_cached_tokens} of them from KV; the first one"
-        f" written after {usage.time_to_first_token_s:.2f} s, all {usage.num_new_tokens} after"
-        f" {usage.duration_s:.2f} s"
+        f": {usage.num_prompt_tokens} tokens read, {usage.num_cached_tokens} cached;"
+        f" {usage.time_to_first_token_s:.2f} s to first, {usage.num_new_tokens} in {usage.duration_s:.2f} s"
     )
 
 

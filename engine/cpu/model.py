@@ -77,7 +77,7 @@ class CpuModel:
         # The last row belongs to prefill, so that one step can have both.
         num_rows = options.num_slots + MAX_ROWS + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)
-        self._bindings: dict[int, onnxruntime.IOBinding] = {}
+        self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
         self._decode_steps: dict[tuple[int, int], _DecodeStep] = {}
         use_huge_pages()
 
@@ -98,6 +98,30 @@ class CpuModel:
         """
         logits = self._logits[first_row : min(first_row + len(ids), len(self._logits) - 1)]
         self._run_chunk(slot, ids, num_past, range(len(ids)), logits)
+        return logits
+
+    @property
+    def max_window_tokens(self) -> int:
+        """Tokens that a slot may come to hold in `decode_window`; 0 where it does not work.
+
+        ONNX Runtime's attention takes several tokens of one sequence only.
+        """
+        return self._max_tokens + 1 if OwnSlotAttention.takes(self._config) else 0
+
+    def decode_window(
+        self, first_slot: int, ids: Sequence[Sequence[int]], lengths: Sequence[int], wanted: Sequence[int]
+    ) -> FloatArray:
+        """Compute as many ids of each of the slots from `first_slot` on, in one run.
+
+        Of each slot the logits of its first `wanted` ids are returned, [sum(wanted), vocab], slot after slot.
+        `lengths` are the tokens that each slot holds before. The next decode overwrites what is returned.
+        """
+        num = len(ids[0])
+        if max(lengths) + num > self.max_window_tokens or min(lengths) < 0 or max(wanted) > num:
+            raise ValueError(f"Cannot decode {num} ids over slots of {lengths} tokens.")
+        rows = [slot * num + row for slot, number in enumerate(wanted) for row in range(number)]
+        logits = self._logits[: min(len(rows), len(self._logits) - 1)]
+        self._run(first_slot, ids, [length + num for length in lengths], rows, logits)
         return logits
 
     def score(self, slot: int, ids: Sequence[int], num_past: int) -> FloatArray:
@@ -127,19 +151,30 @@ class CpuModel:
     ) -> None:
         if not ids or num_past < 0 or num_past + len(ids) > self._max_tokens:
             raise ValueError(f"{len(ids)} tokens after {num_past} do not fit {self._max_tokens}.")
+        self._run(slot, [ids], [num_past + len(ids)], logit_rows, logits)
+
+    def _run(
+        self,
+        first: int,
+        ids: Sequence[Sequence[int]],
+        totals: Sequence[int],
+        logit_rows: Sequence[int],
+        logits: FloatArray,
+    ) -> None:
+        """Compute ids [slots, n] of the slots from `first` on, which come to hold `totals` tokens."""
         if len(logit_rows) != len(logits):
             raise ValueError(f"There is no room for the logits of {len(logit_rows)} rows.")
-        total = num_past + len(ids)
         feeds: dict[str, npt.NDArray[np.generic]] = {
-            "input_ids": np.array([ids], np.int64),
-            "seqlens_k": np.array([total - 1], np.int32),
-            "total_sequence_length": np.array(total, np.int32),
+            "input_ids": np.array(ids, np.int64),
+            "seqlens_k": np.array(totals, np.int32) - np.int32(1),
+            "total_sequence_length": np.array(max(totals), np.int32),
             "logit_rows": np.array(logit_rows, np.int64),
         }
         self._check_ids(feeds["input_ids"])
-        if slot not in self._bindings:
-            self._bindings[slot] = self._bind_cache(slot, slot + 1)
-        binding = self._bindings[slot]
+        window = first, first + len(ids)
+        if window not in self._bindings:
+            self._bindings[window] = self._bind_cache(*window)
+        binding = self._bindings[window]
         for name, values in feeds.items():
             binding.bind_cpu_input(name, values)
         _bind_output(binding, "logits", logits)

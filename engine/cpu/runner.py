@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.cpu.draft_window import DraftWindow
 from engine.cpu.drafting import Drafter, Drafting
 from engine.cpu.kv_disk import BLOCK_TOKENS, InPieces, KVDisk, is_possible
 from engine.cpu.kv_slots import KVSlots, Placement
@@ -267,6 +268,8 @@ class SlotRunner(CachedRunner[SlotModel]):
         model = self._model
         if not plan.drafts or not isinstance(model, SeveralAtOnce):
             return self._decode(plan.decode)
+        if rows := self._decode_window(model, plan, drafted_s):
+            return rows
         plain = [request for request in plan.decode if request not in plan.drafts]
         rows = self._decode(plain) if plain else []
         num_rows = len(self._slots)  # the most that a run of single tokens has
@@ -275,6 +278,30 @@ class SlotRunner(CachedRunner[SlotModel]):
             rows.append(self._decode_several(model, request, draft, num_rows))
             num_rows += 1 + len(draft)
             drafted_s[request] = time.perf_counter() - started
+        return rows
+
+    def _decode_window(
+        self, model: SeveralAtOnce, plan: StepPlan, drafted_s: dict[Request, float]
+    ) -> list[tuple[Request, FloatArray]]:
+        """Compute the next tokens of all requests and what was drafted in one run; or nothing, if slower."""
+        by_slot = {self._slot_of[request]: request for request in plan.decode}
+        own = {slot: [request.ids[-1], *plan.drafts.get(request, ())] for slot, request in by_slot.items()}
+        window = DraftWindow.over(self._slots, own)
+        if not (window.pays and window.fits(self._slots.block_size, model.max_window_tokens)):
+            return []
+        started = time.perf_counter()
+        logits = model.decode_window(window.first, window.ids, window.lengths, window.wanted)
+        row_s = (time.perf_counter() - started) / len(logits)
+        rows: list[tuple[Request, FloatArray]] = []
+        first_row = 0
+        for slot in sorted(own):
+            request, number = by_slot[slot], len(own[slot])
+            rows.append((request, logits[first_row : first_row + number]))
+            first_row += number
+            self._slots.touch(slot, request.num_computed + number)
+            self._computed(request, request.ids[-1:])
+            if request in plan.drafts:
+                drafted_s[request] = number * row_s
         return rows
 
     def _decode(self, requests: Sequence[Request]) -> list[tuple[Request, FloatArray]]:

@@ -49,6 +49,13 @@ class SeveralAtOnce(Protocol):
         self, slot: int, ids: Sequence[int], num_past: int, first_row: int = 0
     ) -> FloatArray: ...
 
+    @property
+    def max_window_tokens(self) -> int: ...
+
+    def decode_window(
+        self, first_slot: int, ids: Sequence[Sequence[int]], lengths: Sequence[int], wanted: Sequence[int]
+    ) -> FloatArray: ...
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:

@@ -23,6 +23,8 @@ MAX_DRAFTING = 4
 """Conversations that are answered at once where there are drafts. More of them fill a step already."""
 MAX_ROWS = 2 * (1 + MAX_DRAFT)
 """Tokens at most that a step with drafts computes."""
+_EVEN_DRAFT = 7
+"""With the token before it, as many rows as products take at once: a few more cost as much as the longest."""
 _MAX_PAUSE = 127
 
 
@@ -88,7 +90,8 @@ class Speculation:
             if num_matching < _GRAM_BESIDE:
                 return ()
             length = max(length, num_matching)
-        return self._lookup.draft(ids, min(length, max_tokens))
+        length = min(length, max_tokens)
+        return self._lookup.draft(ids, length if length >= MAX_DRAFT else min(length, _EVEN_DRAFT))
 
     def record(self, num_drafted: int, num_accepted: int, *, paid: bool) -> None:
         """Learn how the last draft turned out; `paid` if its step took no longer than single ones."""

@@ -88,6 +88,8 @@ class HistoryModel:
         self.chunks: list[int] = []
         self.windows: list[int] = []
         self.drafts: list[int] = []
+        self.num_windows = 0
+        """Runs over several tokens of several slots."""
         self.fault: Exception | None = None
         """Raised by every run while it is set."""
 
@@ -113,6 +115,24 @@ class HistoryModel:
         self.kv.ids[slot, num_past : num_past + len(ids)] = ids
         ends = range(num_past + 1, num_past + len(ids) + 1)
         return np.stack([history_logits(self.kv.ids[slot, :end]) for end in ends])
+
+    @property
+    def max_window_tokens(self) -> int:
+        return self._max_tokens + 1
+
+    def decode_window(
+        self, first_slot: int, ids: Sequence[Sequence[int]], lengths: Sequence[int], wanted: Sequence[int]
+    ) -> FloatArray:
+        self.windows.append(len(ids))
+        rows = []
+        for slot, (own, length, number) in enumerate(zip(ids, lengths, wanted, strict=True), first_slot):
+            self._check(own, [length + len(own)], room=1)
+            if len(own) != len(ids[0]):
+                raise ValueError("Each slot has as many.")
+            self.kv.ids[slot, length : length + len(own)] = own
+            rows += [history_logits(self.kv.ids[slot, : length + row + 1]) for row in range(number)]
+        self.num_windows += len(ids[0]) > 1
+        return np.stack(rows)
 
     def _check(self, ids: Sequence[int], totals: Sequence[int], room: int = 0) -> None:
         if self.fault is not None:

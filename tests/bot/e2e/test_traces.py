@@ -44,8 +44,7 @@ def ways(log: StringIO) -> dict[str, list[str]]:
 THE_WAY = [
     "Answer N: its question was written N s ago",
     "Answer N: the engine begins",
-    "Answer N is complete: N tokens read, N of them from KV; "
-    "the first one written after N s, all N after N s",
+    "Answer N is complete: N tokens read, N cached; N s to first, N in N s",
     "Answer N: its last edit is done: shown",
 ]
 

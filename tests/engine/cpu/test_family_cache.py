@@ -77,6 +77,28 @@ def test_the_drafts_of_several_sequences_are_seen_in_one_step(made: tuple[str, C
         cpu.decode_several(0, ids[404:410], 404, num_slots + MAX_ROWS - 5)
 
 
+def test_a_window_says_of_each_slot_what_single_runs_say(made: tuple[str, CpuModel]) -> None:
+    name, cpu = made
+    if not cpu.max_window_tokens:
+        pytest.skip("there are no operators of our own for this processor")
+    ids = recorded_ids(name)
+    cpu.prefill(0, ids[:400], 0)
+    cpu.prefill(1, ids[:317], 0)
+    given = [ids[400:405], [ids[317], ids[318], 7, 7, 7]]
+    rows = cpu.decode_window(0, given, (400, 317), (5, 2)).copy()
+    for row, position in zip(rows, (*range(400, 405), 317, 318), strict=True):
+        assert apart(row, name, position) < MOST_APART
+    # What filled up is overwritten by what comes next.
+    for slot, start in ((0, 405), (1, 319)):
+        window = [[0, 0], [0, 0]]
+        window[slot] = ids[start : start + 2]
+        rows = cpu.decode_window(0, window, (405, 319), (2 * (slot == 0), 2 * (slot == 1)))
+        assert max(apart(row, name, start + index) for index, row in enumerate(rows)) < MOST_APART
+    for wrong in ((cpu.max_window_tokens - 4, 317), (-1, 317)):
+        with pytest.raises(ValueError, match="Cannot decode"):
+            cpu.decode_window(0, given, wrong, (5, 2))
+
+
 def test_a_row_says_the_same_whatever_shares_the_step(made: tuple[str, CpuModel]) -> None:
     name, cpu = made
     ids = recorded_ids(name)

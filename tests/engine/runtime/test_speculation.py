@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.cpu.draft_window import DraftWindow
+from engine.cpu.kv_slots import KVSlots
 from engine.cpu.model import CpuModel
 from engine.engine import Engine, EngineOptions
 from engine.runtime.request import Request
@@ -76,8 +78,11 @@ def test_drafts_that_are_right_become_longer() -> None:
 def test_a_draft_that_was_partly_right_is_followed_by_a_shorter_one() -> None:
     speculation, ids = Speculation(), [*range(3, 60), 3, 4, 5]
     speculation.record(15, 15, paid=True)
-    speculation.record(15, 4, paid=True)
-    assert len(speculation.draft(ids, 100)) == 5
+    for num_accepted, length in ((4, 5), (6, 7), (9, 7), (13, 7)):
+        speculation.record(15, num_accepted, paid=True)
+        assert len(speculation.draft(ids, 100)) == length, (
+            "seven and the token before it are computed at once"
+        )
 
 
 def test_drafts_that_do_not_pay_become_rare() -> None:
@@ -133,7 +138,8 @@ def test_beside_others_a_draft_needs_more_that_stood_before_and_is_as_long() -> 
     for num_said in range(12):
         ids = [*text, 70, *range(20, 20 + num_said)]
         draft = Speculation().draft(ids, 100, is_alone=False)
-        assert draft == (tuple(range(20 + num_said, 20 + 2 * num_said)) if num_said >= 5 else ())
+        length = min(num_said, 7) if num_said >= 5 else 0
+        assert draft == tuple(range(20 + num_said, 20 + num_said + length))
         assert len(Speculation().draft(ids, 100)) == (num_said >= 3)
     assert len(Speculation().draft([*text, 70, *range(20, 50)], 100, is_alone=False)) == MAX_DRAFT
     assert len(Speculation().draft([7] * 40, 100, is_alone=False)) == MAX_DRAFT
@@ -193,14 +199,16 @@ def test_no_answer_of_several_changes_and_all_books_stay_right() -> None:
     for seed in range(12):
         driver = _answer_several(random.Random(seed))
         num_drafts.update(len(plan.drafts) for plan in driver.plans)
+        num_drafts["in one run"] += driver.model.num_windows
         num_drafts["beside plain ones"] += sum(
             0 < len(plan.drafts) < len(plan.decode) for plan in driver.plans
         )
-    assert all(num_drafts[kind] > 5 for kind in (1, 2, 3, "beside plain ones"))
+    assert all(num_drafts[kind] > 5 for kind in (1, 2, 3, "beside plain ones", "in one run"))
 
 
 def _answer_several(rng: random.Random) -> Driver:
-    driver = Driver(6, 1200, rng.randint(2, MAX_DRAFTING), MAX_TOKENS, page_tokens=4)
+    page_tokens = rng.choice((1, 4, 16))
+    driver = Driver(6, 1600, rng.randint(2, MAX_DRAFTING), MAX_TOKENS, page_tokens=page_tokens)
     requests: list[Request] = []
     expected: list[list[int]] = []
     prompts = [[rng.randint(3, 40) for _ in range(rng.randint(2, 50))]]
@@ -225,6 +233,30 @@ def _answer_several(rng: random.Random) -> Driver:
     assert [request.ids for request in requests] == expected
     assert len(driver.finals) == len(requests)
     return driver
+
+
+def test_a_run_of_all_is_taken_where_it_computes_less_and_writes_no_more_than_a_page() -> None:
+    slots = KVSlots(6, 1000, 16)
+    for length in (30, 20, 47, 10):
+        slots.acquire([5] * length, 100)
+    for slot, length in enumerate((30, 20, 47, 10)):
+        slots.extend(slot, [5] * length)
+
+    def window(**lengths: int) -> DraftWindow:
+        return DraftWindow.over(slots, {int(name[1:]): range(10, 10 + num) for name, num in lengths.items()})
+
+    found = window(s1=4, s3=1)
+    assert (found.first, found.wanted, found.lengths) == (1, [4, 0, 1], [20, 47, 10])
+    assert [list(ids) for ids in found.ids] == [[10, 11, 12, 13], [0] * 4, [10, 0, 0, 0]]
+    assert found.fits(16, 51)
+    assert not found.fits(16, 50), "the slot that only fills up would hold too much"
+    assert not found.fits(3, 51)
+    assert found.pays
+    assert not window(s1=4).pays, "one alone needs no window"
+    assert window(s0=8, s1=8, s2=8, s3=8).pays
+    assert not window(s0=16, s1=1, s2=1).pays, "much would only fill up"
+    assert not window(s0=8, s5=8).pays
+    assert not window(s0=14, s1=14, s2=14).pays, "so many rows there never are"
 
 
 def test_where_many_are_answered_or_a_step_of_all_was_never_timed_there_are_no_drafts() -> None:
