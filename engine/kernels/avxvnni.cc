@@ -2,6 +2,7 @@
 #include "tile.h"
 #if defined(__AVXVNNI__)
 #include <immintrin.h>
+#include <cstring>
 
 namespace llamacord {
 namespace {
@@ -34,9 +35,14 @@ void quantize(const float* x, size_t num_blocks, int zero, int8_t* values, float
       none = _mm256_or_ps(none, _mm256_cmp_ps(v[i], v[i], _CMP_UNORD_Q));
     }
     float largest = largest_of(top);
-    // What is no number is lost in a maximum: as the scale it reaches all that is computed of it.
-    if (_mm256_movemask_ps(none)) largest = __builtin_nanf("");
-    float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    // What is no number is lost in a maximum. As the scale it reaches all that is computed of it.
+    if (_mm256_movemask_ps(none) || !(largest < __builtin_inff())) {
+      memset(values, 0, kBlock);
+      scales[b] = sums[b] = __builtin_nanf("");
+      starts[b] = 0;
+      continue;
+    }
+    float inverse = largest > kSmallest ? 127.0f / largest : 0.0f;
     __m256 by = _mm256_set1_ps(inverse);
     __m256i n[4];
     for (int i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], by));

@@ -59,7 +59,9 @@ def build(name: str, target: str, headers: Path, folder: Path) -> None:
             command = [*zig, "c++", "-target", target, *_COMMON, *system, *flags, "-isystem", str(headers)]
             subprocess.run([*command, "-c", source, "-o", str(output)], check=True, cwd=HERE)  # noqa: S603
             objects.append(str(output))
-        command = [*zig, "cc", "-target", target, "-shared", "-s", "-o", str(folder / name), *objects]
+        repeatable = ["-Wl,-Brepro"] if "windows" in target else []  # no time of day in it
+        command = [*zig, "cc", "-target", target, "-shared", "-s", *repeatable]
+        command += ["-o", str(folder / name), *objects]
         subprocess.run(command, check=True, cwd=scratch)  # noqa: S603
         for leftover in folder.glob("*.lib"), folder.glob("*.pdb"):
             for path in leftover:
