@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bot.config import Settings
 from bot.models import beside, gpu_bytes, gpu_for, model_bytes, runs_on_gpu
+from engine import kernels
 from engine.advising.advice import Blocks, Load, advise
 from engine.advising.gpu_advice import advise_gpu
 from engine.advising.measuring import measure_model
@@ -71,7 +72,10 @@ def check_provider(settings: Settings, model: ModelFolder | None) -> Finding:
             "Provider",
             f"THREADS is {num_threads}, but there are {num_processors} processors. Set 0 or less.",
         )
-    cpu = f"the CPU, with {num_threads} of {num_processors} processors; {read_processor().describe()}."
+    cpu = (
+        f"the CPU, with {num_threads} of {num_processors} processors; {read_processor().describe()}. "
+        f"Products: {kernels.describe()}."
+    )
     if settings.provider == "cpu":
         return Finding(True, "Provider", cpu)
     try:

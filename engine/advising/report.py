@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine import kernels
 from engine.advising.advice import MEASURED_CONTEXT, Advice, Option, Speed
 from engine.advising.gpu_advice import GpuAdvice
 from engine.advising.inspection import Inspection
@@ -93,6 +94,7 @@ def as_json(report: Report) -> dict[str, object]:
         "free_bytes": report.machine.free_bytes,
         "num_cores": report.machine.num_cores,
         "processor": report.machine.processor.describe(),
+        "products": kernels.describe(),
         "bandwidth_bytes_per_s": measured.bandwidth,
     }
     return {

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from engine import kernels
 from engine.advising.advice import Advice, Load, Speed, advise
 from engine.advising.gpu_advice import GpuAdvice, advise_gpu
 from engine.advising.inspection import Description, Inspection, inspect
@@ -194,6 +195,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield from _description_facts(found.description)
     yield "This machine", f"{machine.num_cores} cores, {size(machine.memory_bytes)} of memory"
     yield "Processor", machine.processor.describe()
+    yield "Products", kernels.describe()
     if report.measured.bandwidth is not None:
         yield "Memory reads", f"{report.measured.bandwidth / 1e9:.1f} GB/s, measured"
 

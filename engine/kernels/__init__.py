@@ -20,6 +20,7 @@ _LIBRARIES = Path(__file__).parent / "lib"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ENDINGS = {"linux": "so", "win32": "dll", "darwin": "dylib"}
 _NAMES = {"avx512": "AVX-512 VNNI"}
+_OFF = "off"
 SWITCH = "LLAMACORD_KERNELS"
 """This variable of the environment, set to "off", leaves everything to ONNX Runtime."""
 
@@ -39,8 +40,20 @@ def has_attention() -> bool:
     return _opened()[2]
 
 
+def describe() -> str:
+    """Say whose operators multiply by weights of 4 and 8 bits on the CPU."""
+    name = instructions()
+    if name is not None:
+        return f"Llamacord's own, with {name}"
+    return "ONNX Runtime's own" + (f" ({SWITCH}=off)" if _choice() == _OFF else "")
+
+
+def _choice() -> str:
+    return os.environ.get(SWITCH, "").strip().lower()
+
+
 def _opened() -> tuple[Path | None, str | None, bool]:
-    return (None, None, False) if os.environ.get(SWITCH, "") == "off" else _open()
+    return (None, None, False) if _choice() == _OFF else _open()
 
 
 @functools.cache

@@ -29,7 +29,6 @@ _HALF = {"avx512_fp16": "AVX-512 FP16", "amx_fp16": "AMX FP16", "asimdhp": "Arm 
 MAX_OTHERS = 0.5
 """The share of all processors that others may use."""
 _SUPPLIES, _STAT = Path("/sys/class/power_supply"), Path("/proc/stat")
-_SUPPLIES, _STAT = Path("/sys/class/power_supply"), Path("/proc/stat")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pytest
 
 from bot.check import run_checks
 from bot.model_check import Finding
+from engine import kernels
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import PROCESS_BYTES
 from engine.describing.manifest import (
@@ -121,6 +122,14 @@ def test_everything_in_order_is_all_good_and_leaves_nothing_behind(place: Place)
     assert sorted(place.folder.rglob("*")) == before
     assert "playground" in findings["Token"].sentence
     assert "tiny (fp32)" in findings["Model"].sentence
+
+
+@pytest.mark.parametrize("switch", ["", "off"])
+def test_it_says_whose_operators_multiply(place: Place, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    monkeypatch.setenv(kernels.SWITCH, switch)
+    said = f"Products: {kernels.describe()}."
+    assert said in place.check(PROVIDER="cpu")["Provider"].sentence
+    assert (said == "Products: ONNX Runtime's own (LLAMACORD_KERNELS=off).") == (switch == "off")
 
 
 def test_room_for_kv_on_disk_is_told_and_must_be_there(place: Place) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engine import __main__ as cli
+from engine import kernels
 from engine.advising.advice import Load, advise
 from engine.advising.inspection import inspect
 from engine.convert.converter import convert, open_source
@@ -354,6 +355,15 @@ def test_names_from_a_file_command_neither_terminal_nor_markup(
     assert "\x1b" not in shown
     assert "[31mname[/nonsense]" in shown
     assert "[bold]odd" in shown
+
+
+def test_it_says_whose_operators_multiply(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kernels.SWITCH, "off")
+    assert run_json(capsys, str(folder))[1]["machine"]["products"] == kernels.describe()
+    assert cli.main(["inspect", str(folder)]) == 0
+    assert "ONNX Runtime's own (LLAMACORD_KERNELS=off)" in capsys.readouterr().out
 
 
 def test_measuring_gives_a_speed_for_each_precision_and_for_the_model(

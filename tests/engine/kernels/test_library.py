@@ -21,6 +21,18 @@ def test_the_libraries_are_those_of_the_sources() -> None:
 def test_they_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.SWITCH, "off")
     assert (kernels.library(), kernels.instructions(), kernels.has_attention()) == (None, None, False)
+    assert kernels.describe() == "ONNX Runtime's own (LLAMACORD_KERNELS=off)"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("AVX-512 VNNI", "Llamacord's own, with AVX-512 VNNI"), (None, "ONNX Runtime's own")]
+)
+def test_people_are_told_whose_operators_compute(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, said: str
+) -> None:
+    monkeypatch.delenv(kernels.SWITCH, raising=False)
+    monkeypatch.setattr(kernels, "_open", lambda: (None, name, False))
+    assert kernels.describe() == said
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x7fELF", b"not a library at all"])
