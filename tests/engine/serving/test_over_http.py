@@ -176,7 +176,7 @@ async def exchange(port: int, *sent: bytes, pause_s: float = 0.0) -> bytes:
     got = bytearray()
 
     async def read() -> None:
-        # Meanwhile: what is sent to a server that has closed makes the system drop what came and was not read.
+        # Meanwhile: what is sent to a server that has closed makes the system drop what was not read.
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(2**16):
                 got.extend(piece)
