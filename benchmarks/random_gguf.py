@@ -1,7 +1,7 @@
 """Writes GGUF files of true dimensions with random weights, which the engine and llama.cpp both read.
 
-Matrices are Q4_0 and the embedding, which is the head too, Q8_0. The tokenizer is the tests' tiny one with
-fillers.
+Matrices are Q4_0 or Q8_0, and the embedding, which is the head too, Q8_0. The tokenizer is the tests' tiny
+one with fillers.
 """
 
 from __future__ import annotations
@@ -23,25 +23,29 @@ _Types = gguf.GGMLQuantizationType
 _POOL = 2**24
 
 
-def random_gguf(folder: Path, name: str, config: DecoderConfig) -> Path:
+def random_gguf(folder: Path, name: str, config: DecoderConfig, bits: int = 4) -> Path:
     """Return the file of these dimensions in `folder`, written first where it is not there."""
-    path = folder / f"{name}.gguf"
+    path = folder / f"{_named(name, bits)}.gguf"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path.with_suffix(".part"), config)
+        _write(path.with_suffix(".part"), config, bits)
         path.with_suffix(".part").rename(path)
     return path
 
 
-def random_folder(folder: Path, name: str, config: DecoderConfig) -> Path:
+def random_folder(folder: Path, name: str, config: DecoderConfig, bits: int = 4) -> Path:
     """Return the same model converted, made first where it is not there."""
-    path = random_gguf(folder, name, config)
-    if not (folder / name).exists():
-        convert(open_source(path), folder / name, Precision.INT4)
-    return folder / name
+    path, converted = random_gguf(folder, name, config, bits), folder / _named(name, bits)
+    if not converted.exists():
+        convert(open_source(path), converted, Precision.INT4 if bits == 4 else Precision.INT8)
+    return converted
 
 
-def _write(path: Path, config: DecoderConfig) -> None:
+def _named(name: str, bits: int) -> str:
+    return name if bits == 4 else f"{name}-q{bits}_0"
+
+
+def _write(path: Path, config: DecoderConfig, bits: int) -> None:
     architecture = "qwen2" if config.qkv_bias else "llama"
     if config.norms is Norms.AROUND:
         architecture = "gemma3"
@@ -58,7 +62,7 @@ def _write(path: Path, config: DecoderConfig) -> None:
                 value = 0.0 if part.endswith("bias") else 1.0
                 writer.add_tensor(gguf_name(part), np.full(rows, value, np.float32))
             else:
-                kind = _Types.Q4_0 if tensor.role is Role.LINEAR else _Types.Q8_0
+                kind = _Types.Q4_0 if tensor.role is Role.LINEAR and bits == 4 else _Types.Q8_0
                 start = int(random.integers(0, _POOL // 2))
                 blocks = _blocks(np.roll(pool, start), rows, tensor, kind)
                 writer.add_tensor(gguf_name(part), blocks, raw_dtype=kind)

@@ -38,6 +38,8 @@ from storage.conversations import ConversationKind, ConversationRef, MessageStat
 from tests.engine.remote.server_process import ServerProcess
 
 MAX_TOKENS = 64
+_FORGOTTEN_AFTER_S = 5.0
+"""By then every replica has forgotten what a run before left."""
 SYSTEM = (
     "You are the assistant of a server for people who like to build things at home. Be friendly and brief. "
     "Answer in the language of the question. Where you are not sure, say so. Never ask people for names, "
@@ -217,6 +219,7 @@ async def measure(
         async with await WatchedEngine.open(place) as engine:
             assert isinstance(engine, WatchedEngine)
             engine.drop_idle_cache()
+            await asyncio.sleep(_FORGOTTEN_AFTER_S)
             engine.names_sessions = names_sessions
             seen = engine.watch()
             parameters = ChatParameters(

@@ -344,12 +344,8 @@ class _Stream:
         if self._completion is not None:
             raise StopAsyncIteration
         delta = await self._deltas.get()
-        text = delta.text
-        while not delta.is_final and not self._deltas.empty():
-            delta = self._deltas.get_nowait()
-            text += delta.text
         self._completion, self._error = delta.completion, delta.error
-        return text or await self.__anext__()
+        return delta.text or await self.__anext__()
 
 
 class _Warming:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 HEADER = "x-request-id"
@@ -35,7 +35,8 @@ def traced(trace: str) -> Iterator[str]:
     try:
         yield trace
     finally:
-        _current.reset(token)
+        with suppress(ValueError):  # somebody else closes what was left here, and keeps an id of their own
+            _current.reset(token)
 
 
 def note_trace(record: logging.LogRecord) -> bool:

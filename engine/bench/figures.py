@@ -149,6 +149,9 @@ SHAPES = {
     "qwen2.5-0.5b": DecoderConfig(
         24, 896, 4864, 14, 2, 64, 151936, 32768, 1e6, 1e-6, tied_embeddings=True, qkv_bias=True
     ),
+    "qwen2.5-1.5b": DecoderConfig(
+        28, 1536, 8960, 12, 2, 128, 151936, 32768, 1e6, 1e-6, tied_embeddings=True, qkv_bias=True
+    ),
     "gemma-3-270m": DecoderConfig(
         *(18, 640, 2048, 4, 1, 256, 262144, 32768, 1e6, 1e-6),
         tied_embeddings=True,

@@ -90,6 +90,7 @@ class RemoteAnswer:
         self._pieces: asyncio.Queue[str] = asyncio.Queue()
         self._text = ""
         self._place = 0
+        self._is_in_line = False
         self._num_breaks = 0
         self._completion: Completion | None = None
         self._error: EngineError | None = None
@@ -174,6 +175,7 @@ class RemoteAnswer:
                 return _Ending(FinishReason.LENGTH, None)
             replica = await self._replica(shunned)
             before = len(self._text)
+            self._is_in_line = False
             try:
                 with replica.holding(self._asked.num_tokens):
                     return await self._follow(replica, said)
@@ -184,7 +186,11 @@ class RemoteAnswer:
             except WireError as error:
                 if error.has_begun:
                     self._num_breaks += bool(self._text)
-                    num_fruitless = 1 if len(self._text) > before else num_fruitless + 1
+                    # What only waited in line when its server went is not the reason.
+                    if len(self._text) > before:
+                        num_fruitless = 1
+                    elif not self._is_in_line:
+                        num_fruitless += 1
                     _log.warning(
                         "Request %s broke off at %s after %d characters: %s",
                         self._request_id,
@@ -227,7 +233,8 @@ class RemoteAnswer:
         raise WireError("it ended too early", has_begun=True)
 
     def _take(self, event: Event) -> _Ending | None:
-        if event.comment.startswith(_WAITING):
+        self._is_in_line = event.comment.startswith(_WAITING)
+        if self._is_in_line:
             place = event.comment.removeprefix(_WAITING)
             if place.isdigit() and len(place) < 8:
                 self._tell(int(place))

@@ -29,6 +29,7 @@ from storage.migrations import MIGRATIONS, Migration
 from storage.postgres import backend
 from storage.postgres.connection import Connection
 from storage.postgres.dialect import schema_statements, translated
+from storage.shards import EVERYTHING
 from tests.postgres_server import PostgresServer
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, ask, asked_and_answered, contents, finish, num_rows
@@ -441,6 +442,7 @@ async def test_no_statement_needs_to_scan_a_table(address: PostgresAddress, stat
     """Whether one does is a matter of costs; with scans made dear, a plan that has one has no index."""
     async with await Database.open(address) as database, database.transaction() as transaction:
         await transaction.fetch_all("SET LOCAL enable_seqscan = off")
+        statement = statement.format(ours=EVERYTHING.condition("guild_id"))
         plan = await transaction.fetch_all("EXPLAIN " + statement, (1,) * statement.count("?"))
         assert not [row[0] for row in plan if "Seq Scan" in row[0]]
 

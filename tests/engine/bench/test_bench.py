@@ -134,6 +134,7 @@ def test_known_shapes_have_the_parameters_they_are_called_by() -> None:
         "default": pytest.approx(0.135, rel=0.01),
         "llama-3.2-1b": pytest.approx(1.236, rel=0.001),
         "qwen2.5-0.5b": pytest.approx(0.494, rel=0.001),
+        "qwen2.5-1.5b": pytest.approx(1.544, rel=0.001),
         "gemma-3-270m": pytest.approx(0.268, rel=0.001),
     }
 

@@ -171,6 +171,21 @@ def test_an_answer_that_fails_everywhere_ends(files: TextFiles, tmp_path: Path) 
     run(ask())
 
 
+def test_an_answer_that_only_waited_in_line_is_not_the_reason_that_servers_go(
+    files: TextFiles, tmp_path: Path
+) -> None:
+    remote = Remote(files, tmp_path)
+    in_line = Fault("cut", len(b": waiting 2\n\n"))
+    for server in remote.wire.all:
+        server.faults = [in_line] * (2 * MAX_FRUITLESS)
+
+    async def ask() -> None:
+        async with remote.open() as engine:
+            assert (await read(engine.generate(remote.prompt, GREEDY)))[0] == ANSWER
+
+    run(ask())
+
+
 @pytest.mark.parametrize("fault", [Fault("429", seconds=7.0), Fault("503", seconds=7.0)])
 def test_a_server_that_asks_for_time_gets_it(files: TextFiles, tmp_path: Path, fault: Fault) -> None:
     remote = Remote(files, tmp_path, num_servers=1)

@@ -112,4 +112,4 @@ async def test_an_answer_whose_server_is_killed_goes_on_when_it_is_back(
         assert generation.completion.text == text + "".join(rest)
         assert generation.completion.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
         assert generation.completion.num_breaks in (0, 1)
-        assert engine.health is Health.READY
+        await wait_until(lambda: engine.health is Health.READY)
