@@ -19,10 +19,14 @@ _log = logging.getLogger(__name__)
 _LIBRARIES = Path(__file__).parent / "lib"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ENDINGS = {"linux": "so", "win32": "dll", "darwin": "dylib"}
-_NAMES = {"avx512": "AVX-512 VNNI"}
+NAMES = {"avx512": "AVX-512 VNNI", "avxvnni": "AVX-VNNI"}
+"""What people call the instructions that the operators are made for, by their names in the sources."""
 _OFF = "off"
 SWITCH = "LLAMACORD_KERNELS"
-"""This variable of the environment, set to "off", leaves everything to ONNX Runtime."""
+"""This variable of the environment, set to "off", leaves everything to ONNX Runtime.
+
+Set to a key of `NAMES`, it asks for other instructions than the best.
+"""
 
 
 def library() -> Path | None:
@@ -45,7 +49,7 @@ def describe() -> str:
     name = instructions()
     if name is not None:
         return f"Llamacord's own, with {name}"
-    return "ONNX Runtime's own" + (f" ({SWITCH}=off)" if _choice() == _OFF else "")
+    return "ONNX Runtime's own" + (f" ({SWITCH}={_choice()})" if _choice() else "")
 
 
 def _choice() -> str:
@@ -53,23 +57,26 @@ def _choice() -> str:
 
 
 def _opened() -> tuple[Path | None, str | None, bool]:
-    return (None, None, False) if _choice() == _OFF else _open()
+    path, opened = _open()
+    if path is None or opened is None or _choice() == _OFF:
+        return None, None, False
+    name = opened.llamacord_choose(os.fsencode(_choice()))
+    if name is None:
+        return None, None, False
+    return path, NAMES.get(name.decode(), name.decode()), bool(opened.llamacord_has_attention())
 
 
 @functools.cache
-def _open() -> tuple[Path | None, str | None, bool]:
+def _open() -> tuple[Path | None, ctypes.CDLL | None]:
     machine = _MACHINES.get(platform.machine().lower(), platform.machine().lower())
     path = _LIBRARIES / f"llamacord-{sys.platform}-{machine}.{_ENDINGS.get(sys.platform, 'so')}"
     if not path.is_file():
-        return None, None, False
+        return None, None
     try:
         opened = ctypes.CDLL(str(path))
-        opened.llamacord_instructions.restype = ctypes.c_char_p
-        name = opened.llamacord_instructions()
-        has_attention = bool(opened.llamacord_has_attention())
+        opened.llamacord_choose.argtypes = [ctypes.c_char_p]
+        opened.llamacord_choose.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         _log.warning("The library of fast products cannot be used: %s", error)
-        return None, None, False
-    if name is None:
-        return None, None, False
-    return path, _NAMES.get(name.decode("ascii"), name.decode("ascii")), has_attention
+        return None, None
+    return path, opened

@@ -2,6 +2,7 @@
 #include "tile.h"
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
+#include <cstring>
 #include "exponential_avx512.h"
 
 namespace llamacord {
@@ -15,9 +16,14 @@ void quantize(const float* x, size_t num_blocks, int zero, int8_t* values, float
   for (size_t b = 0; b < num_blocks; b++, x += kBlock, values += kBlock) {
     __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
     float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    // What is no number is lost in a maximum: as the scale it reaches all that is computed of it.
-    if (_mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q)) largest = __builtin_nanf("");
-    float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    // What is no number is lost in a maximum. As the scale it reaches all that is computed of it.
+    if (_mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q) || !(largest < __builtin_inff())) {
+      memset(values, 0, kBlock);
+      scales[b] = sums[b] = __builtin_nanf("");
+      starts[b] = 0;
+      continue;
+    }
+    float inverse = largest > kSmallest ? 127.0f / largest : 0.0f;
     __m512 by = _mm512_set1_ps(inverse);
     __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, by)), c = _mm512_cvtps_epi32(_mm512_mul_ps(high, by));
     _mm_storeu_si128((__m128i*)values, _mm512_cvtsepi32_epi8(a));

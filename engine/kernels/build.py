@@ -23,13 +23,17 @@ STAMP = LIBRARIES / "sources.sha256"
 ZIG = "0.17.1"
 TARGETS = {
     "llamacord-linux-x86_64.so": "x86_64-linux-gnu.2.17",
+    "llamacord-win32-x86_64.dll": "x86_64-windows-gnu",
 }
 _AVX512 = ["f", "vl", "bw", "dq", "vnni"]
 _FLAGS = {
     "avx512.cc": [f"-mavx512{part}" for part in _AVX512] + ["-mfma", "-mf16c"],
     "attention_avx512.cc": [f"-mavx512{part}" for part in _AVX512] + ["-mfma", "-mf16c"],
+    "avxvnni.cc": ["-mavx2", "-mavxvnni", "-mfma", "-mf16c"],
     "library.cc": [],
 }
+_WINDOWS = ["-D_Return_type_success_(how)="]
+"""ONNX Runtime's header marks what functions return for a compiler of Microsoft's."""
 _COMMON = [
     "-O3", "-std=c++20", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-g0", "-DNDEBUG",
     "-ffp-contract=off", "-fno-sanitize=all", "-Wall", "-Werror",
@@ -51,11 +55,13 @@ def build(name: str, target: str, headers: Path, folder: Path) -> None:
         objects = []
         for source, flags in _FLAGS.items():
             output = Path(scratch) / f"{source}.o"
-            position = [] if "windows" in target else ["-fPIC"]
-            command = [*zig, "c++", "-target", target, *_COMMON, *position, *flags, "-isystem", str(headers)]
+            system = _WINDOWS if "windows" in target else ["-fPIC"]
+            command = [*zig, "c++", "-target", target, *_COMMON, *system, *flags, "-isystem", str(headers)]
             subprocess.run([*command, "-c", source, "-o", str(output)], check=True, cwd=HERE)  # noqa: S603
             objects.append(str(output))
-        command = [*zig, "cc", "-target", target, "-shared", "-s", "-o", str(folder / name), *objects]
+        repeatable = ["-Wl,-Brepro"] if "windows" in target else []  # no time of day in it
+        command = [*zig, "cc", "-target", target, "-shared", "-s", *repeatable]
+        command += ["-o", str(folder / name), *objects]
         subprocess.run(command, check=True, cwd=scratch)  # noqa: S603
         for leftover in folder.glob("*.lib"), folder.glob("*.pdb"):
             for path in leftover:

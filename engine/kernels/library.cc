@@ -12,7 +12,10 @@
 #include "onnxruntime_c_api.h"
 #include "attention.h"
 #include "tile.h"
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#else
 #include <sys/mman.h>
 #endif
 #if defined(__x86_64__)
@@ -23,6 +26,7 @@ namespace llamacord {
 namespace {
 
 const OrtApi* ort = nullptr;
+// What new operators compute with; each keeps what it was made with.
 const Kernels* kernels = nullptr;
 const AttentionKernels* attention_kernels = nullptr;
 
@@ -48,6 +52,14 @@ uint16_t to_half(float value, bool* exact) {  // exact numbers only; *exact is c
 
 struct File {
   FILE* handle = nullptr;
+  explicit File(const char* path) {  // in UTF-8
+#if defined(_WIN32)
+    wchar_t wide[4096];
+    if (MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 4096)) handle = _wfopen(wide, L"rb");
+#else
+    handle = fopen(path, "rb");
+#endif
+  }
   ~File() { if (handle) fclose(handle); }
   bool read(void* to, int64_t at, size_t size) {
 #if defined(_WIN32)
@@ -72,7 +84,7 @@ struct Buffer {  // grows, and goes with its owner
 // Memory that the system gives and takes back at once, which malloc's freed blocks would not be.
 void* map(size_t size) {
 #if defined(_WIN32)
-  return malloc(size);
+  return VirtualAlloc(nullptr, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
 #else
   void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return at == MAP_FAILED ? nullptr : at;
@@ -81,7 +93,8 @@ void* map(size_t size) {
 
 void unmap(void* at, size_t size) {
 #if defined(_WIN32)
-  free(at);
+  (void)size;
+  if (at) VirtualFree(at, 0, MEM_RELEASE);
 #else
   if (at) munmap(at, size);
 #endif
@@ -182,6 +195,7 @@ struct ScratchUse {
 };
 
 struct Matrix {
+  const Kernels* by = kernels;
   Format format{};
   size_t n = 0, k = 0;
   int gated = 0;
@@ -195,8 +209,7 @@ struct Matrix {
   int zero() const { return format.has_offsets ? 0 : format.bits == 4 ? 8 : 128; }
 
   OrtStatus* load(const char* path, int64_t values_at, int64_t scales_at, int64_t offsets_at) {
-    File file;
-    file.handle = fopen(path, "rb");
+    File file(path);
     if (!file.handle) return fault("the file of the weights cannot be opened");
     const size_t nb = num_blocks(), packed = size_t(kBlock) * format.bits / 8;
     Pages scale_pages(n * nb * 4), offset_pages(format.has_offsets ? n * nb * 4 : 1), value_pages(kTile * nb * packed);
@@ -260,7 +273,7 @@ void quantize_part(void* data, size_t part) {
   Work& w = *(Work*)data;
   const size_t nb = w.rows.num_blocks, k = nb * kBlock;
   for (size_t r = w.m * part / w.num_parts; r < w.m * (part + 1) / w.num_parts; r++)
-    kernels->quantize(w.x + r * k, nb, w.matrix->zero(), (int8_t*)w.rows.values + r * k, (float*)w.rows.scales + r * nb,
+    w.matrix->by->quantize(w.x + r * k, nb, w.matrix->zero(), (int8_t*)w.rows.values + r * k, (float*)w.rows.scales + r * nb,
                       (float*)w.rows.sums + r * nb, (int32_t*)w.rows.starts + r * nb);
 }
 
@@ -268,7 +281,7 @@ void multiply_part(void* data, size_t part) {
   Work& w = *(Work*)data;
   const Matrix& matrix = *w.matrix;
   const size_t num_out = matrix.gated ? matrix.num_tiles() / 2 : matrix.num_tiles();
-  const size_t stride = matrix.gated ? matrix.n / 2 : matrix.n, bytes = matrix.tile_bytes(), most = size_t(kernels->max_rows);
+  const size_t stride = matrix.gated ? matrix.n / 2 : matrix.n, bytes = matrix.tile_bytes(), most = size_t(matrix.by->max_rows);
   // Rows in parts of like size: 16 are 8 and 8, not 12 and 4.
   const size_t num_groups = (w.m + most - 1) / most;
   for (size_t tile = num_out * part / w.num_parts; tile < num_out * (part + 1) / w.num_parts; tile++)
@@ -279,14 +292,14 @@ void multiply_part(void* data, size_t part) {
       alignas(64) float gate[16 * kTile], up[16 * kTile];
       if (!matrix.gated) {
         const size_t columns = stride - tile * kTile;
-        if (columns >= kTile) { kernels->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
-        kernels->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
+        if (columns >= kTile) { matrix.by->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
+        matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
         for (size_t r = 0; r < m; r++) memcpy(out + r * stride, gate + r * kTile, columns * sizeof(float));
         continue;
       }
-      kernels->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
-      kernels->product(matrix.format, at + num_out * bytes, w.rows, first, int(m), up, kTile);
-      kernels->gated(gate, up, int(m), matrix.gated - 1, out, stride);
+      matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
+      matrix.by->product(matrix.format, at + num_out * bytes, w.rows, first, int(m), up, kTile);
+      matrix.by->gated(gate, up, int(m), matrix.gated - 1, out, stride);
     }
 }
 
@@ -373,16 +386,18 @@ OrtCustomOp make_op() {
 // lengths minus 1, int32 [b]; tables of cos and sin; norms of queries and of keys [d]. Each sequence has n / b of the
 // rows. Outputs: rows [n, heads * d]; present keys and values, which have to be bound to the memory of the past ones.
 struct SlotAttention {
+  const AttentionKernels* by = attention_kernels;
   Attention shape{};
 };
 
 struct AttentionWork {
+  const AttentionKernels* by;
   Attention a;
   size_t num_chunks, num_segments;
   size_t first_segment, end_key;
 };
 
-void prepare_part(void* data, size_t row) { attention_kernels->prepare(((AttentionWork*)data)->a, row); }
+void prepare_part(void* data, size_t row) { ((AttentionWork*)data)->by->prepare(((AttentionWork*)data)->a, row); }
 
 struct Unit { size_t b, kv, first, n, first_key, end_key; };
 Unit unit_of(const AttentionWork& w, size_t index) {
@@ -400,7 +415,7 @@ Unit unit_of(const AttentionWork& w, size_t index) {
 void attend_part(void* data, size_t index) {
   AttentionWork& w = *(AttentionWork*)data;
   Unit u = unit_of(w, index);
-  attention_kernels->attend(w.a, u.b, u.kv, u.first, u.n, u.first_key, u.end_key, nullptr);
+  w.by->attend(w.a, u.b, u.kv, u.first, u.n, u.first_key, u.end_key, nullptr);
 }
 
 void attend_segment(void* data, size_t index) {
@@ -410,14 +425,14 @@ void attend_segment(void* data, size_t index) {
   const size_t first = segment * kSegment > u.first_key ? segment * kSegment : u.first_key;
   const size_t end = (segment + 1) * kSegment < u.end_key ? (segment + 1) * kSegment : u.end_key;
   if (first < end)
-    attention_kernels->attend(w.a, u.b, u.kv, u.first, u.n, first, end, w.a.partial + index * partial_floats(w.a.head_dim));
+    w.by->attend(w.a, u.b, u.kv, u.first, u.n, first, end, w.a.partial + index * partial_floats(w.a.head_dim));
 }
 
 void merge_part(void* data, size_t index) {
   AttentionWork& w = *(AttentionWork*)data;
   Unit u = unit_of(w, index);
   const size_t num = (u.end_key - 1) / kSegment - u.first_key / kSegment + 1;
-  attention_kernels->merge(w.a, u.b, u.kv, u.first, u.n, w.a.partial + index * w.num_segments * partial_floats(w.a.head_dim), num);
+  w.by->merge(w.a, u.b, u.kv, u.first, u.n, w.a.partial + index * w.num_segments * partial_floats(w.a.head_dim), num);
 }
 
 struct Tensor {
@@ -441,6 +456,7 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   SlotAttention& op = *(SlotAttention*)kernel;
   AttentionWork work{};
   Attention& a = work.a;
+  work.by = op.by;
   a = op.shape;
   Tensor in[10];
   size_t count;
@@ -548,17 +564,31 @@ OrtCustomOp linear, attention;
 }  // namespace
 }  // namespace llamacord
 
+namespace {
+// The instructions of this processor and its system, the best first.
+struct Choice {
+  const llamacord::Kernels* kernels;
+  const llamacord::AttentionKernels* attention;
+};
+
+size_t choices(Choice* found) {
+  size_t num = 0;
 #if defined(__x86_64__)
-// Whether processor and system know AVX-512 with VNNI.
-static bool has_avx512() {
-  unsigned a, b, c, d, low, high;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;  // the system saves what it says below
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  if ((low & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1, vnni = c >> 11 & 1;
-  return f && dq && bw && vl && vnni;
-}
+  unsigned a, b, c, d, low, high, b7, c7, a71 = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  const bool fma = c >> 12 & 1, f16c = c >> 29 & 1;
+  if (!(c >> 27 & 1) || !fma || !f16c) return 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // the registers that the system saves
+  if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return 0;
+  if (a >= 1) __get_cpuid_count(7, 1, &a71, &b, &c, &d);
+  const bool f = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vnni = c7 >> 11 & 1;
+  if ((low & 0xe6) == 0xe6 && f && dq && bw && vl && vnni) found[num++] = {llamacord::avx512(), llamacord::attention_avx512()};
+  const bool avx2 = b7 >> 5 & 1, avx_vnni = a71 >> 4 & 1;
+  if ((low & 6) == 6 && avx2 && avx_vnni) found[num++] = {llamacord::avxvnni(), nullptr};
 #endif
+  return num;
+}
+}  // namespace
 
 #if defined(_WIN32)
 #define EXPORT extern "C" __declspec(dllexport)
@@ -566,30 +596,36 @@ static bool has_avx512() {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// Which instructions the products would use here; nullptr: this processor has none that pay.
-EXPORT const char* llamacord_instructions() {
+// Lets the products use the instructions called `wanted`, or the best ones where that is empty. Returns the name of
+// what they use; nullptr: this processor has none that pay, or lacks those.
+EXPORT const char* llamacord_choose(const char* wanted) {
   using namespace llamacord;
-#if defined(__x86_64__)
-  if (has_avx512()) { kernels = avx512(); attention_kernels = attention_avx512(); }
-#endif
-  return kernels ? kernels->name : nullptr;
+  Choice found[4];
+  const size_t num = choices(found);
+  for (size_t i = 0; i < num; i++)
+    if (!*wanted || !strcmp(wanted, found[i].kernels->name)) {
+      kernels = found[i].kernels;
+      attention_kernels = found[i].attention;
+      return kernels->name;
+    }
+  return nullptr;
 }
 
-// Whether there is attention too.
-EXPORT int llamacord_has_attention() { return llamacord_instructions() && llamacord::attention_kernels; }
+// Whether there is attention too with what was chosen.
+EXPORT int llamacord_has_attention() { return llamacord::attention_kernels != nullptr; }
 
 EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace llamacord;
   ort = base->GetApi(ORT_API_VERSION);
   if (!ort) return nullptr;
-  if (!llamacord_instructions()) return fault("this processor lacks the instructions");
+  if (!kernels && !llamacord_choose("")) return fault("this processor lacks the instructions");
   static OrtCustomOpDomain* domain = nullptr;
   if (!domain) {
     linear = make_op();
     attention = make_attention();
     TRY(ort->CreateCustomOpDomain("llamacord", &domain));
     TRY(ort->CustomOpDomain_Add(domain, &linear));
-    if (attention_kernels) TRY(ort->CustomOpDomain_Add(domain, &attention));
+    TRY(ort->CustomOpDomain_Add(domain, &attention));
   }
   return ort->AddCustomOpDomain(options, domain);
 }

@@ -18,6 +18,7 @@ namespace llamacord {
 
 constexpr int kTile = 16;    // columns
 constexpr int kBlock = 32;   // inputs
+constexpr float kSmallest = 1e-36f;  // activations that are no larger count as 0: what 127 is divided by stays finite
 
 struct Format {
   int bits;            // 4 or 8

@@ -14,6 +14,7 @@ from engine.cpu.model import CpuModel, ModelOptions, rows_are_exact
 from engine.describing.architecture import Precision
 from engine.describing.manifest import load_manifest
 from engine.runtime.sampling import FloatArray
+from tests.engine.kernels.operators import choices
 from tests.engine.tiny_model import VOCAB_SIZE, make_tiny_model
 
 pytestmark = pytest.mark.skipif(not kernels.has_attention(), reason="There are no operators of ours here.")
@@ -39,6 +40,24 @@ def test_without_them_nothing_is_promised(tmp_path: Path, monkeypatch: pytest.Mo
     manifest = load_manifest(make_tiny_model(tmp_path / "model", Precision.INT4))
     monkeypatch.setenv(kernels.SWITCH, "off")
     assert not rows_are_exact(manifest)
+
+
+@pytest.mark.parametrize("name", choices())
+def test_other_instructions_compute_the_same_but_for_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = make_tiny_model(tmp_path / "model", Precision.INT4)
+    manifest, logits = load_manifest(folder), []
+    for choice in (name, "off"):
+        monkeypatch.setenv(kernels.SWITCH, choice)
+        assert rows_are_exact(manifest) == (choice != "off" and kernels.has_attention())
+        model = CpuModel(folder, manifest, ModelOptions(2, NUM_SLOTS, 256))
+        model.prefill(1, IDS[:40], 0)
+        read = model.prefill(2, IDS[:40], 0).copy()
+        together = model.decode(1, [IDS[40], IDS[40]], [40, 40]).copy()
+        logits.append(np.stack([read, *together, *model.decode_several(2, IDS[41:50], 41)]))
+    ours, theirs = logits
+    assert np.abs(ours - theirs).max() < 2e-3 * np.abs(theirs).max()
 
 
 @settings(deadline=None, max_examples=25)

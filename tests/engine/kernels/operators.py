@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engine import kernels
 from engine.graphs.graph_builder import CONTRIB, OURS
 
 Array = npt.NDArray[np.float32]
+
+
+def choices() -> list[str]:
+    """Return the instructions that this machine has, as `LLAMACORD_KERNELS` names them."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for name in kernels.NAMES:
+            patch.setenv(kernels.SWITCH, name)
+            found += [name] * (kernels.library() is not None)
+        return found
+
+
+def choose(name: str, *, for_attention: bool = False) -> Iterator[None]:
+    """Use some instructions for a while; skip where they have no attention and it is asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kernels.SWITCH, name)
+        if for_attention and not kernels.has_attention():
+            pytest.skip("There is no attention with these instructions.")
+        yield
 
 
 def session(graph: object, *, num_threads: int = 2) -> onnxruntime.InferenceSession:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engine import kernels
-from tests.engine.kernels.operators import Array, Heads, SlotCache, norm_of
+from tests.engine.kernels.operators import Array, Heads, SlotCache, choices, choose, norm_of
 
-pytestmark = pytest.mark.skipif(not kernels.has_attention(), reason="There is no attention of ours here.")
+pytestmark = pytest.mark.skipif(not choices(), reason="There are no operators of ours here.")
 
 MAX_LEN = 1100
 KINDS = {
@@ -25,6 +26,11 @@ OTHERS = {
     "partly rotated": Heads(4, 2, 48, rotary_dim=16),
     "three inputs": Heads(4, 2, 32, is_packed=False, is_normed=True),
 }
+
+
+@pytest.fixture(scope="module", autouse=True, params=choices())
+def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield from choose(request.param, for_attention=True)
 
 
 def rows_of(heads: Heads, num: int, seed: int = 0) -> Array:

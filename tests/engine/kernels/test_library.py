@@ -31,8 +31,17 @@ def test_people_are_told_whose_operators_compute(
     monkeypatch: pytest.MonkeyPatch, name: str | None, said: str
 ) -> None:
     monkeypatch.delenv(kernels.SWITCH, raising=False)
-    monkeypatch.setattr(kernels, "_open", lambda: (None, name, False))
+    monkeypatch.setattr(kernels, "instructions", lambda: name)
     assert kernels.describe() == said
+
+
+def test_instructions_that_a_processor_lacks_leave_the_work_to_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(kernels.SWITCH, "mmx")
+    assert kernels.library() is None
+    assert not kernels.has_attention()
+    assert kernels.describe() == "ONNX Runtime's own (LLAMACORD_KERNELS=mmx)"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x7fELF", b"not a library at all"])

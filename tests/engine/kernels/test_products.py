@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import kernels
-from tests.engine.kernels.operators import Array, Blocks, our_product, their_product
+from tests.engine.kernels.operators import Array, Blocks, choices, choose, our_product, their_product
 
-pytestmark = pytest.mark.skipif(kernels.library() is None, reason="There are no operators of ours here.")
+pytestmark = pytest.mark.skipif(not choices(), reason="There are no operators of ours here.")
 
 ROWS = (1, 2, 3, 4, 7, 8, 12, 13, 16, 25, 40)
+
+
+@pytest.fixture(scope="module", autouse=True, params=choices())
+def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield from choose(request.param)
 
 
 def rows_of(num: int, k: int, seed: int = 0) -> Array:
