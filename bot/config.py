@@ -21,7 +21,7 @@ from bot.fleet.choice import ShardChoice
 from bot.parameters import ChatParameters, Guidance, GuidanceChoice
 from bot.privacy import Keeping
 from bot.servers.rates import Allowance
-from engine.configuring.keys import cache_folder
+from engine.configuring.keys import model_settings
 from engine.configuring.reading import ConfigError, read_settings
 from engine.hub.address import HubAddress
 from storage.address import Location
@@ -150,25 +150,12 @@ def ignore_early_signals() -> None:
 
 def _settings(values: Mapping[str, Any], chosen: frozenset[str], hints: tuple[str, ...]) -> Settings:
     return Settings(
+        **model_settings(values),
         discord_token=values["DISCORD_TOKEN"],
-        model=values["MODEL"],
-        hub_token=values["HF_TOKEN"],
-        hub_endpoint=values["HF_ENDPOINT"],
-        precision=values["PRECISION"],
-        provider=values["PROVIDER"],
-        cache=values["LLAMA_CACHE"] or cache_folder(),
         database=values["DATABASE"],
         shards=values["SHARDS"] or ShardChoice(),
-        threads=values["THREADS"],
-        max_concurrent=values["MAX_CONCURRENT"],
-        context_tokens=values["CONTEXT_TOKENS"],
-        kv_cache_mb=values["KV_CACHE_MB"],
-        kv_disk_mb=values["KV_DISK_MB"],
-        max_queue=values["MAX_QUEUE"],
         works_ahead=values["WORK_AHEAD"],
         summaries=values["SUMMARIES"],
-        chat_template=str(values["CHAT_TEMPLATE"] or ""),
-        draft_model=values["DRAFT_MODEL"],
         models=values["MODELS"],
         engine=values["ENGINE"] or (),
         engine_key=values["ENGINE_KEY"],

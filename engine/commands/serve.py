@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.commands import Subparsers
-from engine.configuring.keys import ENGINE_KEYS, cache_folder
+from engine.configuring.keys import ENGINE_KEYS, model_settings
 from engine.configuring.models import engine_options, find_model
 from engine.configuring.progress import showing_progress
 from engine.configuring.reading import ConfigError, read_settings
@@ -81,20 +81,7 @@ def load_settings(
     written = {name: str(value) for name, value in (given or {}).items() if value is not None}
     values = read_settings(list(ENGINE_KEYS.values()), {**environment, **written}, env_file).values
     settings = ServerSettings(
-        model=values["MODEL"],
-        hub_token=values["HF_TOKEN"],
-        hub_endpoint=values["HF_ENDPOINT"],
-        precision=values["PRECISION"],
-        provider=values["PROVIDER"],
-        cache=values["LLAMA_CACHE"] or cache_folder(),
-        threads=values["THREADS"],
-        max_concurrent=values["MAX_CONCURRENT"],
-        context_tokens=values["CONTEXT_TOKENS"],
-        kv_cache_mb=values["KV_CACHE_MB"],
-        kv_disk_mb=values["KV_DISK_MB"],
-        chat_template=str(values["CHAT_TEMPLATE"] or ""),
-        draft_model=values["DRAFT_MODEL"],
-        max_queue=values["MAX_QUEUE"],
+        **model_settings(values),
         grace_s=values["SHUTDOWN_GRACE"],
         host=values["ENGINE_HOST"],
         port=values["ENGINE_PORT"],

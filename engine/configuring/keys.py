@@ -6,7 +6,7 @@ The readers come first. Pure: each raises `ValueError` saying what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,3 +148,23 @@ def cache_folder() -> Path:
 def engine_keys(*names: str) -> tuple[Key, ...]:
     """Return some of them, for a program that has others besides."""
     return tuple(ENGINE_KEYS[name] for name in names)
+
+
+def model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the settings say of the model and its engine, by the fields of those who are configured."""
+    return {
+        "model": values["MODEL"],
+        "hub_token": values["HF_TOKEN"],
+        "hub_endpoint": values["HF_ENDPOINT"],
+        "precision": values["PRECISION"],
+        "provider": values["PROVIDER"],
+        "cache": values["LLAMA_CACHE"] or cache_folder(),
+        "threads": values["THREADS"],
+        "max_concurrent": values["MAX_CONCURRENT"],
+        "context_tokens": values["CONTEXT_TOKENS"],
+        "kv_cache_mb": values["KV_CACHE_MB"],
+        "kv_disk_mb": values["KV_DISK_MB"],
+        "max_queue": values["MAX_QUEUE"],
+        "chat_template": str(values["CHAT_TEMPLATE"] or ""),
+        "draft_model": values["DRAFT_MODEL"],
+    }

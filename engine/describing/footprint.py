@@ -23,8 +23,6 @@ _RUN_AS = {"fp16": Precision.FP32}
 """The CPU computes in float32: half precision is widened when the model is loaded."""
 _RUNNING_BYTES = 2 * _SCALE_BYTES + 4
 """Of a block in memory: ONNX Runtime's own scale beside ours, and the sum of its weights."""
-OWN_BLOCK_SIZE = 32
-"""Our own operators (engine/kernels) multiply by blocks of so many weights, and keep nothing else of them."""
 PROCESS_BYTES = 128 * 2**20
 """Python, the libraries, and all that does not depend on the model."""
 _TOKENIZER_BYTES, _TOKENIZER_BYTES_EACH = 8 * 2**20, 600
@@ -155,7 +153,7 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held
     for tensor in decoder_tensors(config):
         kept = kept_as(tensor, precision, held)
         more_bytes = _SCALE_BYTES if kept.has_zero_points else 0
-        running_bytes = _SCALE_BYTES if is_own and kept.block_size == OWN_BLOCK_SIZE else _RUNNING_BYTES
+        running_bytes = _SCALE_BYTES if is_own and kept.block_size == kernels.BLOCK_SIZE else _RUNNING_BYTES
         each: float = _SCALE_BYTES
         if tensor.role in (Role.LINEAR, Role.HEAD):
             each = kept.bytes_each(running_bytes + more_bytes)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from engine import kernels
 from engine.describing.layers import Activation
 from engine.describing.manifest import WEIGHTS_FILE
 from engine.describing.stored import BlockTensor, DenseTensor, StoredTensor
@@ -26,14 +27,14 @@ FLOAT, HALF = "float32", "float16"
 _ONNX_TYPES = {FLOAT: TensorProto.FLOAT, HALF: TensorProto.FLOAT16}
 _CPU_ATTRIBUTES = {"accuracy_level": 4}
 """Activations as int8. Without it 8-bit weights are 100 times slower on a CPU."""
-_TILE, _BLOCK = 16, 32
-"""Columns that our own operator computes together, and inputs that share a scale."""
+_TILE = 16
+"""Columns that our own operator computes together."""
 _GATES = {Activation.SILU: 1, Activation.GELU_TANH: 2}
 
 
 def is_ours(tensor: StoredTensor) -> TypeGuard[BlockTensor]:
     """Tell whether our own operator can multiply by a matrix (engine/kernels)."""
-    return isinstance(tensor, BlockTensor) and tensor.block_size == _BLOCK
+    return isinstance(tensor, BlockTensor) and tensor.block_size == kernels.BLOCK_SIZE
 
 
 class GraphBuilder:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
+BLOCK_SIZE = 32
+"""The operators multiply by blocks of so many weights, which share a scale, and keep nothing else of them."""
 _LIBRARIES = Path(__file__).parent / "lib"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ENDINGS = {"linux": "so", "win32": "dll", "darwin": "dylib"}
