@@ -104,6 +104,16 @@ async def end(transaction: Transaction, ending: Ending) -> Message | None:
     return to_message(standing)
 
 
+async def attach_part(transaction: Transaction, answer_id: int, discord_id: int, position: int) -> None:
+    """Record a Discord message that shows part of an answer, or of the one that is to take its place.
+
+    A part may arrive after "Regenerate" was pressed. All parts are then the new answer's, so this one is too.
+    """
+    row = await transaction.fetch_one("SELECT superseded_by FROM messages WHERE id = ?", (answer_id,))
+    standing_id = answer_id if row is None else row["superseded_by"] or answer_id
+    await parts.attach(transaction, standing_id, discord_id, position)
+
+
 async def interrupt(transaction: Transaction, shards: Shards, *, at: int) -> list[InterruptedAnswer]:
     """End every pending answer of ours with the text it has; return what stands now in their places."""
     interrupted = []

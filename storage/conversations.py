@@ -167,14 +167,14 @@ class Conversations:
     @act
     async def attach_part(self, message_id: int, discord_id: int, position: int) -> bool:
         """Record that a Discord message shows part of a message: at `position`, or behind all others where
-        one is there already.
+        one is there already. What is being regenerated has given its place, and its parts, to the new answer.
 
         Returns False if the message was deleted meanwhile. Raises `DuplicateMessageError` if the Discord
         message belongs to another one.
         """
         try:
             async with self._database.transaction(scopes.conversation_of(message_id)) as transaction:
-                await parts.attach(transaction, message_id, discord_id, position)
+                await answers.attach_part(transaction, message_id, discord_id, position)
         except NotFoundError:
             return False
         return True

@@ -43,6 +43,20 @@ async def test_the_new_answer_takes_the_place_and_the_parts(
     assert await contents(conversations, following.answer.id) == ["Why?", "New.", "And?"]
 
 
+@pytest.mark.parametrize("content", ["New.", ""])
+async def test_a_part_that_comes_late_belongs_to_the_answer_in_its_place(
+    conversations: Conversations, content: str
+) -> None:
+    old, new = await regenerated(conversations)
+    assert await conversations.attach_part(old.id, 4, 0)
+    assert await conversations.parts(old.id) == []
+    assert await conversations.parts(new.id) == [2, 3, 4]
+    standing = await finish(conversations, new.id, content, MessageState.STOPPED)
+    assert standing is not None
+    assert standing.id == (new.id if content else old.id)
+    assert await conversations.parts(standing.id) == [2, 3, 4]
+
+
 async def test_an_answer_that_is_being_replaced_is_not_shown_to_the_model(
     conversations: Conversations,
 ) -> None:
