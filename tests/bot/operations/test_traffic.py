@@ -86,7 +86,7 @@ async def test_nothing_is_asked_of_discord_while_another_process_may_act_for_our
 class _Slow(RequestBudget):
     pause_s = 0.0
 
-    def wait_s(self, at_s: float) -> float:  # noqa: ARG002
+    def wait_s(self, at_s: float) -> float:
         return self.pause_s
 
 
