@@ -61,8 +61,7 @@ class Exchange:
             if not stream.is_begun:
                 raise
             self._record.tokens += f" failed={error.code}"
-            async with asyncio.timeout(STALLED_S):
-                await pieces.end(event(error.body))
+            await _unless_stalled(pieces.end(event(error.body)))
         finally:
             pieces.close()
 
@@ -88,7 +87,7 @@ class Exchange:
         if (completion := generation.completion) is None:
             raise ApiError(500, "The answer has no end.", code="generation_failed")
         self._note(completion.usage)
-        await send_body(self._send, wording.whole(text, completion))
+        await _unless_stalled(send_body(self._send, wording.whole(text, completion)))
 
     @property
     def _mark(self) -> str:
@@ -142,6 +141,14 @@ async def until_gone(work: asyncio.Task[None], receive: Receive, *besides: Corou
     if work.cancelled():
         raise ClientGoneError
     work.result()
+
+
+async def _unless_stalled(sending: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(STALLED_S):
+            await sending
+    except TimeoutError:
+        raise ClientGoneError from None
 
 
 async def _gone(receive: Receive) -> None:

@@ -6,6 +6,7 @@ Speaks ASGI; knows nothing of what the events say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from starlette.types import Send
@@ -53,15 +54,20 @@ class EventStream:
     async def keep_alive(self) -> None:
         """Send comments while there is nothing else; return when the client reads nothing any more."""
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TICK_S)
-            if self._sending_s is not None:
-                if loop.time() - self._sending_s > STALLED_S:
-                    return
-            elif self.place:
-                await self.send(b": waiting %d\n\n" % self.place)
-            elif loop.time() - self._sent_s >= QUIET_TICKS * TICK_S:
-                await self.send(b": \n\n")
+        with contextlib.suppress(TimeoutError):
+            while True:
+                await asyncio.sleep(TICK_S)
+                if self._sending_s is not None:
+                    if loop.time() - self._sending_s > STALLED_S:
+                        return
+                elif self.place:
+                    await self._comment(b"waiting %d" % self.place)
+                elif loop.time() - self._sent_s >= QUIET_TICKS * TICK_S:
+                    await self._comment(b"")
+
+    async def _comment(self, text: bytes) -> None:
+        async with asyncio.timeout(STALLED_S):
+            await self.send(b": %s\n\n" % text)
 
 
 class Pieces:

@@ -10,7 +10,8 @@ import pytest
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, question, served
 from tests.fakes import CONTROL_TAG
 
-DEEP = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+DEEP = b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+MANY = b'{"messages":[' + b"[]," * 100_000 + b"[]]}"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
 
@@ -27,6 +28,7 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "no number of JSON": (CHAT, b'{"temperature": NaN}', 400, "NaN is no number"),
     "a number without an end": (CHAT, b'{"seed": ' + b"9" * 5000 + b"}", 400, "not valid JSON"),
     "nested too deeply": (CHAT, DEEP, 400, "too deeply"),
+    "too many arrays": (CHAT, MANY, 413, "brackets"),
     "an array": (CHAT, [], 400, "must be a JSON object, not an array"),
     "a text": (CHAT, "hello", 400, "must be a JSON object, not a text"),
     "no messages": (CHAT, {}, 400, "messages is missing"),
