@@ -179,6 +179,11 @@ class ModelInfo:
     thinks: bool | None = None
     switched: Mapping[bool, Reasoning | None] = field(default_factory=dict)
 
+    @property
+    def always_thinks(self) -> bool:
+        """Whether it may think even if it is told not to."""
+        return self.reasoning is not None and self.thinks is None
+
     def reasoning_when(self, thinking: bool | None) -> Reasoning | None:
         """Return the marks of an answer to a prompt that was made with `thinking`."""
         return self.reasoning if thinking is None else self.switched.get(thinking, self.reasoning)

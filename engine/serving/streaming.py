@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from typing import Protocol
 
 from starlette.types import Send
 
@@ -70,15 +70,25 @@ class EventStream:
             await self.send(b": %s\n\n" % text)
 
 
+class Words(Protocol):
+    """Makes events of a growing text."""
+
+    def piece(self, text: str) -> bytes:
+        """Return the events of more of it, nothing while it is not known how to word that."""
+
+    def rest(self) -> bytes:
+        """Return those of what was held back."""
+
+
 class Pieces:
-    """Pieces of a text on their way into a stream. word: makes an event of one.
+    """Pieces of a text on their way into a stream, as `words` has them.
 
     One that comes soon after another waits for those behind it, for no longer than `JOIN_S`.
     """
 
-    def __init__(self, stream: EventStream, word: Callable[[str], bytes], head: bytes) -> None:
+    def __init__(self, stream: EventStream, words: Words, head: bytes) -> None:
         self._stream = stream
-        self._word = word
+        self._words = words
         self._head = head
         self._text = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -90,14 +100,14 @@ class Pieces:
         due_in_s = self._stream.due_in_s
         if due_in_s <= 0:
             await self._settle()
-            await self._stream.send(self._taken())
+            await self._send_taken()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(due_in_s, self._send_late)
 
     async def end(self, events: bytes) -> None:
         """Send what still waits, and the last events behind it."""
         await self._settle()
-        await self._stream.send(self._taken() + events, is_last=True)
+        await self._stream.send(self._taken() + self._words.rest() + events, is_last=True)
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -108,7 +118,11 @@ class Pieces:
 
     def _send_late(self) -> None:
         self._timer = None
-        self._late = asyncio.ensure_future(self._stream.send(self._taken()))
+        self._late = asyncio.ensure_future(self._send_taken())
+
+    async def _send_taken(self) -> None:
+        if events := self._taken():
+            await self._stream.send(events)
 
     async def _settle(self) -> None:
         if self._timer is not None:
@@ -119,6 +133,6 @@ class Pieces:
             self._late = None
 
     def _taken(self) -> bytes:
-        events = self._head + (self._word(self._text) if self._text else b"")
+        events = self._head + (self._words.piece(self._text) if self._text else b"")
         self._head, self._text = b"", ""
         return events
