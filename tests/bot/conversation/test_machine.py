@@ -334,9 +334,9 @@ class Machine(RuleBasedStateMachine):
     @rule(channel_id=st.sampled_from(list(CHANNELS)))
     def reset(self, channel_id: int) -> None:
         async def do() -> None:
-            reset = await self.chat.reset(_ref(channel_id), by_user_id=9, at=NOW)
+            reset = await self.chat.memory.reset(_ref(channel_id), by_user_id=9, at=NOW)
             if next(self._ids) % 2:
-                await self.chat.undo_reset(reset, by_user_id=9, at=NOW)
+                await self.chat.memory.undo_reset(reset, by_user_id=9, at=NOW)
 
         self.begin(do())
 
