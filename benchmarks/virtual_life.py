@@ -46,7 +46,8 @@ from storage.people import People
 from storage.retention import Retention
 from storage.settings import SettingsStore
 from storage.sqlite import SqliteBackend
-from tests.bot.operations.local_discord import DiscordPlace, LostError, Payload, Reply
+from tests.bot.operations.discord_api import LostError, Payload, Reply
+from tests.bot.operations.local_discord import DiscordPlace
 
 START_S = 1_800_000_000.0
 """When the first life begins, in seconds since 1970."""

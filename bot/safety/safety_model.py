@@ -95,7 +95,8 @@ class SafetyModel:
 
     async def _ask(self, text: str, keys: Keys) -> str:
         budget = self._engine.info.context_length - MAX_NEW_TOKENS
-        prompt = await asyncio.to_thread(self._engine.fit_prompt, (ChatMessage("user", text),), budget)
+        dialog = (ChatMessage("user", text),)
+        prompt = await asyncio.to_thread(self._engine.fit_prompt, dialog, budget, thinking=False)
         async with self._room.generating(self._engine, prompt, _GREEDY, keys) as generation:
             return "".join([piece async for piece in generation])
 

@@ -100,7 +100,7 @@ def convert(
     parent = destination.parent
     try:
         if destination.exists():
-            raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
+            raise ModelResourceError(f"{destination} already exists. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
         _check_space(parent, source, precision)
         check_memory(source.config, precision)

@@ -35,6 +35,7 @@ from engine.serving.requests import Asked, ServedEngine, read_chat, read_complet
 from engine.serving.service import Record, Service, ServingSettings
 from engine.serving.streaming import EventStream
 from engine.tracing import HEADER, new_trace, traced
+from engine.types import Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -183,8 +184,9 @@ class App:
         )
 
     async def _forget(self, request: Request) -> Response:
-        self._admit(request)
-        self.service.engine.drop_idle_cache()
+        key = self._admit(request)
+        with self.service.keys_besides.using(key, asyncio.get_running_loop().time()):
+            self.service.engine.drop_idle_cache()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _health(self, _request: Request) -> Response:
@@ -197,8 +199,8 @@ class App:
             self._admit(request)
         return Response(self.service.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    def _admit(self, request: Request) -> None:
-        _admit(self.service, request)
+    def _admit(self, request: Request) -> ApiKey:
+        return _admit(self.service, request)
 
 
 class _Answers:
@@ -230,18 +232,22 @@ class _Warming:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, service = Request(scope, receive), self._service
-        _admit(service, request)
+        key = _admit(service, request)
         service.check_open()
-        body = await _read_body(request, service.settings.max_body_bytes)
-        _check_fingerprint(service, request)
-        prompt = await asyncio.to_thread(read_warm, body, service.engine)
-        if self._num_open >= MAX_WARMINGS:
-            raise ApiError(429, "Too much is computed ahead already.", code="too_many", retry_after_s=1)
+        with service.keys_besides.using(key, asyncio.get_running_loop().time()):
+            body = await _read_body(request, service.settings.max_body_bytes)
+            _check_fingerprint(service, request)
+            prompt = await asyncio.to_thread(read_warm, body, service.engine)
+            if self._num_open >= MAX_WARMINGS:
+                raise ApiError(429, "Too much is computed ahead already.", code="too_many", retry_after_s=1)
+            await self._warm(prompt, receive, send)
+
+    async def _warm(self, prompt: Prompt, receive: Receive, send: Send) -> None:
         stream = EventStream(send)
 
         async def work() -> None:
             try:
-                warming = service.engine.warm(prompt)
+                warming = self._service.engine.warm(prompt)
             except EngineError as error:
                 raise refusal(error) from error
             try:

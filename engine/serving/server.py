@@ -27,6 +27,13 @@ KEEP_ALIVE_S = 75
 """Longer than clients keep theirs, which would else send a request into a connection that is being closed."""
 MAX_CONNECTIONS = 1000
 _BACKLOG = 1024
+_DEAD_CLIENTS = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
+"""A host that went without a word is missed after half a minute, a client that reads nothing after one."""
 
 
 class AddressError(EngineError):
@@ -126,10 +133,15 @@ async def _close(app: App, server: uvicorn.Server, stop: asyncio.Event) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "this is no address of this machine"
         raise AddressError(f"{host} port {port} cannot be listened on: {why}. Choose another one.") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _DEAD_CLIENTS.items():
+        if (option := getattr(socket, name, None)) is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listener
 
 
 def _url(host: str, port: int) -> str:

@@ -38,6 +38,11 @@ _NOT_UTF8 = (
     " Make another one: CREATE DATABASE llamacord ENCODING 'UTF8' TEMPLATE template0."
 )
 
+_POOLER = (
+    "A pooler between us and PostgreSQL keeps no session on one connection, so locks would not hold."
+    " Put the server's own address into DATABASE, or set the pooler to session mode."
+)
+
 
 class Record:
     """One row: its values by their names or places."""
@@ -95,9 +100,7 @@ async def connect(address: PostgresAddress, *, lock_timeout_s: float) -> Connect
 def connect_now(address: PostgresAddress, *, lock_timeout_s: float) -> psycopg.Connection[Any]:
     """Do the same without a loop; look whether this server will do, too. Raises `StorageError`."""
     try:
-        connection: psycopg.Connection[Any] = psycopg.connect(
-            conninfo(address), autocommit=True, cursor_factory=psycopg.RawCursor, row_factory=records
-        )
+        connection = _connect_now(address)
     except psycopg.Error as error:
         raise postgres_error(error) from error
     try:
@@ -107,10 +110,35 @@ def connect_now(address: PostgresAddress, *, lock_timeout_s: float) -> psycopg.C
             raise StorageError(_TOO_OLD)
         if connection.info.parameter_status("server_encoding") != "UTF8":
             raise StorageError(_NOT_UTF8)
+        if _process(connection) != connection.info.backend_pid:
+            _check_pooler(address, connection)
+    except psycopg.Error as error:
+        connection.close()
+        raise postgres_error(error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _connect_now(address: PostgresAddress) -> psycopg.Connection[Any]:
+    return psycopg.connect(
+        conninfo(address), autocommit=True, cursor_factory=psycopg.RawCursor, row_factory=records
+    )
+
+
+def _check_pooler(address: PostgresAddress, connection: psycopg.Connection[Any]) -> None:
+    """Raise `StorageError` where a pooler has one process of the server work for several of its clients."""
+    with _connect_now(address) as other:
+        first, second = ([_process(one) for one in (connection, other)] for _ in range(2))
+    if first != second or first[0] == first[1]:
+        raise StorageError(_POOLER)
+
+
+def _process(connection: psycopg.Connection[Any]) -> int:
+    """Return which process of the server works for us now. (A pooler tells its clients another number.)"""
+    row = connection.execute(b"SELECT pg_backend_pid()").fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def set_up(adapters: AdaptersMap) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,30 +71,10 @@ class FullDisk(Conversations):
             raise StorageFullError("No space left.")
         return await super().checkpoint(answer_id, content)
 
-    async def finish_answer(
-        self,
-        answer_id: int,
-        *,
-        content: str,
-        state: MessageState,
-        finish_reason: str | None,
-        num_prompt_tokens: int | None,
-        num_tokens: int | None,
-        view_from: int | None = None,
-        note: str | None = None,
-    ) -> Message | None:
+    async def finish_answer(self, answer_id: int, **how: Any) -> Message | None:
         if self.is_full:
             raise StorageFullError("No space left.")
-        return await super().finish_answer(
-            answer_id,
-            content=content,
-            state=state,
-            finish_reason=finish_reason,
-            num_prompt_tokens=num_prompt_tokens,
-            num_tokens=num_tokens,
-            view_from=view_from,
-            note=note,
-        )
+        return await super().finish_answer(answer_id, **how)
 
 
 @dataclass

@@ -61,10 +61,10 @@ def test_one_command_fetches_and_converts(server: FakeHub, tmp_path: Path) -> No
     assert manifest.precision == "int4"
     assert manifest.source["file"] == "tiny-Q4_0.gguf"
     assert "Downloading somebody/Tiny-Chat-GGUF" in run.stderr
-    assert "Now write MODEL=models/tiny-chat-gguf into .env." in run.stderr
+    assert "Now add MODEL=models/tiny-chat-gguf to .env." in run.stderr
     again = pull(server, tmp_path, f"hf:{NAME}:q4_0")
     assert again.returncode == 1
-    assert "models/tiny-chat-gguf exists already" in again.stderr
+    assert "models/tiny-chat-gguf already exists" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_ctrl_c_says_that_it_goes_on(
 
     monkeypatch.setattr("engine.hub.hub.Hub.look", look)
     assert main(["pull", f"hf:{NAME}"]) == 130
-    assert "the same command goes on with it" in capsys.readouterr().err
+    assert "the same command continues it" in capsys.readouterr().err
 
 
 def settings(server: FakeHub, place: Path, **more: str) -> Settings:

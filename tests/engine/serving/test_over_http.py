@@ -246,3 +246,13 @@ async def test_an_address_that_cannot_be_had_is_told_in_a_sentence(stage: Stage)
             await server.serve(app, "127.0.0.1", port, on_ready=told)
     with pytest.raises(server.AddressError, match="Choose another one"):
         await server.serve(app, "192.0.2.1", 0, on_ready=told)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_a_clients_host_that_goes_without_a_word_is_noticed() -> None:
+    with server._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 15
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000

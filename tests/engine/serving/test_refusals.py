@@ -10,7 +10,8 @@ import pytest
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, question, served
 from tests.fakes import CONTROL_TAG
 
-DEEP = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+DEEP = b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+MANY = b'{"messages":[' + b"[]," * 100_000 + b"[]]}"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
 
@@ -27,6 +28,7 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "no number of JSON": (CHAT, b'{"temperature": NaN}', 400, "NaN is no number"),
     "a number without an end": (CHAT, b'{"seed": ' + b"9" * 5000 + b"}", 400, "not valid JSON"),
     "nested too deeply": (CHAT, DEEP, 400, "too deeply"),
+    "too many arrays": (CHAT, MANY, 413, "brackets"),
     "an array": (CHAT, [], 400, "must be a JSON object, not an array"),
     "a text": (CHAT, "hello", 400, "must be a JSON object, not a text"),
     "no messages": (CHAT, {}, 400, "messages is missing"),
@@ -71,6 +73,34 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "biases": (CHAT, question(logit_bias={"1": 5}), 400, "logit_bias is not supported"),
     "an answer without an end": (CHAT, question(ignore_eos=True), 400, "ignore_eos is not supported"),
     "audio": (CHAT, question(modalities=["text", "audio"]), 400, "modalities is not supported"),
+    "an effort": (CHAT, question(reasoning_effort="loud"), 400, "reasoning_effort must be one of none, min"),
+    "a form of thoughts": (CHAT, question(reasoning_format="x"), 400, "reasoning_format must be one of"),
+    "variables that are a text": (CHAT, question(chat_template_kwargs="x"), 400, "must be an object"),
+    "an unknown variable": (CHAT, question(chat_template_kwargs={"x": 1}), 400, "chat_template_kwargs.x"),
+    "thinking in words": (
+        CHAT,
+        question(chat_template_kwargs={"enable_thinking": "no"}),
+        400,
+        "chat_template_kwargs.enable_thinking must be true or false, not a text",
+    ),
+    "thinking that it cannot": (
+        CHAT,
+        question(chat_template_kwargs={"enable_thinking": True}),
+        400,
+        "chat_template_kwargs.enable_thinking must not be true: this model does not think",
+    ),
+    "thinking and not": (
+        CHAT,
+        question(chat_template_kwargs={"thinking": True}, reasoning_effort="none"),
+        400,
+        "reasoning_effort contradicts chat_template_kwargs.thinking",
+    ),
+    "variables of a completion": (
+        COMPLETIONS,
+        {"prompt": "a", "chat_template_kwargs": {}},
+        400,
+        "There is no parameter chat_template_kwargs",
+    ),
     "a misspelt parameter": (CHAT, question(temprature=1), 400, "There is no parameter temprature"),
     "no prompt": (COMPLETIONS, {}, 400, "prompt is missing"),
     "an empty prompt": (COMPLETIONS, {"prompt": []}, 400, "prompt is missing"),
