@@ -29,7 +29,8 @@ import aiosqlite
 from multidict import CIMultiDict
 
 import storage
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.memory import UNDO_TIME
+from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import connect
 from bot.operations.metrics import Metrics
@@ -46,7 +47,8 @@ from storage.people import People
 from storage.retention import Retention
 from storage.settings import SettingsStore
 from storage.sqlite import SqliteBackend
-from tests.bot.operations.local_discord import DiscordPlace, LostError, Payload, Reply
+from tests.bot.operations.discord_api import LostError, Payload, Reply
+from tests.bot.operations.local_discord import DiscordPlace
 
 START_S = 1_800_000_000.0
 """When the first life begins, in seconds since 1970."""

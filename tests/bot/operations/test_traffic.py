@@ -15,15 +15,8 @@ from bot.delivery.budget import PER_SECOND, USED, WINDOW_S, RequestBudget
 from bot.fleet.fleet import Fleet
 from bot.on_discord.traffic import LONGEST_PAUSE_S, Attempts, Gateway, ShortBackoff, Traffic
 from tests.bot.delivery.delivery_stage import in_virtual_time, now_s
-from tests.bot.operations.local_discord import (
-    CHANNEL_ID,
-    Fault,
-    LocalDiscord,
-    banned,
-    limited,
-    local_discord,
-    refused,
-)
+from tests.bot.operations.discord_api import limited, refused
+from tests.bot.operations.local_discord import CHANNEL_ID, Fault, LocalDiscord, banned, local_discord
 
 DAY_S = 86400.0
 

@@ -264,6 +264,7 @@ def test_a_server_that_is_not_there_ends_the_start_with_a_sentence(files: TextFi
         (lambda told: told | {"max_tokens": -5}, "tokens"),
         (lambda told: told | {"info": told["info"] | {"sampling": {"temperature": 99}}}, "temperature"),
         (lambda told: told | {"info": told["info"] | {"sampling": {"colour": 1}}}, "colour"),
+        (lambda told: told | {"info": told["info"] | {"sampling": {"top_p": 10**400}}}, "top_p must not be"),
         (lambda _told: {"object": "list"}, "lacks"),
         (lambda told: [told], "talk"),
         (lambda told: told | {"info": 7}, "server of this kind"),
@@ -368,7 +369,12 @@ def test_one_that_comes_to_have_another_model_between_two_looks_gets_no_tokens_o
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"health": "fine"}', b"\xff", b"[" * 100_000, json.dumps(report()).encode()]
+    "body",
+    [
+        *(b"", b"[]", b"{}", b'{"health": "fine"}', b"\xff", b"[" * 100_000, json.dumps(report()).encode()),
+        json.dumps(report(load={"num_requests": 10**400}, fingerprint="a")).encode(),
+        json.dumps(report(load={"max_requests": -4}, fingerprint="a")).encode(),
+    ],
 )
 def test_a_server_whose_load_is_nonsense_is_away(files: TextFiles, tmp_path: Path, body: bytes) -> None:
     remote = Remote(files, tmp_path, num_servers=1)
