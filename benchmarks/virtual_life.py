@@ -29,7 +29,8 @@ import aiosqlite
 from multidict import CIMultiDict
 
 import storage
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.memory import UNDO_TIME
+from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import connect
 from bot.operations.metrics import Metrics

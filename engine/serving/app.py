@@ -15,6 +15,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -49,6 +51,12 @@ _MAX_SESSION_CHARACTERS = 256
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OURS = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 _RECORD = "llamacord.record"
+_PAGES: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["*"],
+    "expose_headers": [HEADER, "Retry-After"],
+}
+"""What pages in browsers may send and see, where they may ask at all."""
 
 Read = Callable[[bytes, ServedEngine], Asked]
 
@@ -76,8 +84,10 @@ class App:
             Route("/health", self._health),
             Route("/metrics", self._metrics),
         ]
+        pages = {"allow_origins": ["*"]} if service.settings.keys else {"allow_origin_regex": _OURS.pattern}
         self._app = Starlette(
             routes=routes,
+            middleware=[Middleware(CORSMiddleware, **pages, **_PAGES)],
             exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         )
 
@@ -195,7 +205,7 @@ class App:
         return _json({"status": state}, status)
 
     async def _metrics(self, request: Request) -> Response:
-        if not self.service.settings.is_private:
+        if not self.service.settings.is_private or "origin" in request.headers:
             self._admit(request)
         return Response(self.service.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 

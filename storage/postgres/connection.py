@@ -19,8 +19,8 @@ from storage.postgres.errors import postgres_error
 Connection = psycopg.AsyncConnection[Any]
 
 MIN_SERVER = 130_000
-_IDLE_IN_TRANSACTION_MS = 30_000
-"""A process that hangs in the middle of a transaction holds the others up so long."""
+IDLE_IN_TRANSACTION_MS = 8_000
+"""So long a process that hangs in a transaction holds up the others: until its shards are theirs."""
 _OPTIONS: dict[str, Any] = {
     "connect_timeout": 5,
     "application_name": "llamacord",
@@ -153,7 +153,7 @@ def settings(lock_timeout_s: float) -> bytes:
     """Return the statement that a connection begins with. Not as libpq's options: poolers refuse those."""
     return (
         f"SELECT set_config('lock_timeout', '{round(lock_timeout_s * 1000)}', false),"
-        f" set_config('idle_in_transaction_session_timeout', '{_IDLE_IN_TRANSACTION_MS}', false),"
+        f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_MS}', false),"
         " set_config('default_transaction_isolation', 'read committed', false)"
     ).encode()
 

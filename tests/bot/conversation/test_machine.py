@@ -210,9 +210,9 @@ class Machine(RuleBasedStateMachine):
         chat = self.of(channel_id).chat
 
         async def do() -> None:
-            reset = await chat.reset(_ref(channel_id), by_user_id=9, at=NOW)
+            reset = await chat.memory.reset(_ref(channel_id), by_user_id=9, at=NOW)
             if next(self._ids) % 2:
-                await chat.undo_reset(reset, by_user_id=9, at=NOW)
+                await chat.memory.undo_reset(reset, by_user_id=9, at=NOW)
 
         self.begin(self.of(channel_id), do())
 

@@ -354,7 +354,7 @@ async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
     setup.engine.scripts = [Script(), FOREVER]
     await (await setup.ask("Hi")).ending()
     running, waiting = await setup.ask("1"), await setup.ask("2", author=person(2))
-    assert (await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
+    assert (await setup.chat.memory.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
     for view in (running, waiting):
         ending = await view.ending()
         assert not ending.can_regenerate
@@ -367,7 +367,7 @@ async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
 
 async def test_reset_of_one_conversation_leaves_the_others(setup: Setup) -> None:
     await (await setup.ask("Hi", ref=RANDOM_CHANNEL)).ending()
-    await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)
+    await setup.chat.memory.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)
     assert len(await setup.stored(RANDOM_CHANNEL)) == 2
 
 

@@ -272,10 +272,10 @@ async def test_switched_off_nothing_is_made_nor_shown(here: Stage) -> None:
 async def test_a_reset_takes_it_away_and_its_undoing_brings_it_back(here: Stage) -> None:
     await here.fill()
     ref = ConversationRef(10, ConversationKind.CHANNEL, 1)
-    reset = await here.chat.reset(ref, by_user_id=1, at=datetime.now(UTC))
+    reset = await here.chat.memory.reset(ref, by_user_id=1, at=datetime.now(UTC))
     await here.ask("Anew")
     assert "in short:" not in here.seen()
-    await here.chat.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
+    await here.chat.memory.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
     await here.ask("And now?")
     assert "in short:" in here.seen()
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from engine.serving.keys import parse_keys
+from engine.serving.service import ServingSettings
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, question, served
 from tests.fakes import CONTROL_TAG
 
 DEEP = b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 MANY = b'{"messages":[' + b"[]," * 100_000 + b"[]]}"
+KEY = "page:sk-0123456789abcdef"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
 
@@ -168,3 +171,24 @@ def test_a_page_of_another_host_is_refused_where_there_are_no_keys() -> None:
         assert (await client.post(CHAT, question(), origin="http://localhost:3000")).status == 200
 
     served(scene)
+
+
+LOCAL, ELSEWHERE = "http://localhost:3000", "https://chat.example"
+
+
+@pytest.mark.parametrize(
+    ("keys", "origin", "may_ask"), [("", LOCAL, True), ("", ELSEWHERE, False), (KEY, ELSEWHERE, True)]
+)
+def test_a_page_may_ask_from_this_machine_or_with_a_key(keys: str, origin: str, may_ask: bool) -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        wants = {"access_control_request_method": "POST", "access_control_request_headers": "authorization"}
+        before = await client.begin(CHAT, None, "OPTIONS", origin=origin, **wants).done()
+        assert (before.status == 200) is may_ask
+        key = {"authorization": f"Bearer {keys.partition(':')[2]}"}
+        answer = await client.post(CHAT, question(stream=True), origin=origin, **key)
+        assert (answer.status, answer.is_done) == ((200, True) if may_ask else (403, False))
+        assert ("access-control-allow-origin" in answer.headers) is may_ask
+        assert (await client.get("/metrics")).status == 200
+        assert (await client.get("/metrics", origin=ELSEWHERE)).status == (401 if keys else 403)
+
+    served(scene, settings=ServingSettings(keys=parse_keys(keys) if keys else ()))
