@@ -326,7 +326,7 @@ def busy_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("make", "sentence"),
     [
         (small_disk, "to download, "),
-        (small_memory, "needs .* of memory, and there are 100 MiB"),
+        (small_memory, "needs .* of memory, but there are only 100 MiB"),
         (busy_memory, "90.0 MiB of memory are free, and converting it needs"),
     ],
 )
