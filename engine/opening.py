@@ -14,7 +14,14 @@ from engine.cpu.model import CpuModel, ModelOptions, rows_are_exact
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
 from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
-from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_manifest, verify_files
+from engine.describing.manifest import (
+    MANIFEST_FILE,
+    ChatSpec,
+    Manifest,
+    TokenizerSpec,
+    load_manifest,
+    verify_files,
+)
 from engine.errors import ModelError, ModelFormatError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -178,4 +185,8 @@ def open_folder(folder: Path) -> ModelFolder:
         from engine.release.folder import ReleasedFolder
 
         return ReleasedFolder(find_release(folder))
+    if folder.exists() and not (folder / MANIFEST_FILE).exists():
+        from engine.convert.converter import open_source  # takes a start a third of a second
+
+        open_source(folder)  # what cannot be converted either is said to be that
     return ConvertedFolder(folder, load_manifest(folder))
