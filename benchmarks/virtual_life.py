@@ -44,6 +44,7 @@ from storage.database import Database
 from storage.migrations import MIGRATIONS
 from storage.opening import open_connection
 from storage.people import People
+from storage.removals import Removals
 from storage.retention import Retention
 from storage.settings import SettingsStore
 from storage.sqlite import SqliteBackend
@@ -192,7 +193,10 @@ class World:
         conversations = Conversations(database, now=self._utc)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         engine = self.new_engine()
-        retention, purging = Retention(database, now=self._utc), Purging(conversations, UNDO_TIME, ())
+        retention, purging = (
+            Retention(database, now=self._utc),
+            Purging(conversations, Removals(database), UNDO_TIME, ()),
+        )
         sweeper = Sweeper(retention, self.keeping, purging.note, now=self._utc)
         privacy = Privacy(People(database), retention, sweeper, purging)
         chat = ChatService(

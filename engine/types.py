@@ -320,6 +320,10 @@ class TextEngine(Protocol):
         What is in use is forgotten as soon as its request ends. For when texts were deleted.
         """
 
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether somebody who was told to forget has not heard of it yet."""
+
 
 SUM_UP = (
     "You sum up conversations. Write down briefly what is needed to go on with this one: who said what, "

@@ -199,7 +199,7 @@ def share_of(me: str, leases: Sequence[Lease]) -> float:
 def _taken(choice: ShardChoice, lease: Lease) -> str:
     if lease.num_shards != choice.count:
         return (
-            f"Other processes deal out {lease.num_shards} shards and SHARDS says {choice.count} here. Stop"
+            f"Other processes use {lease.num_shards} shards in all, but SHARDS says {choice.count} here. Stop"
             " all of them, and start them with the same number."
         )
     if choice.count == 1:

@@ -81,6 +81,11 @@ class SafetyModel:
         """See `TextEngine.drop_idle_cache`."""
         self._engine.drop_idle_cache()
 
+    @property
+    def is_forgetting(self) -> bool:
+        """See `TextEngine.is_forgetting`."""
+        return self._engine.is_forgetting
+
     async def _judge(self, question: str, answer: str | None, keys: Keys) -> Verdict:
         try:
             return read_verdict(await self._ask(task(question, answer), keys))

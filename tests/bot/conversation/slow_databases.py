@@ -124,16 +124,9 @@ class SlowPostgres:
 
     def killed(self, database: Database) -> None:
         pause = type(database._backend).__dict__["whose"]
-        theirs = [one for one, whose in self._used.items() if whose is pause]
-        pids = [one.info.backend_pid for one in theirs]
-        self._control.execute(b"SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", (pids,))
-        while self._control.execute(
-            b"SELECT 1 FROM pg_stat_activity WHERE pid = ANY($1)", (pids,)
-        ).fetchall():
-            pass
-        for one in theirs:
-            self.drop(one)
-        self._free()
+        for one in [one for one, whose in self._used.items() if whose is pause]:
+            del self._used[one]
+            self._end(one)
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,7 +141,16 @@ class SlowPostgres:
         if not connection.closed and _is_idle(connection):
             self._idle.append(connection)
         else:
-            connection.close()
+            self._end(connection)
+
+    def _end(self, connection: psycopg.Connection[Any]) -> None:
+        """Close a connection, and wait until the server has noticed."""
+        pid = connection.info.backend_pid
+        self._control.execute(b"SELECT pg_terminate_backend($1::int)", (pid,))
+        while self._control.execute(b"SELECT 1 FROM pg_stat_activity WHERE pid = $1", (pid,)).fetchall():
+            pass
+        connection.close()
+        self._free()
 
     async def execute(self, connection: psycopg.Connection[Any], sql: bytes, params: Sequence[Any]) -> Any:
         """Run a statement; while others are in a transaction, it may have to wait for them."""

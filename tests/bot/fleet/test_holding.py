@@ -136,7 +136,7 @@ def test_the_second_on_the_same_shards_is_told_so_within_seconds() -> None:
             with pytest.raises(ShardsTakenError, match="Another process has shard"):
                 async with asyncio.timeout(2 * BEAT_S):
                     await process(table, "second").claim(choice)
-        with pytest.raises(ShardsTakenError, match=r"deal out 4 shards and SHARDS says 8"):
+        with pytest.raises(ShardsTakenError, match=r"use 4 shards in all, but SHARDS says 8"):
             await process(table, "third").claim(ShardChoice(2, 8, None))
         await process(table, "fourth").claim(ShardChoice(2, 4, 2))
         assert first.may_act

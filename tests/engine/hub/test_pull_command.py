@@ -110,7 +110,7 @@ def test_a_bot_fetches_its_model_once(
     finding = {
         found.subject: found for found in run_checks(_environment(server, tmp_path), tmp_path / ".env")
     }
-    assert finding["Model"].sentence == f"hf:{NAME} is not here yet; `run` downloads it."
+    assert finding["Model"].sentence == f"hf:{NAME} isn't here yet; `run` downloads it."
     folder = find_model(chosen, lambda _stage, _share: None)
     assert load_manifest(folder).precision == "int4"
     assert model_here(chosen) == folder
