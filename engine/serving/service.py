@@ -70,7 +70,7 @@ class Service:
         self.is_draining = False
         self._turn_s = _FIRST_GUESS_S
         self._to_turn_away: set[Callable[[], object]] = set()
-        self.num_open = 0
+        self.num_open = self.num_body_bytes = 0
         self._closed = asyncio.Event()
         self._watch()
 
