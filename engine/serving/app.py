@@ -196,7 +196,7 @@ class App:
     async def _forget(self, request: Request) -> Response:
         key = self._admit(request)
         with self.service.keys_besides.using(key, asyncio.get_running_loop().time()):
-            self.service.engine.drop_idle_cache()
+            await self.service.forget()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _health(self, _request: Request) -> Response:
