@@ -99,10 +99,10 @@ def _check_together(values: Mapping[str, Any]) -> None:
     is_elsewhere, models = values["ENGINE"] is not None, values["MODELS"]
     if is_elsewhere and values["MODEL"] is not None:
         raise ConfigError(
-            "MODEL and ENGINE are both set: with ENGINE the servers have the model. Remove one of them."
+            "MODEL and ENGINE are both set, but with ENGINE the servers have the model. Remove one of them."
         )
     if models is not None and is_elsewhere is isinstance(models, Path):
-        raise ConfigError("MODELS must be names with addresses where ENGINE is set, and else a folder.")
+        raise ConfigError("MODELS must be names with addresses if ENGINE is set, and otherwise a folder.")
 
 
 class Reloader:
@@ -137,7 +137,7 @@ class Reloader:
         if live:
             self._current = _with(self._current, new, live)
             self._apply(self._current)
-        _log.info("Settings read anew; changed: %s", ", ".join(live) or "none")
+        _log.info("Settings reloaded; changed: %s", ", ".join(live) or "none")
         if others:
             _log.warning("These changes need a restart: %s", ", ".join(others))
 

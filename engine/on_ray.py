@@ -20,6 +20,8 @@ from engine.logs import configure_logging
 from engine.serving.app import App, make_app
 from engine.types import Health
 
+FORGET_S = 10.0
+"""How long replicas have to hear that they are to forget."""
 _ENV_FILE = Path(".env")
 
 
@@ -35,10 +37,21 @@ class Replica:
         model = await asyncio.to_thread(find_model, settings, lambda *_: None)
         self._engine = await Engine.open(model, engine_options(settings))
         self._app = make_app(self._engine, serving_settings(settings))
+        self._app.service.tell_others = self._tell_others
 
     def __serve_build_asgi_app__(self) -> App:
         """Return what answers requests, as Ray asks for it."""
         return self._app
+
+    def forget(self) -> None:
+        """Forget what was computed of deleted texts: another replica was told to."""
+        self._engine.drop_idle_cache()
+
+    async def _tell_others(self) -> None:
+        """Have all replicas forget that run now, and wait for them. Raises whatever Ray raises."""
+        us = serve.get_replica_context()
+        others = serve.get_deployment_handle(us.deployment, us.app_name)
+        await others.broadcast("forget").results_async(timeout_s=FORGET_S)
 
     async def check_health(self) -> None:
         """Raise where only a new replica helps: Ray then makes one."""

@@ -136,7 +136,7 @@ class ConvertedFolder:
         device = find_device()
         if not self.manifest.precision.runs_on_gpu:
             raise NoCudaError(
-                f"{self.folder} is for the CPU alone (fp32): convert it anew, to fp16, int8 or int4"
+                f"{self.folder} only runs on the CPU (fp32): convert it again, to fp16, int8 or int4"
             )
         from engine.gpu.loading import load_paged_runner  # where the CPU answers, nobody needs it
 

@@ -56,7 +56,7 @@ NUMBERED = tuple(dict.fromkeys(leg.table for leg in LEGS if leg.key == ("id",)))
 """Tables whose ids must never come back."""
 
 _NOT_EMPTY = (
-    "There is something in the database to copy to already, and it is not a copy of this one that broke off."
+    "The database to copy to already holds something, and it isn't an interrupted copy of this one."
     " Name an empty database."
 )
 _DIFFERS = (

@@ -226,7 +226,7 @@ class _Name:
 
 
 _UNFINISHED = (
-    "A copy to this database broke off. Finish it with the same `python -m storage copy` command,"
+    "A copy to this database was interrupted. Finish it with the same `python -m storage copy` command,"
     " or set DATABASE to another one."
 )
 _NO_DRIVER = (

@@ -92,7 +92,7 @@ async def _start(client: discord.Client, token: str) -> None:
         await client.start(token)
     except discord.LoginFailure as error:
         raise StartError(
-            "Discord refused DISCORD_TOKEN. Copy the token anew from the Bot page of your application."
+            "Discord refused DISCORD_TOKEN. Copy the token again from your application's Bot page."
         ) from error
     except discord.PrivilegedIntentsRequired as error:
         raise StartError(

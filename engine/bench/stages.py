@@ -47,7 +47,7 @@ def run_engine(plan: Plan) -> Figures:
 def run_loop(plan: Plan, config: DecoderConfig) -> Figures:
     """Measure the published loop. Raises `ModelResourceError`, also for what is no Llama 2."""
     if config.beyond_llama_2:
-        raise ModelResourceError("The published loop runs models of Llama 2's kind alone.")
+        raise ModelResourceError("The published loop only runs models like Llama 2.")
     return figures_from(_run("loop", {"plan": asdict(plan), "config": asdict(config)}))
 
 

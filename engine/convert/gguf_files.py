@@ -65,7 +65,7 @@ class GGUFFiles:
         if len(paths) > 1 and total not in (None, len(self.tensors)):
             raise ModelFormatError(
                 f"{self.path.name} and its parts have {len(self.tensors)} tensors, not {total}. "
-                "Get them anew."
+                "Get them again."
             )
 
     def let_go(self) -> None:
@@ -87,7 +87,9 @@ def _check_parts(paths: list[Path], readers: list[gguf.GGUFReader]) -> None:
                 "beside the others."
             )
         if expected and (count != expected or index != number):
-            raise ModelFormatError(f"{path.name} is not part {number + 1} of this model. Get all parts anew.")
+            raise ModelFormatError(
+                f"{path.name} is not part {number + 1} of this model. Get all parts again."
+            )
 
 
 def _open(path: Path) -> gguf.GGUFReader:

@@ -35,13 +35,13 @@ _FIRST_BYTES: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"\x89HDF",), f"is a file of Keras or TensorFlow. {GET_ANOTHER_FORM}"),
 )
 _GGUF_KINDS = {
-    "adapter": "is a LoRA adapter, not a model. Take the adapter's folder as peft saved it, with --adapter.",
-    "mmproj": "is the part of a model that sees pictures (mmproj), not the model. Take the other GGUF file.",
-    "imatrix": "holds statistics for quantising (imatrix), not a model. Take the other GGUF file.",
+    "adapter": "is a LoRA adapter, not a model. Name the adapter's folder, as peft saved it, with --adapter.",
+    "mmproj": "is the part of a model that sees pictures (mmproj), not the model. Use the other GGUF file.",
+    "imatrix": "holds statistics for quantising (imatrix), not a model. Use the other GGUF file.",
 }
 _ENDINGS = {
     ".safetensors": "is one file of a folder: name the folder, with its config.json and tokenizer.",
-    ".json": "describes a model: name the folder that it lies in.",
+    ".json": "describes a model: name the folder that it is in.",
     ".incomplete": "is a download that has not ended. Run it again.",
     ".part": "is a download that has not ended. Run it again.",
     ".crdownload": "is a download that has not ended. Run it again.",
@@ -220,7 +220,7 @@ def _one_below(folder: Path) -> str:
 
 def _nothing(folder: Path) -> str:
     if any(folder.glob("*.safetensors")):
-        return f"is not a model: it has no {CONFIG_FILE}. Get all files of the model, not the weights alone."
+        return f"is not a model: it has no {CONFIG_FILE}. Get all files of the model, not just the weights."
     return f"is not a model: it has no {CONFIG_FILE} and no ONNX/*.onnx."
 
 

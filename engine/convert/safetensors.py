@@ -50,7 +50,7 @@ class SafetensorsFile:
                 header = file.read(start - 8) if 8 < start <= min(size, _MAX_HEADER_BYTES) else b""
         except FileNotFoundError:
             raise ModelFormatError(
-                f"{path.name} is missing from {path.parent}. Download the model anew."
+                f"{path.name} is missing from {path.parent}. Download the model again."
             ) from None
         except OSError as error:
             raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error

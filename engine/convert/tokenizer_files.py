@@ -138,7 +138,7 @@ def _other(path: Path) -> str:
     line = path.read_bytes().partition(b"\n")[0]
     if not _TIKTOKEN_LINE.fullmatch(line):
         return ""
-    return " It is a tiktoken file: get the tokenizer.json that Hugging Face has beside it."
+    return " It is a tiktoken file: get the tokenizer.json next to it on Hugging Face."
 
 
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?")

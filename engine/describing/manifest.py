@@ -29,7 +29,7 @@ FORMAT_VERSION = 3
 _NEWEST_VERSION = 4
 """Of decoders that have what version 3 did not know of."""
 
-_REMEDY = "Remove the folder and convert the model anew; the default model is made anew by itself."
+_REMEDY = "Remove the folder and convert the model again; the default model converts itself again."
 _HASHED_AT_LOAD_BYTES = 64 * 2**20
 
 
@@ -172,14 +172,14 @@ def _check_version(folder: Path, raw: object) -> None:
     if version in (FORMAT_VERSION, _NEWEST_VERSION):
         return
     if not isinstance(version, int) or version > _NEWEST_VERSION:
-        what = "has no format that this version of the program reads: a newer one may have converted it."
-        raise ModelFormatError(f"{folder} {what} Update the program, or convert the model anew.")
+        what = "has a format that this version of the program can't read: a newer one may have converted it."
+        raise ModelFormatError(f"{folder} {what} Update the program, or convert the model again.")
     source, precision = described.get("source"), described.get("precision")
     names = source if isinstance(source, dict) else {}
     origin = names.get("file", names.get("folder", "SOURCE"))
     command = f"python -m engine convert {origin} {folder} --precision {precision}"
     raise ModelFormatError(
-        f"An older version of this program converted {folder}. Remove that folder and make it anew from the "
+        f"An older version of this program converted {folder}. Remove that folder and make it again from the "
         f"model's own files: {command}"
     )
 

@@ -18,7 +18,7 @@ _NO_CUDA = (
     "`.venv/bin/python -m pip install 'onnxruntime-gpu[cuda]==1.31.1' 'nvidia-cublas>=13,<14'` installs."
 )
 _CPU_ONLY = (
-    "This ONNX Runtime computes on the CPU alone: it is made with CUDA for x86-64 only, on Linux and Windows."
+    "This ONNX Runtime only computes on the CPU: builds with CUDA are only for x86-64, on Linux and Windows."
 )
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested"}
 

@@ -133,13 +133,13 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Embedding:
         raise ModelFormatError(f"{path} was not written by torch.save: it has no data.pkl.")
     root = pickles[0].split("/")[0]
     if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
-        raise ModelFormatError(f"{path} describes more than one tensor; it should hold `weight` alone.")
+        raise ModelFormatError(f"{path} describes more than one tensor; it should hold only `weight`.")
     if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
         raise ModelFormatError(f"{path} was written on a big-endian machine, which is not supported.")
     tensor = _weight(_StateDictReader(archive.read(pickles[0]), path).load(), path)
     member = f"{root}/data/{tensor.storage.key}"
     if archive.getinfo(member).file_size != tensor.storage.size * np.dtype(tensor.storage.kind).itemsize:
-        raise ModelFormatError(f"{path} is damaged: its table has not the size that it is said to have.")
+        raise ModelFormatError(f"{path} is damaged: its table doesn't have the size it should.")
     values = np.frombuffer(archive.read(member), tensor.storage.kind)
     count = tensor.shape[0] * tensor.shape[1]
     table: Embedding = values[tensor.offset : tensor.offset + count].reshape(tensor.shape)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +22,8 @@ from engine.serving.metrics import Metrics
 from engine.serving.requests import Asked, ServedEngine
 from engine.types import Generation, Health
 from engine.waiting.room import WaitingRoom
+
+_log = logging.getLogger(__name__)
 
 _MAX_RETRY_S = 120
 _FIRST_GUESS_S = 5.0
@@ -70,8 +73,10 @@ class Service:
         self.is_draining = False
         self._turn_s = _FIRST_GUESS_S
         self._to_turn_away: set[Callable[[], object]] = set()
-        self.num_open = 0
+        self.num_open = self.num_body_bytes = 0
         self._closed = asyncio.Event()
+        self.tell_others: Callable[[], Awaitable[object]] = _nobody
+        """Has other replicas forget, where clients cannot reach them by addresses of their own."""
         self._watch()
 
     @property
@@ -90,6 +95,20 @@ class Service:
                 code=state,
                 retry_after_s=UNAVAILABLE_S,
             )
+
+    async def forget(self) -> None:
+        """Forget what was computed of deleted texts, here and at `tell_others`. Raises `ApiError`."""
+        self.engine.drop_idle_cache()
+        try:
+            await self.tell_others()
+        except Exception as error:
+            _log.warning("Not all replicas could be told to forget: %s", type(error).__name__)
+            raise ApiError(
+                503,
+                "Not all replicas could be told to forget. Try again.",
+                code="not_told",
+                retry_after_s=UNAVAILABLE_S,
+            ) from error
 
     @property
     def retry_after_s(self) -> int:
@@ -165,3 +184,7 @@ class Service:
 
     def _is(self, health: Health) -> bool:
         return self.engine.health is health
+
+
+async def _nobody() -> None:
+    """Tell nobody: a server is alone, or its clients know the others."""

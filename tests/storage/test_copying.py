@@ -123,12 +123,12 @@ async def test_a_copy_that_broke_off_goes_on(
 
     monkeypatch.setattr(copying, "_insert", insert_some)
     assert await _broken_off(path, address)
-    with pytest.raises(StorageError, match="broke off"):
+    with pytest.raises(StorageError, match="interrupted"):
         async with in_use(address):
             pass
     other = path.with_name("other.sqlite3")
     await fill(other)
-    with pytest.raises(StorageError, match="not a copy of this one"):
+    with pytest.raises(StorageError, match="an interrupted copy of this one"):
         await copy(other, address, lambda _: None)
     num_before = num_inserted
     await copy(path, address, lambda _: None)
@@ -154,7 +154,7 @@ async def test_a_target_that_holds_something_and_a_source_that_is_not_there_are_
     assert not is_there(path)
     await fill(path)
     await copy(path, address, lambda _: None)
-    with pytest.raises(StorageError, match="something in the database"):
+    with pytest.raises(StorageError, match="already holds something"):
         await copy(path, address, lambda _: None)
     with pytest.raises(StorageError, match="same"):
         await copy(path, path, lambda _: None)
@@ -184,7 +184,7 @@ async def test_a_copy_that_differs_is_found_and_stays_unfinished(
     monkeypatch.setattr(copying, "_join", join_and_spoil)
     with pytest.raises(StorageError, match="differs from the original in the table settings"):
         await copy(path, address, lambda _: None)
-    with pytest.raises(StorageError, match="broke off"):
+    with pytest.raises(StorageError, match="interrupted"):
         async with in_use(address):
             pass
 
@@ -203,7 +203,7 @@ def test_the_command_says_what_it_did(
     assert "16  messages" in said
     assert "Done: both are the same." in said
     assert main(["copy", str(path), address.url]) == 1
-    assert "something in the database" in capsys.readouterr().err
+    assert "already holds something" in capsys.readouterr().err
 
 
 _THIRD = CHANNEL.__class__(channel_id=300, kind=CHANNEL.kind, guild_id=7)

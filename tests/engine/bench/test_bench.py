@@ -141,7 +141,7 @@ def test_known_shapes_have_the_parameters_they_are_called_by() -> None:
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "gemma-3-270m"])
 def test_the_published_loop_is_no_peer_of_other_families(name: str) -> None:
-    with pytest.raises(ModelResourceError, match="models of Llama 2's kind alone"):
+    with pytest.raises(ModelResourceError, match="runs models like Llama 2"):
         run_loop(Plan("nowhere"), SHAPES[name])
 
 

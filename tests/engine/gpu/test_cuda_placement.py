@@ -162,7 +162,7 @@ def test_without_a_usable_gpu_the_cpu_answers_and_the_log_says_why(
 def test_single_precision_is_for_the_cpu_and_the_log_says_so(stubs: Path, folders: Path) -> None:
     found = probe(stubs, "engine", folders / "fp32")
     assert found["device"] == "cpu"
-    assert "is for the CPU alone" in "\n".join(found["log"])
+    assert "only runs on the CPU" in "\n".join(found["log"])
 
 
 def test_without_cudas_libraries_the_log_says_how_to_install_them(

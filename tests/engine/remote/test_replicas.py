@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import EngineUnavailableError, GenerationFailedError, ModelError, ModelFormatError
-from engine.remote.description import Cabinet, Description
+from engine.remote.description import Cabinet, Description, _write
 from engine.remote.remote_engine import RemoteEngine, Servers
 from engine.remote.wire import MAX_REPLY_BYTES, RefusedError
 from engine.text.text_files import TextFiles
@@ -462,3 +462,21 @@ def test_a_chat_format_of_our_own_makes_other_prompts_of_the_same_model(
             assert (await read(engine.generate(wire.prompt, GREEDY)))[0] == ANSWER
 
     run(ask())
+
+
+def test_two_that_keep_the_same_file_at_once_are_not_in_each_others_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, num_writing = Path.write_bytes, 0
+
+    def write_and_be_overtaken(path: Path, content: bytes) -> int:
+        nonlocal num_writing
+        num_writing += 1
+        size = write(path, content)
+        if num_writing == 1:
+            _write(tmp_path / "a", b"theirs")
+        return size
+
+    monkeypatch.setattr(Path, "write_bytes", write_and_be_overtaken)
+    _write(tmp_path / "a", b"ours")
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("a", b"ours")]

@@ -286,6 +286,28 @@ def test_the_models_the_files_and_the_load() -> None:
     served(scene)
 
 
+def test_other_replicas_forget_too_before_a_client_hears_that_it_is_done() -> None:
+    async def scene(client: Client, engine: ServedScripts) -> None:
+        told = asyncio.Event()
+        client.app.service.tell_others = told.wait
+        asked = asyncio.ensure_future(client.post("/engine/forget"))
+        await asyncio.sleep(5)
+        assert (engine.num_drops, asked.done()) == (1, False)
+        told.set()
+        assert (await asked).status == 204
+
+        async def fail() -> None:
+            raise TimeoutError
+
+        client.app.service.tell_others = fail
+        answer = await client.post("/engine/forget")
+        assert (answer.status, answer.error["code"]) == (503, "not_told")
+        assert answer.headers["retry-after"]
+        assert engine.num_drops == 2
+
+    served(scene)
+
+
 def test_another_models_client_is_told_before_anything_is_computed() -> None:
     async def scene(client: Client, engine: ServedScripts) -> None:
         for path, body in ((COMPLETIONS, {"prompt": "a"}), ("/engine/warm", {"prompt": "a"})):

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ async def test_a_connection_without_a_whole_head_is_closed(
 
 
 async def test_a_body_by_drops_ends_with_a_sentence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.serving.app.BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("engine.serving.bodies.BODY_TIMEOUT_S", 0.2)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     async with serving(stage) as running, asyncio.timeout(30):
         got = await exchange(running.port, head + b"Content-Length: 100\r\n\r\n{", b" ", b" ", pause_s=0.1)
@@ -256,3 +257,33 @@ def test_a_clients_host_that_goes_without_a_word_is_noticed() -> None:
             assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 15
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000
+
+
+async def test_connections_without_number_leave_room_for_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_OPEN", 3)
+    async with serving(stage) as running, asyncio.timeout(30):
+        opened = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(6)]
+        for reader, _ in opened[3:]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        reader, writer = opened[0]
+        writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200" in await reader.readline()
+        for _, one in opened:
+            one.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_server_may_have_as_many_files_as_connections_need() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        server._allow_files()
+        found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert found == hard or found >= server.MAX_OPEN + server._BACKLOG + 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
