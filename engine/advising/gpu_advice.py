@@ -141,8 +141,8 @@ def _sentences(
     num_rows = min(load.num_conversations, chosen.num_fitting)
     yield (
         f"{chosen.precision} suits {device.name}: up to about {figure(chosen.together)} tokens/s for "
-        f"{num_rows} conversations together and {figure(chosen.single)} for one alone, estimated from its bandwidth. "
-        "`python -m engine bench` measures it."
+        f"{num_rows} conversations together and {figure(chosen.single)} for one alone, estimated from its "
+        "bandwidth. `python -m engine bench` measures it."
     )
     if chosen.num_fitting < load.num_conversations:
         yield (
