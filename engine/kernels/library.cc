@@ -168,8 +168,8 @@ void give_memory_back(Region* region) {
 
 // What a call needs beside its inputs and outputs. All operators share them: as many are made as calls run at once.
 struct Scratch {
-  Buffer values, scales, sums, starts;  // of quantised rows
-  Buffer queries, partial;              // of attention
+  Buffer rows;              // quantised
+  Buffer queries, partial;  // of attention
   Scratch* next = nullptr;
 };
 
@@ -206,7 +206,6 @@ struct Matrix {
   size_t num_blocks() const { return k / kBlock; }
   size_t num_tiles() const { return (n + kTile - 1) / kTile; }
   size_t tile_bytes() const { return format.block_bytes() * num_blocks(); }
-  int zero() const { return format.has_offsets ? 0 : format.bits == 4 ? 8 : 128; }
 
   OrtStatus* load(const char* path, int64_t values_at, int64_t scales_at, int64_t offsets_at) {
     File file(path);
@@ -265,41 +264,80 @@ struct Work {
   Matrix* matrix;
   const float* x;
   float* y;
-  Rows rows;
+  uint8_t* rows;  // quantised, in groups of like size: 16 are 8 and 8, not 10 and 6
   size_t m, num_parts;
+  bool in_pairs;  // tiles, where the rows are more than one group
+  size_t num_groups;
+
+  void part_rows() {
+    const Kernels& by = *matrix->by;
+    in_pairs = by.product_pair && m > size_t(by.max_rows);
+    const size_t most = size_t(in_pairs ? by.max_pair_rows : by.max_rows);
+    num_groups = (m + most - 1) / most;
+  }
+  size_t first_row(size_t group) const { return m * group / num_groups; }
+  size_t group_of(size_t row) const { return ((row + 1) * num_groups - 1) / m; }
+  uint8_t* group(size_t index) const { return rows + first_row(index) * matrix->num_blocks() * kRowBytes; }
 };
 
 void quantize_part(void* data, size_t part) {
-  Work& w = *(Work*)data;
-  const size_t nb = w.rows.num_blocks, k = nb * kBlock;
-  for (size_t r = w.m * part / w.num_parts; r < w.m * (part + 1) / w.num_parts; r++)
-    w.matrix->by->quantize(w.x + r * k, nb, w.matrix->zero(), (int8_t*)w.rows.values + r * k, (float*)w.rows.scales + r * nb,
-                      (float*)w.rows.sums + r * nb, (int32_t*)w.rows.starts + r * nb);
+  const Work& w = *(Work*)data;
+  const Matrix& matrix = *w.matrix;
+  for (size_t r = w.m * part / w.num_parts; r < w.m * (part + 1) / w.num_parts; r++) {
+    const size_t g = w.group_of(r), first = w.first_row(g);
+    matrix.by->quantize(matrix.format, w.x + r * matrix.k, matrix.num_blocks(), w.group(g), w.first_row(g + 1) - first, r - first);
+  }
+}
+
+// The tiles `first` and, unless that is `first` too, `second` times one group, to `outs`.
+void multiply(const Work& w, size_t first, size_t second, size_t g, float* const* outs, size_t stride) {
+  const Matrix& matrix = *w.matrix;
+  const Kernels& by = *matrix.by;
+  const uint8_t* tiles[2] = {matrix.tiles + first * matrix.tile_bytes(), matrix.tiles + second * matrix.tile_bytes()};
+  const int m = int(w.first_row(g + 1) - w.first_row(g)), num = first == second ? 1 : 2;
+  if (w.in_pairs && num == 2) return by.product_pair(matrix.format, tiles, w.group(g), matrix.num_blocks(), m, outs, stride);
+  for (int t = 0; t < num; t++) by.product(matrix.format, tiles[t], w.group(g), matrix.num_blocks(), m, outs[t], stride);
+}
+
+void multiply_gated(const Work& w, size_t tile) {
+  const Matrix& matrix = *w.matrix;
+  const size_t stride = matrix.n / 2;
+  alignas(64) float gate[16 * kTile], up[16 * kTile];
+  float* const outs[2] = {gate, up};
+  for (size_t g = 0; g < w.num_groups; g++) {
+    const size_t first = w.first_row(g), m = w.first_row(g + 1) - first;
+    multiply(w, tile, matrix.num_tiles() / 2 + tile, g, outs, kTile);
+    matrix.by->gated(gate, up, int(m), matrix.gated - 1, w.y + first * stride + tile * kTile, stride);
+  }
+}
+
+void multiply_tiles(const Work& w, size_t tile, size_t last) {
+  const size_t n = w.matrix->n;
+  for (size_t g = 0; g < w.num_groups; g++) {
+    const size_t first = w.first_row(g), m = w.first_row(g + 1) - first;
+    float* const outs[2] = {w.y + first * n + tile * kTile, w.y + first * n + last * kTile};
+    if (n >= (last + 1) * kTile) { multiply(w, tile, last, g, outs, n); continue; }
+    // The last tile is wider than what is left of a row.
+    alignas(64) float whole[2][16 * kTile];
+    float* const aside[2] = {whole[0], whole[1]};
+    multiply(w, tile, last, g, aside, kTile);
+    for (size_t t = tile; t <= last; t++)
+      for (size_t r = 0; r < m; r++)
+        memcpy(outs[t - tile] + r * n, whole[t - tile] + r * kTile, (n - t * kTile < kTile ? n - t * kTile : size_t(kTile)) * sizeof(float));
+  }
 }
 
 void multiply_part(void* data, size_t part) {
-  Work& w = *(Work*)data;
+  const Work& w = *(Work*)data;
   const Matrix& matrix = *w.matrix;
   const size_t num_out = matrix.gated ? matrix.num_tiles() / 2 : matrix.num_tiles();
-  const size_t stride = matrix.gated ? matrix.n / 2 : matrix.n, bytes = matrix.tile_bytes(), most = size_t(matrix.by->max_rows);
-  // Rows in parts of like size: 16 are 8 and 8, not 12 and 4.
-  const size_t num_groups = (w.m + most - 1) / most;
-  for (size_t tile = num_out * part / w.num_parts; tile < num_out * (part + 1) / w.num_parts; tile++)
-    for (size_t g = 0; g < num_groups; g++) {
-      const size_t first = w.m * g / num_groups, m = w.m * (g + 1) / num_groups - first;
-      float* out = w.y + first * stride + tile * kTile;
-      const uint8_t* at = matrix.tiles + tile * bytes;
-      alignas(64) float gate[16 * kTile], up[16 * kTile];
-      if (!matrix.gated) {
-        const size_t columns = stride - tile * kTile;
-        if (columns >= kTile) { matrix.by->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
-        matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
-        for (size_t r = 0; r < m; r++) memcpy(out + r * stride, gate + r * kTile, columns * sizeof(float));
-        continue;
-      }
-      matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
-      matrix.by->product(matrix.format, at + num_out * bytes, w.rows, first, int(m), up, kTile);
-      matrix.by->gated(gate, up, int(m), matrix.gated - 1, out, stride);
+  const size_t end = num_out * (part + 1) / w.num_parts;
+  for (size_t tile = num_out * part / w.num_parts; tile < end; tile++)
+    if (matrix.gated) multiply_gated(w, tile);
+    else {
+      const size_t last = w.in_pairs && tile + 1 < end ? tile + 1 : tile;
+      multiply_tiles(w, tile, last);
+      tile = last;
     }
 }
 
@@ -323,14 +361,10 @@ OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   void *x, *y;
   TRY(ort->GetTensorMutableData((OrtValue*)input, &x));
   TRY(ort->GetTensorMutableData(output, &y));
-  const size_t nb = matrix.num_blocks();
   work.matrix = &matrix; work.x = (const float*)x; work.y = (float*)y; work.m = m;
+  work.part_rows();
   ScratchUse use;
-  if (!use.scratch) return fault("bad_alloc");
-  Scratch& scratch = *use.scratch;
-  work.rows = {(int8_t*)scratch.values.of(m * matrix.k), (float*)scratch.scales.of(m * nb * 4), (float*)scratch.sums.of(m * nb * 4),
-               (int32_t*)scratch.starts.of(m * nb * 4), nb};
-  if (!work.rows.values || !work.rows.scales || !work.rows.sums || !work.rows.starts) return fault("bad_alloc");
+  if (!use.scratch || !(work.rows = (uint8_t*)use.scratch->rows.of(m * matrix.num_blocks() * kRowBytes))) return fault("bad_alloc");
   work.num_parts = 64;
   if (m * matrix.k <= 16384) { work.num_parts = 1; quantize_part(&work, 0); }
   else TRY(ort->KernelContext_ParallelFor(context, quantize_part, work.num_parts, 0, &work));
