@@ -28,7 +28,7 @@ namespace {
 const OrtApi* ort = nullptr;
 // What new operators compute with; each keeps what it was made with.
 const Kernels* kernels = nullptr;
-const AttentionKernels* attention_kernels = nullptr;
+const AttentionKernels* (*attention_kernels)(bool is_half) = nullptr;
 
 OrtStatus* fault(const char* what) { return ort->CreateStatus(ORT_FAIL, what); }
 
@@ -419,8 +419,9 @@ OrtCustomOp make_op() {
 // Inputs: queries, keys, values [n, *], or all packed in the first; past keys and values [b, kv heads, max_len, d]; total
 // lengths minus 1, int32 [b]; tables of cos and sin; norms of queries and of keys [d]. Each sequence has n / b of the
 // rows. Outputs: rows [n, heads * d]; present keys and values, which have to be bound to the memory of the past ones.
+// `HalfSlotAttention` is the same over a cache in half precision.
 struct SlotAttention {
-  const AttentionKernels* by = attention_kernels;
+  const AttentionKernels* by = nullptr;
   Attention shape{};
 };
 
@@ -540,8 +541,8 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   TRY(ort->KernelContext_GetOutput(context, 1, past_key.dims, 4, &present_key));
   TRY(ort->KernelContext_GetOutput(context, 2, past_value.dims, 4, &present_value));
   TRY(ort->GetTensorMutableData(out, (void**)&a.out));
-  TRY(ort->GetTensorMutableData(present_key, (void**)&a.keys));
-  TRY(ort->GetTensorMutableData(present_value, (void**)&a.values));
+  TRY(ort->GetTensorMutableData(present_key, &a.keys));
+  TRY(ort->GetTensorMutableData(present_value, &a.values));
   if (a.keys != past_key.data || a.values != past_value.data) return fault("SlotAttention: past and present have to be the same memory");
   ScratchUse use;
   if (!use.scratch) return fault("bad_alloc");
@@ -560,6 +561,7 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   return ort->KernelContext_ParallelFor(context, merge_part, units, 0, &work);
 }
 
+template <bool HALF>
 OrtStatus* create_attention(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
   int64_t heads, kv_heads, head_dim, window;
   float scale, softcap, epsilon;
@@ -570,31 +572,37 @@ OrtStatus* create_attention(const OrtCustomOp*, const OrtApi*, const OrtKernelIn
   TRY(ort->KernelInfoGetAttribute_float(info, "scale", &scale));
   TRY(ort->KernelInfoGetAttribute_float(info, "softcap", &softcap));
   TRY(ort->KernelInfoGetAttribute_float(info, "qk_norm_epsilon", &epsilon));
-  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || !attention_kernels || !attention_kernels->takes(size_t(head_dim)))
+  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || !attention_kernels || !attention_kernels(HALF)->takes(size_t(head_dim)))
     return fault("SlotAttention: heads that it does not take");
   SlotAttention* op = (SlotAttention*)malloc(sizeof(SlotAttention));
   if (!op) return fault("bad_alloc");
   new (op) SlotAttention();
+  op->by = attention_kernels(HALF);
   op->shape.num_heads = size_t(heads); op->shape.num_kv_heads = size_t(kv_heads); op->shape.head_dim = size_t(head_dim);
   op->shape.scale = scale; op->shape.softcap = softcap; op->shape.epsilon = epsilon; op->shape.window = window;
   *kernel = op;
   return nullptr;
 }
 
+template <bool HALF>
 OrtCustomOp make_attention() {
+  constexpr auto kCache = HALF ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   OrtCustomOp op = make_op();
-  op.GetName = [](const OrtCustomOp*) { return "SlotAttention"; };
+  op.GetName = [](const OrtCustomOp*) { return HALF ? "HalfSlotAttention" : "SlotAttention"; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 10; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
-  op.GetInputType = [](const OrtCustomOp*, size_t i) { return i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+  op.GetInputType = [](const OrtCustomOp*, size_t i) {
+    return i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : i == 3 || i == 4 ? kCache : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  };
+  op.GetOutputType = [](const OrtCustomOp*, size_t i) { return i > 0 ? kCache : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return i == 0 || (i >= 3 && i <= 5) ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL; };
-  op.CreateKernelV2 = create_attention;
+  op.CreateKernelV2 = create_attention<HALF>;
   op.KernelComputeV2 = compute_attention;
   op.KernelDestroy = [](void* kernel) { ((SlotAttention*)kernel)->~SlotAttention(); free(kernel); };
   return op;
 }
 
-OrtCustomOp linear, attention;
+OrtCustomOp linear, attention, half_attention;
 }  // namespace
 }  // namespace llamacord
 
@@ -602,7 +610,7 @@ namespace {
 // The instructions of this processor and its system, the best first.
 struct Choice {
   const llamacord::Kernels* kernels;
-  const llamacord::AttentionKernels* attention;
+  const llamacord::AttentionKernels* (*attention)(bool is_half);
 };
 
 size_t choices(Choice* found) {
@@ -616,7 +624,7 @@ size_t choices(Choice* found) {
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return 0;
   if (a >= 1) __get_cpuid_count(7, 1, &a71, &b, &c, &d);
   const bool f = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vnni = c7 >> 11 & 1;
-  if ((low & 0xe6) == 0xe6 && f && dq && bw && vl && vnni) found[num++] = {llamacord::avx512(), llamacord::attention_avx512()};
+  if ((low & 0xe6) == 0xe6 && f && dq && bw && vl && vnni) found[num++] = {llamacord::avx512(), llamacord::attention_avx512};
   const bool avx2 = b7 >> 5 & 1, avx_vnni = a71 >> 4 & 1;
   if ((low & 6) == 6 && avx2 && avx_vnni) found[num++] = {llamacord::avxvnni(), nullptr};
 #endif
@@ -656,10 +664,12 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;
   if (!domain) {
     linear = make_op();
-    attention = make_attention();
+    attention = make_attention<false>();
+    half_attention = make_attention<true>();
     TRY(ort->CreateCustomOpDomain("llamacord", &domain));
     TRY(ort->CustomOpDomain_Add(domain, &linear));
     TRY(ort->CustomOpDomain_Add(domain, &attention));
+    TRY(ort->CustomOpDomain_Add(domain, &half_attention));
   }
   return ort->AddCustomOpDomain(options, domain);
 }
