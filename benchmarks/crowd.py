@@ -20,7 +20,8 @@ import discord
 import simcord
 
 from bot.conversation.jobs import Job, Lane
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.memory import UNDO_TIME
+from bot.conversation.service import ChatService
 from bot.delivery.column import EDIT_INTERVAL_S, ChannelPace
 from bot.delivery.delivery import Delivery
 from bot.on_discord.answers.discord_answer import DiscordAnswer

@@ -38,7 +38,8 @@ from bot.privacy import Keeping
 from engine.logs import describe_fault
 from engine.types import ChatMessage, Prompt
 from tests.bot.operations.comparing import Difference, buttons, differences
-from tests.bot.operations.local_discord import CHANNEL_ID, EPOCH_MS, Payload, is_ours, local_discord
+from tests.bot.operations.discord_api import EPOCH_MS, Payload, is_ours
+from tests.bot.operations.local_discord import CHANNEL_ID, local_discord
 from tests.bot.operations.test_process import on_discord
 from tests.fakes import Script, ScriptedEngine
 

@@ -34,7 +34,8 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 from benchmarks.common import print_table
-from benchmarks.sharded_discord import Payload, ShardedDiscord, is_ours, sharded_discord
+from benchmarks.sharded_discord import ShardedDiscord, sharded_discord
+from tests.bot.operations.discord_api import Payload, is_ours
 from tests.postgres_server import PostgresServer, programs
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,7 @@ from engine.convert.converter import convert, open_source
 from engine.convert.gguf_config import ROPE_FREQS
 from engine.describing.architecture import DecoderConfig, DecoderTensor, Precision, Role, decoder_tensors
 from engine.describing.layers import Norms
-from tests.engine.tiny_family_gguf import gguf_name
-from tests.engine.tiny_gguf import TinyGGUF, add_field
+from tests.engine.tiny_gguf import TinyGGUF, add_field, gguf_name
 
 _Types = gguf.GGMLQuantizationType
 _POOL = 2**24

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,27 @@ def _record_families() -> None:
     import transformers
 
     from benchmarks.published_templates import transformers_ids
-    from tests.engine.prompt_cases import DIALOGS, FAMILIES, FAMILY_CASES, digest
+    from tests.engine.prompt_cases import DIALOGS, FAMILIES, FAMILY_CASES, SWITCHED, SWITCHED_CASES, digest
     from tests.engine.tokenizer_kinds import KINDS
+
+    def tokenizer_of(kind: str, template: str, control: Sequence[str]) -> Any:
+        with tempfile.TemporaryDirectory() as scratch:
+            for file, content in KINDS[kind].folder(template, control).items():
+                (Path(scratch) / file).write_bytes(content)
+            return transformers.AutoTokenizer.from_pretrained(scratch)
 
     recorded: dict[str, list[str]] = {}
     for name, kind in FAMILY_CASES:
         _, template, control = FAMILIES[name]
-        with tempfile.TemporaryDirectory() as scratch:
-            for file, content in KINDS[kind].folder(template, control).items():
-                (Path(scratch) / file).write_bytes(content)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(scratch)
+        tokenizer = tokenizer_of(kind, template, control)
         found = [transformers_ids(tokenizer, dialog) for dialog in DIALOGS]
         recorded[f"{name}, {kind}"] = [one if isinstance(one, str) else digest(one) for one in found]
+    for name, thinking in SWITCHED_CASES:
+        case = SWITCHED[name]
+        tokenizer = tokenizer_of("qwen2", case.template, case.control)
+        switches = {} if thinking is None else {case.switch: thinking}
+        found = [transformers_ids(tokenizer, dialog, switches) for dialog in case.dialogs()]
+        recorded[f"{name}, {thinking}"] = [one if isinstance(one, str) else digest(one) for one in found]
     text = json.dumps(recorded, indent=1)
     FAMILY_PROMPTS_FILE.write_text(text + "\n", encoding="utf-8")
 

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,61 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common import answer, print_table, random_prompt, resident_mb
-from engine.describing.architecture import DecoderConfig, source_shapes
+from engine.describing.architecture import LLAMA_2_SIZES, source_shapes
 from engine.engine import Engine, EngineOptions
 from engine.types import SamplingParams
+from tests.engine.tiny_gguf import gguf_name
+from tests.engine.tiny_hf import stored_name
 
-LAYERS, CONTEXT = 32, 4096
 PROMPT_TOKENS, NEW_TOKENS = 128, 32
 SHARD_BYTES = 2 * 2**30
-CONFIG = DecoderConfig(
-    num_layers=LAYERS,
-    hidden_size=4096,
-    intermediate_size=11008,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    vocab_size=32000,
-    context_length=CONTEXT,
-    rope_theta=10000.0,
-    rms_norm_eps=1e-5,
-    tied_embeddings=False,
-)
-HF_NAMES = {
-    "embed": "model.embed_tokens",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-    "attn_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-GGUF_NAMES = {
-    "embed": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
-
-
-def tensors() -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Give every tensor's part name, its layer, "" outside the layers, and its shape."""
-    for name, shape in source_shapes(CONFIG).items():
-        prefix, _, part = name.rpartition(".")
-        yield part, prefix.removeprefix("layers."), shape
+CONFIG = LLAMA_2_SIZES["Llama 2 7B"]
 
 
 class Noise:
@@ -121,12 +74,11 @@ def write_checkpoint(folder: Path, tokenizer: Path) -> None:
     noise = Noise(pool.astype(np.float16))
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = SHARD_BYTES
-    for part, layer, shape in tensors():
-        stored = f"model.layers.{layer}.{HF_NAMES[part]}" if layer else HF_NAMES[part]
+    for name, shape in source_shapes(CONFIG).items():
         if (room := room - 2 * int(np.prod(shape))) < 0:
             shards.append({})
             room = SHARD_BYTES
-        shards[-1][f"{stored}.weight"] = shape
+        shards[-1][stored_name(name)] = shape
     where = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -182,14 +134,13 @@ def write_gguf(path: Path, tokenizer: Path) -> None:
     writer.add_eos_token_id(2)
     noise = Noise(np.random.default_rng(2).integers(0, 256, 2**24, np.uint8))
     written = []
-    for part, layer, shape in tensors():
-        name = f"blk.{layer}.{GGUF_NAMES[part]}.weight" if layer else f"{GGUF_NAMES[part]}.weight"
-        kind = kinds.F32 if len(shape) == 1 else kinds.Q8_0 if part == "head" else kinds.Q4_0
+    for name, shape in source_shapes(CONFIG).items():
+        kind = kinds.F32 if len(shape) == 1 else kinds.Q8_0 if name == "head" else kinds.Q4_0
         block, size = gguf.GGML_QUANT_SIZES[kind]
         stored = shape if len(shape) == 1 else (shape[0], shape[1] // block * size)
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.uint8)
         num_bytes = int(np.prod(stored)) * dtype.itemsize
-        writer.add_tensor_info(name, stored, dtype, num_bytes, raw_dtype=kind)
+        writer.add_tensor_info(gguf_name(name), stored, dtype, num_bytes, raw_dtype=kind)
         written.append((stored, size, dtype))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -29,7 +29,8 @@ import aiosqlite
 from multidict import CIMultiDict
 
 import storage
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.memory import UNDO_TIME
+from bot.conversation.service import ChatService
 from bot.on_discord.client import LlamacordClient
 from bot.on_discord.connection import connect
 from bot.operations.metrics import Metrics
@@ -43,10 +44,12 @@ from storage.database import Database
 from storage.migrations import MIGRATIONS
 from storage.opening import open_connection
 from storage.people import People
+from storage.removals import Removals
 from storage.retention import Retention
 from storage.settings import SettingsStore
 from storage.sqlite import SqliteBackend
-from tests.bot.operations.local_discord import DiscordPlace, LostError, Payload, Reply
+from tests.bot.operations.discord_api import LostError, Payload, Reply
+from tests.bot.operations.local_discord import DiscordPlace
 
 START_S = 1_800_000_000.0
 """When the first life begins, in seconds since 1970."""
@@ -190,7 +193,10 @@ class World:
         conversations = Conversations(database, now=self._utc)
         moderation = Moderation.over(database, conversations, Allowance(per_user=0, per_server=0))
         engine = self.new_engine()
-        retention, purging = Retention(database, now=self._utc), Purging(conversations, UNDO_TIME, ())
+        retention, purging = (
+            Retention(database, now=self._utc),
+            Purging(conversations, Removals(database), UNDO_TIME, ()),
+        )
         sweeper = Sweeper(retention, self.keeping, purging.note, now=self._utc)
         privacy = Privacy(People(database), retention, sweeper, purging)
         chat = ChatService(

@@ -16,8 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bot.config import Reloader, Settings
+from bot.conversation.memory import UNDO_TIME
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, SwitchableEngine
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.service import ChatService
 from bot.engines import Engines, open_moderation, sums_up
 from bot.fleet.choice import ShardChoice
 from bot.fleet.fleet import Fleet, fleet_of

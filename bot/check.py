@@ -54,8 +54,8 @@ def run_checks(environment: Mapping[str, str], env_file: Path, *, measure: bool 
     except ConfigError as error:
         yield Finding(False, "Settings", str(error))
         return
-    origin = f"read from {env_file} and the environment" if env_file.exists() else "all from the environment"
-    yield Finding(True, "Settings", f"as they should be, {origin}.")
+    origin = f"read from {env_file} and the environment" if env_file.exists() else "from the environment"
+    yield Finding(True, "Settings", f"all fine, {origin}.")
     for hint in settings.hints:
         yield Finding(False, "Settings", hint)
     yield from check_discord(settings)
@@ -101,7 +101,7 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
     if folder is None:
         which = "the default model" if settings.model is None else str(settings.model)
         download = " (93 MB)" if settings.model is None else ""
-        return None, Finding(False, "Model", f"{which} is not here yet; `run` downloads it{download}.")
+        return None, Finding(False, "Model", f"{which} isn't here yet; `run` downloads it{download}.")
     try:
         model = open_folder(folder)
     except ModelError as error:
@@ -119,17 +119,17 @@ def _check_model(settings: Settings) -> tuple[ModelFolder | None, Finding]:
         return model, Finding(
             False,
             "Model",
-            f"{model.name} is a base model and cannot chat: choose a fine-tuned one, or say with "
-            "CHAT_TEMPLATE how it was trained to chat.",
+            f"{model.name} is a base model and can't chat: choose a fine-tuned one, or set "
+            "CHAT_TEMPLATE to how it was trained to chat.",
         )
-    return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is whole.")
+    return model, Finding(True, "Model", f"{model.name} ({model.precision}) in {folder} is complete.")
 
 
 def _better_model(settings: Settings) -> Finding:
     """Say which model suits this machine better than the default one, which is a toy."""
     better = better_model(settings)
     if better is None:
-        return Finding(True, "Better model", "none fits the memory that is free here.")
+        return Finding(True, "Better model", "none fits into the free memory here.")
     speed = f"about {better.speed:.2g} tokens a second, " if better.speed is not None else ""
     return Finding(
         True,
@@ -147,7 +147,7 @@ def _check_moderation_model(folder: Path) -> Finding:
         make_chat_format(model, model.load_tokenizer(), "llama-2")
     except ModelError as error:
         return Finding(False, "Moderation", f"{error} Change MODERATION_MODEL.")
-    return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is whole.")
+    return Finding(True, "Moderation", f"{model.name} ({model.precision}) in {folder} is complete.")
 
 
 def _check_shards(choice: ShardChoice, location: Location) -> Finding:
@@ -160,8 +160,10 @@ def _check_shards(choice: ShardChoice, location: Location) -> Finding:
     free = [one for one in choice.candidates() if not any(lease.shard_id in one.ids for lease in taken)]
     if any(one.num_shards != choice.count for one in taken):
         others = taken[0].num_shards
-        return Finding(False, "Shards", f"other processes deal out {others}, and SHARDS {choice.count}.")
-    now = f"; {len(taken)} of {choice.count} are other processes' now" if taken else ""
+        return Finding(
+            False, "Shards", f"other processes use {others} shards in all, but SHARDS says {choice.count}."
+        )
+    now = f"; other processes have {len(taken)} of {choice.count} now" if taken else ""
     if choice.is_fixed:
         wanted = next(choice.candidates())
         return Finding(bool(free), "Shards", f"{wanted} in this process{now}.")
@@ -179,7 +181,7 @@ def _check_database(path: Location) -> Finding:
     if isinstance(path, Path) and not path.exists():
         problem = _write_problem(path.parent)
         if problem is not None:
-            return Finding(False, "Database", f"{path} cannot be created: {problem}. Change DATABASE.")
+            return Finding(False, "Database", f"{path} can't be created: {problem}. Change DATABASE.")
         return Finding(True, "Database", f"{path} will be created at the first start.")
     try:
         asyncio.run(_lock(path))
@@ -197,7 +199,7 @@ def _check_cache(settings: Settings, *, needs_space: bool) -> Finding:
     folder = settings.cache
     problem = _write_problem(folder)
     if problem is not None:
-        return Finding(False, "Cache", f"{folder} cannot be used: {problem}. Change LLAMA_CACHE.")
+        return Finding(False, "Cache", f"{folder} can't be used: {problem}. Change LLAMA_CACHE.")
     num_free, for_kv = shutil.disk_usage(_nearest(folder)).free, settings.kv_disk_mb * 2**20
     free = num_free / _GIB
     if needs_space and free < _DEFAULT_MODEL_GIB:
@@ -209,8 +211,8 @@ def _check_cache(settings: Settings, *, needs_space: bool) -> Finding:
     if num_free < for_kv:
         sentence = f"{folder} has {free:.1f} GiB free, and up to {size(for_kv)} of KV may go there"
         return Finding(False, "Cache", f"{sentence}. Lower KV_DISK_MB.")
-    kept = f" Up to {size(for_kv)} of them take what memory has no room for." if for_kv else ""
-    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB are free.{kept}")
+    kept = f" Up to {size(for_kv)} may hold what doesn't fit in memory." if for_kv else ""
+    return Finding(True, "Cache", f"{folder} can be written; {free:.1f} GiB free.{kept}")
 
 
 def _write_problem(folder: Path) -> str | None:
@@ -234,12 +236,10 @@ def check_discord(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "Token", "none; `run` opens the playground. Set DISCORD_TOKEN for Discord.")
         return
     application_id = bot_id(settings.discord_token)
-    yield Finding(True, "Token", f"has the right shape; it is of the bot {application_id}.")
+    yield Finding(True, "Token", f"looks right; it belongs to the bot {application_id}.")
     needed = privileged(intents(sees_all_messages=settings.sees_all_messages))
-    switches = (
-        f"switch on {', '.join(needed)}" if needed else "no privileged one is needed: leave all switches off"
-    )
-    yield Finding(True, "Intents", f"{switches} on the Bot page of the application.")
+    switches = f"switch on {', '.join(needed)}" if needed else "none needed: leave all switches off"
+    yield Finding(True, "Intents", f"{switches} on the application's Bot page.")
     if application_id is not None:
         granted = ", ".join(permission_names(PERMISSIONS))
         yield Finding(True, "Invite", f"{invite_link(application_id)} adds the bot to a server ({granted}).")

@@ -48,16 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llamacord {VERSION}")
     parser.set_defaults(act=_run)
     commands = parser.add_subparsers(title="commands", metavar="")
-    run = commands.add_parser("run", help="start on Discord, or the playground without DISCORD_TOKEN")
+    run = commands.add_parser("run", help="start on Discord, or, without DISCORD_TOKEN, the playground")
     run.set_defaults(act=_run)
     chat = commands.add_parser("chat", help="talk in this terminal")
     chat.set_defaults(act=_chat)
-    check = commands.add_parser("check", help="say what is right and what is to be done")
+    check = commands.add_parser("check", help="check the setup, and say what to do")
     check.add_argument("--measure", action="store_true", help="also measure how fast the model answers here")
     check.set_defaults(act=_check)
-    play = commands.add_parser("playground", help="the bot on a simulated Discord in the browser")
+    play = commands.add_parser("playground", help="try the bot on a simulated Discord in the browser")
     play.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="save the pictures of the documentation and end"
+        "--pictures", type=Path, metavar="FOLDER", help="save the documentation's pictures and exit"
     )
     play.set_defaults(act=_playground)
     return parser
@@ -84,7 +84,7 @@ def _fail(error: Exception) -> int:
         _say(f"llamacord: {error}")
     else:
         _log.critical("The program ended unexpectedly", exc_info=error)
-        _say("llamacord: This is an error in Llamacord itself; the line above says where.")
+        _say("llamacord: This is a bug in Llamacord; the line above says where.")
     return EXIT_FAILURE
 
 
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     engines = _engines(settings)
 
     def on_ready(name: str) -> None:
-        print(f"Ready: connected to Discord as {name}. Mention it there. Ctrl-C ends it.", flush=True)
+        print(f"Ready: connected to Discord as {name}. Mention it there. Ctrl-C stops it.", flush=True)
 
     def read_settings() -> Settings:
         return load_settings(os.environ, ENV_FILE)
@@ -128,7 +128,7 @@ def _play(settings: Settings, engines: Engines, pictures: Path | None) -> None:
         return
 
     def on_ready(url: str) -> None:
-        print(f"Ready: open {url} in your browser. Ctrl-C ends it.", flush=True)
+        print(f"Ready: open {url} in your browser. Ctrl-C stops it.", flush=True)
 
     _until_stopped(lambda stop: app.run_playground(settings, engines, stop=stop, on_ready=on_ready))
 

@@ -7,6 +7,7 @@ could run one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -96,8 +97,16 @@ class RemoteEngines:
         self.on_other_model: Callable[[], object] = lambda: None
         self.name = ""
         self._settings = settings
+        models = settings.models
+        self._others = {} if models is None or isinstance(models, Path) else models
+        # Servers that are not in use now still hold what they computed when they were.
+        self._everybody = tuple(
+            dict.fromkeys(
+                [*(settings.engine_replicas or settings.engine), *itertools.chain(*self._others.values())]
+            )
+        )
         self._first = servers_of(
-            settings, settings.engine, settings.engine_replicas, chat_format=settings.chat_template
+            settings, settings.engine, self._everybody, chat_format=settings.chat_template
         )
 
     async def open(self) -> ClosableEngine:
@@ -108,9 +117,10 @@ class RemoteEngines:
 
     def shelf(self) -> Shelf:
         """See `Engines.shelf`."""
-        models = self._settings.models
-        others = {} if models is None or isinstance(models, Path) else models
-        servers = {name: servers_of(self._settings, addresses) for name, addresses in others.items()}
+        servers = {
+            name: servers_of(self._settings, addresses, self._everybody)
+            for name, addresses in self._others.items()
+        }
         return RemoteShelf({self.name: self._first, **servers}, self._open)
 
     def may_work_ahead(self) -> Callable[[], bool] | None:

@@ -56,8 +56,8 @@ def check_system_prompt(settings: Settings, model: ModelFolder) -> Finding:
         return Finding(
             False,
             "System prompt",
-            f"{sentence}, and {allowed} leave room for questions. Shorten SYSTEM_PROMPT, set GUIDANCE=none, "
-            "or raise CONTEXT_TOKENS or MAX_HISTORY_TOKENS.",
+            f"{sentence}; at most {allowed} leave room for questions. Shorten SYSTEM_PROMPT, set "
+            "GUIDANCE=none, or raise CONTEXT_TOKENS or MAX_HISTORY_TOKENS.",
         )
     return Finding(True, "System prompt", f"{sentence}.")
 
@@ -70,7 +70,7 @@ def check_provider(settings: Settings, model: ModelFolder | None) -> Finding:
         return Finding(
             False,
             "Provider",
-            f"THREADS is {num_threads}, but there are {num_processors} processors. Set 0 or less.",
+            f"THREADS is {num_threads}, but there are {num_processors} processors. Set it lower, or to 0.",
         )
     cpu = (
         f"the CPU, with {num_threads} of {num_processors} processors; {read_processor().describe()}. "
@@ -85,7 +85,7 @@ def check_provider(settings: Settings, model: ModelFolder | None) -> Finding:
             return Finding(False, "Provider", f"PROVIDER is cuda, but {error}.")
         return Finding(True, "Provider", f"{cpu} The GPU is not used: {error}." if has_driver() else cpu)
     if model is not None and not runs_on_gpu(model):
-        reason = "this model is for the CPU alone: convert it anew, to fp16, int8 or int4"
+        reason = "this model only runs on the CPU: convert it again, to fp16, int8 or int4"
         if settings.provider == "cuda":
             return Finding(False, "Provider", f"PROVIDER is cuda, but {reason}.")
         return Finding(True, "Provider", f"{cpu} There is a {device.name}, but {reason}.")
@@ -100,15 +100,15 @@ def check_memory(settings: Settings, model: ModelFolder, moderation: ModelFolder
     needed = model_bytes(options, model) + options.reserved_bytes + PROCESS_BYTES
     models = ["the model"] + ["the draft model"] * bool(draft_bytes(model, options))
     models += [] if moderation is None else ["the moderation model"]
-    sentence = f"{', '.join(models)} and what is kept of conversations need up to {size(needed)}"
+    sentence = f"{', '.join(models)} and the conversations need up to {size(needed)}"
     if free is not None and free < needed:
         return Finding(
             False,
             "Memory",
-            f"{sentence}, and {size(free)} are free. Close other programs, lower CONTEXT_TOKENS or "
+            f"{sentence}, but only {size(free)} are free. Close other programs, lower CONTEXT_TOKENS or "
             "KV_CACHE_MB, or choose a smaller model.",
         )
-    there = "how much is free cannot be told here" if free is None else f"{size(free)} are free"
+    there = "how much is free is unknown here" if free is None else f"{size(free)} are free"
     return Finding(
         True, "Memory", f"{sentence}; {there}. {_room(kv_room(model, options).num_tokens, model, options)}"
     )
@@ -132,8 +132,8 @@ def _check_gpu_memory(settings: Settings, model: ConvertedFolder) -> Finding:
         return Finding(
             False,
             "Memory",
-            f"{sentence}, and {size(free)} are free: it would run on the CPU. Close other programs, lower "
-            "CONTEXT_TOKENS, or convert it to fewer bits.",
+            f"{sentence}, but only {size(free)} are free: it would run on the CPU. Close other programs, "
+            "lower CONTEXT_TOKENS, or convert it to fewer bits.",
         )
     return Finding(True, "Memory", f"{sentence}; {size(free)} are free. {_room(num_tokens, model, options)}")
 
@@ -145,22 +145,22 @@ def check_draft_model(settings: Settings, model: ModelFolder, folder: Path) -> F
         draft.verify()
     except ModelError as error:
         return Finding(False, "Drafts", str(error))
-    sentence = f"{draft.name} ({draft.precision}) in {folder} is whole"
+    sentence = f"{draft.name} ({draft.precision}) in {folder} is complete"
     if gpu_for(settings.provider, model) is not None:
-        return Finding(True, "Drafts", f"{sentence}, but not used: a GPU computes.")
+        return Finding(True, "Drafts", f"{sentence}, but not used: the model runs on a GPU.")
     share = draft.running_bytes / model.running_bytes
     if share > _LARGEST_DRAFT:
         return Finding(
             False,
             "Drafts",
-            f"{sentence}, but takes {share:.0%} of the memory of {model.name}: drafts are faster only from "
-            "a model that is several times smaller. Change DRAFT_MODEL.",
+            f"{sentence}, but takes {share:.0%} of the memory of {model.name}: only a model that is several "
+            "times smaller makes drafts faster. Change DRAFT_MODEL.",
         )
     return Finding(
         True,
         "Drafts",
-        f"{sentence}. It drafts while a single answer is made that need not be reproducible, and pauses "
-        f"where that is no faster; {size(draft_bytes(model, engine_options(settings)))} of memory.",
+        f"{sentence}. It drafts while a single answer without a seed is written, and pauses when that is no "
+        f"faster; {size(draft_bytes(model, engine_options(settings)))} of memory.",
     )
 
 
@@ -183,7 +183,7 @@ def check_precision(settings: Settings, model: ModelFolder) -> Finding:
         True,
         "Precision",
         f"{model.precision}; {best.precision} suits this machine better, with {size(best.memory.total)} of "
-        f"memory. `python -m engine inspect {model.folder} --measure` tells how fast each is.",
+        f"memory. `python -m engine inspect {model.folder} --measure` measures how fast each is.",
     )
 
 
@@ -208,6 +208,6 @@ def check_speed(settings: Settings, folder: Path) -> Finding:
     return Finding(
         True,
         "Speed",
-        f"{speed.single:.3g} tokens/s for one answer, {speed.together:.3g} for {load.num_conversations} at "
-        f"once together, prompts at {speed.prefill:.3g}.",
+        f"{speed.single:.3g} tokens/s for one answer, {speed.together:.3g} in total for "
+        f"{load.num_conversations} at once; prompts are read at {speed.prefill:.3g}.",
     )

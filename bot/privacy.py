@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from bot.tasks import Pause
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.errors import StorageError
 from storage.people import KeptChange, KeptData, KeptQuestion, People
+from storage.removals import Removals
 from storage.retention import Retention
 from storage.types import utc_now
 
@@ -29,6 +31,10 @@ PRIVATE_TIME = timedelta(hours=1)
 PAUSE_S = 0.05
 """Between two transactions, for whoever else uses the disk."""
 PURGE_INTERVAL_S = 60.0
+LOOK_S = 1.0
+"""How often it is asked whether all engines have forgotten."""
+NUM_ROUNDS_OTHERS_HAVE = 3
+"""How long somebody else's deletions are left to them, so that the engines do not forget once for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +111,36 @@ class KeepsCache(Protocol):
     def drop_idle_cache(self) -> None:
         """Forget what was computed of texts, except for answers in the making."""
 
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether a server of it could not be told yet."""
+
 
 class Purging:
     """Deletes for good what resets put aside and nobody brought back in time.
 
     Then the engines let go of what they keep of deleted texts, too: at most once a round, since it makes the
-    next turn of every conversation slower.
+    next turn of every conversation slower. What they have not let go of when we end, or are killed, is owed
+    by the next start, and after some rounds by whoever else uses the database.
     """
 
     def __init__(
-        self, conversations: Conversations, undo_time: timedelta, engines: Iterable[KeepsCache]
+        self,
+        conversations: Conversations,
+        removals: Removals,
+        undo_time: timedelta,
+        engines: Iterable[KeepsCache],
     ) -> None:
         self.undo_time = undo_time
         self._conversations = conversations
+        self._removals = removals
         self._engines = tuple(engines)
         self._has_deleted = False
+        self._told: int | None = None
+        """How many removals the engines were told of, until that is noted."""
+        self._num_rounds_owed = NUM_ROUNDS_OTHERS_HAVE
+        self._was_forgotten = 0
+        self._pause = Pause()
         self.on_dropped: Callable[[], None] = lambda: None
         """Called when the engines have forgotten."""
 
@@ -127,24 +148,61 @@ class Purging:
         """Something was deleted."""
         self._has_deleted = True
 
-    def drop_caches(self) -> None:
+    async def drop_caches(self) -> None:
         """Let the engines forget now what they computed of texts some of which were deleted."""
         self._has_deleted = False
+        try:
+            told = (await self._removals.count()).num
+        except StorageError:
+            told = None  # then it stays owed
         for engine in self._engines:
             engine.drop_idle_cache()
         self.on_dropped()
+        self._told = told
+        self._pause.end()
 
     async def run(self) -> None:
         """Go on for ever."""
         while True:
             try:
-                if await self._conversations.purge_resets(before=datetime.now(UTC) - self.undo_time):
-                    self.note()
+                await self._round()
             except StorageError as error:
                 _log.warning("What was forgotten could not be deleted yet: %s", error)
             if self._has_deleted:
-                self.drop_caches()
-            await asyncio.sleep(PURGE_INTERVAL_S)
+                await self.drop_caches()
+            await self._until_next_round()
+
+    async def _round(self) -> None:
+        if await self._conversations.purge_resets(before=datetime.now(UTC) - self.undo_time):
+            self.note()
+        count = await self._removals.count()
+        if not count.is_owed or (self._told is not None and count.num <= self._told):
+            self._num_rounds_owed = 0
+        elif self._num_rounds_owed < NUM_ROUNDS_OTHERS_HAVE:
+            is_same = count.num_forgotten == self._was_forgotten
+            self._num_rounds_owed = self._num_rounds_owed + 1 if is_same else 1
+        else:
+            self._num_rounds_owed = 0
+            self.note()
+        self._was_forgotten = count.num_forgotten
+
+    async def _until_next_round(self) -> None:
+        """Wait, and note meanwhile when all engines have forgotten."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + PURGE_INTERVAL_S
+        while (left_s := end_s - loop.time()) > 0:
+            if self._told is not None and not any(engine.is_forgetting for engine in self._engines):
+                await self._note_forgotten(self._told)
+            await self._pause.wait(left_s if self._told is None else min(left_s, LOOK_S))
+
+    async def _note_forgotten(self, num: int) -> None:
+        try:
+            await self._removals.forgotten(num)
+        except StorageError as error:
+            _log.debug("That deleted texts are forgotten could not be noted yet: %s", error)
+        else:
+            if self._told == num:
+                self._told = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +228,7 @@ class Privacy:
     ) -> Privacy:
         """Return the parts over one database. `engines` are those that may keep something of texts."""
         retention = Retention(database, shards=conversations.shards)
-        purging = Purging(conversations, undo_time, engines)
+        purging = Purging(conversations, Removals(database), undo_time, engines)
         sweeper = Sweeper(retention, keeping, purging.note)
         return cls(People(database), retention, sweeper, purging, database.erases)
 

@@ -60,7 +60,7 @@ def check_servers(settings: Settings, subject: str, addresses: Sequence[str]) ->
             f"tokens, fingerprint {fingerprint}, and is {' and '.join(states)}"
         )
         if info.chat_format is None:
-            yield Finding(False, subject, f"{sentence}. It is a base model and cannot chat.")
+            yield Finding(False, subject, f"{sentence}. It is a base model and can't chat.")
         elif len(prints) > 1:
             yield Finding(False, subject, f"{sentence}. All must have the same model.")
         else:

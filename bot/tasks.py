@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +74,20 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("Background work failed: %s", task.get_name(), exc_info=error)
+
+
+class InOrder:
+    """Lets what concerns the same thing happen one after the other, in the order in which it came."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, about: int) -> AsyncIterator[None]:
+        """Wait for all that came before."""
+        lock = self._locks.setdefault(about, asyncio.Lock())
+        async with lock:
+            yield
 
 
 class Pause:

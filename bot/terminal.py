@@ -106,7 +106,7 @@ class TerminalChat:
             case "help", "":
                 return HELP
             case "reset", "":
-                reset = await self._service.reset(HERE, by_user_id=_USER_ID, at=datetime.now(UTC))
+                reset = await self._service.memory.reset(HERE, by_user_id=_USER_ID, at=datetime.now(UTC))
                 return phrase("reset.done", num=reset.num_messages)
             case "settings", _:
                 return await self._settings(verb, argument.split())

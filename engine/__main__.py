@@ -12,8 +12,8 @@ from engine.errors import EngineError
 
 _ENDED_BY_READER = 141
 """What a shell reports of a program that wrote to nobody: 128 and the number of SIGPIPE."""
-_NOTHING_LEFT = "stopped; nothing was left behind."
-_STOPPED = {pull.pull: "stopped; what is here of the download stays, and the same command goes on with it."}
+_NOTHING_LEFT = "stopped; nothing is left behind."
+_STOPPED = {pull.pull: "stopped; the download so far is kept, and the same command continues it."}
 _COMMANDS = (bench, complete, convert, inspect, models, pull, serve, tokens)
 
 
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets `act`, which runs it."""
-    parser = argparse.ArgumentParser(prog="python -m engine", description="Work with models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engine", description="Get, convert, inspect, measure and serve models."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in _COMMANDS:
         command.add_to(commands)

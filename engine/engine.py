@@ -258,6 +258,11 @@ class Engine:
         self.text.forget()
         self._worker.forget()
 
+    @property
+    def is_forgetting(self) -> bool:
+        """See `TextEngine.is_forgetting`."""
+        return False
+
     def _make_request(self, prompt: Prompt, params: SamplingParams, *, is_ahead: bool = False) -> Request:
         return Request(
             request_id=next(self._request_ids),

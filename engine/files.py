@@ -96,10 +96,10 @@ def from_json(kind: Any, raw: object, name: str) -> Any:
         return from_json(_option(options, raw), raw, name)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(str(raw))
-    if kind is float and type(raw) is int:
+    if kind is float and type(raw) is int and abs(raw) < 2**53:
         return float(raw)
     if type(raw) is not kind:
-        raise TypeError(f"{name} must not be {raw!r}")
+        raise TypeError(f"{name} must not be {raw!r:.80}")
     return raw
 
 

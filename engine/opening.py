@@ -95,8 +95,8 @@ class ConvertedFolder:
     @property
     def running_bytes(self) -> int:
         decoder, precision = self.manifest.decoder, self.manifest.precision
-        weights = running_weight_bytes(decoder, precision, held_in(self.manifest.tensors))
-        return weights + beside_bytes(decoder)
+        held = held_in(self.manifest.tensors)
+        return running_weight_bytes(decoder, precision, held) + beside_bytes(decoder, precision, held)
 
     def verify(self) -> None:
         verify_files(self.folder, self.manifest, full=True)

@@ -163,7 +163,8 @@ class ModelInfo:
     reasoning: the marks that its folder names. ends_turns: whether its chat format has a token for the end of
     an answer; without one, a model may go on with the next person's turn. sampling: its authors' advice, by
     the names of `SamplingParams`. thinks: whether it thinks before it answers where nobody says whether it
-    shall, None where that cannot be switched. switched: its marks where it is switched the other way.
+    shall, None where that cannot be switched. switched: its marks where it is told to think or not to, as far
+    as its prompt is another one then.
     """
 
     name: str
@@ -176,12 +177,16 @@ class ModelInfo:
     ends_turns: bool = True
     sampling: Mapping[str, float] = field(default_factory=dict)
     thinks: bool | None = None
-    switched: Reasoning | None = None
+    switched: Mapping[bool, Reasoning | None] = field(default_factory=dict)
+
+    @property
+    def always_thinks(self) -> bool:
+        """Whether it may think even if it is told not to."""
+        return self.reasoning is not None and self.thinks is None
 
     def reasoning_when(self, thinking: bool | None) -> Reasoning | None:
         """Return the marks of an answer to a prompt that was made with `thinking`."""
-        is_switched = self.thinks is not None and thinking not in (None, self.thinks)
-        return self.switched if is_switched else self.reasoning
+        return self.reasoning if thinking is None else self.switched.get(thinking, self.reasoning)
 
 
 class Health(StrEnum):
@@ -314,6 +319,10 @@ class TextEngine(Protocol):
 
         What is in use is forgotten as soon as its request ends. For when texts were deleted.
         """
+
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether somebody who was told to forget has not heard of it yet."""
 
 
 SUM_UP = (

@@ -17,13 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "copy",
-        help="copy a database to an empty one, and compare them",
-        description="Copies everything that is kept, and compares both at the end. Stop the bot first. If it"
-        " breaks off, the same command goes on from there.",
+        help="copy a database into an empty one, and compare them",
+        description="Copies everything, then compares both. Stop the bot first. If it is interrupted, run the"
+        " same command again to continue.",
     )
     for name in ("from", "to"):
         command.add_argument(
-            name, type=_location, help="a file of SQLite, or postgresql://user:password@host/name"
+            name, type=_location, help="an SQLite file, or postgresql://user:password@host/name"
         )
     given = vars(parser.parse_args(arguments))
     return _copy(given["from"], given["to"])
@@ -36,13 +36,16 @@ def _copy(source: Location, target: Location) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Broken off. The same command goes on from here.", file=sys.stderr)
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     for table, num_rows in copied.num_rows.items():
         print(f"  {num_rows:>10,}  {table}")
     if copied.num_replaced:
-        print(f"In {copied.num_replaced} texts null characters were replaced by \N{REPLACEMENT CHARACTER}.")
-    print(f"Done: both hold the same. Set DATABASE to {target} and start the bot.")
+        plural = "" if copied.num_replaced == 1 else "s"
+        print(
+            f"Replaced null characters with \N{REPLACEMENT CHARACTER} in {copied.num_replaced} text{plural}."
+        )
+    print(f"Done: both are the same. Set DATABASE to {target} and start the bot.")
     return 0
 
 

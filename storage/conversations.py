@@ -13,6 +13,7 @@ from storage import answers, history, parts, resets, scopes
 from storage.answers import Ending
 from storage.database import Database, Row, act
 from storage.errors import NotFoundError
+from storage.removals import note_removed
 from storage.resets import Reset
 from storage.shards import EVERYTHING, Shards
 from storage.summaries import Summaries
@@ -107,6 +108,7 @@ class Conversations:
         """Delete the conversation in a place, with all that was said and set there."""
         async with self._database.transaction() as transaction:
             await transaction.fetch_all("DELETE FROM conversations WHERE channel_id = ?", (channel_id,))
+            await note_removed(transaction)
         await self._database.scrub()
 
     async def ref_of(self, conversation_id: int) -> ConversationRef:
@@ -332,6 +334,8 @@ class Conversations:
         """Delete for good what was put aside of ours before a time; return how many resets that ends."""
         async with self._database.transaction() as transaction:
             num_purged = await resets.purge(transaction, self.shards, before=to_milliseconds(before))
+            if num_purged:
+                await note_removed(transaction)
         if num_purged:
             await self._database.scrub()
         return num_purged
@@ -348,6 +352,7 @@ class Conversations:
                 "SELECT id FROM messages WHERE reply_to = ? ORDER BY id", (row["id"],)
             )
             await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (row["id"],))
+            await note_removed(transaction)
         await self._database.scrub()
         return Deleted(row["conversation_id"], tuple(answer["id"] for answer in found))
 

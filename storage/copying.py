@@ -14,6 +14,7 @@ from pathlib import Path
 from storage.address import Location, PostgresAddress
 from storage.database import Database, Row, Transaction, Value, in_use
 from storage.errors import StorageError
+from storage.removals import note_removed
 
 BATCH_SIZE = 500
 
@@ -97,6 +98,7 @@ async def copy(source: Location, target: Location, tell: Callable[[str], None]) 
         await _set_numbers(original, copied, source, target)
         async with copied.transaction() as transaction:
             await transaction.fetch_all("DELETE FROM unfinished_copy")
+            await note_removed(transaction)  # what was still to be forgotten
     return Copied(num_rows, num_replaced)
 
 

@@ -32,7 +32,7 @@ RETURNING value"""
 _NOW = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now_ms"
 _VALUE = "SELECT value FROM counters WHERE name = ?"
 _FORGET_OLD = "DELETE FROM news WHERE told_at < ?"
-_TELL = "INSERT INTO news (id, teller, kind, about, guild_id, told_at) VALUES (?, ?, ?, ?, ?, ?)"
+_TELL = "INSERT INTO news (id, teller, kind, about, told_at) VALUES (?, ?, ?, ?, ?)"
 _SINCE = "SELECT * FROM news WHERE id > ? AND teller <> ? ORDER BY id"
 
 
@@ -42,7 +42,6 @@ class News:
 
     kind: str
     about: int
-    guild_id: int | None = None
 
 
 class NewsTable:
@@ -66,7 +65,7 @@ class NewsTable:
             # In turn, so that no number is seen before a lower one.
             (row,) = await transaction.fetch_all(_COUNT, ("news", 1))
             await transaction.fetch_all(_FORGET_OLD, (to_milliseconds(at - KEPT),))
-            told = (row["value"], self._me, news.kind, news.about, news.guild_id, to_milliseconds(at))
+            told = (row["value"], self._me, news.kind, news.about, to_milliseconds(at))
             await transaction.fetch_all(_TELL, told)
 
     async def since(self, number: int) -> tuple[int, list[News]]:
@@ -75,7 +74,7 @@ class NewsTable:
         if newest <= number:
             return number, []
         rows = await self._database.fetch_all(_SINCE, (number, self._me))
-        found = [News(row["kind"], row["about"], row["guild_id"]) for row in rows]
+        found = [News(row["kind"], row["about"]) for row in rows]
         return max([newest, *(row["id"] for row in rows)]), found
 
     @act

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from storage.database import Database, Row, Transaction, act
+from storage.removals import note_removed
 from storage.types import from_milliseconds, to_milliseconds, utc_now
 
 BATCH_SIZE = 200
@@ -187,6 +188,7 @@ class People:
             batch = await transaction.fetch_all(_BATCH, (user_id, BATCH_SIZE))
             if not batch:
                 return None
+            await note_removed(transaction)
             return len(batch), await _delete(transaction, user_id, batch[-1]["id"])
 
     @act
@@ -198,6 +200,7 @@ class People:
                 await transaction.fetch_all(statement, (user_id, NOBODY))
             for statement in _DELETE_OWN:
                 await transaction.fetch_all(statement, (user_id,))
+            await note_removed(transaction)
 
     async def kept(self, user_id: int) -> KeptData:
         """Return all that is kept of a person."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from storage.database import Database, act
+from storage.removals import note_removed
 from storage.shards import EVERYTHING, Shards
 from storage.types import to_milliseconds, utc_now
 
@@ -98,6 +99,8 @@ class Retention:
             for statement in _DELETE_OLD_RECORDS:
                 await transaction.fetch_all(statement, (before,))
             rows = await transaction.fetch_all(self._delete_old, (before, BATCH_SIZE))
+            if rows:
+                await note_removed(transaction)
         return len(rows)
 
     @act
@@ -105,6 +108,8 @@ class Retention:
         """Delete private questions that were left behind, with their answers; return how many."""
         async with self._database.transaction() as transaction:
             rows = await transaction.fetch_all(self._delete_private, (to_milliseconds(begun_before),))
+            if rows:
+                await note_removed(transaction)
         return len(rows)
 
     @act
@@ -149,6 +154,7 @@ class Retention:
             row = await transaction.fetch_one(self._gone, (to_milliseconds(gone_before),))
             if row is None:
                 return False
+            await note_removed(transaction)
             place, discord_id = row["place"], row["discord_id"]
             conversations = _CONVERSATIONS[place]
             messages = _MESSAGES.format(conversations=conversations)

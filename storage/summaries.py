@@ -13,6 +13,7 @@ from datetime import datetime
 from storage import scopes
 from storage.database import Database, act
 from storage.history import SEEN
+from storage.removals import note_removed
 from storage.types import (
     Message,
     from_milliseconds,
@@ -92,6 +93,8 @@ class Summaries:
                 "UPDATE summaries SET content = '' WHERE conversation_id = ? AND content <> '' RETURNING id",
                 (conversation_id,),
             )
+            if rows:
+                await note_removed(transaction)
         if rows:
             await self._database.scrub()
         return len(rows)

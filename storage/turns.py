@@ -13,6 +13,7 @@ from datetime import datetime
 from storage import answers, parts, scopes
 from storage.database import Database, Row, Transaction, act
 from storage.errors import AnswerPendingError, NotFoundError
+from storage.removals import note_removed
 from storage.types import Message, MessageState, Quote, storable, to_message, to_milliseconds, utc_now
 
 _INSERT_QUESTION = """
@@ -98,6 +99,8 @@ class Turns:
                 "(SELECT message_id FROM discord_messages WHERE discord_id = ?1) RETURNING *",
                 (discord_id, storable(content)),
             )
+            if row is not None:
+                await note_removed(transaction)
         return None if row is None else to_message(row)
 
     @act
@@ -118,6 +121,7 @@ class Turns:
                     "UPDATE messages SET author_name = ?, content = ? WHERE id = ?",
                     (storable(author_name), storable(content), moved["message_id"]),
                 )
+                await note_removed(transaction)
         return moved is not None
 
     @act
@@ -149,6 +153,7 @@ class Turns:
                     "DELETE FROM messages WHERE id = ? AND role = 'assistant' AND state <> 'pending'",
                     (answer_id,),
                 )
+            await note_removed(transaction)
         await self._database.scrub()
 
     @act
@@ -159,6 +164,7 @@ class Turns:
         async with self._database.transaction() as transaction:
             channels = await transaction.fetch_all(_QUOTED_IN, (discord_id,))
             await transaction.fetch_all("DELETE FROM quotes WHERE discord_id = ?", (discord_id,))
+            await note_removed(transaction)
         return [row["channel_id"] for row in channels]
 
     @act
@@ -188,6 +194,7 @@ class Turns:
             gone = [answer["id"], *(row["id"] for row in await _questions_of(transaction, answer))]
             for message_id in gone:
                 await transaction.fetch_all("DELETE FROM messages WHERE id = ?", (message_id,))
+            await note_removed(transaction)
         await self._database.scrub()
         return len(gone)
 

@@ -172,6 +172,7 @@ class ScriptedEngine:
     generations: list[ScriptedGeneration] = field(default_factory=list)
     num_drops: int = 0
     """How often the cache was dropped."""
+    is_forgetting: bool = False
     warm_s: float = 0.0
     """How long it takes to compute a prompt ahead."""
     has_idle_room: bool = True

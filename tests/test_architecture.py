@@ -35,7 +35,7 @@ OWNERS: dict[str, set[str]] = {
     "dotenv": {"engine/configuring/reading.py"},
     "jinja2": {"engine/text/chat_template.py"},
     "gguf": {"engine/convert/gguf_source.py", "engine/convert/gguf_files.py"},
-    "huggingface_hub": {"engine/hub/hub.py"},
+    "huggingface_hub": {"engine/hub/faults.py", "engine/hub/hub.py"},
     "onnx": {
         *(f"engine/convert/{name}.py" for name in ("dataflow", "release_graph", "rope_probe")),
         *(f"engine/bench/{name}.py" for name in ("release_author", "stages")),

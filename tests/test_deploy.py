@@ -20,6 +20,7 @@ from bot.operations.health import Vitals, watch
 from bot.operations.metrics import Metrics as BotMetrics
 from engine.__main__ import build_parser as engine_parser
 from engine.configuring.keys import ENGINE_KEYS
+from engine.serving.keys import is_private
 from engine.serving.service import Service, ServingSettings
 from engine.types import Health
 from tests.engine.serving.served import ServedScripts
@@ -252,6 +253,7 @@ def test_ray_lets_answers_end_and_starts_replicas_with_settings_that_exist() -> 
     assert re.search(rf"^class {deployment['name']}:", source, re.MULTILINE)
     values = application["runtime_env"]["env_vars"]
     assert set(values) <= set(ENGINE_KEYS)
+    assert not is_private(values["ENGINE_HOST"]), "others reach it: its figures want a key"
     assert int(values["THREADS"]) == deployment["ray_actor_options"]["num_cpus"]
     at_once = int(values["MAX_CONCURRENT"])
     assert deployment["autoscaling_config"]["target_ongoing_requests"] == at_once

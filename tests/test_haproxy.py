@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "haproxy.cfg"
 SESSIONS = [f"{n:032x}" for n in range(40)]
@@ -191,8 +192,9 @@ async def test_where_no_replica_is_left_clients_are_told_as_openai_tells_it(tmp_
             assert response.status == 503
             assert response.headers["retry-after"] == "2"
             assert (await response.json())["error"]["code"] == "unavailable"
-        async with cluster.http.get(cluster.url + "/metrics") as response:
-            assert response.status == 404
+        for written in ("/metrics", "/%6Detrics", "/metric%73?x=1"):
+            async with cluster.http.get(URL(cluster.url + written, encoded=True)) as response:
+                assert response.status == 404
 
 
 def test_the_engines_are_those_of_the_documentation() -> None:

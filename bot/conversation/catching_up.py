@@ -36,7 +36,7 @@ from storage.conversations import ConversationRef
 MAX_TOKENS = 320
 """Of a sum."""
 MAX_THOUGHT = 768
-"""Tokens that a model may think before."""
+"""Tokens that a model may think before, if it cannot be told not to: a sum needs no thought."""
 MAX_PARTS = 8
 """The newest ones; each is one answer of the engine."""
 _DURATION = re.compile(r"(\d{1,6})\s*([^\W\d_]+)\.?")
@@ -192,7 +192,7 @@ class CatchingUp:
         completion = generation.completion
         if completion is None:
             return ""
-        said = take_apart(completion.text, self._engine.info.reasoning, final=True).answer.strip()
+        said = take_apart(completion.text, self._engine.info.reasoning_when(False), final=True).answer.strip()
         return f"{said}…" if completion.finish_reason is FinishReason.LENGTH and said else said
 
     async def _begin(self, ticket: Ticket, request: str) -> Generation:
@@ -215,7 +215,7 @@ class CatchingUp:
     @property
     def _max_new_tokens(self) -> int:
         info = self._engine.info
-        return min(MAX_TOKENS + (MAX_THOUGHT if info.reasoning else 0), info.context_length // 2)
+        return min(MAX_TOKENS + (MAX_THOUGHT if info.always_thinks else 0), info.context_length // 2)
 
     @property
     def _room_for_lines(self) -> int:
@@ -229,7 +229,8 @@ class CatchingUp:
 
     def _prompt(self, request: str) -> Prompt:
         dialog = (ChatMessage("system", CATCH_UP), ChatMessage("user", request))
-        return self._engine.fit_prompt(dialog, self._engine.info.context_length - self._max_new_tokens)
+        max_tokens = self._engine.info.context_length - self._max_new_tokens
+        return self._engine.fit_prompt(dialog, max_tokens, thinking=False)
 
     def _in_parts(self, heard: Sequence[Heard], lines: dict[int, str]) -> tuple[list[list[Heard]], int]:
         """Return messages in parts that fit, and how many are left out. What is unsafe is in none."""

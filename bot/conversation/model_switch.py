@@ -107,6 +107,11 @@ class SwitchableEngine:
         """See `TextEngine.drop_idle_cache`."""
         self.current.drop_idle_cache()
 
+    @property
+    def is_forgetting(self) -> bool:
+        """See `TextEngine.is_forgetting`."""
+        return self.current.is_forgetting
+
 
 _log = logging.getLogger(__name__)
 
@@ -163,10 +168,11 @@ class ModelSwitch:
 
     async def _switch(self, name: str) -> None:
         self._engine.is_switching = True
+        last = self._engine.current
         try:
             if not await self._chat.drain(DRAIN_TIMEOUT_S):
                 raise ModelSwitchError(phrase("model.still_answering"))
-            await self._engine.current.close()
+            await last.close()
             if await self._load(name):
                 self.name = name
             elif name != self.name and await self._load(self.name):
@@ -174,6 +180,8 @@ class ModelSwitch:
             else:
                 raise ModelSwitchError(phrase("model.lost", name=name))
         finally:
+            if last.is_forgetting:  # a server that is away; the new engine tells all of them, too
+                self._engine.drop_idle_cache()
             self._engine.is_switching = False
             self._chat.resume()
 

@@ -17,6 +17,7 @@ from bot.conversation.dialog import with_quotes
 from bot.conversation.idle import IdleWork
 from bot.conversation.intake import Arrival, Arrivals, Intake
 from bot.conversation.jobs import Job, Question, StopReason
+from bot.conversation.memory import Memory
 from bot.conversation.outcome import can_go_on
 from bot.conversation.preferences import Preferences
 from bot.conversation.queues import AnswerQueues
@@ -40,18 +41,13 @@ from storage.conversations import (
     ConversationRef,
     Conversations,
     InterruptedAnswer,
-    Message,
     MessageState,
 )
 from storage.errors import AnswerPendingError
-from storage.resets import Reset
 from storage.settings import SettingsStore
-from storage.summaries import Summary
 
 _log = logging.getLogger(__name__)
 
-UNDO_TIME = timedelta(minutes=10)
-"""How long a reset can be undone."""
 REPAIR_TIME = timedelta(days=7)
 """How long after its end an answer whose ending never reached its readers is still shown to them."""
 MAX_REPAIRED = 1000
@@ -95,7 +91,6 @@ class ChatService:
         self.system_prompts = SystemPrompts(self.preferences, engine, conversations, settings, servers)
         self._gate = gate
         self._intake = Intake(engine, conversations, self.preferences)
-        self._on_removed = on_removed
         self._shutdown_grace_s = shutdown_grace_s
         room = room or WaitingRoom(lambda: engine.load)
         self._answering = answering = Answering(
@@ -120,6 +115,7 @@ class ChatService:
         self._tasks = Tasks()
         self._queues = AnswerQueues(answering, room, max_waiting=max_waiting)
         self.arrivals = Arrivals()
+        self.memory = Memory(self._queues, conversations, on_removed)
         self.steering = Steering(self._queues, conversations, on_removed)
         self.upkeep = Upkeep(
             self._queues, self.arrivals, conversations, self._intake.check_prompt, on_removed
@@ -297,21 +293,6 @@ class ChatService:
         """End a running or waiting answer; return whether there was one."""
         return self._queues.stop(answer_id, reason)
 
-    async def transcript(self, ref: ConversationRef, limit: int) -> list[Message]:
-        """Return the newest messages of a conversation, oldest first."""
-        return await self.conversations.recent(await self.conversations.open(ref), limit)
-
-    async def summaries(self, ref: ConversationRef) -> list[Summary]:
-        """Return what was summed up of a conversation, oldest first."""
-        found = await self.conversations.summaries.of(await self.conversations.open(ref))
-        return [summary for summary in found if summary.content]
-
-    async def forget_summaries(self, ref: ConversationRef) -> None:
-        """Delete what was summed up in a conversation, not to be made again."""
-        await self.conversations.summaries.delete(await self.conversations.open(ref))
-        self._queues.reread(ref.channel_id)
-        self._on_removed()
-
     async def drain(self, timeout_s: float) -> bool:
         """Let nothing more begin, and wait until nothing runs; return whether that came about in time."""
         return await self._queues.drain(timeout_s)
@@ -368,25 +349,6 @@ class ChatService:
     def reread(self) -> None:
         """Have answers that are still to be made not go on from texts that were removed."""
         self._queues.reread()
-
-    async def reset(self, ref: ConversationRef, *, by_user_id: int, at: datetime) -> Reset:
-        """Stop everything in a conversation and put all that was said aside."""
-        async with self._queues.entrance(ref.channel_id):
-            self._queues.stop_conversation(ref.channel_id, StopReason.RESET)
-            conversation_id = await self.conversations.open(ref)
-            reset = await self.conversations.reset(conversation_id, by_user_id=by_user_id, at=at)
-        self._queues.reread()
-        self._on_removed()
-        return reset
-
-    async def undo_reset(self, reset: Reset, *, by_user_id: int, at: datetime) -> Reset:
-        """Bring back what a reset put aside. Raises `NotFoundError` after `UNDO_TIME` or a second time."""
-        async with self._queues.entrance(reset.channel_id):
-            undone = await self.conversations.undo_reset(
-                reset.id, by_user_id=by_user_id, at=at, not_before=at - UNDO_TIME
-            )
-        self._queues.reread()
-        return undone
 
     async def interrupt_pending(self) -> list[InterruptedAnswer]:
         """Mark what an earlier run left unfinished. Call once, before the first question.

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 MAX_TOKENS = 192
 """Of a summary."""
 MAX_THOUGHT = 768
-"""Tokens that a model may think before."""
+"""Tokens that a model may think before, if it cannot be told not to: a sum needs no thought."""
 MAX_MESSAGE_CHARS = 1500
 """What is read of one message."""
 
@@ -71,7 +71,7 @@ class Summing:
     @property
     def _max_new_tokens(self) -> int:
         info = self._engine.info
-        return min(MAX_TOKENS + (MAX_THOUGHT if info.reasoning else 0), info.context_length // 2)
+        return min(MAX_TOKENS + (MAX_THOUGHT if info.always_thinks else 0), info.context_length // 2)
 
     async def draft(
         self, conversation_id: int, ref: ConversationRef, let_go: Sequence[Message], until_id: int
@@ -84,7 +84,7 @@ class Summing:
         made = None if fitted is None else await self._made(fitted[1])
         if fitted is None or made is None:
             return None
-        said = take_apart(made, self._engine.info.reasoning, final=True).answer
+        said = take_apart(made, self._engine.info.reasoning_when(False), final=True).answer
         content = await self._screened(conversation_id, ref, said.strip())
         return Draft(conversation_id, tuple(fitted[0]), until_id, content)
 
@@ -110,7 +110,7 @@ class Summing:
             request = "\n\n".join((SUM_UP_REQUEST, *map(_line, messages)))
             try:
                 dialog = (ChatMessage("system", SUM_UP), ChatMessage("user", request))
-                return messages, self._engine.fit_prompt(dialog, max_tokens)
+                return messages, self._engine.fit_prompt(dialog, max_tokens, thinking=False)
             except PromptTooLongError:
                 messages = messages[len(messages) // 4 + 1 :]
             except PromptError:

@@ -15,7 +15,7 @@ from bot.conversation.jobs import StopReason
 from bot.conversation.queues import AnswerQueues
 from bot.errors import EmptyQuestionError, NotAllowedError, NothingHereError
 from bot.language.phrases import phrase
-from bot.tasks import Tasks
+from bot.tasks import InOrder, Tasks
 from storage.conversations import ConversationRef, Conversations, Message, Role
 from storage.errors import AnswerPendingError, StorageError
 from storage.turns import NewestTurn
@@ -101,6 +101,8 @@ class Upkeep:
         self._conversations = conversations
         self._check = check
         self._on_removed = on_removed
+        self.edits = InOrder()
+        """Those of one message count in the order in which they came, however long each takes to read."""
 
     async def message_deleted(
         self, channel_id: int, discord_id: int, cut: Cut = lambda text: (text,)

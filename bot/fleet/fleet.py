@@ -148,9 +148,9 @@ class Fleet:
         """Tell whether something that one process does for all is ours to do now. Raises `StorageError`."""
         if self._database is None:
             return True
-        at = to_milliseconds(utc_now())
         async with self._database.transaction(FLEET) as transaction:
-            return await claim_once(transaction, name, at=at, lasts=int(ONCE_S * 1000))
+            now_ms = await self._clock(transaction)
+            return await claim_once(transaction, name, at=now_ms, lasts=int(ONCE_S * 1000))
 
     async def not_done(self, name: str) -> None:
         """Leave what could not be done to the next one who asks."""

@@ -8,6 +8,7 @@ two never act for one shard. Knows nothing of Discord.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -97,14 +98,15 @@ class Holding:
         """Wait for shards, and have them from now on.
 
         Any shards are waited for as long as it takes; certain ones only until it is clear whether whoever has
-        them is alive. Raises `ShardsTakenError` or `StorageError`.
+        them is alive. Raises `ShardsTakenError`, and `StorageError` where the database is away at first.
         """
-        is_told = False
-        while (shards := await self._take(choice)) is None:
-            if not is_told:
-                _log.info("Waiting for shards that no other process has")
-                is_told = True
+        shards = await self._take(choice)
+        if shards is None:
+            _log.info("Waiting for shards that no other process has")
+        while shards is None:
             await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(StorageError):
+                shards = await self._take(choice)
         self.shards = shards
         _log.info("This process has the shards %s", shards)
         self._tasks.start(self._keep(), "keeping the shards")
@@ -197,7 +199,7 @@ def share_of(me: str, leases: Sequence[Lease]) -> float:
 def _taken(choice: ShardChoice, lease: Lease) -> str:
     if lease.num_shards != choice.count:
         return (
-            f"Other processes deal out {lease.num_shards} shards and SHARDS says {choice.count} here. Stop"
+            f"Other processes use {lease.num_shards} shards in all, but SHARDS says {choice.count} here. Stop"
             " all of them, and start them with the same number."
         )
     if choice.count == 1:

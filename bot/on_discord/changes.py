@@ -41,22 +41,31 @@ class MessageChanges:
 
     async def edited(self, message: discord.Message, bot: Bot) -> None:
         """Take an edited question in the place of what was asked, or as a question if it was none."""
+        arrival = self._chat.arrivals.find(message.channel.id, message.id)
+        if arrival is not None:
+            arrival.edit(message)
         try:
-            if (arrival := self._chat.arrivals.find(message.channel.id, message.id)) is not None:
-                arrival.edit(message)
-                await arrival.has_left.wait()  # what came too late to be taken with it is an edit after all
-            if await self._chat.conversations.find_by_discord_id(message.id) is None:
-                await self._intake.take_edited(message, bot)
-                return
-            content = await self._questions.content_of(message, bot)
-            await self._chat.check_text(origin_of_message(message), content)
-            turn = await self._chat.upkeep.question_edited(message.channel.id, message.id, content)
+            async with self._chat.upkeep.edits.turn(message.id):
+                if arrival is not None:
+                    await (
+                        arrival.has_left.wait()
+                    )  # what came too late to be taken with it is an edit after all
+                turn = await self._edited(message, bot)
         except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
             if not is_expected(error):
                 _log.exception("An edit could not be followed")
             return
         if turn is not None and turn.part_ids:
             await _offer_redo(message, turn, await self._locales.of(message.guild))
+
+    async def _edited(self, message: discord.Message, bot: Bot) -> NewestTurn | None:
+        """Return the turn if its answer could be made again."""
+        if await self._chat.conversations.find_by_discord_id(message.id) is None:
+            await self._intake.take_edited(message, bot)
+            return None
+        content = await self._questions.content_of(message, bot)
+        await self._chat.check_text(origin_of_message(message), content)
+        return await self._chat.upkeep.question_edited(message.channel.id, message.id, content)
 
     async def deleted(self, channel_id: int, message_id: int) -> None:
         """Forget what was deleted, unless it lives on in a copy."""

@@ -237,7 +237,7 @@ class LlamacordClient(discord.Client):
         elif news.kind == Kind.FORGOTTEN:
             await self.chat.drop_person(news.about)
             self.chat.reread()
-            self.privacy.purging.drop_caches()
+            await self.privacy.purging.drop_caches()
 
     async def on_message(self, message: discord.Message) -> None:
         """Answer what is meant for us, unless another process does so by now."""

@@ -114,7 +114,7 @@ class PersonForgetting:
             forgotten = await self._privacy.people.forget(user_id)
             await self._fleet.tell(Kind.FORGOTTEN, user_id)
             self._chat.reread()
-            self._privacy.purging.drop_caches()
+            await self._privacy.purging.drop_caches()
             receipt = phrase(
                 "forget_me.receipt",
                 questions=phrase("counts.questions", num=forgotten.num_questions),

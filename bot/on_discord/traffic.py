@@ -69,8 +69,7 @@ class Traffic:
     ) -> None:
         if asked.url.scheme in ("ws", "wss"):
             return
-        if not self._may_act():
-            raise discord.RateLimited(SHORT_WAIT_S)
+        self._check_may_act()
         wait_s = self._closed_until_s - _now_s()
         if wait_s > SHORT_WAIT_S:
             raise discord.RateLimited(wait_s)
@@ -78,6 +77,11 @@ class Traffic:
             await asyncio.sleep(wait_s)
         if _counts(asked.url.path):
             await self._take_turn()
+        self._check_may_act()  # once more: others may act by now, if this process stood still meanwhile
+
+    def _check_may_act(self) -> None:
+        if not self._may_act():
+            raise discord.RateLimited(SHORT_WAIT_S)
 
     async def _take_turn(self) -> None:
         """Wait until there is room for one more request, in the order of those who ask."""

@@ -81,6 +81,11 @@ class SafetyModel:
         """See `TextEngine.drop_idle_cache`."""
         self._engine.drop_idle_cache()
 
+    @property
+    def is_forgetting(self) -> bool:
+        """See `TextEngine.is_forgetting`."""
+        return self._engine.is_forgetting
+
     async def _judge(self, question: str, answer: str | None, keys: Keys) -> Verdict:
         try:
             return read_verdict(await self._ask(task(question, answer), keys))
@@ -95,7 +100,8 @@ class SafetyModel:
 
     async def _ask(self, text: str, keys: Keys) -> str:
         budget = self._engine.info.context_length - MAX_NEW_TOKENS
-        prompt = await asyncio.to_thread(self._engine.fit_prompt, (ChatMessage("user", text),), budget)
+        dialog = (ChatMessage("user", text),)
+        prompt = await asyncio.to_thread(self._engine.fit_prompt, dialog, budget, thinking=False)
         async with self._room.generating(self._engine, prompt, _GREEDY, keys) as generation:
             return "".join([piece async for piece in generation])
 

@@ -110,13 +110,11 @@ def advise(
         told += (_of_4_bits(shares),)
     elif blocks.held and shares.get(8, 0.0) > _MOSTLY:
         told += (
-            f"Its file has most weights in more than 4 bits: in int4, too, {shares[8]:.0%} of them get 8, "
-            "so as not to be rounded twice.",
+            f"Its file has most weights in more than 4 bits: even in int4, {shares[8]:.0%} of them get 8, "
+            "so that they aren't rounded twice.",
         )
     elif not bears_4_bits:
-        told += (
-            "int4 costs a model of this size much of what it knows; take it only where memory is short.",
-        )
+        told += ("int4 costs a model of this size much of what it knows; use it only if memory is short.",)
     return Advice(load, tuple(candidates), chosen, told)
 
 
@@ -176,7 +174,7 @@ def _sentences(
     if chosen is None:
         least = min(candidates, key=lambda option: option.memory.total)
         yield (
-            f"Even {least.precision} needs {size(least.memory.total)} of memory, and there are "
+            f"Even {least.precision} needs {size(least.memory.total)} of memory, but there are only "
             f"{size(resources.memory_bytes)}. Choose a smaller model or context, or a larger machine."
         )
         return
@@ -191,23 +189,23 @@ def _sentences(
             + ". It only saves disk."
         )
     if resources.processor.flags and resources.processor.int8 is None:
-        yield "This processor has no 8-bit dot product: others compute with few bits faster."
+        yield "This processor has no 8-bit dot product, so fewer bits gain less speed than on others."
     each = kv_token_bytes(config, chosen.precision)
     wanted = load.num_conversations * load.num_tokens * each
     if chosen.memory.kv < wanted:
         held = chosen.memory.kv // each
         yield (
             f"{load.num_conversations} conversations of {load.num_tokens} tokens would take "
-            f"{size(wanted)} of KV, and there is memory for {held} tokens: questions wait for room. "
-            "A smaller CONTEXT_TOKENS has more answered at once."
+            f"{size(wanted)} of KV, but there is memory for only {held} tokens, so questions wait for room. "
+            "With a smaller CONTEXT_TOKENS, more are answered at once."
         )
 
 
 def _of_4_bits(shares: Mapping[int, float]) -> str:
-    taken = "Its weights have 4 bits already: int4 takes them over as they are"
+    taken = "Its weights already have 4 bits: int4 keeps them as they are"
     more = shares.get(8, 0.0)
     return (
-        f"{taken}; {more:.0%} of them (embedding, head, and what has more bits) get 8."
+        f"{taken}; {more:.0%} of them (embedding, head, and those with more bits) get 8."
         if more
         else f"{taken}."
     )
@@ -226,7 +224,7 @@ def _reason(chosen: Option, load: Load) -> str:
         return f"{need} (measure with --measure)"
     together, single = f"{chosen.speed.together:.3g} tokens/s", f"{chosen.speed.single:.3g}"
     return (
-        f"{need} and is the fastest measured here that keeps the model's quality, {together} for "
+        f"{need} and is the fastest here that keeps the model's quality: {together} for "
         f"{load.num_conversations} conversations together and {single} for one alone"
     )
 

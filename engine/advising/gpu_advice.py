@@ -140,8 +140,8 @@ def _sentences(
     if chosen is None:
         least = min(option.weights for option in candidates) + GPU_LIBRARIES_BYTES
         yield (
-            f"Even int4 does not fit {device.name}: it needs {size(least)} and KV beside, and there are "
-            f"{size(device.total_bytes)}. The CPU runs it."
+            f"Even int4 does not fit {device.name}: it needs {size(least)} plus KV, but there are only "
+            f"{size(device.total_bytes)}. It runs on the CPU."
         )
         return
     num_rows = min(load.num_conversations, chosen.num_fitting)
@@ -153,9 +153,9 @@ def _sentences(
     if chosen.num_fitting < load.num_conversations:
         yield (
             f"{chosen.num_fitting} conversations of {load.num_tokens} tokens fit at once; further questions "
-            "wait. Fewer bits or a smaller CONTEXT_TOKENS let more be answered at once."
+            "wait. With fewer bits or a smaller CONTEXT_TOKENS, more are answered at once."
         )
     if chosen.fit is Fit.NOT_NOW:
         yield f"Other programs use {device.name}'s memory now: close them first."
     if not device.has_paged_attention:
-        yield f"{device.name} has no paged attention: attention by elementary operators is slower."
+        yield f"{device.name} has no paged attention: elementary operators replace it, which is slower."

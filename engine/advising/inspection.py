@@ -101,7 +101,7 @@ def inspect(
     except ModelError as error:
         found.problems.append(str(error))
     if found.description is not None and found.description.chat.format is None:
-        found.notes.append("A base model: it completes text and cannot chat, so the bot has no use for it.")
+        found.notes.append("A base model: it completes text but can't chat, so the bot can't use it.")
     return found
 
 
@@ -140,7 +140,7 @@ def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_p
     found.kind = f"{_KINDS.get(kind, kind)}, not converted yet"
     if kind == _RELEASED:
         found.notes.append(
-            "It also runs as it is, as MODEL or with `complete`, one answer at a time and slower."
+            "It also runs as it is, as MODEL or with `complete`, but slower and one answer at a time."
         )
     found.notes += source.notes
     stored: Mapping[str, SourceTensor] = {}
@@ -184,10 +184,10 @@ def _tensor_problems(config: DecoderConfig, stored: Mapping[str, SourceTensor]) 
     missing = [name for name in shapes if name not in stored]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        yield f"There is no tensor {missing[0]}{others}. Get the files anew."
+        yield f"There is no tensor {missing[0]}{others}. Get the files again."
     for name, tensor in stored.items():
         if tensor.shape != shapes[name]:
-            yield f"The tensor {name} has the shape {tensor.shape}, not {shapes[name]}. Get the files anew."
+            yield f"The tensor {name} has the shape {tensor.shape}, not {shapes[name]}. Get the files again."
             return
 
 
@@ -198,9 +198,9 @@ def _weight_problems(source: ModelSource, on_progress: OnProgress) -> Iterator[s
         on_progress(index / len(shapes))
         values = source.tensor(name)
         if values.shape != shape:
-            yield f"The tensor {name} has the shape {values.shape}. Get the files anew."
+            yield f"The tensor {name} has the shape {values.shape}. Get the files again."
         elif not np.isfinite(values).all():
-            yield f"The tensor {name} holds values that are no numbers. Get the files anew."
+            yield f"The tensor {name} holds values that aren't numbers. Get the files again."
 
 
 def _vocabulary_problems(config: DecoderConfig, num_tokens: int) -> Iterator[str]:

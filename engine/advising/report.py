@@ -45,7 +45,7 @@ class Report:
             option = self.advice.option(description.precision)
             if option.fit == "no":
                 problems.append(
-                    f"It needs {size(option.memory.total)} of memory, and there are "
+                    f"It needs {size(option.memory.total)} of memory, but there are only "
                     f"{size(self.machine.memory_bytes)}. Convert it to fewer bits, or lower --context."
                 )
         elif self.advice.chosen is None:
@@ -70,7 +70,7 @@ class Report:
             told.append(f"{reached / read:.2g} with {name}")
         return [
             f"At the same share of the memory's bandwidth {best.precision} would give one conversation "
-            f"{' and '.join(told)} (tokens/s); larger models come nearer to it."
+            f"{' and '.join(told)} (tokens/s); larger models come closer to it."
         ]
 
     def floor(self, precision: Precision) -> float | None:

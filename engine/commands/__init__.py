@@ -21,6 +21,6 @@ def add_chat_template(command: argparse.ArgumentParser) -> None:
         dest="chat_template",
         default="auto",
         metavar="NAME|FILE",
-        help=f"how the model was trained to chat: auto, the default, is what it says itself; "
+        help=f"how the model was trained to chat: auto (the default) is what it says itself; "
         f"{', '.join(format_names())}; or a file with a Jinja template",
     )

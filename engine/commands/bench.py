@@ -33,33 +33,40 @@ def add_to(commands: Subparsers) -> None:
     which = command.add_mutually_exclusive_group()
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a converted model")
     which.add_argument(
-        "--synthetic", choices=SHAPES, help="random weights of a model's true shapes; 7b where none is named"
+        "--synthetic", choices=SHAPES, help="random weights in a model's real shape; default: 7b"
     )
     command.add_argument(
-        "--precision", choices=[str(p) for p in Precision], default="int4", help="of --synthetic; int4"
+        "--precision",
+        choices=[str(p) for p in Precision],
+        default="int4",
+        help="with --synthetic; default: int4",
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--threads", type=int, default=0, help="on a CPU; 0 is one for each core")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads; default: 0, one per core")
     command.add_argument(
         "--conversations", type=_numbers, default=_numbers(_DEFAULT_CONVERSATIONS), metavar="N,N,…",
-        help=f"how many at once; {_DEFAULT_CONVERSATIONS}",
+        help=f"how many at once; default: {_DEFAULT_CONVERSATIONS}",
     )  # fmt: skip
-    command.add_argument("--context", type=_positive, default=512, help="tokens before each answer; 512")
-    command.add_argument("--tokens", type=_several, default=128, help="of each answer; 128")
-    command.add_argument("--seconds", type=float, default=30.0, help="of one answer at most; 30")
+    command.add_argument(
+        "--context", type=_positive, default=512, help="tokens before each answer; default: 512"
+    )
+    command.add_argument("--tokens", type=_several, default=128, help="tokens in each answer; default: 128")
+    command.add_argument(
+        "--seconds", type=float, default=30.0, help="longest time for an answer; default: 30"
+    )
     command.add_argument("--temperature", type=float, default=0.7)
     command.add_argument(
         "--peer", choices=("loop", "genai"), action="append", default=[],
-        help="measure the published example loop, or onnxruntime-genai, too",
+        help="also measure the published example loop, or onnxruntime-genai",
     )  # fmt: skip
     command.add_argument(
-        "--genai-model", type=Path, metavar="FOLDER", help="made by onnxruntime-genai's builder"
+        "--genai-model", type=Path, metavar="FOLDER", help="a model made by onnxruntime-genai's builder"
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
+    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the results to this file")
     command.add_argument(
         "--check", action="store_true",
-        help="run all that can be checked on a GPU: its tests, then Llama 2 7B's shapes against the goals",
+        help="check everything on a GPU: run its tests, then compare Llama 2 7B's shape with the goals",
     )  # fmt: skip
     command.set_defaults(act=_bench)
 
@@ -100,7 +107,7 @@ def _measure(arguments: argparse.Namespace, precision: Precision, scratch: Path)
     shape = arguments.synthetic or "7b"
     if arguments.model is None:
         folder = write_random_model(scratch / "model", SHAPES[shape], precision)
-        title = f"{shape} shapes, {precision}, random weights"
+        title = f"{shape} shape, {precision}, random weights"
     else:
         folder, precision = arguments.model, load_manifest(arguments.model).precision
         title = f"{load_manifest(folder).name}, {precision}"
@@ -135,13 +142,13 @@ def _peers(
                 yield run_loop(plan, config)
             elif arguments.genai_model is None:
                 raise ModelFormatError(
-                    "--peer genai needs --genai-model: make one of the same shapes with "
+                    "--peer genai needs --genai-model: make one in the same shape with "
                     "python -m onnxruntime_genai.models.builder"
                 )
             else:
                 yield run_genai(plan, arguments.genai_model)
         except EngineError as error:
-            notes.append(f"Not measured beside {peer}: {error}")
+            notes.append(f"Not compared with {peer}: {error}")
 
 
 def _run_gpu_tests() -> int:

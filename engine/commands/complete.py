@@ -31,19 +31,27 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument("--onnx_file", type=Path, help="graph of a released Llama-2-Onnx model")
     command.add_argument("--embedding_file", type=Path, help="its embeddings.pth")
     command.add_argument("--tokenizer_path", type=Path, help="its tokenizer.model")
-    command.add_argument("--model", type=Path, help="instead of the three: a release's or a model's folder")
-    command.add_argument("--prompt", required=True, help="the text to continue")
-    command.add_argument("--max_gen_len", type=int, default=256, help="most tokens to generate")
-    command.add_argument("--temperature", type=float, help="0 is greedy; the model's own, or 0")
     command.add_argument(
-        "--top_p", type=float, help="sample among the likeliest this much; the model's own, or 1"
+        "--model", type=Path, help="the folder of a release or a converted model, instead of these three"
+    )
+    command.add_argument("--prompt", required=True, help="the text to continue")
+    command.add_argument(
+        "--max_gen_len", type=int, default=256, help="how many tokens to generate at most; default: 256"
+    )
+    command.add_argument("--temperature", type=float, help="0 is greedy; default: the model's own, or 0")
+    command.add_argument(
+        "--top_p",
+        type=float,
+        help="sample from the likeliest tokens up to this share; default: the model's own, or 1",
     )
     command.add_argument("--seed", type=int, help="the same seed gives the same text")
-    command.add_argument("--chat", action="store_true", help="take the prompt as a question to a chat model")
-    command.add_argument("--system", help="with --chat: what the model is told first")
+    command.add_argument("--chat", action="store_true", help="ask the prompt as a question to a chat model")
+    command.add_argument("--system", help="with --chat: the system prompt")
     add_chat_template(command)
-    command.add_argument("--threads", type=int, default=0, help="0, the default: one for each core")
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for a released model")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads; default: 0, one per core")
+    command.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="for a released model; default: cpu"
+    )
     command.set_defaults(act=_complete)
 
 

@@ -21,13 +21,15 @@ from engine.text.chat_choice import named_chat
 
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
-    command = commands.add_parser("convert", help="turn somebody's weights into a model folder")
+    command = commands.add_parser("convert", help="convert weights into a model folder")
     command.add_argument(
         "source", type=Path, help="a GGUF file, a Hugging Face folder or a released Llama-2-Onnx folder"
     )
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
     add_options(command)
-    command.add_argument("--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8))
+    command.add_argument(
+        "--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8), help="default: int8"
+    )
     command.set_defaults(act=_convert)
 
 
@@ -40,7 +42,7 @@ def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], objec
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a LoRA adapter to merge, as peft saves it; several are merged in this order",
+        help="a LoRA adapter to merge, as peft saves it; several are merged in order",
     )
 
 

@@ -41,21 +41,27 @@ _SHOWN_CHARACTERS = 70
 
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
-    command = commands.add_parser("inspect", help="explain a model: what it is, needs and lacks")
+    command = commands.add_parser("inspect", help="explain a model: what it is, what it needs, what is wrong")
     command.add_argument("path", type=Path, help="a file or folder of weights, or a converted model")
     command.add_argument(
-        "--context", type=_at_least_one, default=4096, metavar="TOKENS", help="of a conversation; 4096"
+        "--context",
+        type=_at_least_one,
+        default=4096,
+        metavar="TOKENS",
+        help="length of a conversation; default: 4096",
     )
     command.add_argument(
-        "--conversations", type=_at_least_one, default=8, metavar="N", help="answered at once; 8"
+        "--conversations", type=_at_least_one, default=8, metavar="N", help="how many at once; default: 8"
     )
     command.add_argument(
-        "--draft", type=Path, metavar="FOLDER", help="see whether that model can draft for it"
+        "--draft", type=Path, metavar="FOLDER", help="check whether this model can draft for it"
     )
     add_chat_template(command)
     command.add_argument("--verify", action="store_true", help="read every byte: checksums, or all weights")
     command.add_argument(
-        "--measure", action="store_true", help="measure how fast each precision runs here; a minute, or a few"
+        "--measure",
+        action="store_true",
+        help="measure how fast each precision runs here; takes a few minutes",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     command.set_defaults(act=_inspect)
@@ -100,7 +106,7 @@ def _add_draft(found: Inspection, folder: Path) -> None:
         return
     found.notes.append(
         f"{draft.name} can draft for it: DRAFT_MODEL={folder} takes {size(draft.running_bytes)} of memory "
-        "and the KV of one conversation. It helps on a CPU while one answer is made at a time."
+        "and the KV of one conversation. It helps on a CPU while one answer is written at a time."
     )
 
 
@@ -116,7 +122,7 @@ def _gpu_advice(found: Inspection, load: Load) -> GpuAdvice | None:
             found.notes.append(f"The GPU is not used: {error}.")
         return None
     if found.description.precision is Precision.FP32:
-        found.notes.append("In fp32 it runs on the CPU alone: for the GPU convert it to fp16, int8 or int4.")
+        found.notes.append("In fp32 it only runs on the CPU. For the GPU, convert it to fp16, int8 or int4.")
     config, blocks = found.description.config, found.description.blocks
     return advise_gpu(config, device, free, load, has_4_bits=blocks.has_4_bits, held=blocks.held)
 
@@ -146,8 +152,8 @@ def _other_load(machine: Resources) -> str | None:
     if load < _QUIET_LOAD * machine.num_cores:
         return None
     return (
-        f"Other programs were computing while this was measured (load {load:.1f} on {machine.num_cores} "
-        "cores): on a quiet machine it is faster."
+        f"Other programs were busy during the measurement (load {load:.1f} on {machine.num_cores} cores). "
+        "On a quiet machine it is faster."
     )
 
 
@@ -242,10 +248,10 @@ def _layers(config: DecoderConfig) -> str:
     said = []
     windows = [layer.window for layer in config.layers if layer.window]
     if windows:
-        said.append(f"{len(windows)} of {config.num_layers} see the newest {max(windows):,} tokens only")
+        said.append(f"{len(windows)} of {config.num_layers} see only the newest {max(windows):,} tokens")
     unordered = sum(layer.rotation is Rotation.NONE for layer in config.layers)
     if unordered:
-        said.append(f"{unordered} rotate nothing by position")
+        said.append(f"{unordered} ignore the order of tokens")
     return ", ".join(said) or "all alike"
 
 
@@ -307,7 +313,7 @@ def _speed_table(report: Report, advice: Advice, config: DecoderConfig) -> Table
     """Tokens a second; the floor is what the memory's bandwidth allows for one conversation."""
     load, measured = advice.load, report.measured
     title = (
-        f"Tokens a second, measured on {measured.num_layers} of {config.num_layers} layers of the true shape"
+        f"Tokens a second, measured on {measured.num_layers} of {config.num_layers} layers of the real shape"
     )
     table = _table(title, ("", "one alone", "of the floor", f"{load.num_conversations} together", "prompt"))
     for option in advice.candidates:

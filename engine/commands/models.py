@@ -19,7 +19,7 @@ from engine.machine.machine import resources
 
 def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
-    command = commands.add_parser("models", help="list models worth having, and how they would do here")
+    command = commands.add_parser("models", help="list good models, and how they would run here")
     command.set_defaults(act=_models)
 
 
@@ -28,11 +28,11 @@ def _models(_arguments: argparse.Namespace) -> int:
     bandwidth = memory_bandwidth(machine.num_cores) if device is None else device.bandwidth
     found = on_this_machine(machine, bandwidth, device)
     best, console = pick(found), Console()
-    console.print(_table(found, best, "of the GPU" if device is not None else "it needs"))
+    console.print(_table(found, best, "GPU memory" if device is not None else "memory"))
     place = device.describe() if device is not None else f"{size(machine.memory_bytes)} of memory"
     console.print(
-        f"For this machine: {place}, which reads {bandwidth / 1e9:.0f} GB/s. Memory is with one conversation "
-        "of 4096 tokens, in 4 bits; speed is of one answer, about.",
+        f"For this machine: {place}, which reads {bandwidth / 1e9:.0f} GB/s. Memory is for 4 bits and one "
+        "conversation of 4096 tokens; speed is a rough figure for one answer.",
         soft_wrap=True,
         highlight=False,
     )
@@ -40,11 +40,11 @@ def _models(_arguments: argparse.Namespace) -> int:
         console.print("None of them fits here; the default model runs anywhere.", soft_wrap=True)
     else:
         console.print(
-            Text(f"← {best.entry.name} suits this machine. Write into .env:\nMODEL={best.entry.address}"),
+            Text(f"← {best.entry.name} suits this machine. Add this to .env:\nMODEL={best.entry.address}"),
             soft_wrap=True,
         )
     console.print(
-        "All others: python -m engine pull hf:OWNER/NAME:Q4_K_M, see docs/models.md.", soft_wrap=True
+        "For any other model: python -m engine pull hf:OWNER/NAME:Q4_K_M, see docs/models.md.", soft_wrap=True
     )
     return 0
 
@@ -58,7 +58,7 @@ def _device() -> CudaDevice | None:
 
 def _table(found: Sequence[Here], best: Here | None, memory: str) -> Table:
     table = Table(title="Models", title_justify="left", show_lines=False)
-    table.add_column("model, and what MODEL is set to", overflow="fold", min_width=36)
+    table.add_column("model, and its value for MODEL", overflow="fold", min_width=36)
     table.add_column("licence")
     for column in ("on disk", memory, "fits", "tokens/s"):
         table.add_column(column, justify="right")

@@ -27,14 +27,14 @@ def add_to(commands: Subparsers) -> None:
         help="for example hf:bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M",
     )
     command.add_argument(
-        "destination", type=Path, nargs="?", help="the new folder, models/NAME if not given; set MODEL to it"
+        "destination", type=Path, nargs="?", help="the new folder; default: models/NAME; set MODEL to it"
     )
     convert.add_options(command, _adapter)
     command.add_argument(
         "--precision",
         choices=["auto", *map(str, Precision)],
         default="auto",
-        help="auto: what suits file and machine",
+        help="default: auto, whichever suits the file and this machine",
     )
     command.set_defaults(act=pull)
 
@@ -58,7 +58,7 @@ def pull(arguments: argparse.Namespace) -> int:
     address: HubAddress = arguments.model
     destination = arguments.destination or Path("models") / address.repository.rpartition("/")[2].lower()
     if destination.exists():
-        raise ModelResourceError(f"{destination} exists already. Remove it, or name another folder.")
+        raise ModelResourceError(f"{destination} already exists. Remove it, or name another folder.")
     precision = None if arguments.precision == "auto" else Precision(arguments.precision)
     hub, console, chat = Hub(), Console(stderr=True), named_chat(arguments.chat_template)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -80,13 +80,11 @@ def pull(arguments: argparse.Namespace) -> int:
         memory = found.advice.option(found.precision).memory.total
         bars.print(
             f"{found.description.name}: {found.description.config.num_parameters / 1e6:,.0f} M parameters, "
-            f"{size(found.num_bytes)} to download; as {found.precision} it runs in {size(memory)} and up."
+            f"{size(found.num_bytes)} to download; as {found.precision} it needs at least {size(memory)}."
         )
         for note in found.notes:
             bars.print(note)
         source = pulling.fetch(hub, found, on_progress, adapters, chat)
     convert.convert_into(source, destination, found.precision)
-    console.print(
-        f"Now write MODEL={destination} into .env. The download stays in {hub.cache}.", soft_wrap=True
-    )
+    console.print(f"Now add MODEL={destination} to .env. The download stays in {hub.cache}.", soft_wrap=True)
     return 0

@@ -35,15 +35,15 @@ _log = logging.getLogger(__name__)
 _ENV_FILE = Path(".env")
 _NEEDED = ("starlette", "uvicorn")
 _ABOUT = """\
-Serves the model over HTTP as OpenAI's API, until Ctrl-C or SIGTERM. Settings come from the environment and
-from .env, as the bot's do: MODEL, PRECISION, PROVIDER, THREADS, MAX_CONCURRENT, MAX_QUEUE, ENGINE_KEYS and
-others, see .env.example and docs/serving.md. What is given here wins.
+Serves the model over HTTP through OpenAI's API, until Ctrl-C or SIGTERM. It reads settings from the
+environment and .env, as the bot does: MODEL, PRECISION, PROVIDER, THREADS, MAX_CONCURRENT, MAX_QUEUE,
+ENGINE_KEYS and others, see .env.example and docs/serving.md. Options given here win.
 """
 _SEVERAL = """\
 several on one host:
   a GPU each       CUDA_VISIBLE_DEVICES=0 python -m engine serve --port 8324
                    CUDA_VISIBLE_DEVICES=1 python -m engine serve --port 8325
-  cores for each   taskset -c 0-7 python -m engine serve --threads 8 --port 8324
+  own cores each   taskset -c 0-7 python -m engine serve --threads 8 --port 8324
                    taskset -c 8-15 python -m engine serve --threads 8 --port 8325
 """
 
@@ -91,8 +91,8 @@ def load_settings(
     )
     if not settings.keys and not is_private(settings.host):
         raise ConfigError(
-            f"ENGINE_HOST={settings.host} lets other machines ask this server, and anybody could: set "
-            "ENGINE_KEYS to the keys of those who may, or leave ENGINE_HOST at 127.0.0.1."
+            f"ENGINE_HOST={settings.host} would let anybody on the network ask. Set ENGINE_KEYS to the keys "
+            "of those who may, or leave ENGINE_HOST at 127.0.0.1."
         )
     return settings
 
@@ -113,15 +113,17 @@ def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
     command = commands.add_parser(
         "serve",
-        help="serve a model as OpenAI's API",
+        help="serve a model through OpenAI's API",
         description=_ABOUT,
         epilog=_SEVERAL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--model", help="a model's folder, or hf:OWNER/NAME; MODEL")
-    command.add_argument("--host", help="address to listen on; ENGINE_HOST, or 127.0.0.1")
-    command.add_argument("--port", type=int, help="port to listen on, 0 for any; ENGINE_PORT, or 8324")
-    command.add_argument("--threads", type=int, help="CPU threads; THREADS, or one for each core")
+    command.add_argument("--model", help="a model's folder, or hf:OWNER/NAME; default: MODEL")
+    command.add_argument("--host", help="address to listen on; default: ENGINE_HOST, or 127.0.0.1")
+    command.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any; default: ENGINE_PORT, or 8324"
+    )
+    command.add_argument("--threads", type=int, help="CPU threads; default: THREADS, or one per core")
     command.set_defaults(act=_serve)
 
 
@@ -129,7 +131,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         install = f"{sys.executable} -m pip install 'starlette>=1,<2' 'uvicorn>=0.54,<0.60'"
-        raise ConfigError(f"The server needs {' and '.join(missing)} too. Install them: {install}")
+        raise ConfigError(f"The server also needs {' and '.join(missing)}. Install them: {install}")
     given = {
         "MODEL": arguments.model,
         "ENGINE_HOST": arguments.host,
@@ -157,5 +159,5 @@ async def _run(settings: ServerSettings, model: Path) -> None:
             app,
             settings.host,
             settings.port,
-            on_ready=lambda url: print(f"Ready: {url}/v1 answers. Ctrl-C ends it.", flush=True),
+            on_ready=lambda url: print(f"Ready: {url}/v1 answers. Ctrl-C stops it.", flush=True),
         )

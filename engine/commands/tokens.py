@@ -44,12 +44,12 @@ def add_to(commands: Subparsers) -> None:
     """Add the command's arguments."""
     command = commands.add_parser(
         "tokens",
-        help="show the ids and the text that a model sees for dialogs",
-        description='Reads dialogs from the input, a JSON list of {"role", "content"} a line.',
+        help="show the ids and text that a model sees for dialogs",
+        description='Reads dialogs from standard input: one JSON list of {"role", "content"} per line.',
     )
     read = command.add_mutually_exclusive_group(required=True)
     read.add_argument("--model", type=Path, help="a model folder, or anything that convert reads")
-    read.add_argument("--tokenizer", type=Path, help="a tokenizer.model alone; needs --format")
+    read.add_argument("--tokenizer", type=Path, help="only a tokenizer.model; needs --format")
     command.add_argument(
         "--format",
         "--chat-template",
@@ -58,7 +58,9 @@ def add_to(commands: Subparsers) -> None:
         metavar="NAME|FILE",
         help=f"instead of the model's chat format: {', '.join(format_names())}, or a file with a template",
     )
-    command.add_argument("--json", action="store_true", help="write an object a line: ids and text, or error")
+    command.add_argument(
+        "--json", action="store_true", help="print one object per line: ids and text, or error"
+    )
     command.set_defaults(act=_show)
 
 
@@ -68,7 +70,7 @@ def _show(arguments: argparse.Namespace) -> int:
     elif arguments.format:
         reader = _of_tokenizer(arguments.tokenizer, arguments.format)
     else:
-        raise ModelFormatError("A tokenizer alone does not say how dialogs are written: add --format.")
+        raise ModelFormatError("A tokenizer doesn't say how dialogs are written: add --format.")
     for number, line in enumerate(sys.stdin.buffer, start=1):
         if line.strip():
             _print_dialog(reader, number, line, as_json=arguments.json)
@@ -98,12 +100,12 @@ def _parse(line: bytes) -> list[ChatMessage]:
     except (ValueError, RecursionError) as error:
         raise PromptError("This is not valid JSON.") from error
     if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
-        raise PromptError('A dialog is a JSON list of objects {"role": …, "content": …}.')
+        raise PromptError('A dialog must be a JSON list of objects {"role": …, "content": …}.')
     for message in raw:
         if message.get("role") not in _ROLES:
-            raise PromptError(f"A role is one of {', '.join(_ROLES)}, not {message.get('role')!r}.")
+            raise PromptError(f"A role must be one of {', '.join(_ROLES)}, not {message.get('role')!r}.")
         if not isinstance(message.get("content"), str):
-            raise PromptError("The content of a message is a text.")
+            raise PromptError("The content of a message must be text.")
     return [ChatMessage(message["role"], message["content"]) for message in raw]
 
 
@@ -146,12 +148,12 @@ def _of_tokenizer(path: Path, chat_format: str) -> _Reader:
     tokenizer = SentencePieceTokenizer(path)
     bos_id, eos_id = tokenizer.bos_id, tokenizer.eos_id
     if min(bos_id, eos_id) < 0:
-        raise ModelFormatError(f"{path.name} has no tokens for begin and end.")
+        raise ModelFormatError(f"{path.name} has no tokens for the beginning and the end.")
     return _reader(_Identity(ChatSpec(None), bos_id, eos_id, ()), tokenizer, chat_format)
 
 
 def _reader(model: ChatModel, tokenizer: Tokenizer, chat_format: str) -> _Reader:
     made = make_chat_format(model, tokenizer, chat_format)
     if made is None:
-        raise ModelFormatError("The model is a base model without a chat format. Name one with --format.")
+        raise ModelFormatError("This is a base model without a chat format. Name one with --format.")
     return _Reader(tokenizer, made)

@@ -100,7 +100,7 @@ def convert(
     parent = destination.parent
     try:
         if destination.exists():
-            raise ModelResourceError(f"{destination} exists already. Remove it or choose another folder.")
+            raise ModelResourceError(f"{destination} already exists. Remove it or choose another folder.")
         parent.mkdir(parents=True, exist_ok=True)
         _check_space(parent, source, precision)
         check_memory(source.config, precision)
@@ -172,8 +172,9 @@ def _reference(folder: Path, manifest: Manifest) -> Reference | None:
     Of a large model it takes more memory than all the rest, so there must be a GPU that may need it.
     """
     config, precision, free = manifest.decoder, manifest.precision, machine.free_memory_bytes()
-    weights = running_weight_bytes(config, precision, held_in(manifest.tensors))
-    needed = weights + beside_bytes(config) + _SPARE_BYTES
+    held = held_in(manifest.tensors)
+    weights = running_weight_bytes(config, precision, held)
+    needed = weights + beside_bytes(config, precision, held) + _SPARE_BYTES
     if not precision.runs_on_gpu or (free is not None and free < needed):
         return None
     if weights > _LARGE_BYTES and not has_driver():

@@ -147,20 +147,20 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held
     mapped file it goes on reading the embedding, also where that is the head too, and the blocks' scales.
     Our own operators, where this machine has them, keep a copy alone.
     """
-    precision = _RUN_AS.get(precision, precision)
-    is_own = kernels.library() is not None
+    stored, precision = precision, _RUN_AS.get(precision, precision)
     total = 0.0
     for tensor in decoder_tensors(config):
         kept = kept_as(tensor, precision, held)
         more_bytes = _SCALE_BYTES if kept.has_zero_points else 0
-        running_bytes = _SCALE_BYTES if is_own and kept.block_size == kernels.BLOCK_SIZE else _RUNNING_BYTES
+        running_bytes = _SCALE_BYTES if _is_own(kept) else _RUNNING_BYTES
         each: float = _SCALE_BYTES
         if tensor.role in (Role.LINEAR, Role.HEAD):
             each = kept.bytes_each(running_bytes + more_bytes)
         elif tensor.role is Role.EMBEDDING:
             each = kept.bytes_each(_SCALE_BYTES)
             if config.tied_embeddings:
-                each += kept.bytes_each(running_bytes)
+                # Rows are read as they are stored, and the head has its own copy.
+                each = kept_as(tensor, stored, held).bytes_each(_SCALE_BYTES) + kept.bytes_each(running_bytes)
         total += tensor.num_weights * each
     return int(total)
 
@@ -185,11 +185,19 @@ def gpu_kv_token_bytes(config: DecoderConfig) -> int:
     return config.kv_bytes_per_token(_HALF_BYTES)
 
 
-def beside_bytes(config: DecoderConfig) -> int:
+def _is_own(kept: Kept) -> bool:
+    """Tell whether our own operator multiplies by a matrix that is held like this."""
+    is_block = kept.bits <= _MOST_BITS_OF_BLOCKS and kept.block_size == kernels.BLOCK_SIZE
+    return is_block and kernels.library() is not None
+
+
+def beside_bytes(config: DecoderConfig, precision: Precision, held: Held = NUMBERS) -> int:
     """Return the bytes of memory that a model takes on the CPU beside weights and KV, without the process."""
     tokenizer = _TOKENIZER_BYTES + _TOKENIZER_BYTES_EACH * config.vocab_size
+    matrices = (tensor for tensor in decoder_tensors(config) if tensor.role is Role.LINEAR)
+    is_own = all(_is_own(kept_as(tensor, precision, held)) for tensor in matrices)
     # What the widest layer of the largest step holds at once, in float32: found by measuring.
-    times = 2 if kernels.library() is not None else 4
+    times = 2 if is_own else 4
     return tokenizer + MAX_CHUNK * 4 * times * (config.intermediate_size + config.hidden_size)
 
 
@@ -200,7 +208,7 @@ def footprint(
     return Footprint(
         running_weight_bytes(config, precision, held),
         num_kv_tokens * kv_token_bytes(config, precision),
-        PROCESS_BYTES + beside_bytes(config),
+        PROCESS_BYTES + beside_bytes(config, precision, held),
     )
 
 

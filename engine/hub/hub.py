@@ -1,29 +1,28 @@
-"""Hugging Face's hub over its library `huggingface_hub`, which this file alone imports.
+"""Hugging Face's hub over its library `huggingface_hub`.
 
 Looks at repositories, reads pieces of files, and fetches files whole into the library's own cache: what
-lies there already is taken, what broke off goes on where it ended, also in the next process, and a file
-counts only once its checksum is right. Whatever goes wrong becomes a sentence that says what to do.
+is there already is used, what broke off continues where it ended, also in the next process, and a file
+counts only once its checksum is right.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import huggingface_hub
-from huggingface_hub import constants, errors, utils
+from huggingface_hub import constants, utils
 from huggingface_hub.file_download import http_get, repo_folder_name
 
-from engine.describing.footprint import size as written_size
-from engine.errors import ModelDownloadError, ModelError, ModelResourceError
+from engine.errors import ModelDownloadError, ModelResourceError
 from engine.hub.address import HubAddress
+from engine.hub.faults import Faults
 
 _TIMEOUT_S = 30.0
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -58,12 +57,13 @@ class Hub:
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._token = token
         self.cache = cache or Path(constants.HF_HUB_CACHE)
+        self._faults = Faults(self._endpoint, token, self.cache)
         utils.disable_progress_bars()
         utils.logging.set_verbosity_error()
 
     def look(self, address: HubAddress) -> Repository:
         """Return what a repository holds. Raises `ModelDownloadError`."""
-        with self._told(address):
+        with self._faults.told(address):
             api = huggingface_hub.HfApi(self._endpoint, self._token)
             found = api.model_info(
                 address.repository, revision=address.revision or None, files_metadata=True, timeout=_TIMEOUT_S
@@ -76,7 +76,9 @@ class Hub:
         }
         digests = (found.sha or "", *(file.digest for file in files.values()))
         if not all(_DIGEST.fullmatch(digest) for digest in digests):
-            raise ModelDownloadError(f"{self._host} does not name the checksums of {address.repository}.")
+            raise ModelDownloadError(
+                f"{self._faults.host} does not name the checksums of {address.repository}."
+            )
         return Repository(found.id, found.sha, files)
 
     def read(self, repository: Repository, name: str, num_bytes: int | None = None, start: int = 0) -> bytes:
@@ -97,7 +99,7 @@ class Hub:
         }
         content = io.BytesIO()
         with (
-            self._told(HubAddress(repository.name), f"the beginning of {name}"),
+            self._faults.told(HubAddress(repository.name), f"the beginning of {name}"),
             utils.get_session().stream(
                 "GET", self._url(repository, name), headers=headers, timeout=_TIMEOUT_S
             ) as response,
@@ -137,7 +139,7 @@ class Hub:
                     on_bytes(file.num_bytes)
                 else:
                     self._download(repository, file, on_bytes)
-            with self._told(HubAddress(repository.name), name):
+            with self._faults.told(HubAddress(repository.name), name):
                 return Path(
                     huggingface_hub.hf_hub_download(
                         repository.name,
@@ -164,7 +166,7 @@ class Hub:
             start = opened.tell()
             on_bytes(start)
             counted = cast("BinaryIO", _Counted(opened, on_bytes))
-            with self._told(HubAddress(repository.name), file.name, partial, file.num_bytes):
+            with self._faults.told(HubAddress(repository.name), file.name, partial, file.num_bytes):
                 try:
                     http_get(
                         self._url(repository, file.name),
@@ -178,9 +180,8 @@ class Hub:
         if not _is_right(partial, file):
             partial.unlink()
             raise ModelDownloadError(
-                f"{file.name} came damaged: its checksum is not the one that {self._host} names. It "
-                "was removed; "
-                "run this again. If that does not help, another HF_ENDPOINT may."
+                f"{file.name} came damaged: its checksum is not the one that {self._faults.host} names. It "
+                "has been removed; run this again. If that doesn't help, try another HF_ENDPOINT."
             )
         partial.replace(self._blob(repository, file))
 
@@ -220,107 +221,6 @@ class Hub:
     def _headers(self) -> dict[str, str]:
         return dict(utils.build_hf_headers(token=self._token, library_name="llamacord"))
 
-    @property
-    def _host(self) -> str:
-        return self._endpoint.partition("://")[2]
-
-    @property
-    def _has_token(self) -> bool:
-        return (self._token or utils.get_token_to_send(None)) is not None
-
-    @contextlib.contextmanager
-    def _told(
-        self, address: HubAddress, what: str = "", partial: Path | None = None, num_bytes: int = 0
-    ) -> Iterator[None]:
-        """Raise what goes wrong inside as a sentence."""
-        try:
-            yield
-        except ModelError:
-            raise
-        except (errors.HfHubHTTPError, errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-            raise ModelDownloadError(self._sentence(error, address, what, partial, num_bytes)) from error
-        except (errors.EntryNotFoundError, errors.FileMetadataError) as error:
-            raise ModelDownloadError(
-                f"{address.repository}: {what} could not be fetched. Try again later."
-            ) from error
-        except ValueError as error:
-            raise ModelDownloadError(f"{address.repository}: {' '.join(str(error).split())[:300]}") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ModelResourceError(
-                    f"The disk of {self.cache} is full. Free some space and run this again: it goes on."
-                ) from error
-            if error.errno is not None:
-                raise
-            raise ModelDownloadError(self._broken(what, partial, num_bytes)) from error
-
-    def _sentence(
-        self, error: Exception, address: HubAddress, what: str, partial: Path | None, num_bytes: int
-    ) -> str:
-        repository, page = address.repository, f"{self._endpoint}/{address.repository}"
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, so nothing is fetched. Unset it, or set MODEL to a folder."
-        if isinstance(error, errors.GatedRepoError):
-            if self._has_token:
-                return (
-                    f"{repository} is gated, and the account of the token has no access. Accept its "
-                    "conditions at "
-                    f"{page} with that account; some authors take a while to agree."
-                )
-            return (
-                f"{repository} is gated: log in at {page} and accept its conditions, make a token "
-                "that may read at "
-                f"{self._endpoint}/settings/tokens, and set HF_TOKEN to it."
-            )
-        if isinstance(error, errors.RevisionNotFoundError):
-            return f"{repository} has no revision {address.revision}. {page}/tree/main lists them."
-        if isinstance(error, errors.RepositoryNotFoundError):
-            hint = (
-                "the token has no access to it" if self._has_token else "it is private, which needs HF_TOKEN"
-            )
-            return f"There is no model {repository} at {self._host}, or {hint}. Check the spelling."
-        if isinstance(error, errors.HfHubHTTPError):
-            return self._refused(error, repository, what)
-        if what:
-            return self._broken(what, partial, num_bytes)
-        return (
-            f"{self._host} cannot be reached ({_reason(error)}). Check the network, and a proxy "
-            "(HTTPS_PROXY) or "
-            "mirror (HF_ENDPOINT) where one is needed."
-        )
-
-    def _refused(self, error: errors.HfHubHTTPError, repository: str, what: str) -> str:
-        status = error.response.status_code
-        if status == 401:
-            return (
-                f"{self._host} does not accept the token. Make a new one at "
-                f"{self._endpoint}/settings/tokens and set "
-                "HF_TOKEN to it."
-            )
-        if status == 403:
-            return (
-                f"{self._host} refuses access to {repository} (403). The token must be allowed to "
-                "read it: see its "
-                f"rights at {self._endpoint}/settings/tokens."
-            )
-        if status == 404:
-            return f"{repository} does not have {what or 'that'} (404). Check the spelling."
-        if status == 429:
-            after = error.response.headers.get("Retry-After", "")
-            wait = f"in {after} seconds" if after.isdecimal() else "in some minutes"
-            return (
-                f"{self._host} gets too many requests from here (429). Run this again {wait}: it goes "
-                "on. With "
-                "HF_TOKEN set more is allowed."
-            )
-        later = "Try again later; what is here stays."
-        return f"{self._host} answers with an error of its own ({status}). {later}"
-
-    def _broken(self, what: str, partial: Path | None, num_bytes: int) -> str:
-        there = partial.stat().st_size if partial is not None and partial.exists() else 0
-        share = f" at {written_size(there)} of {written_size(num_bytes)}" if num_bytes else ""
-        return f"The connection broke{share}, in {what}. Run this again: it goes on from there."
-
 
 class _Counted:
     """A file that tells how much is written to it."""
@@ -354,8 +254,3 @@ def _is_right(path: Path, file: HubFile) -> bool:
     git = hashlib.sha1(f"blob {file.num_bytes}\0".encode(), usedforsecurity=False)
     git.update(path.read_bytes())
     return git.hexdigest() == file.digest
-
-
-def _reason(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words[:120] or type(error).__name__

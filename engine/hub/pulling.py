@@ -77,8 +77,8 @@ def ensure_pulled(
     found = find(hub, address, precision, cache, cache)
     if found.description.chat.format is None and not has_chat_template:
         raise ModelFormatError(
-            f"{address.repository} is a base model: it completes text and cannot chat. Look for one "
-            "whose name has Instruct or Chat in it, or say with CHAT_TEMPLATE how it was trained to chat."
+            f"{address.repository} is a base model: it completes text but can't chat. Look for one "
+            "whose name has Instruct or Chat in it, or set CHAT_TEMPLATE to how it was trained to chat."
         )
     on_progress(f"Looking at {address.repository}", 1.0)
     folder = converted_folder(cache, address, found.precision)
@@ -189,8 +189,8 @@ def _precision(description: Description, advice: Advice, wanted: Precision | Non
     if option is None:
         raise ModelResourceError(advice.sentences[0])
     raise ModelResourceError(
-        f"In {option.precision} it needs {size(option.memory.total)} of memory, and there are "
-        f"{size(machine.memory_bytes())}. Take fewer bits or a smaller model: python -m engine models."
+        f"In {option.precision} it needs {size(option.memory.total)} of memory, but there are only "
+        f"{size(machine.memory_bytes())}. Use fewer bits or a smaller model: python -m engine models."
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +194,6 @@ def _keep(folder: Path, file: FileListed, content: bytes) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file at once: others may read it meanwhile."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # in containers all have one number
     partial.write_bytes(content)
     partial.replace(path)

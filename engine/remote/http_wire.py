@@ -14,6 +14,8 @@ from engine.remote.wire import MAX_REPLY_BYTES, Patience, RefusedError, WireErro
 _POOL_S = 15.0
 """How long an unused connection is kept: shorter than servers keep theirs."""
 _MAX_ERROR_BYTES = 64 * 2**10
+_SLOWEST = 100_000
+"""Bytes that come in a second at least: a tokenizer of 30 MB has five minutes."""
 _OK = range(200, 300)
 
 
@@ -78,7 +80,7 @@ class HttpWire:
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()
         with _as_wire_errors():
-            async with asyncio.timeout(self._patience.ask_s):
+            async with asyncio.timeout(self._patience.ask_s + max_bytes / _SLOWEST):
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > max_bytes:

@@ -53,8 +53,8 @@ _SESSION_CHARACTERS = 32
 class Servers:
     """Where a model answers. addresses: of servers, or of a balancer before them. key: what they know us by.
 
-    replicas: the servers' own addresses behind a balancer, so that all of them can be told to forget. cache:
-    where the small files are kept that they give. secret: hides from them which conversation is whose.
+    replicas: all that are told to forget, where these are others: behind a balancer, or with another model.
+    cache: where the small files are kept that they give. secret: hides from them which conversation is whose.
     chat_format: in the place of the model's own.
     """
 
@@ -216,6 +216,11 @@ class RemoteEngine:
         """See `TextEngine.drop_idle_cache`: every server is told, also one that is away now."""
         self._model.text.forget()
         self._replicas.forget()
+
+    @property
+    def is_forgetting(self) -> bool:
+        """See `TextEngine.is_forgetting`."""
+        return self._replicas.are_forgetting
 
     def _hidden(self, session: str) -> str:
         """Return what servers may know a conversation by."""

@@ -53,6 +53,8 @@ class Report:
         try:
             health, is_draining = Health(str(told["health"])), bool(told.get("draining"))
             load: EngineLoad = from_json(EngineLoad, told["load"], "load")
+            if not all(0 <= number < 2**63 for number in dataclasses.astuple(load)):
+                raise ValueError("the load cannot be")
             fingerprint, instance = str(told["fingerprint"])[:128], str(told["instance"])[:128]
         except (KeyError, TypeError, ValueError):
             raise WireError("it does not talk as expected", has_begun=True) from None

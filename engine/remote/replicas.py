@@ -130,6 +130,11 @@ class Replicas:
         for forgetter in self._forgetters:
             forgetter.owe()
 
+    @property
+    def are_forgetting(self) -> bool:
+        """Whether one of them could not be told yet."""
+        return any(forgetter.owes for forgetter in self._forgetters)
+
     async def look(self, replica: Replica) -> None:
         """Ask an address how it is."""
         was = replica.fingerprint
@@ -207,6 +212,11 @@ class Forgetter:
         """Note that there is something to forget."""
         self._num_owed += 1
         self._owed.set()
+
+    @property
+    def owes(self) -> bool:
+        """Whether the server has not been told yet."""
+        return self._owed.is_set()
 
     async def run(self) -> None:
         """Go on for ever."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.describing.footprint import USEFUL_CONTEXTS
-from engine.describing.manifest import ChatSpec, TokenizerSpec
+from engine.describing.manifest import TokenizerSpec
 from engine.runtime.runner import Runner, SlotModel
+from engine.text.prompt import ChatModel
 from engine.text.tokenizer import Tokenizer
 
 
@@ -46,7 +47,7 @@ class RunnerSize:
         return USEFUL_CONTEXTS * self.num_answers
 
 
-class ModelFolder(Protocol):
+class ModelFolder(ChatModel, Protocol):
     """A model on disk."""
 
     @property
@@ -54,18 +55,6 @@ class ModelFolder(Protocol):
 
     @property
     def precision(self) -> str: ...
-
-    @property
-    def chat(self) -> ChatSpec: ...
-
-    @property
-    def bos_id(self) -> int: ...
-
-    @property
-    def eos_id(self) -> int: ...
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]: ...
 
     @property
     def sampling(self) -> Mapping[str, float]:

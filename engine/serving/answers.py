@@ -1,6 +1,7 @@
 """Answers as OpenAI's API words them, whole or in pieces. Pure.
 
-A piece is made once for each delta of each answer, so all of it but the text is made before.
+A piece is made once for each delta of each answer, so all of it but the text is made before. What a model
+thinks is worded apart, as `reasoning_content`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import json
 from typing import Any
 
 from engine.serving.requests import Asked
+from engine.serving.thoughts import Parted, Thoughts
 from engine.types import Completion, FinishReason
 
 DONE = b"data: [DONE]\n\n"
 _LENGTH = FinishReason.LENGTH
+_MARK = "\0"
 
 
 def event(value: object) -> bytes:
@@ -40,17 +43,21 @@ class Wording:
             "system_fingerprint": fingerprint,
         }
         self._chunk = self._frame | ({"object": f"{kind}.chunk"} if asked.is_chat else {})
-        mark = "\0"
-        before, after = self._piece(mark, None).split(json.dumps(mark).encode())
-        self._before, self._after = before, after
+        self._thoughts = Thoughts(asked.reasoning)
+        self._around_said = self._around({"delta": {"content": _MARK}} if asked.is_chat else {"text": _MARK})
+        self._around_thought = self._around({"delta": {"reasoning_content": _MARK}})
 
     def opening(self) -> bytes:
         """Return the event that says who speaks, nothing for a completion."""
         return self._event({"delta": {"role": "assistant", "content": ""}}, None) if self._is_chat else b""
 
     def piece(self, text: str) -> bytes:
-        """Return the event of a piece of text."""
-        return self._before + json.dumps(text).encode() + self._after
+        """See `Words`."""
+        return self._worded(self._thoughts.add(text))
+
+    def rest(self) -> bytes:
+        """See `Words`."""
+        return self._worded(self._thoughts.end())
 
     def ending(self, completion: Completion) -> bytes:
         """Return the events behind the last piece."""
@@ -62,10 +69,13 @@ class Wording:
 
     def whole(self, text: str, completion: Completion) -> bytes:
         """Return a whole answer as JSON."""
-        said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        parts = (self._thoughts.add(text), self._thoughts.end())
+        said, thought = "".join(one.said for one in parts), "".join(one.thought for one in parts)
+        thoughts = {"reasoning_content": thought} if thought else {}
+        message = {"role": "assistant", "content": said, **thoughts, "refusal": None}
         choice = {
             "index": 0,
-            **(said if self._is_chat else {"text": text}),
+            **({"message": message} if self._is_chat else {"text": said}),
             "logprobs": None,
             "finish_reason": reason_of(completion),
         }
@@ -73,8 +83,13 @@ class Wording:
             {**self._frame, "choices": [choice], "usage": usage_of(completion), **_besides(completion)}
         )
 
-    def _piece(self, text: str, reason: str | None) -> bytes:
-        return self._event({"delta": {"content": text}} if self._is_chat else {"text": text}, reason)
+    def _worded(self, parted: Parted) -> bytes:
+        both = ((parted.thought, self._around_thought), (parted.said, self._around_said))
+        return b"".join(json.dumps(text).encode().join(around) for text, around in both if text)
+
+    def _around(self, said: dict[str, Any]) -> list[bytes]:
+        """Return what stands before and behind the text of an event with `_MARK` in its place."""
+        return self._event(said, None).split(json.dumps(_MARK).encode())
 
     def _event(
         self, said: dict[str, Any], reason: str | None, besides: dict[str, Any] | None = None

@@ -15,6 +15,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,6 +37,7 @@ from engine.serving.requests import Asked, ServedEngine, read_chat, read_complet
 from engine.serving.service import Record, Service, ServingSettings
 from engine.serving.streaming import EventStream
 from engine.tracing import HEADER, new_trace, traced
+from engine.types import Prompt
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,12 @@ _MAX_SESSION_CHARACTERS = 256
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OURS = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
 _RECORD = "llamacord.record"
+_PAGES: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["*"],
+    "expose_headers": [HEADER, "Retry-After"],
+}
+"""What pages in browsers may send and see, where they may ask at all."""
 
 Read = Callable[[bytes, ServedEngine], Asked]
 
@@ -75,8 +84,10 @@ class App:
             Route("/health", self._health),
             Route("/metrics", self._metrics),
         ]
+        pages = {"allow_origins": ["*"]} if service.settings.keys else {"allow_origin_regex": _OURS.pattern}
         self._app = Starlette(
             routes=routes,
+            middleware=[Middleware(CORSMiddleware, **pages, **_PAGES)],
             exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         )
 
@@ -183,8 +194,9 @@ class App:
         )
 
     async def _forget(self, request: Request) -> Response:
-        self._admit(request)
-        self.service.engine.drop_idle_cache()
+        key = self._admit(request)
+        with self.service.keys_besides.using(key, asyncio.get_running_loop().time()):
+            self.service.engine.drop_idle_cache()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _health(self, _request: Request) -> Response:
@@ -193,12 +205,12 @@ class App:
         return _json({"status": state}, status)
 
     async def _metrics(self, request: Request) -> Response:
-        if not self.service.settings.is_private:
+        if not self.service.settings.is_private or "origin" in request.headers:
             self._admit(request)
         return Response(self.service.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    def _admit(self, request: Request) -> None:
-        _admit(self.service, request)
+    def _admit(self, request: Request) -> ApiKey:
+        return _admit(self.service, request)
 
 
 class _Answers:
@@ -230,18 +242,22 @@ class _Warming:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, service = Request(scope, receive), self._service
-        _admit(service, request)
+        key = _admit(service, request)
         service.check_open()
-        body = await _read_body(request, service.settings.max_body_bytes)
-        _check_fingerprint(service, request)
-        prompt = await asyncio.to_thread(read_warm, body, service.engine)
-        if self._num_open >= MAX_WARMINGS:
-            raise ApiError(429, "Too much is computed ahead already.", code="too_many", retry_after_s=1)
+        with service.keys_besides.using(key, asyncio.get_running_loop().time()):
+            body = await _read_body(request, service.settings.max_body_bytes)
+            _check_fingerprint(service, request)
+            prompt = await asyncio.to_thread(read_warm, body, service.engine)
+            if self._num_open >= MAX_WARMINGS:
+                raise ApiError(429, "Too much is computed ahead already.", code="too_many", retry_after_s=1)
+            await self._warm(prompt, receive, send)
+
+    async def _warm(self, prompt: Prompt, receive: Receive, send: Send) -> None:
         stream = EventStream(send)
 
         async def work() -> None:
             try:
-                warming = service.engine.warm(prompt)
+                warming = self._service.engine.warm(prompt)
             except EngineError as error:
                 raise refusal(error) from error
             try:

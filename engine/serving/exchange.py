@@ -54,15 +54,14 @@ class Exchange:
             await self._race(self._whole(wording))
             return
         stream = EventStream(self._send)
-        pieces = Pieces(stream, wording.piece, wording.opening())
+        pieces = Pieces(stream, wording, wording.opening())
         try:
             await self._race(self._stream(wording, stream, pieces), stream.keep_alive())
         except ApiError as error:
             if not stream.is_begun:
                 raise
             self._record.tokens += f" failed={error.code}"
-            async with asyncio.timeout(STALLED_S):
-                await pieces.end(event(error.body))
+            await _unless_stalled(pieces.end(event(error.body)))
         finally:
             pieces.close()
 
@@ -70,7 +69,7 @@ class Exchange:
         def tell(place: int) -> None:
             stream.place = place
 
-        mark = self._mark
+        mark = self._asked.mark
         async with self._service.answering(self._asked, self._keys, tell) as generation:
             self._begin()
             async for piece in generation:
@@ -84,18 +83,11 @@ class Exchange:
     async def _whole(self, wording: Wording) -> None:
         async with self._service.answering(self._asked, self._keys, lambda _place: None) as generation:
             self._begin()
-            text = self._mark + "".join([piece async for piece in generation])
+            text = self._asked.mark + "".join([piece async for piece in generation])
         if (completion := generation.completion) is None:
             raise ApiError(500, "The answer has no end.", code="generation_failed")
         self._note(completion.usage)
-        await send_body(self._send, wording.whole(text, completion))
-
-    @property
-    def _mark(self) -> str:
-        """The mark before what the model thinks, where its prompt has written it already."""
-        reasoning = self._service.engine.info.reasoning
-        is_inside = reasoning is not None and reasoning.is_open and not self._asked.prompt.is_continued
-        return reasoning.opening if reasoning is not None and is_inside and self._asked.is_chat else ""
+        await _unless_stalled(send_body(self._send, wording.whole(text, completion)))
 
     async def _race(self, work: Coroutine[Any, Any, None], *besides: Coroutine[Any, Any, None]) -> None:
         with self._service.open(self._turn_away) as self._begun:
@@ -142,6 +134,14 @@ async def until_gone(work: asyncio.Task[None], receive: Receive, *besides: Corou
     if work.cancelled():
         raise ClientGoneError
     work.result()
+
+
+async def _unless_stalled(sending: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(STALLED_S):
+            await sending
+    except TimeoutError:
+        raise ClientGoneError from None
 
 
 async def _gone(receive: Receive) -> None:

@@ -12,10 +12,14 @@ from typing import Any, NoReturn
 from engine.serving.errors import ApiError
 
 _MAX_SHOWN_CHARACTERS = 40
+_MAX_PARTS = 100_000
+"""Brackets in a body, also in its texts: nothing else runs while arrays and objects are made of them."""
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object that a body is. Raises `ApiError`."""
+    if body.count(b"[") + body.count(b"{") > _MAX_PARTS:
+        raise ApiError(413, f"The body has more than {_MAX_PARTS} brackets.", code="too_large")
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
     except RecursionError:

@@ -91,14 +91,14 @@ class KeyRing:
         self._uses = {key.name: _Use(float(key.per_minute)) for key in (keys or (ANYBODY,))}
 
     def find(self, authorization: str | None) -> ApiKey:
-        """Return the key in an `Authorization` header. Raises `ApiError`.
+        """Return the key in an `Authorization` header, a character for each byte of it. Raises `ApiError`.
 
         Takes as long for a wrong key as for a right one.
         """
         if not self._keys:
             return ANYBODY
         scheme, _, secret = (authorization or "").partition(" ")
-        given = hashlib.sha256(secret.strip().encode("utf-8", "replace")).digest()
+        given = hashlib.sha256(secret.strip().encode("latin-1", "replace")).digest()
         found = [key for key in self._keys if hmac.compare_digest(key.sha256, given)]
         if scheme.lower() != "bearer" or not secret:
             raise ApiError(401, "Send your key: Authorization: Bearer KEY.", code="invalid_api_key")

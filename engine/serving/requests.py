@@ -15,8 +15,9 @@ from engine.errors import EngineError
 from engine.serving.dialogs import read_messages
 from engine.serving.errors import ApiError, refusal, too_long
 from engine.serving.fields import Fields, kind_of, parse_object
+from engine.serving.thinking import read_thinking
 from engine.text.text_files import TextFiles
-from engine.types import RANGES, Prompt, SamplingParams, TextEngine
+from engine.types import RANGES, Prompt, Reasoning, SamplingParams, TextEngine
 
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1000
@@ -68,7 +69,11 @@ class ServedEngine(TextEngine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One answer that somebody asks for. `user`: whom it is for, as far as the client says."""
+    """One answer that somebody asks for. `user`: whom it is for, as far as the client says.
+
+    reasoning: the marks of what is thought, where that is to be told apart from what is said. mark: what
+    stands before the answer, where its prompt has written that already.
+    """
 
     prompt: Prompt
     params: SamplingParams
@@ -76,6 +81,8 @@ class Asked:
     is_stream: bool = False
     with_usage: bool = False
     user: str = ""
+    reasoning: Reasoning | None = None
+    mark: str = ""
 
 
 def read_chat(body: bytes, engine: ServedEngine) -> Asked:
@@ -84,15 +91,23 @@ def read_chat(body: bytes, engine: ServedEngine) -> Asked:
     _check_model(fields, engine)
     dialog = read_messages(fields, engine.info.default_system_prompt)
     most = _max_tokens(fields, engine)
+    thinking, keeps_marks = read_thinking(fields, engine.info)
     asked = _read_rest(fields, engine, most, is_chat=True)
     room = engine.info.context_length - 1
     try:
-        prompt = engine.fit_prompt(dialog.messages, room, answer_so_far=dialog.answer_so_far)
+        prompt = engine.fit_prompt(
+            dialog.messages, room, answer_so_far=dialog.answer_so_far, thinking=thinking
+        )
     except EngineError as error:
         raise refusal(error) from error
     if prompt.num_dropped:
         raise too_long(None, engine.info.context_length, "messages")
-    return dataclasses.replace(asked, prompt=prompt)
+    # An answer that is gone on with stands behind what was thought.
+    reasoning = None if prompt.is_continued else engine.info.reasoning_when(thinking)
+    if keeps_marks:
+        mark = reasoning.opening if reasoning is not None and reasoning.is_open else ""
+        return dataclasses.replace(asked, prompt=prompt, mark=mark)
+    return dataclasses.replace(asked, prompt=prompt, reasoning=reasoning)
 
 
 def read_completion(body: bytes, engine: ServedEngine) -> Asked:

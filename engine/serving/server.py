@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -17,6 +18,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.errors import EngineError
 from engine.serving.app import App
+
+if sys.platform != "win32":
+    import resource
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +30,19 @@ REQUEST_TIMEOUT_S = 20.0
 KEEP_ALIVE_S = 75
 """Longer than clients keep theirs, which would else send a request into a connection that is being closed."""
 MAX_CONNECTIONS = 1000
+"""Whoever has one more gets 503."""
+MAX_OPEN = 2 * MAX_CONNECTIONS
+"""More are closed at once. Without files left, asyncio would fill the log with what it cannot accept."""
 _BACKLOG = 1024
+_NUM_FILES = 8192
+"""More than all connections with a whole backlog and the engine's own files."""
+_DEAD_CLIENTS = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
+"""A host that went without a word is missed after half a minute, a client that reads nothing after one."""
 
 
 class AddressError(EngineError):
@@ -40,7 +56,10 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > MAX_OPEN:
+            transport.abort()
+        else:
+            self._await_head()
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
@@ -75,6 +94,7 @@ class _Server(uvicorn.Server):
 async def serve(app: App, host: str, port: int, *, on_ready: Callable[[str], None]) -> None:
     """Serve `app` until SIGTERM or SIGINT; `on_ready` gets the address. Raises `AddressError`."""
     listener = _listen(host, port)
+    _allow_files()
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -88,6 +108,7 @@ async def serve(app: App, host: str, port: int, *, on_ready: Callable[[str], Non
         timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=1,
+        backlog=_BACKLOG,
     )
     server = _Server(config)
     stop = asyncio.Event()
@@ -126,10 +147,26 @@ async def _close(app: App, server: uvicorn.Server, stop: asyncio.Event) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "this is no address of this machine"
         raise AddressError(f"{host} port {port} cannot be listened on: {why}. Choose another one.") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _DEAD_CLIENTS.items():
+        if (option := getattr(socket, name, None)) is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listener
+
+
+def _allow_files() -> None:
+    """Have the system let us have as many files as we may come to need, where it lets us choose."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _NUM_FILES if hard == resource.RLIM_INFINITY else min(_NUM_FILES, hard)
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _url(host: str, port: int) -> str:

@@ -63,6 +63,8 @@ class Service:
         self.instance = secrets.token_hex(8)
         self.created = int(time.time())
         self.keys = KeyRing(settings.keys)
+        self.keys_besides = KeyRing(settings.keys)
+        """The same keys for what is no answer: with the same limits once more, so that it costs no answer."""
         self.room = WaitingRoom(lambda: engine.load, max_waiting=settings.max_waiting)
         self.metrics = Metrics()
         self.is_draining = False

@@ -6,7 +6,8 @@ Speaks ASGI; knows nothing of what the events say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from typing import Protocol
 
 from starlette.types import Send
 
@@ -53,26 +54,41 @@ class EventStream:
     async def keep_alive(self) -> None:
         """Send comments while there is nothing else; return when the client reads nothing any more."""
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TICK_S)
-            if self._sending_s is not None:
-                if loop.time() - self._sending_s > STALLED_S:
-                    return
-            elif self.place:
-                await self.send(b": waiting %d\n\n" % self.place)
-            elif loop.time() - self._sent_s >= QUIET_TICKS * TICK_S:
-                await self.send(b": \n\n")
+        with contextlib.suppress(TimeoutError):
+            while True:
+                await asyncio.sleep(TICK_S)
+                if self._sending_s is not None:
+                    if loop.time() - self._sending_s > STALLED_S:
+                        return
+                elif self.place:
+                    await self._comment(b"waiting %d" % self.place)
+                elif loop.time() - self._sent_s >= QUIET_TICKS * TICK_S:
+                    await self._comment(b"")
+
+    async def _comment(self, text: bytes) -> None:
+        async with asyncio.timeout(STALLED_S):
+            await self.send(b": %s\n\n" % text)
+
+
+class Words(Protocol):
+    """Makes events of a growing text."""
+
+    def piece(self, text: str) -> bytes:
+        """Return the events of more of it, nothing while it is not known how to word that."""
+
+    def rest(self) -> bytes:
+        """Return those of what was held back."""
 
 
 class Pieces:
-    """Pieces of a text on their way into a stream. word: makes an event of one.
+    """Pieces of a text on their way into a stream, as `words` has them.
 
     One that comes soon after another waits for those behind it, for no longer than `JOIN_S`.
     """
 
-    def __init__(self, stream: EventStream, word: Callable[[str], bytes], head: bytes) -> None:
+    def __init__(self, stream: EventStream, words: Words, head: bytes) -> None:
         self._stream = stream
-        self._word = word
+        self._words = words
         self._head = head
         self._text = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -84,14 +100,14 @@ class Pieces:
         due_in_s = self._stream.due_in_s
         if due_in_s <= 0:
             await self._settle()
-            await self._stream.send(self._taken())
+            await self._send_taken()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(due_in_s, self._send_late)
 
     async def end(self, events: bytes) -> None:
         """Send what still waits, and the last events behind it."""
         await self._settle()
-        await self._stream.send(self._taken() + events, is_last=True)
+        await self._stream.send(self._taken() + self._words.rest() + events, is_last=True)
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -102,7 +118,11 @@ class Pieces:
 
     def _send_late(self) -> None:
         self._timer = None
-        self._late = asyncio.ensure_future(self._stream.send(self._taken()))
+        self._late = asyncio.ensure_future(self._send_taken())
+
+    async def _send_taken(self) -> None:
+        if events := self._taken():
+            await self._stream.send(events)
 
     async def _settle(self) -> None:
         if self._timer is not None:
@@ -113,6 +133,6 @@ class Pieces:
             self._late = None
 
     def _taken(self) -> bytes:
-        events = self._head + (self._word(self._text) if self._text else b"")
+        events = self._head + (self._words.piece(self._text) if self._text else b"")
         self._head, self._text = b"", ""
         return events

@@ -99,13 +99,14 @@ def detect_chat(
     """
     if not template.strip():
         return ChatSpec(None)
-    chat = replace(_of_template(template), tokens=tokens or {})
+    chat = _with_switch(replace(_of_template(template), tokens=tokens or {}))
     if (
-        "strftime_now" in template
+        chat.thinking_switch
+        or "strftime_now" in template
         or not is_only_text
         or not any(sign in template for sign in ("im_start", "INST"))
     ):
-        return _with_switch(chat)
+        return chat
     try:
         process = TemplateProcess(template, dict(tokens or {}))
         written = _Written(process)
@@ -114,8 +115,8 @@ def detect_chat(
         if _is_llama_2(written, tokens or {}):
             return llama2_chat()
     except (ModelFormatError, PromptError):
-        return chat  # whoever makes prompts of it says what is wrong
-    return _with_switch(chat)
+        pass  # whoever makes prompts of it says what is wrong
+    return chat
 
 
 def _of_template(template: str) -> ChatSpec:
@@ -140,14 +141,15 @@ def _read(path: Path) -> str:
 def _with_switch(chat: ChatSpec) -> ChatSpec:
     """Add which variable, being false, changes what the template writes before an answer."""
     named = [name for name in _SWITCHES if name in chat.template] if chat.reasoning else []
-    dialog = [ChatMessage("user", "Hi")]
+    bare = [ChatMessage("user", "Hi")]
+    dialogs = [bare, [ChatMessage("system", "Be brief."), *bare]]
     for name in named:
         try:
             process = TemplateProcess(chat.template, dict(chat.tokens))
-            thinking, silent = (process.render([dialog], {name: value})[0] for value in (True, False))
+            thinking, silent = (process.render(dialogs, {name: value}) for value in (True, False))
         except (ModelFormatError, PromptError):
             continue
-        if thinking != silent and silent.error is None:
+        if thinking != silent and silent[0].error is None:
             return replace(chat, thinking_switch=name)
     return chat
 

@@ -3,7 +3,7 @@
 The template writes control tokens as text, and so may people. Which of them the template wrote is found out
 by rendering the dialog once more with each visible character of its messages replaced by one of its own that
 nobody uses (a disguise): what is readable then is the template's. White space stays, so that templates that
-trim do the same to both.
+trim do the same to both, and so do the words that some look for to switch thinking.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
 
@@ -19,7 +19,7 @@ from engine.describing.manifest import ChatSpec
 from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.text.template_process import TemplateProcess
 from engine.text.tokenizer import Tokenizer, valid_unicode
-from engine.types import ChatMessage
+from engine.types import ChatMessage, marks_in
 
 _PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _SYSTEM = ChatMessage("system", "Answer in verse.")
@@ -33,6 +33,11 @@ _MAX_VERDICTS = 10_000
 _WHITE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 _WHITE_BEFORE, _WHITE_BEHIND = re.compile(rf"\A{_WHITE}"), re.compile(rf"{_WHITE}\Z")
 """As tokenizers has it, which swallows it beside some control tokens."""
+_SWITCH_WORDS = re.compile(r"((?<!<)/(?:no_)?think\b(?!>))")
+"""What some templates look for in messages, to switch thinking."""
+_NOTHING = re.compile("((?!))")
+_WITHOUT_THOUGHTS: tuple[Callable[[str], str], ...] = (str, lambda said: said.lstrip("\n"), str.strip)
+"""What templates do with the rest of an answer from which they take what the model thought."""
 
 
 class JinjaFormat:
@@ -52,6 +57,8 @@ class JinjaFormat:
         )
         tokens = chat.tokens or {"bos_token": written.get(bos_id, ""), "eos_token": written.get(eos_id, "")}
         self._process = TemplateProcess(chat.template, dict(tokens))
+        self._kept = _SWITCH_WORDS if _SWITCH_WORDS.search(chat.template) else _NOTHING
+        self._closing = "".join((chat.reasoning or marks_in(chat.template))[1:])
         self._switches: dict[str, bool] = {}
         self._characters_per_token = 4.0
         self._verdicts: dict[bytes, bool] = {}
@@ -133,11 +140,13 @@ class JinjaFormat:
         disguise = self._disguise(dialog)
         table = {ord(character): other for character, other in disguise.items()}
         revealed = {ord(other): character for character, other in disguise.items()}
-        plain, hidden = self._process.render([dialog, _with_contents(dialog, table)], self._switches)
+        disguised = [self._disguised(one, table) for one in (dialog, *self._without_thoughts(dialog))]
+        plain, hidden, *others = self._process.render([dialog, *disguised], self._switches)
         if plain.error is not None:
             raise PromptError(f"The model's chat template refuses this dialog: {plain.error}.")
-        if hidden.error is None and hidden.text.translate(revealed) == plain.text:
-            return hidden.text, revealed
+        for one in (hidden, *others):
+            if one.error is None and one.text.translate(revealed) == plain.text:
+                return one.text, revealed
         # The template looks into the messages. Leave them readable, and break only what looks like control.
         mark = next(self._unused(dialog))
         broken = [replace(message, content=self._broken(message.content, mark)) for message in dialog]
@@ -172,6 +181,32 @@ class JinjaFormat:
             raise PromptError("The dialog has too many different characters.")
         return disguise
 
+    def _disguised(self, dialog: Sequence[ChatMessage], table: dict[int, str]) -> list[ChatMessage]:
+        """Return `dialog` disguised, but for the words that its template may look for."""
+        return [
+            replace(
+                message,
+                content="".join(
+                    run if index % 2 else run.translate(table)
+                    for index, run in enumerate(self._kept.split(message.content))
+                ),
+            )
+            for message in dialog
+        ]
+
+    def _without_thoughts(self, dialog: Sequence[ChatMessage]) -> Iterator[list[ChatMessage]]:
+        """Give `dialog` without what was thought before its answers, in each way that templates know.
+
+        They find that by its marks, which are not to be found in a disguise.
+        """
+        mark = self._closing
+        thought = [bool(mark) and one.role == "assistant" and mark in one.content for one in dialog]
+        for trim in _WITHOUT_THOUGHTS if any(thought) else ():
+            yield [
+                replace(one, content=trim(one.content.rpartition(mark)[2])) if is_thought else one
+                for one, is_thought in zip(dialog, thought, strict=True)
+            ]
+
     def _unused(self, dialog: Sequence[ChatMessage]) -> Iterator[str]:
         used = set(self._template).union(*(message.content for message in dialog))
         private = (chr(code) for codes in _PRIVATE_USE for code in codes)
@@ -196,7 +231,7 @@ class JinjaFormat:
             raise ModelFormatError(str(error)) from error
         if plain.error is not None:
             raise ModelFormatError(f"The model's chat template fails: {plain.error}.")
-        self.probed = plain.text
+        self.probed = plain.text + system.text
         ends = [0]
         for message in dialog:
             place = _place(message, plain.text, ends[-1])
@@ -221,7 +256,3 @@ def _num_characters(system: Sequence[ChatMessage], messages: Sequence[ChatMessag
 def _place(message: ChatMessage, text: str, start: int = 0) -> re.Match[str] | None:
     """Return where a message stands; a template may have changed its case."""
     return re.compile(re.escape(message.content), re.IGNORECASE).search(text, start)
-
-
-def _with_contents(dialog: Sequence[ChatMessage], table: dict[int, str]) -> list[ChatMessage]:
-    return [replace(message, content=message.content.translate(table)) for message in dialog]

@@ -6,7 +6,7 @@ Knows nothing of weights and of how an answer is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Protocol
@@ -43,10 +43,10 @@ class ModelText:
         self.reasoning = reasoning_of(self.chat, self.format)
         self.thinks: bool | None = None
         """Whether it thinks where nobody says whether it shall; None where nobody can."""
-        self._other: ChatFormat | None = None
-        """The format with thinking switched the other way."""
+        self._told: Mapping[bool, ChatFormat] = {}
+        """The format told to have it think, and not to, as far as that writes something else."""
         self._find_switch()
-        self.switched = reasoning_of(self.chat, self._other) if self._other else None
+        self.switched = {told: reasoning_of(self.chat, form) for told, form in self._told.items()}
         ends = frozenset({model.eos_id, *model.stop_ids})
         self.stop_ids = self.format.stop_ids if self.format else ends
         self.control_ids = self.stop_ids | frozenset(self.tokenizer.special_ids.values())
@@ -61,10 +61,9 @@ class ModelText:
         if not isinstance(self.format, JinjaFormat) or not (name := self.chat.thinking_switch):
             return
         with suppress(ModelFormatError):
-            silent = self.format.switched(name, on=False)
-            thinks = silent.probed != self.format.probed
-            self._other = silent if thinks else self.format.switched(name, on=True)
-            self.thinks = thinks
+            told = {on: self.format.switched(name, on=on) for on in (True, False)}
+            self._told = {on: form for on, form in told.items() if form.probed != self.format.probed}
+            self.thinks = False in self._told
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
@@ -83,10 +82,11 @@ class ModelText:
         thinking: bool | None = None,
     ) -> Prompt:
         """See `TextEngine.fit_prompt`."""
-        is_switched = self._other is not None and thinking not in (None, self.thinks)
-        reasoning = self.switched if is_switched else self.reasoning
+        chat_format, reasoning = self.format, self.reasoning
+        if thinking is not None and thinking in self._told:
+            chat_format, reasoning = self._told[thinking], self.switched[thinking]
         answer_ids = self._answer_ids(answer_so_far, reasoning) if answer_so_far else ()
-        return fit_prompt(self._other if is_switched else self.format, dialog, max_prompt_tokens, answer_ids)
+        return fit_prompt(chat_format, dialog, max_prompt_tokens, answer_ids)
 
     def is_safe(self, text: str) -> bool:
         """See `TextEngine.is_safe`."""

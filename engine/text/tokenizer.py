@@ -8,6 +8,7 @@ spread over several tokens.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -23,6 +24,8 @@ import tokenizers
 
 from engine.describing.manifest import TokenizerSpec
 from engine.errors import ModelFormatError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of its own, which one text has no use for
 
 Speller = Callable[[str], bytes]
 _BYTE_PIECE = re.compile("<0x[0-9A-Fa-f]{2}>")
@@ -111,10 +114,10 @@ class BpeTokenizer:
         return frozenset(index for piece, index in self._vocabulary.items() if piece.startswith(_SPACE))
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(valid_unicode(text), add_special_tokens=False).ids)
+        return _encode(self._tokenizer, text)
 
     def encode_inside(self, text: str) -> list[int]:
-        return list(self._inside.encode(valid_unicode(text), add_special_tokens=False).ids)
+        return _encode(self._inside, text)
 
     @cached_property
     def _inside(self) -> tokenizers.Tokenizer:
@@ -135,6 +138,12 @@ class BpeTokenizer:
             table[index] = piece.encode() if index in added else self._spell(piece)
         control = set(self.special_ids.values())
         return [b"" if index in control else data for index, data in enumerate(table)]
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    """Encode as a batch of one: all other threads go on meanwhile, which `encode` keeps from running."""
+    (encoding,) = tokenizer.encode_batch_fast([valid_unicode(text)], add_special_tokens=False)
+    return list(encoding.ids)
 
 
 class SentencePieceTokenizer:

@@ -87,10 +87,11 @@ class PostgresBackend:
     @contextlib.asynccontextmanager
     async def write(self, within: Within | None) -> AsyncIterator[Run]:
         """Wait for the writer's turn and the locks."""
+        asked_s = asyncio.get_running_loop().time()
         async with self._turn:
             if self._is_closed:
                 raise DatabaseUnavailableError(CLOSED)
-            connection, number = await self._persistently(lambda: self._begin(within))
+            connection, number = await self._persistently(lambda: self._begin(within), asked_s)
 
             async def run(sql: str, params: Params = ()) -> list[Record]:
                 try:
@@ -145,10 +146,15 @@ class PostgresBackend:
     async def _connect_for_lock(self) -> Connection:
         return await connect(self._address, lock_timeout_s=0)
 
-    async def _persistently(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Do what changes nothing, again and again for as long as the server is away and patience lasts."""
+    async def _persistently(
+        self, work: Callable[[], Awaitable[Result]], since_s: float | None = None
+    ) -> Result:
+        """Do what changes nothing, again and again for as long as the server is away and patience lasts.
+
+        since_s: when it was asked for; those who waited for one another are patient together.
+        """
         loop = asyncio.get_running_loop()
-        end = loop.time() + self.patience_s
+        end = (loop.time() if since_s is None else since_s) + self.patience_s
         while True:
             try:
                 return await work()

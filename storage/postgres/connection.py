@@ -19,8 +19,8 @@ from storage.postgres.errors import postgres_error
 Connection = psycopg.AsyncConnection[Any]
 
 MIN_SERVER = 130_000
-_IDLE_IN_TRANSACTION_MS = 30_000
-"""A process that hangs in the middle of a transaction holds the others up so long."""
+IDLE_IN_TRANSACTION_MS = 8_000
+"""So long a process that hangs in a transaction holds up the others: until its shards are theirs."""
 _OPTIONS: dict[str, Any] = {
     "connect_timeout": 5,
     "application_name": "llamacord",
@@ -36,6 +36,11 @@ _TOO_OLD = "PostgreSQL 13 or newer is needed, and the server is older. Update it
 _NOT_UTF8 = (
     "The database on the PostgreSQL server does not hold UTF-8 text."
     " Make another one: CREATE DATABASE llamacord ENCODING 'UTF8' TEMPLATE template0."
+)
+
+_POOLER = (
+    "A pooler between us and PostgreSQL keeps no session on one connection, so locks would not hold."
+    " Put the server's own address into DATABASE, or set the pooler to session mode."
 )
 
 
@@ -95,9 +100,7 @@ async def connect(address: PostgresAddress, *, lock_timeout_s: float) -> Connect
 def connect_now(address: PostgresAddress, *, lock_timeout_s: float) -> psycopg.Connection[Any]:
     """Do the same without a loop; look whether this server will do, too. Raises `StorageError`."""
     try:
-        connection: psycopg.Connection[Any] = psycopg.connect(
-            conninfo(address), autocommit=True, cursor_factory=psycopg.RawCursor, row_factory=records
-        )
+        connection = _connect_now(address)
     except psycopg.Error as error:
         raise postgres_error(error) from error
     try:
@@ -107,10 +110,35 @@ def connect_now(address: PostgresAddress, *, lock_timeout_s: float) -> psycopg.C
             raise StorageError(_TOO_OLD)
         if connection.info.parameter_status("server_encoding") != "UTF8":
             raise StorageError(_NOT_UTF8)
+        if _process(connection) != connection.info.backend_pid:
+            _check_pooler(address, connection)
+    except psycopg.Error as error:
+        connection.close()
+        raise postgres_error(error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _connect_now(address: PostgresAddress) -> psycopg.Connection[Any]:
+    return psycopg.connect(
+        conninfo(address), autocommit=True, cursor_factory=psycopg.RawCursor, row_factory=records
+    )
+
+
+def _check_pooler(address: PostgresAddress, connection: psycopg.Connection[Any]) -> None:
+    """Raise `StorageError` where a pooler has one process of the server work for several of its clients."""
+    with _connect_now(address) as other:
+        first, second = ([_process(one) for one in (connection, other)] for _ in range(2))
+    if first != second or first[0] == first[1]:
+        raise StorageError(_POOLER)
+
+
+def _process(connection: psycopg.Connection[Any]) -> int:
+    """Return which process of the server works for us now. (A pooler tells its clients another number.)"""
+    row = connection.execute(b"SELECT pg_backend_pid()").fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def set_up(adapters: AdaptersMap) -> None:
@@ -125,7 +153,7 @@ def settings(lock_timeout_s: float) -> bytes:
     """Return the statement that a connection begins with. Not as libpq's options: poolers refuse those."""
     return (
         f"SELECT set_config('lock_timeout', '{round(lock_timeout_s * 1000)}', false),"
-        f" set_config('idle_in_transaction_session_timeout', '{_IDLE_IN_TRANSACTION_MS}', false),"
+        f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_MS}', false),"
         " set_config('default_transaction_isolation', 'read committed', false)"
     ).encode()
 

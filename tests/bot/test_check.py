@@ -135,7 +135,7 @@ def test_it_says_whose_operators_multiply(place: Place, monkeypatch: pytest.Monk
 def test_room_for_kv_on_disk_is_told_and_must_be_there(place: Place) -> None:
     finding = place.check(KV_DISK_MB="64")["Cache"]
     assert finding.is_good
-    assert "Up to 64.0 MiB of them take what memory has no room for." in finding.sentence
+    assert "Up to 64.0 MiB may hold what doesn't fit in memory." in finding.sentence
     finding = place.check(KV_DISK_MB="10000000")["Cache"]
     assert not finding.is_good
     assert "up to 9766 GiB of KV may go there. Lower KV_DISK_MB." in finding.sentence
@@ -206,13 +206,13 @@ def test_a_changed_truncated_or_missing_model_file_is_found(place: Place) -> Non
 
 def test_a_base_model_cannot_chat(place: Place) -> None:
     write_model(place.folder / "base", chat_format=None)
-    assert "base model and cannot chat" in place.problems(MODEL=str(place.folder / "base"))[0]
+    assert "base model and can't chat" in place.problems(MODEL=str(place.folder / "base"))[0]
 
 
 def test_a_chat_template_can_be_given(place: Place) -> None:
     base = make_tiny_model(place.folder / "base")
     replace(load_manifest(base), chat=ChatSpec(None)).save(base)
-    assert "base model and cannot chat" in place.problems(MODEL=str(base))[0]
+    assert "base model and can't chat" in place.problems(MODEL=str(base))[0]
     assert place.check(MODEL=str(base), CHAT_TEMPLATE="alpaca")["Model"].is_good
     assert "lacks '<|start_header_id|>'" in place.problems(MODEL=str(base), CHAT_TEMPLATE="llama-3")[0]
     assert "nor a file with a template" in place.problems(MODEL=str(base), CHAT_TEMPLATE="mine.jinja")[0]
@@ -353,7 +353,7 @@ def test_on_request_the_models_speed_is_measured(place: Place) -> None:
     environment = {**place.environment, "MODEL": str(folder), "MAX_CONCURRENT": "2"}
     findings = {f.subject: f for f in run_checks(environment, place.env_file, measure=True)}
     assert findings["Speed"].is_good
-    assert "for 2 at once together" in findings["Speed"].sentence
+    assert "in total for 2 at once" in findings["Speed"].sentence
     assert "Speed" not in place.check(MODEL=str(folder))
 
 
@@ -371,11 +371,13 @@ def test_a_draft_model_must_have_the_same_tokenizer_and_be_small(
     write_model(draft, None)
     (problem,) = place.problems(DRAFT_MODEL=str(draft))
     assert "takes 100% of the memory" in problem
-    assert "the draft model and what is kept" in place.check(DRAFT_MODEL=str(draft))["Memory"].sentence
+    assert (
+        "the draft model and the conversations need" in place.check(DRAFT_MODEL=str(draft))["Memory"].sentence
+    )
     monkeypatch.setattr("bot.model_check._LARGEST_DRAFT", 1.0)
     found = place.check(DRAFT_MODEL=str(draft))["Drafts"]
     assert found.is_good
-    assert "while a single answer is made that need not be reproducible" in found.sentence
+    assert "while a single answer without a seed is written" in found.sentence
     exchange_two_tokens(draft)
     (problem,) = place.problems(DRAFT_MODEL=str(draft))
     assert problem.startswith("Drafts: ")
@@ -389,7 +391,7 @@ def test_a_moderation_model_is_looked_at_as_a_whole(place: Place) -> None:
     write_model(place.folder / "guard", None)
     found = place.check(MODERATION_MODEL=str(place.folder / "guard"))["Moderation"]
     assert found.is_good
-    assert "is whole" in found.sentence
+    assert "is complete" in found.sentence
     (place.folder / "guard" / WEIGHTS_FILE).write_bytes(b"")
     (problem,) = place.problems(MODERATION_MODEL=str(place.folder / "guard"))
     assert problem.startswith("Moderation: ")
@@ -407,7 +409,7 @@ def test_without_a_model_of_ones_own_it_names_one_that_suits_this_machine(
     assert "Better model" not in place.check()
     monkeypatch.setattr(machine, "resources", lambda: Resources(2**35, 2**28, 8, Processor("any")))
     finding = place.check(MODEL="", PROVIDER="cpu")["Better model"]
-    assert finding.sentence == "none fits the memory that is free here."
+    assert finding.sentence == "none fits into the free memory here."
 
 
 @pytest.mark.parametrize("shards", ["0-3/4", "4 of 4"])
@@ -434,6 +436,6 @@ def test_shards_that_others_have_are_told(place: Place, postgres: PostgresServer
             for shards in ("8-15/16", "7-8/16", "8 of 16", "16 of 16", "2 of 4")
         }
         assert [one.is_good for one in said.values()] == [True, False, True, True, False]
-        assert "8 of 16 are other processes' now" in said["8 of 16"].sentence
+        assert "other processes have 8 of 16 now" in said["8 of 16"].sentence
         assert "stand by" in said["16 of 16"].sentence
-        assert "deal out 16" in said["2 of 4"].sentence
+        assert "use 16 shards in all" in said["2 of 4"].sentence

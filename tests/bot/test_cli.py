@@ -140,7 +140,7 @@ def test_a_fault_of_our_own_says_so_and_is_logged_with_its_traceback(
 
     monkeypatch.setattr("engine.configuring.models.find_model", find_model)
     said = failure(capsys, "chat")
-    assert "error in Llamacord itself" in said
+    assert "bug in Llamacord" in said
     assert "inner workings" not in said
     assert caplog.records[-1].exc_info is not None
 

@@ -102,6 +102,18 @@ def test_nobody_learns_which_conversation_is_whose_from_what_servers_get(tmp_pat
         assert not re.search("abc|secret|'k'", repr(servers))
 
 
+def test_servers_that_are_not_in_use_are_told_to_forget_too() -> None:
+    settings = settings_of(
+        ENGINE="http://a", ENGINE_REPLICAS="http://b,http://c", MODELS="big=http://d,http://b"
+    )
+    engines = RemoteEngines(settings)
+    engines.name = "small"
+    shelf = engines.shelf()
+    assert isinstance(shelf, RemoteShelf)
+    for name in ("small", "big"):
+        assert shelf._servers[name].replicas == ("http://b", "http://c", "http://d")
+
+
 async def test_models_elsewhere_are_switched_to_by_their_names(tmp_path: Path) -> None:
     asked: list[Servers] = []
 

@@ -11,17 +11,27 @@ import pytest
 
 from engine.bench.figures import SHAPES
 from engine.bench.random_model import write_random_model
-from engine.describing.architecture import Precision
+from engine.describing.architecture import DecoderConfig, Precision
+
+WIDE = DecoderConfig(2, 1024, 12288, 16, 2, 64, 4096, 2048, 1e4, 1e-5, tied_embeddings=False)
+"""The largest step takes much beside the weights."""
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="how much is taken cannot be told here")
 @pytest.mark.parametrize(
-    ("shape", "precision", "kv_mb"), [("default", Precision.INT4, 320), ("1.1b", Precision.INT4, 64)]
+    ("shape", "precision", "kv_mb"),
+    [
+        (SHAPES["default"], Precision.INT4, 320),
+        (SHAPES["1.1b"], Precision.INT4, 64),
+        (SHAPES["default"], Precision.FP16, 64),
+        (WIDE, Precision.FP16, 16),
+    ],
+    ids=["default int4", "1.1b int4", "default fp16", "wide fp16"],
 )
 def test_filled_to_its_limit_the_process_takes_what_was_stated(
-    tmp_path: Path, shape: str, precision: Precision, kv_mb: int
+    tmp_path: Path, shape: DecoderConfig, precision: Precision, kv_mb: int
 ) -> None:
-    folder = write_random_model(tmp_path / "model", SHAPES[shape], precision)
+    folder = write_random_model(tmp_path / "model", shape, precision)
     command = [sys.executable, "-m", "tests.bot.memory_probe", str(folder), str(kv_mb), "640"]
     ran = subprocess.run(command, capture_output=True, check=True, timeout=600)  # noqa: S603 - our own program
     figures = json.loads(ran.stdout)

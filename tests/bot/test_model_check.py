@@ -61,7 +61,7 @@ def test_a_model_for_the_cpu_alone_is_told(stubs: Path, tmp_path: Path, provider
     make_tiny_model(tmp_path / "model", Precision.FP32)
     _, printed = check(stubs, tmp_path, PROVIDER=provider)
     assert f"{mark} Provider: " in printed
-    assert "this model is for the CPU alone: convert it anew, to fp16, int8 or int4" in printed
+    assert "this model only runs on the CPU: convert it again, to fp16, int8 or int4" in printed
 
 
 def test_the_cpu_by_name_is_the_cpu(stubs: Path, tmp_path: Path) -> None:

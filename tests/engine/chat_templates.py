@@ -136,3 +136,38 @@ OLMO_2 = (
     "{% if message.role == 'assistant' and not loop.last %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{{ '<|assistant|>\n' }}"
 )
+SMOLLM_3 = (
+    "{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}"
+    "{%- set mode = '/think' if enable_thinking else '/no_think' %}{%- set told = 'You are a model.' %}"
+    "{%- if messages[0].role == 'system' %}{%- set told = messages[0].content %}"
+    "{%- if '/no_think' in told %}{%- set mode = '/no_think' %}"
+    "{%- elif '/think' in told %}{%- set mode = '/think' %}{%- endif %}"
+    "{%- set told = told.replace('/no_think', '').replace('/think', '').rstrip() %}{%- endif %}"
+    "{{- '<|im_start|>system\\nReasoning Mode: ' + mode + '\\n\\n' + told + '<|im_end|>\\n' }}"
+    "{%- set begun = '' if mode == '/think' else '<think>\\n\\n</think>\\n' %}"
+    "{%- for message in messages if message.role != 'system' %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + (begun if message.role == 'assistant' else '') "
+    "+ message.content + '<|im_end|>\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' + begun }}"
+)
+"""Its mode stands in the system prompt, and what the system prompt says of it counts first."""
+GRANITE_3 = (
+    "{%- if messages[0].role == 'system' %}{%- set told, said = messages[0].content, messages[1:] %}"
+    "{%- else %}{%- set told, said = 'You are Granite.', messages %}{%- if thinking %}"
+    "{%- set told = told + ' Write your thoughts between <think></think>.' %}{%- endif %}{%- endif %}"
+    "{{- '<|start_of_role|>system<|end_of_role|>' + told + '<|end_of_text|>\\n' }}"
+    "{%- for message in said %}{{- '<|start_of_role|>' + message.role + '<|end_of_role|>' "
+    "+ message.content + '<|end_of_text|>\\n' }}{%- endfor %}"
+    "{{- '<|start_of_role|>assistant<|end_of_role|>' }}"
+)
+"""It thinks only where it is told to, and only without a system prompt."""
+DEEPSEEK_3 = (
+    "{{- bos_token }}{%- for message in messages %}{%- if message.role == 'user' %}"
+    "{{- '<｜User｜>' + message.content }}{%- elif message.role == 'system' %}{{- message.content }}"
+    "{%- else %}{{- '<｜Assistant｜></think>' + message.content.split('</think>', 1)[-1] + eos_token }}"
+    "{%- endif %}{%- endfor %}{{- '<｜Assistant｜>' + ('<think>' if thinking else '</think>') }}"
+)
+"""It opens or ends the block itself."""
+MINICPM_5 = QWEN_3.replace(
+    "{%- endif %}", "{%- elif enable_thinking is true %}{{- '<think>\\n' }}{%- endif %}"
+).replace("lstrip('\\n') %}{%- elif enable_thinking is true %}{{- '<think>\\n' }}", "lstrip('\\n') %}")
+"""It leaves the choice to the model where nobody makes it."""

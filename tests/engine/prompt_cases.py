@@ -82,15 +82,26 @@ CASES = {
     },
 }
 
+_THOUGHT = "<think>\nHm.\n</think>\n\nFine."
+ABOUT_THINKING = [
+    dialog_of("How are you? /no_think"),
+    dialog_of("How are you? /think", system="Be brief. /no_think"),
+    dialog_of("How are you?", "Fine.", "Why? /think", system="/no_think"),
+    dialog_of("How are you?", _THOUGHT, "Why?"),
+    dialog_of("How are you?", _THOUGHT, "Why?", _THOUGHT, "Why?", system="Be brief."),
+]
+"""Dialogs in which templates find what they look for."""
+
 
 @dataclass(frozen=True, slots=True)
 class PromptModel:
-    """A `ChatModel` of its bare values."""
+    """A `TextModel` of its bare values."""
 
     chat: ChatSpec
     bos_id: int
     eos_id: int
     stop_ids: tuple[int, ...] = ()
+    vocab_size: int = 0
 
 
 _CHATML = ("<|im_start|>", "<|im_end|>")
@@ -98,6 +109,7 @@ _HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 _INST = ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
+_GRANITE = ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>")
 _DEEPSEEK = ("<｜User｜>", "<｜Assistant｜>")
 FAMILIES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "vicuna": (("llama-2", "always"), classic_templates()["vicuna"], ()),
@@ -122,13 +134,40 @@ FAMILIES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "granite": (
         ("smollm",),
         chat_templates.GRANITE,
-        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
+        _GRANITE,
     ),
     "deepseek": (("deepseek-llm",), chat_templates.DEEPSEEK, _DEEPSEEK),
     "olmo 2": (("dbrx",), chat_templates.OLMO_2, ()),
 }
 """Kinds of tokenizer (`tokenizer_kinds.py`), template and control tokens."""
 FAMILY_CASES = [(name, kind) for name, (kinds, _, _) in FAMILIES.items() for kind in kinds]
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A template that can switch thinking, its control tokens and what it calls the switch.
+
+    keeps_thoughts: whether it leaves what was thought before in the dialog.
+    """
+
+    template: str
+    control: tuple[str, ...]
+    switch: str = "enable_thinking"
+    keeps_thoughts: bool = False
+
+    def dialogs(self) -> list[list[dict[str, str]]]:
+        return [*DIALOGS[::5], *(ABOUT_THINKING[:3] if self.keeps_thoughts else ABOUT_THINKING)]
+
+
+SWITCHED = {
+    "qwen 3": Switched(chat_templates.QWEN_3, _CHATML),
+    "smollm 3": Switched(chat_templates.SMOLLM_3, _CHATML, keeps_thoughts=True),
+    "granite 3": Switched(chat_templates.GRANITE_3, _GRANITE, "thinking", keeps_thoughts=True),
+    "deepseek 3": Switched(chat_templates.DEEPSEEK_3, _DEEPSEEK, "thinking"),
+    "minicpm 5": Switched(chat_templates.MINICPM_5, _CHATML),
+}
+"""All tried with the kind of tokenizer that has marks for thinking (`qwen2`), in each state of the switch."""
+SWITCHED_CASES = [(name, thinking) for name in SWITCHED for thinking in (None, True, False)]
 
 
 def digest(ids: Sequence[int]) -> str:

@@ -17,28 +17,10 @@ import numpy as np
 
 from engine.convert.source import FloatArray, ModelSource
 from engine.describing.architecture import source_shapes
-from tests.engine.tiny_gguf import TinyGGUF, add_field
+from tests.engine.tiny_gguf import TinyGGUF, add_field, gguf_name
 
 _DATA = Path(__file__).parents[1] / "data"
 GGUF_FIELDS_FILE, GGUF_LOGITS_FILE = _DATA / "families_gguf.json", _DATA / "families_gguf.npz"
-_NAMES = {
-    "embed": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "q_norm": "attn_q_norm",
-    "k_norm": "attn_k_norm",
-    "o": "attn_output",
-    "attn_post_norm": "post_attention_norm",
-    "mlp_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-    "mlp_post_norm": "post_ffw_norm",
-}
 _INTERLEAVED = {"llama", "mistral3", "smollm3", "granite"}
 _FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_up": ("ffn_gate", "ffn_up")}
 """In files of Phi-3."""
@@ -59,14 +41,6 @@ def recorded_files() -> dict[str, Any]:
     """Return what is recorded of each case's file."""
     found: dict[str, Any] = json.loads(GGUF_FIELDS_FILE.read_text(encoding="utf-8"))
     return found
-
-
-def gguf_name(own: str) -> str:
-    """Return what GGUF calls a tensor of the engine: `layers.0.q_bias` is `blk.0.attn_q.bias`."""
-    layer, _, part = own.rpartition(".")
-    kind = "bias" if part.endswith("_bias") else "weight"
-    stored = f"{_NAMES[part.removesuffix('_bias')]}.{kind}"
-    return f"blk.{layer.removeprefix('layers.')}.{stored}" if layer else stored
 
 
 def gguf_tensors(name: str, source: ModelSource) -> dict[str, FloatArray]:

@@ -32,17 +32,23 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-_OUTER_NAMES = {"embed": "token_embd", "final_norm": "output_norm", "head": "output"}
-_LAYER_NAMES = {
+_NAMES = {
+    "embed": "token_embd",
+    "final_norm": "output_norm",
+    "head": "output",
     "attn_norm": "attn_norm",
     "q": "attn_q",
     "k": "attn_k",
     "v": "attn_v",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
     "o": "attn_output",
+    "attn_post_norm": "post_attention_norm",
     "mlp_norm": "ffn_norm",
     "gate": "ffn_gate",
     "up": "ffn_up",
     "down": "ffn_down",
+    "mlp_post_norm": "post_ffw_norm",
 }
 
 
@@ -60,7 +66,7 @@ class TinyGGUF:
     def __post_init__(self) -> None:
         self.fields = _fields(self.config)
         self.tensors = {
-            _stored_name(name): self._interleaved(name, self.source.tensor(name))
+            gguf_name(name): self._interleaved(name, self.source.tensor(name))
             for name in source_shapes(self.config)
         }
 
@@ -139,11 +145,12 @@ def _fields(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def _stored_name(name: str) -> str:
-    prefix, _, last = name.rpartition(".")
-    if not prefix:
-        return f"{_OUTER_NAMES[last]}.weight"
-    return f"blk.{prefix.removeprefix('layers.')}.{_LAYER_NAMES[last]}.weight"
+def gguf_name(own: str) -> str:
+    """Return what GGUF calls a tensor of the engine: `layers.0.q_bias` is `blk.0.attn_q.bias`."""
+    layer, _, part = own.rpartition(".")
+    kind = "bias" if part.endswith("_bias") else "weight"
+    stored = f"{_NAMES[part.removesuffix('_bias')]}.{kind}"
+    return f"blk.{layer.removeprefix('layers.')}.{stored}" if layer else stored
 
 
 def add_field(writer: gguf.GGUFWriter, key: str, value: str | float | Sequence[object]) -> None:

@@ -199,9 +199,9 @@ def test_the_command_says_what_it_did(
     connection.close()
     assert main(["copy", str(path), address.url]) == 0
     said = capsys.readouterr().out
-    assert "In 1 texts null characters" in said
+    assert "Replaced null characters with \N{REPLACEMENT CHARACTER} in 1 text." in said
     assert "16  messages" in said
-    assert "Done: both hold the same." in said
+    assert "Done: both are the same." in said
     assert main(["copy", str(path), address.url]) == 1
     assert "something in the database" in capsys.readouterr().err
 

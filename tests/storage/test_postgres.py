@@ -33,6 +33,7 @@ from storage.shards import EVERYTHING
 from tests.postgres_server import PostgresServer
 from tests.storage.conftest import NOW
 from tests.storage.steps import CHANNEL, OTHER_CHANNEL, ask, asked_and_answered, contents, finish, num_rows
+from tests.virtual_time import run
 
 INSERT = "INSERT INTO conversations (channel_id, kind, created_at) VALUES (?, 'channel', 0)"
 
@@ -423,6 +424,41 @@ async def test_what_is_wrong_with_a_database_is_said(postgres: PostgresServer) -
     postgres.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseUnavailableError, match="only lets us read"):
         await Database.open(readable)
+
+
+def test_those_who_wait_for_a_server_that_stays_away_wait_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(_self: object) -> Connection:
+        raise psycopg.OperationalError
+
+    async def write(database: Database) -> None:
+        async with database.transaction():
+            pass
+
+    async def play() -> float:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        database = Database(backend.PostgresBackend(PostgresAddress("postgresql://h/d"), "public", 5.0))
+        found = await outcomes(*(write(database) for _ in range(20)))
+        assert found == [DatabaseUnavailableError] * 20
+        return loop.time() - began_s
+
+    monkeypatch.setattr(backend.PostgresBackend, "_connect", fails)
+    assert backend.PATIENCE_S <= run(play()) < 2 * backend.PATIENCE_S
+
+
+@pytest.mark.parametrize(
+    ("processes", "is_refused"), [([1, 1, 1, 1, 1], True), ([1, 1, 2, 3, 2], True), ([1, 1, 2, 1, 2], False)]
+)
+async def test_a_pooler_that_does_not_keep_sessions_apart_is_refused(
+    address: PostgresAddress, processes: list[int], is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter(processes)
+    monkeypatch.setattr("storage.postgres.connection._process", lambda _connection: next(told))
+    if is_refused:
+        with pytest.raises(StorageError, match="session mode"):
+            await Database.open(address)
+    else:
+        await (await Database.open(address)).close()
 
 
 async def test_a_number_that_no_column_holds_is_nothings_number(address: PostgresAddress) -> None:

@@ -20,7 +20,6 @@ from typing import cast
 import discord
 
 from bot.conversation.outcome import can_go_on
-from bot.delivery.board import Look
 from bot.delivery.column import Columns
 from bot.delivery.delivery import MAX_PARTS, UNSHOWN, Delivery, Outcome
 from bot.delivery.outbox import Buttons, OutboxError, OutboxRetryError
@@ -30,12 +29,11 @@ from bot.language.phrases import phrase, render, unpacked
 from bot.on_discord.answers.discord_answer import Waiter
 from bot.on_discord.answers.outboxes import (
     DiscordOutbox,
-    buttons_below,
     numbers_below,
-    text_of,
     translated,
 )
-from bot.on_discord.origins import Channel, Locales, may_embed, may_open
+from bot.on_discord.answers.standing import Standing, is_gone, is_open, read_standing
+from bot.on_discord.origins import Channel, Locales, may_embed
 from bot.servers.server_config import ServerConfig
 from bot.servers.servers import Servers
 from bot.tasks import Pause, Tasks
@@ -54,8 +52,6 @@ FAILED_PAUSE_S = 45.0
 """Between attempts where Discord answers, and yet does not take all of it."""
 MANY_FAILURES = 20
 LEAST_PAUSE_S = 5.0
-MAX_SEARCHED = 300
-"""Messages of a channel, from the first question on, among which ours are looked for."""
 
 
 @dataclass(slots=True)
@@ -179,14 +175,14 @@ class Endings:
         Raises `StorageError` or `OutboxError`.
         """
         found = await self._find(channel_id)
-        if not _is_open(found):
+        if not is_open(found):
             return dict.fromkeys(answer_ids, Outcome.FORBIDDEN)
-        room = await self._open(cast("Channel", found), await self._answers(answer_ids))
-        await self._forget_deleted(room)
-        await self._take_lost(room)
-        await self._drop_leftovers(room)
+        here = await self._open(cast("Channel", found), await self._answers(answer_ids))
+        await self._forget_deleted(here)
+        await self._take_lost(here)
+        await self._drop_leftovers(here)
         answers = await self._answers(answer_ids)
-        outcomes = await asyncio.gather(*(self._show(room, one) for one in answers))
+        outcomes = await asyncio.gather(*(self._show(here, one) for one in answers))
         shown = {one.answer.id: outcome for one, outcome in zip(answers, outcomes, strict=True)}
         return dict.fromkeys(answer_ids, Outcome.GONE) | shown
 
@@ -203,54 +199,38 @@ class Endings:
         found = [await self._conversations.find_unshown(one) for one in answer_ids]
         return [one for one in found if one is not None]
 
-    async def _open(self, channel: Channel, answers: Sequence[InterruptedAnswer]) -> _Room:
+    async def _open(self, channel: Channel, answers: Sequence[InterruptedAnswer]) -> Standing:
         """Look what stands in a channel. Raises `OutboxError`."""
         guild = getattr(channel, "guild", None)
         config = await self._servers.config(None if guild is None else guild.id)
         config = dataclasses.replace(config, uses_embeds=config.uses_embeds and may_embed(channel))
-        room = _Room(channel, await self._locales.of(guild), config, answers)
-        firsts = (min(filter(None, (one.question_discord_id, *one.part_ids)), default=0) for one in answers)
-        first = min(filter(None, firsts), default=0)
-        if not first:
-            return room
-        with translated():
-            try:
-                async for message in channel.history(
-                    limit=MAX_SEARCHED, after=discord.Object(first - 1), oldest_first=True
-                ):
-                    room.num_seen += 1
-                    if message.author == self._client.user:
-                        room.seen[message.id] = message
-            except discord.NotFound:  # the channel is gone, and each answer will be told so
-                return room
-            except discord.Forbidden:  # the history is not for us
-                room.num_seen = MAX_SEARCHED
-        return room
+        locale = await self._locales.of(guild)
+        return await read_standing(channel, answers, config, locale, by=self._client.user)
 
-    async def _forget_deleted(self, room: _Room) -> None:
+    async def _forget_deleted(self, here: Standing) -> None:
         """Forget, as if we had been there, what people deleted of answers while we were not."""
-        for one in room.answers:
+        for one in here.answers:
             needed = one.part_ids[: len(stretches(one.answer.content, MAX_PARTS))]
-            for part_id in (part_id for part_id in needed if room.lacks(part_id)):
-                if await _is_gone(room.channel, part_id):
-                    await self._on_deleted(room.channel.id, part_id)
+            for part_id in (part_id for part_id in needed if here.lacks(part_id)):
+                if await is_gone(here.channel, part_id):
+                    await self._on_deleted(here.channel.id, part_id)
 
-    async def _take_lost(self, room: _Room) -> None:
+    async def _take_lost(self, here: Standing) -> None:
         """Record the messages that were sent and whose record we did not live to make."""
-        for one in room.answers:
+        for one in here.answers:
             whole = cut(one.answer.content, final=True)[:MAX_PARTS]
             lost = [
                 message.id
-                for message in room.seen.values()
-                if (one.answer.id in numbers_below(message) or room.says_plainly(message, whole))
+                for message in here.seen.values()
+                if (one.answer.id in numbers_below(message) or here.says_plainly(message, whole))
                 and not await self._is_known(message.id)
             ]
             for position, part_id in enumerate(sorted((*one.part_ids, *lost)) if lost else ()):
                 await self._conversations.attach_part(one.answer.id, part_id, position)
 
-    async def _drop_leftovers(self, room: _Room) -> None:
+    async def _drop_leftovers(self, here: Standing) -> None:
         """Delete messages whose answers are no more: they were sent for one that gave way to its former."""
-        for message in room.seen.values():
+        for message in here.seen.values():
             for number in numbers_below(message):
                 is_left = await self._conversations.find_answer(number) is None
                 if is_left and not await self._is_known(message.id):
@@ -261,16 +241,16 @@ class Endings:
     async def _is_known(self, discord_id: int) -> bool:
         return await self._conversations.find_by_discord_id(discord_id) is not None
 
-    async def _show(self, room: _Room, one: InterruptedAnswer) -> Outcome:
+    async def _show(self, here: Standing, one: InterruptedAnswer) -> Outcome:
         """Show the whole of an answer with its ending. Raises `StorageError`."""
-        answer_id, note = one.answer.id, _note_of(one, room.config, room.locale)
+        answer_id, note = one.answer.id, _note_of(one, here.config, here.locale)
         outbox = DiscordOutbox(
-            room.channel,
+            here.channel,
             answer_id=answer_id,
             trigger_id=one.question_discord_id,
-            locale=room.locale,
-            as_embeds=room.config.uses_embeds,
-            hides_previews=room.config.hides_previews,
+            locale=here.locale,
+            as_embeds=here.config.uses_embeds,
+            hides_previews=here.config.hides_previews,
             on_delete=self._columns.delete,
         )
         delivery = Delivery(
@@ -279,23 +259,23 @@ class Endings:
             on_part=functools.partial(self._attach, answer_id),
             on_gone=self._conversations.detach_part,
             existing_parts=one.part_ids,
-            looks=room.looks(one),
-            can_move=room.can_move(one),
-            column=self._columns.of(room.channel.id),
-            refusal=f"-# {render(phrase('answer.refused'), room.locale)}",
-            closed_note=render(phrase("answer.closed"), room.locale),
+            looks=here.looks(one),
+            can_move=here.can_move(one),
+            column=self._columns.of(here.channel.id),
+            refusal=f"-# {render(phrase('answer.refused'), here.locale)}",
+            closed_note=render(phrase("answer.closed"), here.locale),
         )
         result = await delivery.finish(
             one.answer.content,
             note=note,
             buttons=await self._offered(one),
-            file_note=render(phrase("answer.in_file"), room.locale),
+            file_note=render(phrase("answer.in_file"), here.locale),
         )
         if result.outcome not in UNSHOWN:
             await self._conversations.note_shown(answer_id)
-            waiter = self._debts[room.channel.id].waiters.pop(answer_id, None)
+            waiter = self._debts[here.channel.id].waiters.pop(answer_id, None)
             if waiter is not None and result.outcome is Outcome.SHOWN and result.parts:
-                await waiter.notify(outbox, result.parts[0], room.locale)
+                await waiter.notify(outbox, result.parts[0], here.locale)
         return result.outcome
 
     async def _attach(self, answer_id: int, position: int, discord_id: int) -> None:
@@ -308,79 +288,6 @@ class Endings:
             if newest is None or newest.answer.id != one.answer.id:
                 return Buttons.NONE
         return Buttons.CONTINUE if can_go_on(one.answer) else Buttons.REGENERATE
-
-
-@dataclass(slots=True)
-class _Room:
-    """A channel where answers are to be shown, and what is seen there from the first question on."""
-
-    channel: Channel
-    locale: str
-    config: ServerConfig
-    answers: Sequence[InterruptedAnswer]
-    seen: dict[int, discord.Message] = field(default_factory=dict)
-    """Our messages."""
-    num_seen: int = 0
-    """Everybody's; 0 where nobody looked."""
-
-    def lacks(self, discord_id: int) -> bool:
-        """Tell whether a message should have been seen and was not."""
-        return 0 < self.num_seen < MAX_SEARCHED and discord_id not in self.seen
-
-    def text_of(self, message: discord.Message) -> str:
-        """Return what a message of ours says."""
-        return text_of(message, as_embeds=self.config.uses_embeds)
-
-    def says_plainly(self, message: discord.Message, texts: Sequence[str]) -> bool:
-        """Tell whether a message says one of `texts` and has no buttons, as full parts of answers do."""
-        return not message.components and self.text_of(message) in texts
-
-    def can_move(self, one: InterruptedAnswer) -> bool:
-        """Tell whether the messages of an answer may come again below what those above it still need.
-
-        Not those that stood before the questions above were asked: they were made again where they stand.
-        """
-        above = (other.question_discord_id for other in self.answers if other.answer.id < one.answer.id)
-        newest = max((question_id or 0 for question_id in above), default=0)
-        return not one.answer.content.strip() or min(one.part_ids, default=0) > newest
-
-    def looks(self, one: InterruptedAnswer) -> dict[int, Look]:
-        """Return what the messages of an answer show, as far as it is known for sure."""
-        looks = {}
-        for part_id in one.part_ids:
-            message = self.seen.get(part_id)
-            if message is None or message.attachments or bool(message.embeds) != self.config.uses_embeds:
-                continue
-            buttons = buttons_below(message, one.answer.id, self.locale)
-            if buttons is not None:
-                looks[part_id] = Look(self.text_of(message), buttons)
-        return looks
-
-
-async def _is_gone(channel: Channel, discord_id: int) -> bool:
-    """Ask for a message once more: what a page lacks may only be late. Raises `OutboxError`."""
-    with translated():
-        try:
-            await channel.fetch_message(discord_id)
-        except discord.NotFound:
-            return True
-    return False
-
-
-def _is_open(channel: object) -> bool:
-    """Tell whether we may look and edit in a channel; unknown counts as yes, Discord will say."""
-    if not isinstance(channel, (discord.abc.GuildChannel, discord.Thread)):
-        return True
-    me: discord.Member | None = channel.guild.me  # None where the server is not there for now
-    if me is None:
-        return False
-    if isinstance(channel, discord.Thread):
-        if channel.parent is None:
-            return True
-        is_ours_to_open = may_open(channel) or channel.permissions_for(me).manage_threads
-        if (channel.archived and not may_open(channel)) or (channel.locked and not is_ours_to_open):
-            return False
-    return channel.permissions_for(me).view_channel
 
 
 def _note_of(one: InterruptedAnswer, config: ServerConfig, locale: str) -> str | None:

@@ -63,13 +63,13 @@ class History:
                 return
             if page == _FORGET:
                 check_moderator(interaction)
-                await self._chat.forget_summaries(conversation_of(interaction))
+                await self._chat.memory.forget_summaries(conversation_of(interaction))
             text, view = await self._page(interaction, _NEWEST if page == _FORGET else int(page))
             await show_instead(interaction, text, view=view)
 
     async def _send_file(self, interaction: Interaction) -> None:
         """Answer with everything as a text file."""
-        messages = await self._chat.transcript(conversation_of(interaction), MAX_MESSAGES)
+        messages = await self._chat.memory.transcript(conversation_of(interaction), MAX_MESSAGES)
         lines = await self._lines(interaction, messages)
         text = export(messages, _bot_name(interaction), lines)
         if not text:
@@ -80,7 +80,7 @@ class History:
     async def _page(self, interaction: Interaction, number: int) -> tuple[str, discord.ui.View | None]:
         """Return a page with its buttons; a number that is too high is the newest one."""
         locale = interaction.locale
-        messages = await self._chat.transcript(conversation_of(interaction), MAX_MESSAGES)
+        messages = await self._chat.memory.transcript(conversation_of(interaction), MAX_MESSAGES)
         lines = await self._lines(interaction, messages)
         all_pages = pages(messages, _bot_name(interaction), lines)
         if not all_pages:
@@ -104,7 +104,7 @@ class History:
     async def _lines(self, interaction: Interaction, messages: Sequence[Message]) -> list[Line]:
         """Return where the model's view begins, and what was summed up of what is above that."""
         told = [Line(last_view(messages), render(phrase("history.view_begins"), interaction.locale))]
-        for summary in await self._chat.summaries(conversation_of(interaction)):
+        for summary in await self._chat.memory.summaries(conversation_of(interaction)):
             text = render(phrase("history.summed_up", text=summary.content), interaction.locale)
             told.append(Line(summary.until_id, text, is_summary=True))
         return told

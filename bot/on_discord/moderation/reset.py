@@ -56,7 +56,7 @@ class Resets:
             await self._bring_back(interaction, reset)
 
     async def _reset(self, interaction: Interaction, ref: ConversationRef) -> None:
-        done = await self._chat.reset(ref, by_user_id=interaction.user.id, at=datetime.now(UTC))
+        done = await self._chat.memory.reset(ref, by_user_id=interaction.user.id, at=datetime.now(UTC))
         self._post(NoticeKind.RESET, interaction, done, done.id)
         said = phrase("reset.done", num=done.num_messages), phrase("moderation.undo_hint")
         await say(interaction, *said, view=undo_view(done.id, interaction.locale))
@@ -71,7 +71,9 @@ class Resets:
     async def _bring_back(self, interaction: Interaction, reset: Reset) -> None:
         """Undo a reset and say so, or that it is too late."""
         try:
-            done = await self._chat.undo_reset(reset, by_user_id=interaction.user.id, at=datetime.now(UTC))
+            done = await self._chat.memory.undo_reset(
+                reset, by_user_id=interaction.user.id, at=datetime.now(UTC)
+            )
         except NotFoundError:
             raise ChatError(phrase("moderation.too_late")) from None
         self._post(NoticeKind.RESET_UNDONE, interaction, done)

@@ -150,9 +150,9 @@ async def test_the_next_prompt_is_there_after_every_change_of_the_past(stage: St
     assert await stage.is_ready_for("nine")
     assert stage.engine.dialogs[-1][0].content.startswith("Be short.")
     await stage.rested()
-    reset = await stage.chat.reset(ref, by_user_id=1, at=datetime.now(UTC))
+    reset = await stage.chat.memory.reset(ref, by_user_id=1, at=datetime.now(UTC))
     assert await stage.rested() == []
-    await stage.chat.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
+    await stage.chat.memory.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
     assert await stage.is_ready_for("ten")
     stage.chat.note_change()  # as when the engine forgot, or is another one
     assert await stage.is_ready_for("eleven")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,30 +71,10 @@ class FullDisk(Conversations):
             raise StorageFullError("No space left.")
         return await super().checkpoint(answer_id, content)
 
-    async def finish_answer(
-        self,
-        answer_id: int,
-        *,
-        content: str,
-        state: MessageState,
-        finish_reason: str | None,
-        num_prompt_tokens: int | None,
-        num_tokens: int | None,
-        view_from: int | None = None,
-        note: str | None = None,
-    ) -> Message | None:
+    async def finish_answer(self, answer_id: int, **how: Any) -> Message | None:
         if self.is_full:
             raise StorageFullError("No space left.")
-        return await super().finish_answer(
-            answer_id,
-            content=content,
-            state=state,
-            finish_reason=finish_reason,
-            num_prompt_tokens=num_prompt_tokens,
-            num_tokens=num_tokens,
-            view_from=view_from,
-            note=note,
-        )
+        return await super().finish_answer(answer_id, **how)
 
 
 @dataclass
@@ -373,7 +354,7 @@ async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
     setup.engine.scripts = [Script(), FOREVER]
     await (await setup.ask("Hi")).ending()
     running, waiting = await setup.ask("1"), await setup.ask("2", author=person(2))
-    assert (await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
+    assert (await setup.chat.memory.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)).num_messages == 6
     for view in (running, waiting):
         ending = await view.ending()
         assert not ending.can_regenerate
@@ -386,7 +367,7 @@ async def test_reset_forgets_and_stops_everything(setup: Setup) -> None:
 
 async def test_reset_of_one_conversation_leaves_the_others(setup: Setup) -> None:
     await (await setup.ask("Hi", ref=RANDOM_CHANNEL)).ending()
-    await setup.chat.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)
+    await setup.chat.memory.reset(GENERAL_CHANNEL, by_user_id=9, at=NOW)
     assert len(await setup.stored(RANDOM_CHANNEL)) == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,13 +22,13 @@ from bot.conversation import idle
 from bot.conversation.jobs import Question
 from bot.conversation.prompting import fit_history
 from bot.conversation.service import ChatService
-from bot.conversation.summing import MAX_TOKENS, unsummed
+from bot.conversation.summing import MAX_THOUGHT, MAX_TOKENS, unsummed
 from bot.errors import WithheldError
 from bot.language.phrases import phrase
 from bot.origin import Origin
 from bot.parameters import ChatParameters
 from bot.servers.screening import Screen, Screening
-from engine.types import ChatMessage
+from engine.types import ChatMessage, Reasoning
 from storage.conversations import ConversationKind, ConversationRef, Conversations, Message
 from storage.database import Database
 from storage.people import People
@@ -166,6 +167,21 @@ async def test_what_is_let_go_is_summed_up_and_stands_before_the_rest(here: Stag
     assert here.echo.num_summed == 1, "once"
 
 
+@pytest.mark.parametrize("has_choice", [True, False])
+async def test_a_summary_needs_no_thought(here: Stage, has_choice: bool) -> None:
+    opened = Reasoning("<think>", "</think>", is_open=True)
+    shut = {False: dataclasses.replace(opened, is_open=False)} if has_choice else {}
+    info, thinks = here.engine.info, True if has_choice else None
+    here.engine.info = dataclasses.replace(info, reasoning=opened, thinks=thinks, switched=shut)
+    summary = "mark" if has_choice else "Hm.</think>mark"
+    here.engine.respond = lambda dialog: Script((summary if is_summing(dialog) else "Hm.</think>Yes.",))
+    await here.fill()
+    assert await here.summaries() == ["mark"]
+    (at,) = (at for at, dialog in enumerate(here.engine.dialogs) if is_summing(dialog))
+    assert here.engine.thinking[at] is False
+    assert here.engine.params[at].max_new_tokens == MAX_TOKENS + (0 if has_choice else MAX_THOUGHT)
+
+
 async def test_the_prompt_with_it_is_there_before_it_is_in_force(
     here: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,10 +272,10 @@ async def test_switched_off_nothing_is_made_nor_shown(here: Stage) -> None:
 async def test_a_reset_takes_it_away_and_its_undoing_brings_it_back(here: Stage) -> None:
     await here.fill()
     ref = ConversationRef(10, ConversationKind.CHANNEL, 1)
-    reset = await here.chat.reset(ref, by_user_id=1, at=datetime.now(UTC))
+    reset = await here.chat.memory.reset(ref, by_user_id=1, at=datetime.now(UTC))
     await here.ask("Anew")
     assert "in short:" not in here.seen()
-    await here.chat.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
+    await here.chat.memory.undo_reset(reset, by_user_id=1, at=datetime.now(UTC))
     await here.ask("And now?")
     assert "in short:" in here.seen()
 

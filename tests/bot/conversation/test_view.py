@@ -61,7 +61,7 @@ class Talk:
         return sum(message.role == "user" for message in self.engine.dialogs[-1])
 
     async def transcript(self) -> list[Message]:
-        return await self.chat.transcript(HERE, 100)
+        return await self.chat.memory.transcript(HERE, 100)
 
 
 @contextlib.asynccontextmanager
@@ -99,12 +99,12 @@ async def test_it_is_not_said_again_after_a_restart(tmp_path: Path) -> None:
 
 async def test_it_is_said_again_after_a_reset_but_not_where_that_is_undone(talk: Talk) -> None:
     assert [await talk.ask() for _ in range(4)][-1] == LOST
-    reset = await talk.chat.reset(HERE, by_user_id=1, at=datetime.now(UTC))
+    reset = await talk.chat.memory.reset(HERE, by_user_id=1, at=datetime.now(UTC))
     assert [await talk.ask() for _ in range(4)] == [None, None, None, LOST]
-    second = await talk.chat.reset(HERE, by_user_id=1, at=datetime.now(UTC))
+    second = await talk.chat.memory.reset(HERE, by_user_id=1, at=datetime.now(UTC))
     assert await talk.ask() is None
     assert reset.num_messages == second.num_messages
-    await talk.chat.undo_reset(second, by_user_id=1, at=datetime.now(UTC))
+    await talk.chat.memory.undo_reset(second, by_user_id=1, at=datetime.now(UTC))
     assert [await talk.ask() for _ in range(4)] == [None] * 4
 
 

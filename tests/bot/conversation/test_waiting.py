@@ -221,7 +221,7 @@ async def test_of_an_answer_that_is_reset_before_it_is_shown_nothing_is_shown(se
     await setup.ask("one", view=first)
     await setup.ask("two", user_id=2, view=second)
     await until(lambda: setup.chat.num_unshown == 2)
-    await setup.chat.reset(ConversationRef(10, ConversationKind.CHANNEL, 1), by_user_id=9, at=NOW)
+    await setup.chat.memory.reset(ConversationRef(10, ConversationKind.CHANNEL, 1), by_user_id=9, at=NOW)
     for view in (first, second):
         view.may_finish.set()
     ending = await second.ending()
@@ -249,7 +249,9 @@ async def test_a_slow_verdict_keeps_nobody_in_the_conversation_waiting(setup: Se
     other = await setup.ask("two", user_id=2)
     more = RecordingView()
     await setup.ask("and more", user_id=1, view=more)
-    reset = await setup.chat.reset(ConversationRef(10, ConversationKind.CHANNEL, 1), by_user_id=9, at=NOW)
+    reset = await setup.chat.memory.reset(
+        ConversationRef(10, ConversationKind.CHANNEL, 1), by_user_id=9, at=NOW
+    )
     assert reset.num_messages == 6
     for view in (first, other, more):
         assert (await view.ending()).note == phrase("answer.stopped_reset")

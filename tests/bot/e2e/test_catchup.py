@@ -62,6 +62,7 @@ async def test_what_was_said_since_ones_last_message_is_summed_up_for_oneself(wo
     assert "3 messages from 2 people" in told
     assert "m2x m3x m4x" in told
     assert "m1x" not in told
+    assert world.engine.thinking[-1] is False, "a sum needs no thought"
     asked = world.engine.dialogs[-1][-1].content
     assert "> Bob: m2x is what I say\n> Bob: m3x is what I say\n> Max: m4x from me" in asked
     assert world.replies(world.general) == []

@@ -231,3 +231,13 @@ def said_instead(result: simcord.InteractionResult) -> str:
 def field_id(form: simcord.InteractionResult) -> str:
     assert form.modal is not None
     return str(form.modal["components"][0]["components"][0]["custom_id"])
+
+
+async def test_what_servers_of_the_last_model_did_not_hear_the_next_engine_tells_them(
+    world: World, shelf: FakeShelf
+) -> None:
+    await use(world, "large")
+    assert shelf.engines["large"].num_drops == 0
+    shelf.engines["large"].is_forgetting = True
+    await use(world, "small")
+    assert shelf.engines["small"].num_drops == 1

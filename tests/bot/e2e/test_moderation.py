@@ -10,7 +10,7 @@ import discord
 import pytest
 import simcord
 
-from bot.conversation.service import UNDO_TIME
+from bot.conversation.memory import UNDO_TIME
 from storage.conversations import Conversations
 from tests.bot.e2e.world import TOKEN_S, World, open_world, said
 from tests.fakes import Script

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import simcord
 
-from bot.conversation.service import UNDO_TIME
+from bot.conversation.memory import UNDO_TIME
 from bot.language.phrases import LANGUAGES, render
 from bot.on_discord.privacy import policy_lines
 from bot.privacy import Keeping

@@ -90,7 +90,9 @@ async def test_a_model_that_only_thinks_and_one_that_speaks_of_a_mark(world: Wor
 
 async def test_thinking_can_be_switched_off_where_the_model_leaves_the_choice(world: World) -> None:
     opened = Reasoning("<think>", "</think>", is_open=True)
-    with_info(world, reasoning=opened, thinks=True, switched=dataclasses.replace(opened, is_open=False))
+    with_info(
+        world, reasoning=opened, thinks=True, switched={False: dataclasses.replace(opened, is_open=False)}
+    )
     assert await ask(world, "Hm.</think>Paris.") == "Paris."
     await world.mod.slash(world.general, "settings set", name="thinking", value="off")
     assert await ask(world, "Rome.", "and there?") == "Rome.", "its prompt opens no block any more"

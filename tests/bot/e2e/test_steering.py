@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+from typing import Any
+
 import discord
 import pytest
 
+from bot.on_discord.origins import bot_of
 from engine.types import FinishReason
 from tests.bot.e2e.world import World, labels, said
 from tests.fakes import Script
@@ -133,6 +138,29 @@ async def test_a_question_edited_while_it_is_answered(world: World) -> None:
     answer = world.reply(world.general)
     assert answer.content == "one two\n-# The question was edited while I was answering it."
     assert labels(answer) == ["Answer the edited question"]
+
+
+async def test_the_last_of_two_edits_counts_though_the_first_takes_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answers("one")
+    question = await ask(world, "Waht?")
+    await world.run(2)
+    changes, me = world.client._changes, world.client.user
+    read, takes_s = changes._questions.content_of, iter((0.2, 0.0))
+
+    async def read_slowly(*given: Any) -> str:
+        content = await read(*given)
+        await asyncio.sleep(next(takes_s))
+        return content
+
+    monkeypatch.setattr(changes._questions, "content_of", read_slowly)
+    assert me is not None
+    edits = [copy.copy(question), copy.copy(question)]
+    for edit, text in zip(edits, ("Wat?", "What?"), strict=True):
+        edit.content = f"{world.me} {text}"
+    await asyncio.gather(*(changes.edited(edit, bot_of(me, question.guild)) for edit in edits))
+    assert [m.content for m in await world.stored(world.general)] == ["What?", "one"]
 
 
 async def test_an_edit_that_cannot_be_answered_changes_nothing(world: World) -> None:

@@ -234,7 +234,7 @@ async def test_what_was_said_before_a_reset_is_not_told_and_what_is_taken_back_n
     await ask(world)
     await world.env.advance_time(1)
     ref = ConversationRef(world.general.id, ConversationKind.CHANNEL, world.guild.id)
-    await world.client.chat.reset(ref, by_user_id=1, at=world.env.now())
+    await world.client.chat.memory.reset(ref, by_user_id=1, at=world.env.now())
     await world.env.advance_time(1)
     await world.bob.send(world.general, "after")
     await world.set_up(world.guild.id, {"free_channels": [world.general.id]})

@@ -17,8 +17,9 @@ import pytest
 import simcord
 from simcord.backend import serializers
 
+from bot.conversation.memory import UNDO_TIME
 from bot.conversation.model_switch import ClosableEngine, ModelSwitch, Shelf, SwitchableEngine
-from bot.conversation.service import UNDO_TIME, ChatService
+from bot.conversation.service import ChatService
 from bot.language.phrases import phrase, render
 from bot.on_discord.client import LlamacordClient
 from bot.operations.metrics import Metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,27 @@ def test_what_one_process_does_all_others_hear_within_two_seconds(tmp_path: Path
 
 async def test_one_process_does_for_all_what_is_done_once(tmp_path: Path) -> None:
     async with await Database.open(tmp_path / "bot.db") as database:
-        fleets = [Fleet(database=database) for _ in range(3)]
+        fleets = [Fleet(database=database, clock=loop_ms) for _ in range(3)]
         assert [await fleet.once("commands") for fleet in fleets] == [True, False, False]
         await fleets[0].not_done("commands")
         assert [await fleet.once("commands") for fleet in fleets] == [True, False, False]
+
+
+async def test_a_host_whose_clock_is_wrong_keeps_nothing_from_being_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = [0]
+
+    async def clock(_transaction: Transaction) -> int:
+        return now_ms[0]
+
+    async with await Database.open(tmp_path / "bot.db") as database:
+        fleet = Fleet(database=database, clock=clock)
+        with monkeypatch.context() as wrong:
+            wrong.setattr(module, "utc_now", lambda: datetime(2100, 1, 1, tzinfo=UTC))
+            assert await fleet.once("commands")
+        now_ms[0] += int(module.ONCE_S * 1000)
+        assert await fleet.once("commands")
 
 
 async def test_a_process_that_is_alone_waits_for_nothing_and_may_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from bot.fleet.choice import ShardChoice
 from bot.fleet.holding import BEAT_S, FENCE_S, LEASE_S, Holding, ShardsTakenError, Watch, share_of
 from storage.errors import DatabaseUnavailableError
 from storage.leases import Lease
+from storage.postgres.connection import IDLE_IN_TRANSACTION_MS
 from storage.shards import Shards
 from tests.virtual_time import run
 
@@ -101,6 +102,31 @@ def test_each_gets_its_part_and_who_comes_too_late_stands_by() -> None:
     run(play())
 
 
+def test_who_stands_by_outlasts_a_database_that_is_away() -> None:
+    async def play() -> None:
+        table = Table()
+        first, second = process(table, "first"), process(table, "second")
+        table.cut_off = {"second"}
+        with pytest.raises(DatabaseUnavailableError):
+            await second.claim(ShardChoice(1, 1, None))
+        table.cut_off = set()
+        await first.claim(ShardChoice(1, 1, None))
+        claim = asyncio.create_task(second.claim(ShardChoice(1, 1, None)))
+        await asyncio.sleep(5)
+        table.cut_off = {"second"}
+        await asyncio.sleep(60)
+        table.cut_off = set()
+        await first.close()
+        async with asyncio.timeout(3):
+            assert str(await claim) == "0/1"
+
+    run(play())
+
+
+def test_a_transaction_of_a_process_that_hangs_is_over_before_others_take_its_shards() -> None:
+    assert IDLE_IN_TRANSACTION_MS / 1000 < LEASE_S
+
+
 def test_the_second_on_the_same_shards_is_told_so_within_seconds() -> None:
     async def play() -> None:
         table = Table()
@@ -110,7 +136,7 @@ def test_the_second_on_the_same_shards_is_told_so_within_seconds() -> None:
             with pytest.raises(ShardsTakenError, match="Another process has shard"):
                 async with asyncio.timeout(2 * BEAT_S):
                     await process(table, "second").claim(choice)
-        with pytest.raises(ShardsTakenError, match=r"deal out 4 shards and SHARDS says 8"):
+        with pytest.raises(ShardsTakenError, match=r"use 4 shards in all, but SHARDS says 8"):
             await process(table, "third").claim(ShardChoice(2, 8, None))
         await process(table, "fourth").claim(ShardChoice(2, 4, 2))
         assert first.may_act

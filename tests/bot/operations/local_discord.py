@@ -9,43 +9,45 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from tests.bot.operations.discord_api import (
+    ALL_PERMISSIONS,
+    BOT_ID,
+    PERSON_ID,
+    WHEN,
+    LostError,
+    Network,
+    Op,
+    Payload,
+    Reply,
+    Send,
+    Session,
+    application,
+    fill,
+    guild,
+    is_ours,
+    member,
+    message,
+    page,
+    ready,
+    refused,
+    registered,
+    snowflake,
+    user,
+)
 
-BOT_ID, PERSON_ID, GUILD_ID, CHANNEL_ID = 123456789012345678, 2, 3, 4
-ALL_PERMISSIONS = 2**52 - 1
+GUILD_ID, CHANNEL_ID = 3, 4
 VIEW_CHANNEL, SEND_MESSAGES, READ_HISTORY = 1 << 10, 1 << 11 | 1 << 38, 1 << 16
 NONCE_LIFE_S, MAX_NONCES = 300.0, 1000
 MAX_LENGTH, MAX_NONCE_LENGTH = 2000, 25
 FIRST_ANSWER_S, TOKEN_LIFE_S = 3.0, 900.0
 """Within which an interaction is answered at first, and at all."""
-_WHEN = "2026-01-01T00:00:00+00:00"
-EPOCH_MS = 1420070400000
-_DISPATCH, _HEARTBEAT, _IDENTIFY, _RESUME, _RECONNECT, _INVALID, _HELLO, _ACK = 0, 1, 2, 6, 7, 9, 10, 11
-
-Payload = dict[str, Any]
-
-
-class LostError(Exception):
-    """The connection ends without an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a request is answered with; `text` is what is not JSON."""
-
-    content: Any = None
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    text: str | None = None
 
 
 @dataclass
@@ -75,31 +77,9 @@ class Fault:
         return True
 
 
-def refused(status: int, code: int = 0, message: str = "refused") -> Reply:
-    """Return how Discord refuses."""
-    return Reply({"code": code, "message": message}, status)
-
-
-def limited(retry_after_s: float, *, is_global: bool = False) -> Reply:
-    """Return how Discord says that there are too many requests."""
-    body = {"message": "You are being rate limited.", "retry_after": retry_after_s, "global": is_global}
-    scope = {"X-RateLimit-Global": "true"} if is_global else {}
-    return Reply(body, 429, {"Via": "1.1 google", "Retry-After": str(retry_after_s), **scope})
-
-
 def banned(retry_after_s: float) -> Reply:
     """Return how Cloudflare, in front of Discord, says that this address is banned for a while."""
     return Reply(None, 429, {"Retry-After": str(retry_after_s)}, text="error code: 1015")
-
-
-@dataclass
-class Session:
-    """What the gateway remembers of a bot: its newest events, so that a resumed connection misses none."""
-
-    events: deque[Payload] = field(default_factory=lambda: deque(maxlen=1000))
-    num_events: int = 0
-    send: Callable[[Payload], None] | None = None
-    """To the connection, None while there is none."""
 
 
 @dataclass
@@ -146,9 +126,9 @@ class DiscordPlace:
 
     def ask(self, text: str, channel_id: int = CHANNEL_ID, person_id: int = PERSON_ID) -> int:
         """Let a person mention the bot; return the message's id."""
-        message = self._message(_user(person_id), f"<@{BOT_ID}> {text}", channel_id)
-        message["mentions"] = [{**_user(BOT_ID), "member": _member()}]
-        message["member"] = _member()
+        message = self._message(user(person_id), f"<@{BOT_ID}> {text}", channel_id)
+        message["mentions"] = [{**user(BOT_ID), "member": member()}]
+        message["member"] = member()
         self.messages[int(message["id"])] = message
         self.dispatch("MESSAGE_CREATE", message)
         return int(message["id"])
@@ -179,7 +159,7 @@ class DiscordPlace:
             "guild_id": str(GUILD_ID),
             "channel_id": str(channel_id),
             "channel": {"id": str(channel_id), "type": 0},
-            "member": {**_member(), "user": _user(person_id), "permissions": str(ALL_PERMISSIONS)},
+            "member": {**member(), "user": user(person_id), "permissions": str(ALL_PERMISSIONS)},
             "app_permissions": str(ALL_PERMISSIONS),
             "locale": "en-US",
             "entitlements": [],
@@ -199,7 +179,7 @@ class DiscordPlace:
     def archive(self, channel_id: int, *, is_archived: bool) -> None:
         """Let a channel be a thread that is archived, or is so no more."""
         (self.archived.add if is_archived else self.archived.discard)(channel_id)
-        times = {"auto_archive_duration": 60, "archive_timestamp": _WHEN, "create_timestamp": _WHEN}
+        times = {"auto_archive_duration": 60, "archive_timestamp": WHEN, "create_timestamp": WHEN}
         thread = {
             **self._channel(channel_id),
             "type": 11,
@@ -232,7 +212,7 @@ class DiscordPlace:
         """Ask the bot to connect anew, as Discord does from time to time; it can resume."""
         session = self.sessions.get(self.session_id)
         if session is not None and session.send is not None:
-            session.send({"op": _RECONNECT, "d": None})
+            session.send({"op": Op.RECONNECT, "d": None})
 
     def forget_sessions(self) -> None:
         """Let no connection be resumed."""
@@ -280,16 +260,14 @@ class DiscordPlace:
         return reply
 
     def _carry_out(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Reply:
-        application = f"/applications/{BOT_ID}"
-        if path == f"{application}/commands":
+        if path == f"/applications/{BOT_ID}/commands":
             if method == "PUT":
-                given = {"description": "", "application_id": str(BOT_ID), "version": "1"}
-                self.commands = [{**given, **one, "id": str(number)} for number, one in enumerate(body, 1)]
+                self.commands = registered(body)
             return Reply(self.commands)
         if path == "/users/@me":
-            return Reply(_user(BOT_ID))
+            return Reply(user(BOT_ID))
         if path == "/oauth2/applications/@me":
-            return Reply(_application())
+            return Reply(application())
         if (callback := re.fullmatch(r"/interactions/(\d+)/(\w+)/callback", path)) is not None:
             return self._call_back(callback[1], callback[2], body)
         if (hook := re.fullmatch(r"/webhooks/\d+/(\w+)(?:/messages/@original)?", path)) is not None:
@@ -352,7 +330,7 @@ class DiscordPlace:
         if not acted.is_acknowledged:
             return refused(404, 10015, "Unknown Webhook")
         acted.told.append(body.get("content") or "")
-        return Reply(self._message(_user(BOT_ID), body.get("content") or "", CHANNEL_ID))
+        return Reply(self._message(user(BOT_ID), body.get("content") or "", CHANNEL_ID))
 
     def _create(self, channel_id: int, body: Payload) -> Reply:
         known_id, until = self.nonces.get(str(body.get("nonce")), (0, 0.0))
@@ -367,8 +345,8 @@ class DiscordPlace:
             if reference.get("fail_if_not_exists", True):
                 return refused(400, 50035, "Unknown message")
             reference = None
-        message = self._message(_user(BOT_ID), (body.get("content") or "").strip(), channel_id)
-        self._fill(message, body)
+        message = self._message(user(BOT_ID), (body.get("content") or "").strip(), channel_id)
+        fill(message, body)
         if "nonce" in body:
             message["nonce"] = body["nonce"]
             if len(self.nonces) > MAX_NONCES:
@@ -384,27 +362,12 @@ class DiscordPlace:
         if (wrong := _fault_of(body)) is not None:
             return wrong
         message = self.messages[message_id]
-        if "content" in body:
-            message["content"] = (body["content"] or "").strip()
-        self._fill(message, body)
+        fill(message, body)
         return Reply(message)
 
-    def _fill(self, message: Payload, body: Payload) -> None:
-        for key in ("embeds", "components"):
-            if key in body:
-                message[key] = body[key] or []
-
     def _page(self, channel_id: int, query: Mapping[str, str]) -> list[Payload]:
-        """Return a page of a channel's messages, the newest first, as Discord does."""
-        after, limit = int(query.get("after", 0)), int(query.get("limit", 50))
-        before = int(query.get("before", 2**63))
-        found = [
-            message
-            for message_id, message in sorted(self.messages.items())
-            if after < message_id < before and int(message["channel_id"]) == channel_id
-        ]
-        page = found[:limit] if "after" in query else found[-limit:]
-        return page[::-1]
+        found = [one for one, what in sorted(self.messages.items()) if what["channel_id"] == str(channel_id)]
+        return [self.messages[one] for one in page(found, query)]
 
     # The gateway
 
@@ -413,80 +376,66 @@ class DiscordPlace:
         session = self.sessions.get(self.session_id)
         if session is None:
             return
-        session.num_events += 1
-        payload = {
-            "op": _DISPATCH,
-            "s": session.num_events,
-            "t": event,
-            "d": json.loads(json.dumps(data)),
-        }
-        session.events.append(payload)
+        payload = session.record(event, data)
         if session.send is not None and self.frozen is None:
             session.send(payload)
         elif session.send is not None and self.frozen is not None:
             self.frozen.append(functools.partial(session.send, payload))
 
-    def connected(self, send: Callable[[Payload], None]) -> None:
+    def connected(self, send: Send) -> None:
         """Greet a connection."""
         if self.frozen is not None:
             self.frozen.append(functools.partial(self.connected, send))
             return
         self.connected_at.append(self.now())
-        send({"op": _HELLO, "d": {"heartbeat_interval": self.heartbeat_ms}})
+        send({"op": Op.HELLO, "d": {"heartbeat_interval": self.heartbeat_ms}})
 
-    def take(self, payload: Payload, send: Callable[[Payload], None]) -> None:
+    def take(self, payload: Payload, send: Send) -> None:
         """Take what the bot sends over the gateway."""
         if self.frozen is not None:
             self.frozen.append(functools.partial(self.take, payload, send))
             return
         match payload["op"]:
-            case 1:
-                send({"op": _ACK, "d": None})
+            case Op.HEARTBEAT:
+                send({"op": Op.ACK, "d": None})
                 self.num_heartbeats += 1
-            case 2:
+            case Op.IDENTIFY:
                 self._identify(send)
-            case 6:
+            case Op.RESUME:
                 self._resume(payload["d"], send)
         self.on_change()
 
-    def _identify(self, send: Callable[[Payload], None]) -> None:
+    def _identify(self, send: Send) -> None:
         self.identified_at.append(self.now())
         self.session_id = f"session{len(self.identified_at)}"
         self.sessions = {self.session_id: Session(send=send)}
-        ready = {
-            "v": 10,
-            "user": _user(BOT_ID),
-            "guilds": [{"id": str(GUILD_ID), "unavailable": True}],
-            "session_id": self.session_id,
-            "resume_gateway_url": self.url.replace("http", "ws", 1) + "/gateway",
-            "application": {"id": str(BOT_ID), "flags": 0},
-        }
-        self.dispatch("READY", ready)
-        self.dispatch("GUILD_CREATE", _guild([self._channel(one) for one in self.channel_ids]))
+        self.dispatch("READY", ready(self.session_id, self.url, [GUILD_ID]))
+        self.dispatch(
+            "GUILD_CREATE", guild(GUILD_ID, "Server", [self._channel(one) for one in self.channel_ids])
+        )
 
-    def _resume(self, data: Payload, send: Callable[[Payload], None]) -> None:
+    def _resume(self, data: Payload, send: Send) -> None:
         session = self.sessions.get(data["session_id"])
         if session is None:
-            send({"op": _INVALID, "d": False})
+            send({"op": Op.INVALID, "d": False})
             return
-        session.send = send
-        for payload in [one for one in session.events if one["s"] > (data["seq"] or 0)]:
-            send(payload)
+        session.resume(send, data["seq"])
         self.resumed_at.append(self.now())
         self.dispatch("RESUMED", {})
 
+    def left(self, send: Send) -> None:
+        """Learn that a connection has ended."""
+        for session in self.sessions.values():
+            if session.send is send:
+                session.send = None
+
     def _new_id(self) -> int:
-        return max(int(self.now() * 1000 - EPOCH_MS) << 22, self._newest_id + 1)
+        return snowflake(self.now(), self._newest_id)
 
     def _message(self, author: Payload, content: str, channel_id: int) -> Payload:
         self._newest_id = self._new_id()
-        ids = {"id": str(self._newest_id), "channel_id": str(channel_id), "guild_id": str(GUILD_ID)}
-        nothing: Payload = {
-            key: [] for key in ("mentions", "mention_roles", "attachments", "embeds", "components")
-        }
-        flags = {"tts": False, "mention_everyone": False, "pinned": False, "type": 0}
-        times = {"timestamp": _WHEN, "edited_timestamp": None}
-        return {**ids, "author": author, "content": content, **nothing, **flags, **times}
+        made = message(self._newest_id, author, content, channel_id)
+        return {**made, "guild_id": str(GUILD_ID)}
 
     def _channel(self, channel_id: int) -> Payload:
         overwrite = {
@@ -512,9 +461,7 @@ class LocalDiscord(DiscordPlace):
         super().__init__(channel_ids=(CHANNEL_ID, *channel_ids), on_change=self._notify)
         self.is_down = False
         self._changed = asyncio.Event()
-        self._runner: web.AppRunner | None = None
-        self._port = 0
-        self._gateways: set[asyncio.Transport] = set()
+        self._network = Network(self)
 
     async def until(self, is_so: Callable[[list[str]], bool], timeout_s: float = 30) -> None:
         """Wait for something to be true of what the bot's messages say, in order. Raises `TimeoutError`."""
@@ -533,75 +480,14 @@ class LocalDiscord(DiscordPlace):
 
     async def up(self) -> None:
         """Serve, on the same port as before."""
-        application = web.Application()
-        application.add_routes(
-            [web.get("/gateway", self._run_gateway), web.route("*", "/{path:.*}", self._serve)]
-        )
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
-        self._port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = await self._network.up()
 
     async def down(self) -> None:
         """Be away: every connection ends, and none is taken."""
-        session = self.sessions.get(self.session_id)
-        if session is not None:
-            session.send = None
-        for transport in list(self._gateways):
-            transport.abort()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._network.down()
 
     def _notify(self) -> None:
         self._changed.set()
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        body = None
-        if request.content_type == "application/json":
-            body = await request.json()
-        elif request.content_type == "multipart/form-data":
-            body = json.loads(str((await request.post())["payload_json"]))
-        try:
-            reply = await self.answer(request.method, request.path, dict(request.query), body)
-        except LostError:
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
-        if reply.text is not None:
-            return web.Response(body=reply.text.encode(), status=reply.status, headers=reply.headers)
-        # With the header that discord.py compares with, letter by letter.
-        if reply.status == 204:
-            return web.Response(status=204)
-        headers = {"Content-Type": "application/json", **reply.headers}
-        return web.Response(body=json.dumps(reply.content).encode(), status=reply.status, headers=headers)
-
-    async def _run_gateway(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        assert request.transport is not None
-        self._gateways.add(request.transport)
-        outgoing: asyncio.Queue[Payload] = asyncio.Queue()
-        sending = asyncio.create_task(_send_all(socket, outgoing))
-        self.connected(outgoing.put_nowait)
-        try:
-            async for frame in socket:
-                if frame.type is WSMsgType.TEXT:
-                    self.take(frame.json(), outgoing.put_nowait)
-        finally:
-            sending.cancel()
-            self._gateways.discard(request.transport)
-        return socket
-
-
-async def _send_all(socket: web.WebSocketResponse, outgoing: asyncio.Queue[Payload]) -> None:
-    with suppress(ConnectionError):
-        while True:
-            payload = await outgoing.get()
-            if payload["op"] == "close":
-                await socket.close(code=payload["d"])
-            else:
-                await socket.send_json(payload)
 
 
 @asynccontextmanager
@@ -615,11 +501,6 @@ async def local_discord(*channel_ids: int) -> AsyncIterator[LocalDiscord]:
         await place.down()
 
 
-def is_ours(message: Payload) -> bool:
-    """Tell whether a message is the bot's."""
-    return bool(message["author"]["id"] == str(BOT_ID))
-
-
 def _fault_of(body: Payload) -> Reply | None:
     content = body.get("content") or ""
     if len(content) > MAX_LENGTH:
@@ -629,50 +510,3 @@ def _fault_of(body: Payload) -> Reply | None:
     if "content" in body and not content.strip() and not body.get("embeds"):
         return refused(400, 50006, "Cannot send an empty message")
     return None
-
-
-def _user(user_id: int) -> Payload:
-    is_bot = user_id == BOT_ID
-    name = "Llamacord" if is_bot else "Anna" if user_id == PERSON_ID else f"Person{user_id}"
-    return {"id": str(user_id), "username": name, "discriminator": "0", "avatar": None, "bot": is_bot}
-
-
-def _member() -> Payload:
-    return {"roles": [], "joined_at": _WHEN, "deaf": False, "mute": False, "flags": 0}
-
-
-def _application() -> Payload:
-    texts = {"name": "Llamacord", "description": "", "icon": None, "verify_key": ""}
-    switches = {"bot_public": True, "bot_require_code_grant": False, "flags": 0}
-    return {"id": str(BOT_ID), "owner": _user(PERSON_ID), **texts, **switches}
-
-
-def _guild(channels: list[Payload]) -> Payload:
-    everyone = {
-        "id": str(GUILD_ID),
-        "name": "@everyone",
-        "permissions": str(ALL_PERMISSIONS & ~8),
-        "position": 0,
-        **dict.fromkeys(("color", "flags"), 0),
-        **dict.fromkeys(("hoist", "managed", "mentionable"), False),
-    }
-    lists: Payload = {key: [] for key in ("emojis", "stickers", "features", "threads", "presences")}
-    levels = dict.fromkeys(
-        (
-            *("verification_level", "default_message_notifications", "explicit_content_filter"),
-            *("mfa_level", "nsfw_level", "premium_tier", "system_channel_flags"),
-        ),
-        0,
-    )
-    return {
-        "id": str(GUILD_ID),
-        "name": "Server",
-        "owner_id": str(PERSON_ID),
-        "member_count": 2,
-        "preferred_locale": "en-US",
-        "roles": [everyone],
-        "channels": channels,
-        "members": [{**_member(), "user": _user(BOT_ID)}],
-        **lists,
-        **levels,
-    }

@@ -20,16 +20,14 @@ import pytest
 
 from bot.delivery.board import REFUSAL
 from tests.bot.operations.comparing import buttons, differences
+from tests.bot.operations.discord_api import Reply, limited, refused
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
     VIEW_CHANNEL,
     Fault,
     LocalDiscord,
-    Reply,
     banned,
-    limited,
     local_discord,
-    refused,
 )
 from tests.bot.operations.test_process import Bot, on_discord
 

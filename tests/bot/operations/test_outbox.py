@@ -18,15 +18,14 @@ from bot.delivery.outbox import (
     OutboxRetryError,
 )
 from bot.on_discord.answers.outboxes import DiscordOutbox
+from tests.bot.operations.discord_api import Reply, refused
 from tests.bot.operations.local_discord import (
     CHANNEL_ID,
     READ_HISTORY,
     Fault,
     LocalDiscord,
-    Reply,
     banned,
     local_discord,
-    refused,
 )
 
 

@@ -209,4 +209,4 @@ async def test_a_gateway_that_cannot_be_reached_is_one_sentence(tmp_path: Path) 
     async with started(tmp_path, {}, gateway="ws://127.0.0.1:9/") as bot:
         assert await bot.exit_code() == 1
     assert "llamacord: Discord cannot be reached." in bot.log
-    assert "error in Llamacord itself" not in bot.log
+    assert "bug in Llamacord" not in bot.log

@@ -15,15 +15,8 @@ from bot.delivery.budget import PER_SECOND, USED, WINDOW_S, RequestBudget
 from bot.fleet.fleet import Fleet
 from bot.on_discord.traffic import LONGEST_PAUSE_S, Attempts, Gateway, ShortBackoff, Traffic
 from tests.bot.delivery.delivery_stage import in_virtual_time, now_s
-from tests.bot.operations.local_discord import (
-    CHANNEL_ID,
-    Fault,
-    LocalDiscord,
-    banned,
-    limited,
-    local_discord,
-    refused,
-)
+from tests.bot.operations.discord_api import limited, refused
+from tests.bot.operations.local_discord import CHANNEL_ID, Fault, LocalDiscord, banned, local_discord
 
 DAY_S = 86400.0
 
@@ -81,6 +74,27 @@ async def test_nothing_is_asked_of_discord_while_another_process_may_act_for_our
         may_act[0] = True
         await client.get_partial_messageable(CHANNEL_ID).send("two")
     assert place.texts == ["two"]
+
+
+class _Slow(RequestBudget):
+    pause_s = 0.0
+
+    def wait_s(self, at_s: float) -> float:
+        return self.pause_s
+
+
+async def test_what_waited_while_the_process_stood_still_is_not_sent_any_more(place: LocalDiscord) -> None:
+    may_act, budget = [True], _Slow()
+    traffic = Traffic(lambda: None, budget, may_act=lambda: may_act[0])
+    async with discord.Client(intents=discord.Intents.default(), http_trace=traffic.trace) as client:
+        await client.login("token")
+        budget.pause_s = 0.2
+        sending = asyncio.create_task(client.get_partial_messageable(CHANNEL_ID).send("one"))
+        await asyncio.sleep(0.1)
+        may_act[0] = False
+        with pytest.raises(discord.RateLimited):
+            await sending
+    assert place.texts == []
 
 
 async def test_all_requests_of_a_process_stay_within_its_share(place: LocalDiscord) -> None:

@@ -187,6 +187,6 @@ async def test_no_attempt_breaks_a_rule(group: list[Attempt], tmp_path: Path) ->
 async def start_anew(world: World) -> None:
     """Forget the conversation and its system prompt, so that each attempt stands for itself."""
     ref = ConversationRef(world.general.id, ConversationKind.CHANNEL, world.guild.id)
-    await world.client.chat.reset(ref, by_user_id=1, at=world.env.now())
+    await world.client.chat.memory.reset(ref, by_user_id=1, at=world.env.now())
     await world.client.chat.system_prompts.clear(ref, by_user_id=1)
     world.engine.dialogs.clear()

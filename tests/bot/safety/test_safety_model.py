@@ -83,6 +83,7 @@ async def test_a_question_and_an_answer_are_judged() -> None:
     assert "User: question" in engine.dialogs[0][0].content
     assert "Agent: answer" in engine.dialogs[1][0].content
     assert engine.params[0].temperature == 0
+    assert engine.thinking == [False, False]
 
 
 async def test_a_long_text_is_judged_in_pieces_and_one_unsafe_piece_is_enough() -> None:

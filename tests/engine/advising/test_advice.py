@@ -46,7 +46,7 @@ def test_a_small_model_keeps_8_bits_unless_its_weights_have_4_already() -> None:
         assert rounded.chosen is rounded.option(Precision.INT8)
         assert any("much of what it knows" in sentence for sentence in rounded.sentences)
         assert exact.chosen is exact.option(Precision.INT4)
-        assert any("takes them over as they are" in sentence for sentence in exact.sentences)
+        assert any("keeps them as they are" in sentence for sentence in exact.sentences)
     big = advice(BIG, 64, speeds=fast)
     assert big.chosen is big.option(Precision.INT4)
 
@@ -75,7 +75,7 @@ def test_where_nothing_fits_the_least_need_is_told() -> None:
     assert found.chosen is None
     assert {option.fit for option in found.candidates} == {Fit.NO}
     (sentence,) = found.sentences
-    assert "GiB of memory, and there are 2.0 GiB" in sentence
+    assert "GiB of memory, but there are only 2.0 GiB" in sentence
 
 
 def test_memory_that_other_programs_hold_is_told() -> None:
@@ -97,7 +97,7 @@ def test_more_kv_than_there_is_memory_for_is_told_and_not_counted() -> None:
     assert many.chosen is not None
     held = many.chosen.memory.kv // 2**20
     assert 4096 < held < 8 * 4096
-    expected = f"32.0 GiB of KV, and there is memory for {held} tokens: questions wait for room."
+    expected = f"32.0 GiB of KV, but there is memory for only {held} tokens, so questions wait for room."
     assert any(expected in sentence for sentence in many.sentences)
     assert many.chosen.memory.total < 0.9 * 32 * GIB
     assert many.candidates[0].memory.kv < held * 2**20, "fp32 leaves less room beside it"

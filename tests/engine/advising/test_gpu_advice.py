@@ -63,7 +63,7 @@ def test_where_nothing_fits_the_cpu_is_named() -> None:
     advice = advise(dataclasses.replace(T4, total_bytes=4 * GIB), 1)
     assert advice.chosen is None
     assert "Even int4 does not fit T4" in advice.sentences[0]
-    assert "The CPU runs it." in advice.sentences[0]
+    assert "It runs on the CPU." in advice.sentences[0]
 
 
 def test_memory_that_others_use_is_told() -> None:

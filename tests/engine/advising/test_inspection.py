@@ -138,7 +138,7 @@ def test_a_file_of_more_bits_is_said_to_stay_so(tmp_path: Path) -> None:
     assert description is not None
     advice = advise(description.config, resources(), Load(1, 512), {}, description.blocks)
     assert advice.option(Precision.INT4).bits == {8: 1.0}
-    assert "in int4, too, 100% of them get 8" in advice.sentences[-1]
+    assert "even in int4, 100% of them get 8" in advice.sentences[-1]
 
 
 def test_a_released_model_is_explained() -> None:
@@ -257,8 +257,8 @@ def test_missing_and_misshapen_tensors_are_told(tmp_path: Path) -> None:
     spoilt.tensors["output_norm.weight"] = np.ones(32, np.float32)
     problems = inspect(spoilt.save(tmp_path / "tiny.gguf")).problems
     assert problems == [
-        "There is no tensor layers.1.up and 1 more. Get the files anew.",
-        "The tensor final_norm has the shape (32,), not (64,). Get the files anew.",
+        "There is no tensor layers.1.up and 1 more. Get the files again.",
+        "The tensor final_norm has the shape (32,), not (64,). Get the files again.",
     ]
 
 
@@ -269,7 +269,7 @@ def test_weights_that_are_no_numbers_are_found_by_verify(tmp_path: Path) -> None
     assert inspect(file).problems == []
     shares: list[float] = []
     (problem,) = inspect(file, verify=True, on_progress=shares.append).problems
-    assert "layers.1.up holds values that are no numbers" in problem
+    assert "layers.1.up holds values that aren't numbers" in problem
     assert shares == sorted(shares)
     assert 0 <= shares[0] < shares[-1] <= 1
 
@@ -298,7 +298,7 @@ def test_a_base_model_is_usable_but_cannot_chat(tmp_path: Path) -> None:
     del base.fields["tokenizer.chat_template"]
     found = inspect(base.save(tmp_path / "tiny.gguf"))
     assert found.problems == []
-    assert "cannot chat" in found.notes[0]
+    assert "can't chat" in found.notes[0]
 
 
 def test_a_model_that_does_not_fit_the_memory_cannot_be_used(
@@ -307,7 +307,7 @@ def test_a_model_that_does_not_fit_the_memory_cannot_be_used(
     monkeypatch.setattr(machine, "read_limits", lambda: Limits(2**20, 2**20))
     status, report = run_json(capsys, str(folder))
     assert status == 1
-    assert "of memory, and there are 1.0 MiB" in report["problems"][0]
+    assert "of memory, but there are only 1.0 MiB" in report["problems"][0]
     assert report["recommended"] is None
 
 

@@ -169,7 +169,7 @@ def test_the_command_measures_a_model_and_a_peer_and_writes_both(
     printed = captured.out
     assert status == 0, captured.err
     assert "beside published loop" in printed
-    assert "Not measured beside genai: --peer genai needs --genai-model" in printed
+    assert "Not compared with genai: --peer genai needs --genai-model" in printed
     made = json.loads(written.read_text())[0]
     assert [load["conversations"] for load in made["figures"]["loads"]] == [1, 2]
     assert made["peers"][0]["loads"][0]["tokens_per_s"] > 0

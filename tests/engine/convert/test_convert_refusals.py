@@ -35,7 +35,7 @@ def names(folder: Path) -> list[str]:
 def test_an_existing_destination_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes").write_text("mine")
-    with pytest.raises(ModelResourceError, match=r"exists already\. Remove it or choose another folder\.$"):
+    with pytest.raises(ModelResourceError, match=r"already exists\. Remove it or choose another folder\.$"):
         make_tiny_model(tmp_path / "model")
     assert names(tmp_path / "model") == ["notes"]
 

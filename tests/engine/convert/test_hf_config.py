@@ -84,7 +84,7 @@ def test_a_part_of_a_larger_model_is_taken_and_said_so(
     assert main(["inspect", str(folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "it sees no images" in said
-    assert "6 of 7 see the newest 48 tokens only" in said
+    assert "6 of 7 see only the newest 48 tokens" in said
 
 
 def test_attention_that_is_another_one_from_some_length_on_is_not_computed_there() -> None:

@@ -390,7 +390,7 @@ def test_a_destination_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.
     source = TinyHuggingFace().save(tmp_path / "source")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes").write_text("mine")
-    assert "exists already" in refusal(source, capsys)
+    assert "already exists" in refusal(source, capsys)
     assert (tmp_path / "model" / "notes").read_text() == "mine"
 
 

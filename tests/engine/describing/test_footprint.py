@@ -45,7 +45,7 @@ def test_llama_2_7b_has_the_sizes_it_is_known_for(monkeypatch: pytest.MonkeyPatc
     is_half = kernels.has_attention()  # which is ours, and keeps KV so where weights have few bits
     assert need.kv == 4096 * 2**20 // (2 if is_half else 1)
     assert footprint(LLAMA_2_7B, Precision.FP16, num_kv_tokens=4096).kv == 4096 * 2**20
-    beside = PROCESS_BYTES + beside_bytes(LLAMA_2_7B)
+    beside = PROCESS_BYTES + beside_bytes(LLAMA_2_7B, Precision.INT8)
     assert need.total == running_weight_bytes(LLAMA_2_7B, Precision.INT8) + need.kv + beside
     if kernels.library() is not None:  # which keeps nothing beside a block's weights and scale
         assert footprint(LLAMA_2_7B, Precision.INT4, num_kv_tokens=0).total / 2**30 == pytest.approx(

@@ -61,10 +61,10 @@ def test_one_command_fetches_and_converts(server: FakeHub, tmp_path: Path) -> No
     assert manifest.precision == "int4"
     assert manifest.source["file"] == "tiny-Q4_0.gguf"
     assert "Downloading somebody/Tiny-Chat-GGUF" in run.stderr
-    assert "Now write MODEL=models/tiny-chat-gguf into .env." in run.stderr
+    assert "Now add MODEL=models/tiny-chat-gguf to .env." in run.stderr
     again = pull(server, tmp_path, f"hf:{NAME}:q4_0")
     assert again.returncode == 1
-    assert "models/tiny-chat-gguf exists already" in again.stderr
+    assert "models/tiny-chat-gguf already exists" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_ctrl_c_says_that_it_goes_on(
 
     monkeypatch.setattr("engine.hub.hub.Hub.look", look)
     assert main(["pull", f"hf:{NAME}"]) == 130
-    assert "the same command goes on with it" in capsys.readouterr().err
+    assert "the same command continues it" in capsys.readouterr().err
 
 
 def settings(server: FakeHub, place: Path, **more: str) -> Settings:
@@ -110,7 +110,7 @@ def test_a_bot_fetches_its_model_once(
     finding = {
         found.subject: found for found in run_checks(_environment(server, tmp_path), tmp_path / ".env")
     }
-    assert finding["Model"].sentence == f"hf:{NAME} is not here yet; `run` downloads it."
+    assert finding["Model"].sentence == f"hf:{NAME} isn't here yet; `run` downloads it."
     folder = find_model(chosen, lambda _stage, _share: None)
     assert load_manifest(folder).precision == "int4"
     assert model_here(chosen) == folder

@@ -158,7 +158,7 @@ def test_a_download_that_gave_up_goes_on_in_the_next_start(puller: Puller) -> No
     puller.server.faults.cut_after = [len(content), 40_000, 0, 0, 0, 0, 0]
     sentence = puller.refusal(f"hf:{GGUF}")
     assert sentence.startswith("The connection broke at 39.1 KiB of ")
-    assert sentence.endswith("in tiny-Q8_0.gguf. Run this again: it goes on from there.")
+    assert sentence.endswith("in tiny-Q8_0.gguf. Run this again, and it continues from there.")
     assert puller.server.faults.cut_after == []
     puller.server.asked.clear()
     puller.pull(f"hf:{GGUF}")
@@ -221,7 +221,7 @@ def test_too_many_requests_for_a_moment_are_waited_for(puller: Puller) -> None:
         (403, {}, ["refuses access to somebody/Tiny-GGUF (403)", "/settings/tokens"]),
         (404, {}, ["(404)", "Check the spelling"]),
         (429, {"Retry-After": "37"}, ["too many requests from here (429)", "in 37 seconds", "HF_TOKEN"]),
-        (429, {}, ["in some minutes"]),
+        (429, {}, ["in a few minutes"]),
         (503, {}, ["an error of its own (503)", "Try again later"]),
     ],
 )
@@ -326,7 +326,7 @@ def busy_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("make", "sentence"),
     [
         (small_disk, "to download, "),
-        (small_memory, "needs .* of memory, and there are 100 MiB"),
+        (small_memory, "needs .* of memory, but there are only 100 MiB"),
         (busy_memory, "90.0 MiB of memory are free, and converting it needs"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import EngineUnavailableError, GenerationFailedError, ModelError, ModelFormatError
-from engine.remote.description import Cabinet, Description
+from engine.remote.description import Cabinet, Description, _write
 from engine.remote.remote_engine import RemoteEngine, Servers
 from engine.remote.wire import MAX_REPLY_BYTES, RefusedError
 from engine.text.text_files import TextFiles
@@ -264,6 +264,7 @@ def test_a_server_that_is_not_there_ends_the_start_with_a_sentence(files: TextFi
         (lambda told: told | {"max_tokens": -5}, "tokens"),
         (lambda told: told | {"info": told["info"] | {"sampling": {"temperature": 99}}}, "temperature"),
         (lambda told: told | {"info": told["info"] | {"sampling": {"colour": 1}}}, "colour"),
+        (lambda told: told | {"info": told["info"] | {"sampling": {"top_p": 10**400}}}, "top_p must not be"),
         (lambda _told: {"object": "list"}, "lacks"),
         (lambda told: [told], "talk"),
         (lambda told: told | {"info": 7}, "server of this kind"),
@@ -368,7 +369,12 @@ def test_one_that_comes_to_have_another_model_between_two_looks_gets_no_tokens_o
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"health": "fine"}', b"\xff", b"[" * 100_000, json.dumps(report()).encode()]
+    "body",
+    [
+        *(b"", b"[]", b"{}", b'{"health": "fine"}', b"\xff", b"[" * 100_000, json.dumps(report()).encode()),
+        json.dumps(report(load={"num_requests": 10**400}, fingerprint="a")).encode(),
+        json.dumps(report(load={"max_requests": -4}, fingerprint="a")).encode(),
+    ],
 )
 def test_a_server_whose_load_is_nonsense_is_away(files: TextFiles, tmp_path: Path, body: bytes) -> None:
     remote = Remote(files, tmp_path, num_servers=1)
@@ -456,3 +462,21 @@ def test_a_chat_format_of_our_own_makes_other_prompts_of_the_same_model(
             assert (await read(engine.generate(wire.prompt, GREEDY)))[0] == ANSWER
 
     run(ask())
+
+
+def test_two_that_keep_the_same_file_at_once_are_not_in_each_others_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, num_writing = Path.write_bytes, 0
+
+    def write_and_be_overtaken(path: Path, content: bytes) -> int:
+        nonlocal num_writing
+        num_writing += 1
+        size = write(path, content)
+        if num_writing == 1:
+            _write(tmp_path / "a", b"theirs")
+        return size
+
+    monkeypatch.setattr(Path, "write_bytes", write_and_be_overtaken)
+    _write(tmp_path / "a", b"ours")
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("a", b"ours")]

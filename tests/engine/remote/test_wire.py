@@ -238,3 +238,18 @@ async def test_where_nobody_listens_there_is_nobody() -> None:
         assert not caught.value.has_begun
     with pytest.raises(WireError):
         await _get("http://nowhere.invalid:1")
+
+
+async def test_a_large_file_may_take_longer_than_a_short_reply() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        for _ in range(3):
+            await asyncio.sleep(0.2)
+            writer.write(b"x")
+
+    patience = Patience(ask_s=0.1)
+    async with talking(drip) as address, wire(patience) as http:
+        assert await http.get(address, "/engine/files/a", max_bytes=2**23) == b"xxx"
+        with pytest.raises(WireError, match="says nothing"):
+            await http.get(address, "/engine/load", max_bytes=3)

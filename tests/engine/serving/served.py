@@ -44,7 +44,7 @@ class ServedScripts(ScriptedEngine):
     kv_page: int = 1
 
     def encode(self, text: str) -> Prompt:
-        return Prompt(tuple(text.encode()), is_continued=True)
+        return Prompt(tuple(text.encode(errors="replace")), is_continued=True)
 
     def text_files(self) -> TextFiles:
         return text_files()

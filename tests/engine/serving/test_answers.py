@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.types import ChatMessage, FinishReason, Generation, ModelInfo, Reasoning
+from engine.types import ChatMessage, FinishReason, Generation, ModelInfo
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, served, text_files
 from tests.fakes import Script, ScriptedGeneration
 
@@ -243,22 +243,6 @@ def test_messages_become_a_dialog_that_loses_nothing(
         assert [(one.role, one.content) for one in engine.dialogs[-1]] == expected
 
     served(scene)
-
-
-@pytest.mark.parametrize(
-    ("is_open", "expected"), [(True, "<think>\nHm.</think>4"), (False, "\nHm.</think>4")]
-)
-def test_thinking_that_the_prompt_began_has_both_its_marks(is_open: bool, expected: str) -> None:
-    marks = Reasoning("<think>", "</think>", is_open=is_open)
-    info = ModelInfo("m", "fp32", "cpu", "bytes", 4096, "", reasoning=marks)
-
-    async def scene(client: Client, _engine: ServedScripts) -> None:
-        assert (await client.chat(stream=True)).text == expected
-        assert (await client.chat()).json["choices"][0]["message"]["content"] == expected
-        raw = await client.post(COMPLETIONS, {"prompt": "2 + 2"})
-        assert raw.json["choices"][0]["text"] == "\nHm.</think>4", "our own clients know of it"
-
-    served(scene, ServedScripts([Script(("\nHm.", "</think>", "4"))], info=info))
 
 
 def test_a_fault_in_mid_answer_is_an_event_without_an_end() -> None:

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from engine.serving.keys import ApiKey, is_private, parse_keys
+from engine.serving.keys import ApiKey, KeyRing, is_private, parse_keys
 from engine.serving.service import ServingSettings
 from tests.engine.serving.served import CHAT, ENDLESS, Client, ServedScripts, question, served
 
@@ -110,3 +110,27 @@ def test_a_key_may_send_so_many_requests_a_minute() -> None:
         assert (await client.post(CHAT, question(), authorization=f"Bearer {SECRET}")).status == 200
 
     served(scene, settings=SETTINGS, authorization=f"Bearer {OTHER}")
+
+
+def test_what_is_no_answer_has_the_limits_of_its_key_once_more() -> None:
+    async def scene(client: Client, engine: ServedScripts) -> None:
+        calls = [client.begin("/engine/warm", {"prompt": [1]}) for _ in range(3)]
+        await asyncio.sleep(1.5)
+        assert [call.answer.status for call in calls] == [200, 200, 429]
+        assert (await client.chat()).status == 200
+        guest = f"Bearer {OTHER}"
+        forgotten = [await client.post("/engine/forget", {}, authorization=guest) for _ in range(4)]
+        assert [answer.status for answer in forgotten] == [204, 204, 204, 429]
+        assert engine.num_drops == 3
+        assert (await client.post(CHAT, question(), authorization=guest)).status == 200
+        for call in calls[:2]:
+            call.leave()
+            await call.task
+
+    served(scene, ServedScripts(warm_s=100.0), SETTINGS, authorization=f"Bearer {SECRET}")
+
+
+def test_a_key_may_have_any_letters() -> None:
+    ring = KeyRing(parse_keys("bot:schlüssel-für-alle"))
+    as_it_comes = "Bearer schlüssel-für-alle".encode().decode("latin-1")
+    assert ring.find(as_it_comes).name == "bot"

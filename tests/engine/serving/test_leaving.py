@@ -74,3 +74,16 @@ def test_a_client_that_reads_nothing_is_left() -> None:
         assert engine.num_running == 0
 
     served(scene, ServedScripts([ENDLESS]))
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_client_that_reads_nothing_is_left_while_it_waits_and_at_the_end(is_stream: bool) -> None:
+    async def scene(client: Client, engine: ServedScripts) -> None:
+        call = client.begin_chat(stream=is_stream)
+        await asyncio.sleep(3)
+        call.reads.clear()  # a stream's next comment cannot be sent, and then its first word
+        await asyncio.sleep(30 + STALLED_S + 3)
+        assert call.task.done()
+        assert engine.num_running == client.app.service.num_open == 0
+
+    served(scene, ServedScripts([Script(first_delay_s=30.0)]))

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -246,3 +247,43 @@ async def test_an_address_that_cannot_be_had_is_told_in_a_sentence(stage: Stage)
             await server.serve(app, "127.0.0.1", port, on_ready=told)
     with pytest.raises(server.AddressError, match="Choose another one"):
         await server.serve(app, "192.0.2.1", 0, on_ready=told)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_a_clients_host_that_goes_without_a_word_is_noticed() -> None:
+    with server._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 15
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000
+
+
+async def test_connections_without_number_leave_room_for_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_OPEN", 3)
+    async with serving(stage) as running, asyncio.timeout(30):
+        opened = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(6)]
+        for reader, _ in opened[3:]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        reader, writer = opened[0]
+        writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200" in await reader.readline()
+        for _, one in opened:
+            one.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_server_may_have_as_many_files_as_connections_need() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        server._allow_files()
+        found, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert found == hard or found >= server.MAX_OPEN + server._BACKLOG + 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from engine.serving.keys import parse_keys
+from engine.serving.service import ServingSettings
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, question, served
 from tests.fakes import CONTROL_TAG
 
-DEEP = b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+DEEP = b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+MANY = b'{"messages":[' + b"[]," * 100_000 + b"[]]}"
+KEY = "page:sk-0123456789abcdef"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
 
 
@@ -27,6 +31,7 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "no number of JSON": (CHAT, b'{"temperature": NaN}', 400, "NaN is no number"),
     "a number without an end": (CHAT, b'{"seed": ' + b"9" * 5000 + b"}", 400, "not valid JSON"),
     "nested too deeply": (CHAT, DEEP, 400, "too deeply"),
+    "too many arrays": (CHAT, MANY, 413, "brackets"),
     "an array": (CHAT, [], 400, "must be a JSON object, not an array"),
     "a text": (CHAT, "hello", 400, "must be a JSON object, not a text"),
     "no messages": (CHAT, {}, 400, "messages is missing"),
@@ -71,6 +76,34 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "biases": (CHAT, question(logit_bias={"1": 5}), 400, "logit_bias is not supported"),
     "an answer without an end": (CHAT, question(ignore_eos=True), 400, "ignore_eos is not supported"),
     "audio": (CHAT, question(modalities=["text", "audio"]), 400, "modalities is not supported"),
+    "an effort": (CHAT, question(reasoning_effort="loud"), 400, "reasoning_effort must be one of none, min"),
+    "a form of thoughts": (CHAT, question(reasoning_format="x"), 400, "reasoning_format must be one of"),
+    "variables that are a text": (CHAT, question(chat_template_kwargs="x"), 400, "must be an object"),
+    "an unknown variable": (CHAT, question(chat_template_kwargs={"x": 1}), 400, "chat_template_kwargs.x"),
+    "thinking in words": (
+        CHAT,
+        question(chat_template_kwargs={"enable_thinking": "no"}),
+        400,
+        "chat_template_kwargs.enable_thinking must be true or false, not a text",
+    ),
+    "thinking that it cannot": (
+        CHAT,
+        question(chat_template_kwargs={"enable_thinking": True}),
+        400,
+        "chat_template_kwargs.enable_thinking must not be true: this model does not think",
+    ),
+    "thinking and not": (
+        CHAT,
+        question(chat_template_kwargs={"thinking": True}, reasoning_effort="none"),
+        400,
+        "reasoning_effort contradicts chat_template_kwargs.thinking",
+    ),
+    "variables of a completion": (
+        COMPLETIONS,
+        {"prompt": "a", "chat_template_kwargs": {}},
+        400,
+        "There is no parameter chat_template_kwargs",
+    ),
     "a misspelt parameter": (CHAT, question(temprature=1), 400, "There is no parameter temprature"),
     "no prompt": (COMPLETIONS, {}, 400, "prompt is missing"),
     "an empty prompt": (COMPLETIONS, {"prompt": []}, 400, "prompt is missing"),
@@ -138,3 +171,24 @@ def test_a_page_of_another_host_is_refused_where_there_are_no_keys() -> None:
         assert (await client.post(CHAT, question(), origin="http://localhost:3000")).status == 200
 
     served(scene)
+
+
+LOCAL, ELSEWHERE = "http://localhost:3000", "https://chat.example"
+
+
+@pytest.mark.parametrize(
+    ("keys", "origin", "may_ask"), [("", LOCAL, True), ("", ELSEWHERE, False), (KEY, ELSEWHERE, True)]
+)
+def test_a_page_may_ask_from_this_machine_or_with_a_key(keys: str, origin: str, may_ask: bool) -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        wants = {"access_control_request_method": "POST", "access_control_request_headers": "authorization"}
+        before = await client.begin(CHAT, None, "OPTIONS", origin=origin, **wants).done()
+        assert (before.status == 200) is may_ask
+        key = {"authorization": f"Bearer {keys.partition(':')[2]}"}
+        answer = await client.post(CHAT, question(stream=True), origin=origin, **key)
+        assert (answer.status, answer.is_done) == ((200, True) if may_ask else (403, False))
+        assert ("access-control-allow-origin" in answer.headers) is may_ask
+        assert (await client.get("/metrics")).status == 200
+        assert (await client.get("/metrics", origin=ELSEWHERE)).status == (401 if keys else 403)
+
+    served(scene, settings=ServingSettings(keys=parse_keys(keys) if keys else ()))

@@ -22,6 +22,7 @@ from engine.errors import ModelFormatError, PromptError, UnsafePromptError
 from engine.text.chat_choice import detect_chat
 from engine.text.chat_template import ChatTemplate
 from engine.text.jinja_format import JinjaFormat
+from engine.text.model_text import ModelText
 from engine.text.prompt import ChatMLFormat, Llama2Format, fit_prompt, make_chat_format
 from engine.text.template_process import TemplateProcess
 from engine.text.tokenizer import Tokenizer, load_tokenizer
@@ -29,7 +30,16 @@ from engine.types import ChatMessage
 from tests.engine import chat_templates
 from tests.engine.fakes import make_model_folder, tiny_bpe
 from tests.engine.family_formats import family_formats
-from tests.engine.prompt_cases import CASES, DIALOGS, FAMILIES, FAMILY_CASES, PromptModel, digest
+from tests.engine.prompt_cases import (
+    CASES,
+    DIALOGS,
+    FAMILIES,
+    FAMILY_CASES,
+    SWITCHED,
+    SWITCHED_CASES,
+    PromptModel,
+    digest,
+)
 from tests.engine.text.test_prompt import CONTENTS, chatml_reference, dialogs
 from tests.engine.tiny_hf import TinyHuggingFace
 from tests.engine.tiny_model import tiny_config, tiny_tokenizer
@@ -89,24 +99,43 @@ def test_the_ids_are_those_of_transformers(tmp_path: Path, name: str) -> None:
         assert chat_format.encode(messages) == ids, dialog
 
 
+def prompts_of(
+    folder: Path, kind: str, template: str, control: Sequence[str]
+) -> tuple[ModelText, HuggingFaceTokenizer]:
+    """Open the tokenizer of a folder of this kind, as a model's that is converted from it."""
+    num_tokens = KINDS[kind].tokenizer(control).get_vocab_size()
+    for file, content in KINDS[kind].folder(template, control).items():
+        (folder / file).write_bytes(content)
+    made = HuggingFaceTokenizer(folder, num_tokens)
+    (eos_id,) = made.token_ids("eos_token")
+    tokenizer = load_tokenizer(folder, made.save(folder, [eos_id]))
+    return ModelText(PromptModel(made.chat, 0, eos_id, vocab_size=num_tokens), tokenizer), made
+
+
+@pytest.mark.parametrize(("name", "thinking"), SWITCHED_CASES)
+def test_the_ids_are_those_of_transformers_however_thinking_is_switched(
+    tmp_path: Path, name: str, thinking: bool | None
+) -> None:
+    case = SWITCHED[name]
+    text, made = prompts_of(tmp_path, "qwen2", case.template, case.control)
+    assert made.chat.thinking_switch == case.switch
+    recorded = json.loads(FAMILY_PROMPTS_FILE.read_text())[f"{name}, {thinking}"]
+    for dialog, expected in zip(case.dialogs(), recorded, strict=True):
+        messages = [ChatMessage(m["role"], m["content"]) for m in dialog]  # type: ignore[arg-type]
+        assert digest(text.fit_prompt(messages, 10_000, thinking=thinking).ids) == expected, dialog
+
+
 @pytest.mark.parametrize(("name", "kind"), FAMILY_CASES)
 def test_the_ids_of_each_family_are_those_of_transformers(tmp_path: Path, name: str, kind: str) -> None:
     """Whichever format was found: with the system prompt that its template has by itself."""
     _, template, control = FAMILIES[name]
-    library = KINDS[kind].tokenizer(control)
-    for file, content in KINDS[kind].folder(template, control).items():
-        (tmp_path / file).write_bytes(content)
-    made = HuggingFaceTokenizer(tmp_path, library.get_vocab_size())
-    (eos_id,) = made.token_ids("eos_token")
-    tokenizer = load_tokenizer(tmp_path, made.save(tmp_path, [eos_id]))
-    chat_format = make_chat_format(PromptModel(made.chat, 0, eos_id), tokenizer)
-    assert chat_format is not None
+    text, made = prompts_of(tmp_path, kind, template, control)
     default = made.chat.default_system_prompt if made.chat.format == "chatml" else ""
     recorded = json.loads(FAMILY_PROMPTS_FILE.read_text())[f"{name}, {kind}"]
     for dialog, expected in zip(DIALOGS, recorded, strict=True):
         told = [{"role": "system", "content": default}] if default and dialog[0]["role"] != "system" else []
         messages = [ChatMessage(m["role"], m["content"]) for m in (*told, *dialog)]  # type: ignore[arg-type]
-        assert digest(chat_format.encode(messages)) == expected, dialog
+        assert digest(text.fit_prompt(messages, 10_000).ids) == expected, dialog
 
 
 FAMILY_EVIL = st.lists(

@@ -44,26 +44,11 @@ def test_a_template_says_how_its_model_thinks_and_ends(
     assert info.ends_turns is ends_turns
 
 
-SMOLLM_3 = (  # which tells of its mode in the system prompt, too
-    "{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}"
-    "{{- '<|im_start|>system\\nReasoning Mode: ' + ('/think' if enable_thinking else '/no_think') }}"
-    "{%- if messages[0].role == 'system' %}{{- '\\n' + messages[0].content }}{%- endif %}"
-    "{{- '<|im_end|>\\n' }}"
-    "{%- for message in messages if message.role != 'system' %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
-    "{{- '<|im_start|>assistant\\n' + ('' if enable_thinking else '<think>\\n\\n</think>\\n') }}"
-)
-GRANITE = (  # which thinks only where it is told to, and is told so in the system prompt
-    "{{- '<|im_start|>system\\n' + ('Write your thoughts between <think></think>. ' if thinking else '') }}"
-    "{%- if messages[0].role == 'system' %}{{- messages[0].content }}{%- endif %}{{- '<|im_end|>\\n' }}"
-    "{%- for message in messages if message.role != 'system' %}"
+TELLING = (  # which tells of its mode in the system prompt alone
+    "{%- for message in messages %}{%- if message.role == 'system' and enable_thinking is false %}"
+    "{{- 'Do not </think>. ' }}{%- endif %}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
     "{{- '<|im_start|>assistant\\n' }}"
-)
-DEEPSEEK = (  # which opens or ends the block itself
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
-    "{{- '<|im_start|>assistant\\n' + ('<think>' if thinking else '</think>') }}"
 )
 
 
@@ -71,9 +56,10 @@ DEEPSEEK = (  # which opens or ends the block itself
     ("template", "thinks", "on", "off", "is_open"),
     [
         (chat_templates.QWEN_3, True, "assistant\n", "assistant\n<think>\n\n</think>\n\n", False),
-        (SMOLLM_3, True, "assistant\n", "assistant\n<think>\n\n</think>\n", False),
-        (GRANITE, False, "assistant\n", "assistant\n", False),
-        (DEEPSEEK, False, "assistant\n<think>", "assistant\n</think>", True),
+        (chat_templates.SMOLLM_3, True, "assistant\n", "assistant\n<think>\n\n</think>\n", False),
+        (chat_templates.GRANITE_3, False, "assistant<|end_of_role|>", "assistant<|end_of_role|>", False),
+        (chat_templates.DEEPSEEK_3, False, "<｜Assistant｜><think>", "<｜Assistant｜></think>", True),
+        (TELLING, True, "assistant\n", "assistant\n", False),
     ],
 )
 def test_thinking_is_switched_by_the_template(
@@ -83,7 +69,9 @@ def test_thinking_is_switched_by_the_template(
     manifest = load_manifest(folder)
     dataclasses.replace(manifest, chat=detect_chat(template)).save(folder)
     engine = Engine(folder, EngineOptions())
-    dialog = [ChatMessage("system", "Rhyme."), ChatMessage("user", "Hi")]
+    dialog = [ChatMessage("user", "Hi")]
+    if template == TELLING:
+        dialog.insert(0, ChatMessage("system", "Rhyme."))
 
     def prompt(thinking: bool | None) -> str:
         return tiny_tokenizer().decode(engine.fit_prompt(dialog, 400, thinking=thinking).ids)
@@ -99,6 +87,22 @@ def test_thinking_is_switched_by_the_template(
     # An answer that is gone on with stands behind the block that its own prompt has opened.
     begun = engine.fit_prompt(dialog, 400, thinking=True, answer_so_far="Well").ids
     assert tiny_tokenizer().decode(begun) == prompt(True) + ("</think>\n\nWell" if is_open else "Well")
+
+
+def test_a_model_that_chooses_itself_can_be_told_both(tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path / "model")
+    chat = detect_chat(chat_templates.MINICPM_5)
+    dataclasses.replace(load_manifest(folder), chat=chat).save(folder)
+    engine = Engine(folder, EngineOptions())
+    ends = {}
+    for thinking in (None, True, False):
+        ids = engine.fit_prompt([ChatMessage("user", "Hi")], 400, thinking=thinking).ids
+        ends[thinking] = tiny_tokenizer().decode(ids).rpartition("assistant\n")[2]
+    assert ends == {None: "", True: "<think>\n", False: "<think>\n\n</think>\n\n"}
+    assert engine.info.thinks is True
+    marks = Reasoning("<think>", "</think>")
+    assert engine.info.reasoning_when(None) == engine.info.reasoning_when(False) == marks
+    assert engine.info.reasoning_when(True) == dataclasses.replace(marks, is_open=True)
 
 
 @pytest.mark.parametrize("template", [chat_templates.THINKING, chat_templates.TRIMMING, OPENING])

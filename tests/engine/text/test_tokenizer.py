@@ -5,6 +5,8 @@ With LLAMACORD_TOKENIZER naming Llama 2's own tokenizer.model, that one is teste
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,24 @@ def test_only_sentencepiece_puts_a_space_before_the_text(
     assert pieces.token_bytes[byte_of_space] == b" "
     assert pieces.opening_space_ids < with_space
     assert pieces.special_ids == SPECIAL_IDS
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded(bpe: Tokenizer) -> None:
+    started, has_ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        bpe.encode("hello world " * 50_000)
+        has_ended.set()
+
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)  # nobody gets to run whom nobody lets
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        started.wait()
+        was_running = not has_ended.is_set()
+        thread.join()
+    finally:
+        sys.setswitchinterval(usual_s)
+    assert was_running
