@@ -76,7 +76,7 @@ OWNERS: dict[str, set[str]] = {
         f"bot/playground/{name}.py" for name in ("live_page", "live_simcord", "serve", "simulated_discord")
     },
     "sqlite3": {f"storage/{name}.py" for name in ("errors", "migrations", "opening", "sqlite")},
-    "starlette": {f"engine/serving/{name}.py" for name in ("app", "exchange", "streaming")},
+    "starlette": {f"engine/serving/{name}.py" for name in ("app", "bodies", "exchange", "streaming")},
     "tokenizers": {"engine/text/tokenizer.py", "engine/convert/gguf_tokenizer.py"},
     "uvicorn": {"engine/serving/server.py"},
 }

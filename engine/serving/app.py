@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import EngineError
 from engine.serving.answers import dump, event
+from engine.serving.bodies import understood
 from engine.serving.errors import ApiError, refusal
 from engine.serving.exchange import (
     ClientGoneError,
@@ -41,9 +42,7 @@ from engine.types import Prompt
 
 _log = logging.getLogger(__name__)
 
-SESSION, FINGERPRINT = "x-session-id", "x-fingerprint"
-BODY_TIMEOUT_S = 30.0
-"""How long a body may take to arrive."""
+SESSION = "x-session-id"
 MAX_WARMINGS = 16
 CLIENT_GONE = 499
 """The status in log and figures where nobody is there to get one, as nginx has it."""
@@ -225,9 +224,7 @@ class _Answers:
         key = _admit(service, request)
         service.check_open()
         with service.keys.using(key, asyncio.get_running_loop().time()):
-            body = await _read_body(request, service.settings.max_body_bytes)
-            _check_fingerprint(service, request)
-            asked = await asyncio.to_thread(self._read, body, service.engine)
+            asked = await understood(service, request, self._read)
             service.check_open()
             keys = (key.name, _session(request) or asked.user)
             await Exchange(service, asked, keys, scope[_RECORD], receive, send).run()
@@ -245,9 +242,7 @@ class _Warming:
         key = _admit(service, request)
         service.check_open()
         with service.keys_besides.using(key, asyncio.get_running_loop().time()):
-            body = await _read_body(request, service.settings.max_body_bytes)
-            _check_fingerprint(service, request)
-            prompt = await asyncio.to_thread(read_warm, body, service.engine)
+            prompt = await understood(service, request, read_warm)
             if self._num_open >= MAX_WARMINGS:
                 raise ApiError(429, "Too much is computed ahead already.", code="too_many", retry_after_s=1)
             await self._warm(prompt, receive, send)
@@ -286,42 +281,11 @@ def _admit(service: Service, request: Request) -> ApiKey:
     return key
 
 
-def _check_fingerprint(service: Service, request: Request) -> None:
-    wanted = request.headers.get(FINGERPRINT)
-    if wanted is not None and wanted != service.fingerprint:
-        raise ApiError(
-            409, "Another model answers here than the one you ask for.", code="fingerprint_mismatch"
-        )
-
-
 def _session(request: Request) -> str:
     session = str(request.headers.get(SESSION, ""))
     if len(session) > _MAX_SESSION_CHARACTERS:
         raise ApiError(400, f"{SESSION} must have at most {_MAX_SESSION_CHARACTERS} characters.")
     return session
-
-
-async def _read_body(request: Request, most: int) -> bytes:
-    """Return a body of JSON of at most so many bytes. Raises `ApiError` and `ClientDisconnect`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "Send JSON, with the header Content-Type: application/json.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "Send the body as it is, without Content-Encoding.")
-    too_large = ApiError(413, f"The body is too large: at most {most} bytes are read.", code="too_large")
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > most:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise too_large
-    except TimeoutError:
-        raise ApiError(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds.") from None
-    return bytes(body)
 
 
 def _request_id(scope: Scope) -> str:

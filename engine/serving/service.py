@@ -73,7 +73,7 @@ class Service:
         self.is_draining = False
         self._turn_s = _FIRST_GUESS_S
         self._to_turn_away: set[Callable[[], object]] = set()
-        self.num_open = 0
+        self.num_open = self.num_body_bytes = 0
         self._closed = asyncio.Event()
         self.tell_others: Callable[[], Awaitable[object]] = _nobody
         """Has other replicas forget, where clients cannot reach them by addresses of their own."""

@@ -39,6 +39,8 @@ _GONE = (
     sql.IdleInTransactionSessionTimeout,
     sql.TooManyConnections,
     sql.ConnectionException,
+    # A newer version of us has changed a table, for which this connection had prepared statements.
+    sql.FeatureNotSupported,
 )
 _SOON = ("starting up", "shutting down", "recovery mode", "too many", "connection slots")
 _UNDONE = (sql.DeadlockDetected, sql.SerializationFailure)

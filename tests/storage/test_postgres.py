@@ -13,7 +13,7 @@ import pytest
 from storage import answers, history, parts
 from storage.address import PostgresAddress, without_password
 from storage.conversations import Conversations, MessageState
-from storage.database import Database, in_use
+from storage.database import Database, act, in_use
 from storage.errors import (
     AnswerPendingError,
     CorruptDatabaseError,
@@ -444,6 +444,32 @@ def test_those_who_wait_for_a_server_that_stays_away_wait_together(monkeypatch: 
 
     monkeypatch.setattr(backend.PostgresBackend, "_connect", fails)
     assert backend.PATIENCE_S <= run(play()) < 2 * backend.PATIENCE_S
+
+
+async def test_a_table_that_an_update_changes_meanwhile_is_read_and_written_on(
+    address: PostgresAddress, postgres: PostgresServer
+) -> None:
+    name = address.url.split("?")[0].rpartition("/")[2]
+    async with await Database.open(address) as database:
+        again = [lambda: database.fetch_all("SELECT * FROM opt_outs"), _written(database)]
+        for _ in range(20):
+            for work in again:
+                await work()
+        postgres.run("ALTER TABLE opt_outs ADD COLUMN later BIGINT", name)
+        try:
+            for work in again:
+                await work()
+        finally:
+            postgres.run("ALTER TABLE opt_outs DROP COLUMN later", name)
+
+
+def _written(database: Database) -> Callable[[], Awaitable[Any]]:
+    @act
+    async def write() -> None:
+        async with database.transaction() as transaction:
+            await transaction.fetch_all("SELECT * FROM opt_outs")
+
+    return write
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ async def test_a_connection_without_a_whole_head_is_closed(
 
 
 async def test_a_body_by_drops_ends_with_a_sentence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.serving.app.BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("engine.serving.bodies.BODY_TIMEOUT_S", 0.2)
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     async with serving(stage) as running, asyncio.timeout(30):
         got = await exchange(running.port, head + b"Content-Length: 100\r\n\r\n{", b" ", b" ", pause_s=0.1)

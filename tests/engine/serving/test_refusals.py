@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from engine.serving import bodies
 from engine.serving.keys import parse_keys
 from engine.serving.service import ServingSettings
 from tests.engine.serving.served import CHAT, COMPLETIONS, Client, ServedScripts, question, served
 from tests.fakes import CONTROL_TAG
+from tests.virtual_time import settle
 
 DEEP = b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 MANY = b'{"messages":[' + b"[]," * 100_000 + b"[]]}"
@@ -160,6 +162,23 @@ def test_a_body_that_does_not_arrive_ends_the_request() -> None:
         answer = await call.done()
         assert answer.status == 408
         assert "did not arrive" in answer.error["message"]
+
+    served(scene)
+
+
+def test_all_bodies_together_stay_within_what_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        monkeypatch.setattr(bodies, "MAX_BODIES_BYTES", 1000)
+        slow = client.begin(CHAT)
+        slow._incoming.get_nowait()
+        slow._incoming.put_nowait({"type": "http.request", "body": b" " * 800, "more_body": True})
+        await settle()
+        refused = await client.chat("a" * 300)
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        slow.leave()
+        await slow.task
+        assert (await client.chat("a" * 300)).status == 200
+        assert client.app.service.num_body_bytes == 0
 
     served(scene)
 
