@@ -21,6 +21,7 @@ from benchmarks.common import answer, default_model, print_table, random_prompt,
 from engine.bench.figures import SHAPES
 from engine.bench.random_model import write_random_model
 from engine.describing.architecture import Precision
+from engine.describing.footprint import kv_token_bytes
 from engine.describing.manifest import load_manifest
 from engine.engine import Engine, EngineOptions
 from engine.runtime.model_folder import DiskRoom
@@ -58,8 +59,8 @@ async def measure(folder: Path, num_conversations: int) -> list[list[str]]:
         held_mb = resident_mb()
         kept = [await _first_token_s(engine, _next_turn(number)) for number in range(num_conversations)]
         anew = [await _first_token_s(engine, _next_turn(100 + number)) for number in range(num_conversations)]
-    decoder = load_manifest(folder).decoder
-    kv_mb = num_conversations * HISTORY_TOKENS * decoder.kv_bytes_per_token() / 1e6
+    manifest = load_manifest(folder)
+    kv_mb = num_conversations * HISTORY_TOKENS * kv_token_bytes(manifest.decoder, manifest.precision) / 1e6
     weights_mb = (folder / "weights.bin").stat().st_size / 1e6
     kept_ms, anew_ms = statistics.median(kept) * 1e3, statistics.median(anew) * 1e3
     return [
@@ -77,7 +78,8 @@ async def measure(folder: Path, num_conversations: int) -> list[list[str]]:
 
 async def measure_disk(folder: Path, place: Path, num_conversations: int) -> list[list[str]]:
     """Return the rows of the table for KV on disk."""
-    kv_bytes = load_manifest(folder).decoder.kv_bytes_per_token() * HISTORY_TOKENS
+    manifest = load_manifest(folder)
+    kv_bytes = kv_token_bytes(manifest.decoder, manifest.precision) * HISTORY_TOKENS
     room = DiskRoom(place, 2 * kv_bytes * num_conversations)
     options = EngineOptions(
         max_concurrent=1, context_tokens=CONTEXT_TOKENS, kv_cache_mb=1, kv_disk=room, device="cpu"

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from bot.config import Settings
 from bot.conversation.model_switch import ClosableEngine
@@ -15,7 +15,7 @@ from bot.errors import ModelSwitchError
 from bot.language.phrases import phrase
 from engine.configuring.models import engine_options
 from engine.convert.default_model import NAME
-from engine.describing.footprint import GPU_LIBRARIES_BYTES
+from engine.describing.footprint import GPU_LIBRARIES_BYTES, gpu_kv_token_bytes
 from engine.engine import Engine, EngineOptions, context_tokens, draft_bytes, kv_room
 from engine.errors import ModelError
 from engine.machine import machine
@@ -79,7 +79,7 @@ def beside(options: EngineOptions, moderation: ModelFolder | None, *, is_loaded:
     return dataclasses.replace(options, reserved_bytes=still_needed(moderation_options(options), moderation))
 
 
-def runs_on_gpu(model: ModelFolder) -> bool:
+def runs_on_gpu(model: ModelFolder) -> TypeGuard[ConvertedFolder]:
     """Return whether a model can run on a GPU."""
     return isinstance(model, ConvertedFolder) and model.manifest.precision.runs_on_gpu
 
@@ -94,9 +94,9 @@ def gpu_for(device: str, model: ModelFolder) -> CudaDevice | None:
         return None
 
 
-def gpu_bytes(model: ModelFolder, num_tokens: int) -> int:
+def gpu_bytes(model: ConvertedFolder, num_tokens: int) -> int:
     """Estimate what a model takes of a GPU's memory with the KV of so many tokens, in half precision."""
-    return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * model.kv_bytes_per_token // 2
+    return model.num_bytes + GPU_LIBRARIES_BYTES + num_tokens * gpu_kv_token_bytes(model.manifest.decoder)
 
 
 def model_bytes(options: EngineOptions, model: ModelFolder) -> int:
@@ -177,7 +177,7 @@ class ModelShelf:
             raise ModelSwitchError(phrase("model.unknown", names=", ".join(models) or "-"))
         wanted = open_folder(models[name])
         device = gpu_for(self._options.device, wanted)
-        if device is not None:
+        if device is not None and runs_on_gpu(wanted):
             return gpu_bytes(wanted, context_tokens(wanted, self._options)) - device.total_bytes
         free = machine.free_memory_bytes()
         if free is None:

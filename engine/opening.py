@@ -13,7 +13,13 @@ from engine.cpu.kv_buffers import page_tokens
 from engine.cpu.model import CpuModel, ModelOptions, rows_are_exact
 from engine.cpu.runner import SlotRunner
 from engine.describing.architecture import Precision
-from engine.describing.footprint import beside_bytes, held_in, running_weight_bytes
+from engine.describing.footprint import (
+    beside_bytes,
+    held_in,
+    kv_token_bytes,
+    kv_value_bytes,
+    running_weight_bytes,
+)
 from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_manifest, verify_files
 from engine.errors import ModelError, ModelFormatError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
@@ -74,11 +80,13 @@ class ConvertedFolder:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return self.manifest.decoder.kv_bytes_per_token()
+        return kv_token_bytes(self.manifest.decoder, self.manifest.precision)
 
     @property
     def page_tokens(self) -> int:
-        return page_tokens(self.manifest.decoder)
+        return page_tokens(
+            self.manifest.decoder, kv_value_bytes(self.manifest.decoder, self.manifest.precision)
+        )
 
     @property
     def num_bytes(self) -> int:

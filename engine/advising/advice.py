@@ -14,6 +14,7 @@ from engine.describing.footprint import (
     disk_bytes,
     footprint,
     kv_token_bound,
+    kv_token_bytes,
     size,
 )
 from engine.machine.machine import Resources
@@ -124,7 +125,7 @@ def _kv_tokens(
     free = resources.memory_bytes if resources.free_bytes is None else resources.free_bytes
     empty = footprint(config, precision, num_kv_tokens=0, held=blocks.held)
     return kv_token_bound(
-        config.kv_bytes_per_token(),
+        kv_token_bytes(config, precision),
         context=load.num_tokens,
         num_contexts=load.num_conversations,
         spare_bytes=free - empty.total,
@@ -189,9 +190,10 @@ def _sentences(
         )
     if resources.processor.flags and resources.processor.int8 is None:
         yield "This processor has no 8-bit dot product, so fewer bits gain less speed than on others."
-    wanted = load.num_conversations * load.num_tokens * config.kv_bytes_per_token()
+    each = kv_token_bytes(config, chosen.precision)
+    wanted = load.num_conversations * load.num_tokens * each
     if chosen.memory.kv < wanted:
-        held = chosen.memory.kv // config.kv_bytes_per_token()
+        held = chosen.memory.kv // each
         yield (
             f"{load.num_conversations} conversations of {load.num_tokens} tokens would take "
             f"{size(wanted)} of KV, but there is memory for only {held} tokens, so questions wait for room. "

@@ -11,6 +11,7 @@ from engine.describing.footprint import (
     GPU_LIBRARIES_BYTES,
     Held,
     Kept,
+    gpu_kv_token_bytes,
     gpu_step_bytes,
     gpu_weight_bytes,
     step_bytes,
@@ -183,7 +184,7 @@ def _on_cpu(entry: Entry, resources: Resources, bandwidth: float | None) -> Here
 
 def _on_gpu(entry: Entry, device: CudaDevice) -> Here:
     weights = gpu_weight_bytes(entry.shape, Precision.INT4)
-    memory = weights + GPU_LIBRARIES_BYTES + _LOAD.num_tokens * entry.shape.kv_bytes_per_token(2)
+    memory = weights + GPU_LIBRARIES_BYTES + _LOAD.num_tokens * gpu_kv_token_bytes(entry.shape)
     read = gpu_step_bytes(entry.shape, Precision.INT4, num_tokens=MEASURED_CONTEXT, num_conversations=1)
     fit = Fit.YES if memory <= device.total_bytes else Fit.NO
     return Here(entry, weights, memory, fit, _REACHED * device.bandwidth / read)

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 
 from engine.advising.advice import Fit, Load
 from engine.describing.architecture import DecoderConfig, Precision
-from engine.describing.footprint import GPU_LIBRARIES_BYTES, NUMBERS, Held, gpu_weight_bytes, size
+from engine.describing.footprint import (
+    GPU_LIBRARIES_BYTES,
+    NUMBERS,
+    Held,
+    gpu_kv_token_bytes,
+    gpu_weight_bytes,
+    size,
+)
 from engine.machine.cuda_device import CudaDevice
 
-_HALF_BYTES = 2
 _REACHED = 0.8
 """Share of the memory's bandwidth that a whole step reaches; 75 to 85 % on an H100."""
 _PRECISIONS = (Precision.FP16, Precision.INT8, Precision.INT4)
@@ -75,7 +81,7 @@ def advise_gpu(
     `has_4_bits` says that the weights have few bits already, so that int4 loses nothing.
     """
     load = Load(load.num_conversations, min(load.num_tokens, config.context_length))
-    kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
+    kv = gpu_kv_token_bytes(config) * load.num_tokens
     candidates = tuple(
         _option(config, precision, device, free_bytes, load, held) for precision in _PRECISIONS
     )
@@ -93,7 +99,7 @@ def _option(
     held: Held,
 ) -> GpuOption:
     weights = gpu_weight_bytes(config, precision, held)
-    kv = config.kv_bytes_per_token(_HALF_BYTES) * load.num_tokens
+    kv = gpu_kv_token_bytes(config) * load.num_tokens
     room, room_now = (memory - GPU_LIBRARIES_BYTES - weights for memory in (device.total_bytes, free_bytes))
     num_fitting = max(0, room // kv)
     fit = Fit.NO if num_fitting == 0 else Fit.YES if room_now >= kv else Fit.NOT_NOW

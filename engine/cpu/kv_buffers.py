@@ -30,20 +30,21 @@ _ENTRY_BYTES = 8
 _PRESENT = np.uint64(1 << 63)
 
 
-def page_tokens(config: DecoderConfig) -> int:
+def page_tokens(config: DecoderConfig, value_bytes: int) -> int:
     """Return the tokens of one head that fill whole pages: memory is taken and given back in such blocks."""
-    return mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, 4 * config.head_dim)
+    return mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, value_bytes * config.head_dim)
 
 
 class KVBuffers:
     """The memory of the KV cache: for each layer a key and a value buffer. Untouched pages take no memory."""
 
-    def __init__(self, config: DecoderConfig, num_slots: int, num_tokens: int) -> None:
-        """Give each slot room for `num_tokens`, in whole pages."""
-        self.page_tokens = page_tokens(config)
+    def __init__(self, config: DecoderConfig, num_slots: int, num_tokens: int, value_bytes: int = 4) -> None:
+        """Give each slot room for `num_tokens`, in whole pages. value_bytes: 2 for half precision."""
+        self.dtype = np.dtype(f"f{value_bytes}")
+        self.page_tokens = page_tokens(config, value_bytes)
         max_len = -(-num_tokens // self.page_tokens) * self.page_tokens
         self.shape = (num_slots, config.num_kv_heads, max_len, config.head_dim)
-        self._token_bytes = config.head_dim * 4
+        self._token_bytes = config.head_dim * value_bytes
         self._head_bytes = max_len * self._token_bytes
         size = num_slots * config.num_kv_heads * self._head_bytes
         try:
@@ -53,7 +54,7 @@ class KVBuffers:
                 f"No room for the KV cache ({2 * config.num_layers * size / 2**30:.1f} GiB of addresses). "
                 "Lower CONTEXT_TOKENS or MAX_CONCURRENT."
             ) from error
-        self.arrays = [np.frombuffer(memory, np.float32).reshape(self.shape) for memory in self._maps]
+        self.arrays = [np.frombuffer(memory, self.dtype).reshape(self.shape) for memory in self._maps]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the KV of a slot's first tokens to another slot."""

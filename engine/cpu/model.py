@@ -17,6 +17,7 @@ import onnxruntime
 
 from engine import kernels
 from engine.cpu.kv_buffers import KVBuffers, use_huge_pages
+from engine.describing.footprint import kv_value_bytes
 from engine.describing.manifest import WEIGHTS_FILE, Manifest
 from engine.graphs.attention import OwnSlotAttention
 from engine.graphs.decoder import slot_graph
@@ -73,7 +74,9 @@ class CpuModel:
         graph = slot_graph(manifest, options.max_tokens, own_products)
         self._session = open_session(graph, options.num_threads, weights=folder, operators=operators)
         # One position more than a sequence may have: a filler row of a full slot writes there.
-        self.kv = KVBuffers(config, options.num_slots, options.max_tokens + 1)
+        self.kv = KVBuffers(
+            config, options.num_slots, options.max_tokens + 1, kv_value_bytes(config, manifest.precision)
+        )
         # The last row belongs to prefill, so that one step can have both.
         num_rows = options.num_slots + MAX_ROWS + 1
         self._logits = np.empty((num_rows, config.vocab_size), np.float32)
@@ -210,7 +213,7 @@ class CpuModel:
         names = [f"{part}.{layer}" for layer in range(self._config.num_layers) for part in ("key", "value")]
         for name, array in zip(names, self.kv.arrays, strict=True):
             window = array[first:end]
-            binding.bind_input(f"past_{name}", "cpu", 0, np.float32, window.shape, window.ctypes.data)
+            binding.bind_input(f"past_{name}", "cpu", 0, window.dtype, window.shape, window.ctypes.data)
             _bind_output(binding, f"present_{name}", window)
         return binding
 
@@ -231,5 +234,5 @@ def rows_are_exact(manifest: Manifest) -> bool:
     )
 
 
-def _bind_output(binding: onnxruntime.IOBinding, name: str, array: FloatArray) -> None:
-    binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+def _bind_output(binding: onnxruntime.IOBinding, name: str, array: npt.NDArray[np.floating]) -> None:
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

@@ -158,7 +158,7 @@ class DecoderConfig:
         """Weights in total, norms included; a tied head is counted once."""
         return sum(tensor.num_weights for tensor in decoder_tensors(self))
 
-    def kv_bytes_per_token(self, bytes_per_value: int = 4) -> int:
+    def kv_bytes_per_token(self, bytes_per_value: int) -> int:
         """Bytes of KV cache that one token takes in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * bytes_per_value
 

@@ -13,7 +13,7 @@ from engine.describing.stored import ALIGNMENT, BlockTensor, StoredTensor
 BLOCK_SIZE = 32
 """Weights that share a scale, as a rule."""
 _SCALE_BYTES = 4
-_HALF_BYTES = 2
+_HALF_BYTES, _FULL_BYTES = 2, 4
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 _FEW_BITS = ("int8", "int4")
 _MOST_BITS_OF_BLOCKS = 8
@@ -165,6 +165,26 @@ def running_weight_bytes(config: DecoderConfig, precision: Precision, held: Held
     return int(total)
 
 
+def kv_value_bytes(config: DecoderConfig, precision: Precision) -> int:
+    """Return the bytes of each number of the KV cache on the CPU.
+
+    Of weights in blocks our own attention keeps KV in half precision, ONNX Runtime's in full; what has full
+    precision keeps it.
+    """
+    is_own = kernels.has_attention() and config.head_dim in kernels.HEAD_SIZES
+    return _HALF_BYTES if is_own and precision in _FEW_BITS else _FULL_BYTES
+
+
+def kv_token_bytes(config: DecoderConfig, precision: Precision) -> int:
+    """Return the bytes of KV cache that one token takes in all layers on the CPU."""
+    return config.kv_bytes_per_token(kv_value_bytes(config, precision))
+
+
+def gpu_kv_token_bytes(config: DecoderConfig) -> int:
+    """Return the bytes of KV cache that one token takes in all layers on a GPU, in half precision."""
+    return config.kv_bytes_per_token(_HALF_BYTES)
+
+
 def _is_own(kept: Kept) -> bool:
     """Tell whether our own operator multiplies by a matrix that is held like this."""
     is_block = kept.bits <= _MOST_BITS_OF_BLOCKS and kept.block_size == kernels.BLOCK_SIZE
@@ -187,7 +207,7 @@ def footprint(
     """Return what the model takes with the KV of so many tokens."""
     return Footprint(
         running_weight_bytes(config, precision, held),
-        num_kv_tokens * config.kv_bytes_per_token(),
+        num_kv_tokens * kv_token_bytes(config, precision),
         PROCESS_BYTES + beside_bytes(config, precision, held),
     )
 
@@ -230,7 +250,7 @@ def step_bytes(
     if not config.tied_embeddings:
         each = Kept(_OUTER_BITS[precision]).bytes_each(_SCALE_BYTES)
         weights -= int(config.vocab_size * config.hidden_size * each)
-    return weights + num_conversations * num_tokens * config.kv_bytes_per_token()
+    return weights + num_conversations * num_tokens * kv_token_bytes(config, precision)
 
 
 def gpu_step_bytes(
@@ -246,7 +266,7 @@ def gpu_step_bytes(
     if not config.tied_embeddings:
         each = Kept(_OUTER_BITS[precision]).bytes_each(_HALF_BYTES)
         weights -= int(config.vocab_size * config.hidden_size * each)
-    return weights + num_conversations * num_tokens * config.kv_bytes_per_token(_HALF_BYTES)
+    return weights + num_conversations * num_tokens * gpu_kv_token_bytes(config)
 
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.describing.architecture import DecoderConfig
-from engine.describing.footprint import USEFUL_CONTEXTS
+from engine.describing.footprint import USEFUL_CONTEXTS, gpu_kv_token_bytes
 from engine.describing.manifest import Manifest, verify_files
 from engine.errors import ModelError, ModelResourceError
 from engine.gpu.kv_blocks import SCRATCH_BLOCK
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SHARE_OF_FREE = 0.92
 """Of the memory that is free once the largest step has run; the rest is for captured graphs."""
-_HALF_BYTES = 2
 
 
 class Attention(StrEnum):
@@ -117,7 +116,7 @@ def num_blocks(config: DecoderConfig, size: RunnerSize, num_free_bytes: int) -> 
     Raises `ModelResourceError` where not even one answer's KV fits.
     """
     tokens = block_size(config)
-    block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * tokens
+    block_bytes = gpu_kv_token_bytes(config) * tokens
     one_answer = -(-size.max_tokens // tokens)
     useful = USEFUL_CONTEXTS * size.num_answers * one_answer
     fitting = int(num_free_bytes * _SHARE_OF_FREE) // block_bytes - 1
@@ -144,7 +143,7 @@ def _make_room(
         spare = free()
     except NoCudaError as error:
         raise ModelResourceError(f"It cannot be told how much memory is free: {error}.") from error
-    block_bytes = config.kv_bytes_per_token(_HALF_BYTES) * model.block_size
+    block_bytes = gpu_kv_token_bytes(config) * model.block_size
     wanted = num_blocks(config, size, spare + taken * block_bytes)
     while True:
         try:

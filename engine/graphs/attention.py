@@ -19,8 +19,6 @@ from engine.describing.layers import Rotation
 from engine.graphs.graph_builder import CONTRIB, OURS, GraphBuilder
 from engine.graphs.rotary import rotary_tables
 
-_OWN_HEAD_DIMS = {16, 32, 48, 64, 80, 96, 128, 256}
-
 
 class Attention(Protocol):
     """Attention over one kind of cache."""
@@ -48,6 +46,7 @@ class SlotAttention:
     """
 
     norms_heads = False
+    _cache_type = TensorProto.FLOAT
 
     def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int) -> None:
         self._graph = graph
@@ -93,25 +92,33 @@ class SlotAttention:
         shape = ["batch", self._config.num_kv_heads, "max_len", self._config.head_dim]
         for layer in range(self._config.num_layers):
             for part in ("key", "value"):
-                yield helper.make_tensor_value_info(f"{prefix}_{part}.{layer}", TensorProto.FLOAT, shape)
+                yield helper.make_tensor_value_info(f"{prefix}_{part}.{layer}", self._cache_type, shape)
 
 
 class OwnSlotAttention(SlotAttention):
-    """Attention over slots by our own operator (engine/kernels), which takes rows as they are."""
+    """Attention over slots by our own operator (engine/kernels), which takes rows as they are.
+
+    is_half: whether the cache is in half precision.
+    """
 
     norms_heads = True
+
+    def __init__(self, graph: GraphBuilder, config: DecoderConfig, max_tokens: int, *, is_half: bool) -> None:
+        super().__init__(graph, config, max_tokens)
+        self._cache_type = TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
 
     @staticmethod
     def takes(config: DecoderConfig) -> bool:
         """Tell whether there is the operator on this machine, and has heads of this size."""
-        return kernels.has_attention() and config.head_dim in _OWN_HEAD_DIMS
+        return kernels.has_attention() and config.head_dim in kernels.HEAD_SIZES
 
     def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
         config, output, own = self._config, f"attention.{layer}", self._config.layer(layer)
         inputs = [*qkv, *[""] * (3 - len(qkv)), f"past_key.{layer}", f"past_value.{layer}", "seqlens_k"]
         inputs += [*(self._rope.tables(layer) or ["", ""]), *(norms or ["", ""])]
+        name = "SlotAttention" if self._cache_type == TensorProto.FLOAT else "HalfSlotAttention"
         self._graph.node(
-            "SlotAttention", inputs, [output, f"present_key.{layer}", f"present_value.{layer}"],
+            name, inputs, [output, f"present_key.{layer}", f"present_value.{layer}"],
             domain=OURS, num_heads=config.num_heads, kv_num_heads=config.num_kv_heads,
             head_dim=config.head_dim, local_window_size=own.window or 0,
             scale=float(config.attention_scale or config.head_dim**-0.5),

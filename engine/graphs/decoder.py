@@ -15,6 +15,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from engine.describing.architecture import DecoderConfig
+from engine.describing.footprint import kv_value_bytes
 from engine.describing.layers import Activation, QueryKeyNorm
 from engine.describing.manifest import Manifest
 from engine.graphs.attention import Attention, OwnSlotAttention, PagedAttention, SlotAttention
@@ -33,8 +34,11 @@ def slot_graph(manifest: Manifest, max_tokens: int, own_products: Path | None = 
     """
     config, graph = manifest.decoder, GraphBuilder()
     weights = StoredWeights(graph, manifest.tensors, FLOAT, own_products)
-    is_own = own_products is not None and OwnSlotAttention.takes(config)
-    attention = (OwnSlotAttention if is_own else SlotAttention)(graph, config, max_tokens)
+    if own_products is not None and OwnSlotAttention.takes(config):
+        is_half = kv_value_bytes(config, manifest.precision) == 2
+        attention: SlotAttention = OwnSlotAttention(graph, config, max_tokens, is_half=is_half)
+    else:
+        attention = SlotAttention(graph, config, max_tokens)
     # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
     shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
     hidden = graph.op("Reshape", [weights.embedding("input_ids"), shape])

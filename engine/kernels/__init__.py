@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 BLOCK_SIZE = 32
 """The operators multiply by blocks of so many weights, which share a scale, and keep nothing else of them."""
+HEAD_SIZES = frozenset({16, 32, 48, 64, 80, 96, 128, 256})
+"""The sizes of heads that the library's attention takes."""
 _LIBRARIES = Path(__file__).parent / "lib"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _ENDINGS = {"linux": "so", "win32": "dll", "darwin": "dylib"}

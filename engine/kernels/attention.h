@@ -1,4 +1,5 @@
-// Attention of a step's rows over the cache of their sequences, in single precision.
+// Attention of a step's rows over the cache of their sequences. It computes in single precision; the cache is in single or
+// in half precision.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +18,7 @@ struct Attention {
   const float *cos, *sin;              // [positions, rotary_dim / 2]; nullptr: not rotated
   const float *q_norm, *k_norm;        // [head_dim]; nullptr: not normed
   const int32_t* totals;               // [batch]: length of each sequence with its new tokens, minus 1
-  float *keys, *values;                // [batch, num_kv_heads, max_len, head_dim]
+  void *keys, *values;                 // [batch, num_kv_heads, max_len, head_dim], float or half
   float* out;                          // [batch * length, num_heads * head_dim]
   float* queries;                      // room for [batch, num_kv_heads, length * group, head_dim]
   float* partial;                      // room for num_units() * num_segments of partial_floats()
@@ -43,6 +44,6 @@ struct AttentionKernels {
 
 inline size_t partial_floats(size_t head_dim) { return kQueries * (head_dim + 32); }
 
-const AttentionKernels* attention_avx512();
+const AttentionKernels* attention_avx512(bool is_half);  // for a cache in half precision, or in single
 
 }  // namespace llamacord

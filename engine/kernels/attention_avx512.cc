@@ -12,6 +12,22 @@ namespace {
 
 constexpr float kNone = -__builtin_inff();
 
+using Half = uint16_t;
+
+inline __m512 load(const float* at) { return _mm512_loadu_ps(at); }
+inline __m512 load(const Half* at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)at)); }
+
+void store(float* to, const float* from, size_t n) { memcpy(to, from, n * sizeof(float)); }
+void store(Half* to, const float* from, size_t n) {
+  const __m512 top = _mm512_set1_ps(65504.0f), bottom = _mm512_set1_ps(-65504.0f);  // beyond them half precision is infinite
+  for (size_t i = 0; i < n; i += 16) {
+    __m512 v = _mm512_loadu_ps(from + i);
+    __m512 within = _mm512_max_ps(bottom, _mm512_min_ps(top, v));
+    v = _mm512_mask_mov_ps(within, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
+    _mm256_storeu_si256((__m256i*)(to + i), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+}
+
 void rms_norm(float* x, const float* by, size_t n, float epsilon) {
   __m512 squares = _mm512_setzero_ps();
   for (size_t i = 0; i < n; i += 16) { __m512 v = _mm512_loadu_ps(x + i); squares = _mm512_fmadd_ps(v, v, squares); }
@@ -28,6 +44,7 @@ void rotate(float* x, const float* cos, const float* sin, size_t half) {
   }
 }
 
+template <typename KV>
 void prepare(const Attention& a, size_t row) {
   const size_t b = row / a.length, s = row % a.length, d = a.head_dim, group = a.group();
   const size_t position = size_t(a.totals[b]) + 1 - a.length + s, half = a.rotary_dim / 2;
@@ -42,17 +59,20 @@ void prepare(const Attention& a, size_t row) {
       for (size_t i = 0; i < d; i += 16) _mm512_storeu_ps(q + i, _mm512_mul_ps(_mm512_loadu_ps(q + i), scale));
     }
     const size_t at = ((b * a.num_kv_heads + kv) * a.max_len + position) * d;
-    memcpy(a.keys + at, a.k + row * a.k_stride + kv * d, d * sizeof(float));
-    memcpy(a.values + at, a.v + row * a.v_stride + kv * d, d * sizeof(float));
-    if (a.k_norm) rms_norm(a.keys + at, a.k_norm, d, a.epsilon);
-    if (cos) rotate(a.keys + at, cos, sin, half);
+    alignas(64) float key[256];
+    memcpy(key, a.k + row * a.k_stride + kv * d, d * sizeof(float));
+    if (a.k_norm) rms_norm(key, a.k_norm, d, a.epsilon);
+    if (cos) rotate(key, cos, sin, half);
+    store((KV*)a.keys + at, key, d);
+    store((KV*)a.values + at, a.v + row * a.v_stride + kv * d, d);
   }
 }
 
 // 16 rows of 16 numbers, `stride` apart, to the columns of `out`, 64 numbers apart.
-inline void transpose16(const float* in, size_t stride, float* out) {
+template <typename KV>
+inline void transpose16(const KV* in, size_t stride, float* out) {
   __m512 r[16], t[16];
-  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(in + i * stride);
+  for (int i = 0; i < 16; i++) r[i] = load(in + i * stride);
   for (int i = 0; i < 16; i += 2) { t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]); t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]); }
   for (int i = 0; i < 16; i += 4)
     for (int h = 0; h < 2; h++) {
@@ -71,17 +91,18 @@ inline void transpose16(const float* in, size_t stride, float* out) {
 }
 
 // Keys [num, d] to [d, 64]; what there is no key for is 0.
-void transpose_keys(const float* keys, size_t num, size_t d, float* out) {
-  alignas(64) float padded[16 * 256];
+template <typename KV>
+void transpose_keys(const KV* keys, size_t num, size_t d, float* out) {
+  alignas(64) KV padded[16 * 256];
   for (size_t first = 0; first < kKeys; first += 16) {
-    const float* from = keys + first * d;
+    const KV* from = keys + first * d;
     if (first >= num) {
       for (size_t i = 0; i < d; i++) _mm512_storeu_ps(out + i * kKeys + first, _mm512_setzero_ps());
       continue;
     }
     if (num - first < 16) {
-      memset(padded, 0, 16 * d * sizeof(float));
-      memcpy(padded, from, (num - first) * d * sizeof(float));
+      memset(padded, 0, 16 * d * sizeof(KV));
+      memcpy(padded, from, (num - first) * d * sizeof(KV));
       from = padded;
     }
     for (size_t i = 0; i < d; i += 16) transpose16(from + i, d, out + i * kKeys + first);
@@ -118,40 +139,45 @@ void score_all(const float* q, size_t n, size_t d, const float* keys, float* sco
 }
 
 // sums [R, 16 NV] = sums * shrink + weights [R, num] x values [num, 16 NV]
-template <int R, int NV>
-void weigh(const float* weights, const float* shrink, const float* values, size_t num, float* sums) {
+template <int R, int NV, typename KV>
+void weigh(const float* weights, const float* shrink, const KV* values, size_t num, float* sums) {
   __m512 sum[R][NV];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < NV; c++) sum[r][c] = _mm512_mul_ps(_mm512_loadu_ps(sums + (r * NV + c) * 16), _mm512_set1_ps(shrink[r]));
-  for (size_t t = 0; t < num; t++)
-    for (int r = 0; r < R; r++) {
-      __m512 w = _mm512_set1_ps(weights[r * kKeys + t]);
-      for (int c = 0; c < NV; c++) sum[r][c] = _mm512_fmadd_ps(w, _mm512_loadu_ps(values + (t * NV + c) * 16), sum[r][c]);
+  for (size_t t = 0; t < num; t++) {
+    __m512 w[R];
+    for (int r = 0; r < R; r++) w[r] = _mm512_set1_ps(weights[r * kKeys + t]);
+    for (int c = 0; c < NV; c++) {
+      const __m512 v = load(values + (t * NV + c) * 16);
+      for (int r = 0; r < R; r++) sum[r][c] = _mm512_fmadd_ps(w[r], v, sum[r][c]);
     }
+  }
   for (int r = 0; r < R; r++)
     for (int c = 0; c < NV; c++) _mm512_storeu_ps(sums + (r * NV + c) * 16, sum[r][c]);
 }
 
-template <int NV>
-void weigh_all(const float* weights, const float* shrink, size_t n, const float* values, size_t num, float* sums) {
+template <int NV, typename KV>
+void weigh_all(const float* weights, const float* shrink, size_t n, const KV* values, size_t num, float* sums) {
   constexpr int R = NV >= 16 ? 1 : NV >= 8 ? 3 : NV >= 5 ? 4 : 6;
   size_t r = 0;
-  for (; r + R <= n; r += R) weigh<R, NV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
-  if constexpr (R == 6) for (; r + 3 <= n; r += 3) weigh<3, NV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
-  for (; r < n; r++) weigh<1, NV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
+  for (; r + R <= n; r += R) weigh<R, NV, KV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
+  if constexpr (R == 6) for (; r + 3 <= n; r += 3) weigh<3, NV, KV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
+  for (; r < n; r++) weigh<1, NV, KV>(weights + r * kKeys, shrink + r, values, num, sums + r * NV * 16);
 }
 
-using Weigh = void (*)(const float*, const float*, size_t, const float*, size_t, float*);
-Weigh weigh_for(size_t d) {
+template <typename KV>
+using Weigh = void (*)(const float*, const float*, size_t, const KV*, size_t, float*);
+template <typename KV>
+Weigh<KV> weigh_for(size_t d) {
   switch (d) {
-    case 16: return weigh_all<1>;
-    case 32: return weigh_all<2>;
-    case 48: return weigh_all<3>;
-    case 64: return weigh_all<4>;
-    case 80: return weigh_all<5>;
-    case 96: return weigh_all<6>;
-    case 128: return weigh_all<8>;
-    case 256: return weigh_all<16>;
+    case 16: return weigh_all<1, KV>;
+    case 32: return weigh_all<2, KV>;
+    case 48: return weigh_all<3, KV>;
+    case 64: return weigh_all<4, KV>;
+    case 80: return weigh_all<5, KV>;
+    case 96: return weigh_all<6, KV>;
+    case 128: return weigh_all<8, KV>;
+    case 256: return weigh_all<16, KV>;
   }
   return nullptr;
 }
@@ -169,8 +195,9 @@ struct Sums {  // of n queries: the largest score, the weights' sums by lane, an
 
 inline float tanh_of(float x) { return std::tanh(x); }
 
+template <typename KV>
 void add_block(const Attention& a, const float* q, const size_t* positions, size_t n, size_t first, size_t num,
-               const float* keys, const float* values, Weigh weigh, Sums& sums) {
+               const KV* keys, const KV* values, Weigh<KV> weigh, Sums& sums) {
   const size_t d = a.head_dim;
   alignas(64) float turned[256 * kKeys], scores[kQueries * kKeys];
   float shrink[kQueries];
@@ -233,12 +260,13 @@ void write_out(const Attention& a, size_t b, size_t kv, size_t first_query, size
   }
 }
 
+template <typename KV>
 void attend(const Attention& a, size_t b, size_t kv, size_t first_query, size_t n, size_t first_key, size_t end_key, float* partial) {
   const size_t d = a.head_dim, group = a.group(), past = size_t(a.totals[b]) + 1 - a.length;
   const size_t head = b * a.num_kv_heads + kv;
   const float* q = a.queries + (head * a.length * group + first_query) * d;
-  const float *keys = a.keys + head * a.max_len * d, *values = a.values + head * a.max_len * d;
-  const Weigh weigh = weigh_for(d);
+  const KV *keys = (const KV*)a.keys + head * a.max_len * d, *values = (const KV*)a.values + head * a.max_len * d;
+  const Weigh<KV> weigh = weigh_for<KV>(d);
   size_t positions[kQueries];
   for (size_t r = 0; r < n; r++) positions[r] = past + (first_query + r) / group;
   Sums all, segment;
@@ -271,13 +299,14 @@ void merge(const Attention& a, size_t b, size_t kv, size_t first_query, size_t n
   write_out(a, b, kv, first_query, n, all);
 }
 
-bool takes(size_t head_dim) { return weigh_for(head_dim) != nullptr; }
+bool takes(size_t head_dim) { return weigh_for<float>(head_dim) != nullptr; }
 
-const AttentionKernels kernels = {prepare, attend, merge, takes};
+const AttentionKernels single = {prepare<float>, attend<float>, merge, takes};
+const AttentionKernels half = {prepare<Half>, attend<Half>, merge, takes};
 }  // namespace
 
-const AttentionKernels* attention_avx512() { return &kernels; }
+const AttentionKernels* attention_avx512(bool is_half) { return is_half ? &half : &single; }
 }  // namespace llamacord
 #else
-namespace llamacord { const AttentionKernels* attention_avx512() { return nullptr; } }
+namespace llamacord { const AttentionKernels* attention_avx512(bool) { return nullptr; } }
 #endif

@@ -25,9 +25,11 @@ inline int sum_of(__m256i x) {
   return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 1)));
 }
 
-void quantize(const float* x, size_t num_blocks, int zero, int8_t* values, float* scales, float* sums, int32_t* starts) {
+void quantize(const Format& format, const float* x, size_t num_blocks, uint8_t* group, size_t m, size_t row) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (size_t b = 0; b < num_blocks; b++, x += kBlock, values += kBlock) {
+  for (size_t b = 0; b < num_blocks; b++, x += kBlock, group += m * kRowBytes) {
+    int8_t* values = (int8_t*)group + row * kBlock;
+    float* scales = (float*)(group + m * kBlock);
     __m256 v[4], top = _mm256_setzero_ps(), none = _mm256_setzero_ps();
     for (int i = 0; i < 4; i++) {
       v[i] = _mm256_loadu_ps(x + 8 * i);
@@ -38,8 +40,7 @@ void quantize(const float* x, size_t num_blocks, int zero, int8_t* values, float
     // What is no number is lost in a maximum. As the scale it reaches all that is computed of it.
     if (_mm256_movemask_ps(none) || !(largest < __builtin_inff())) {
       memset(values, 0, kBlock);
-      scales[b] = sums[b] = __builtin_nanf("");
-      starts[b] = 0;
+      scales[row] = scales[m + row] = __builtin_nanf("");
       continue;
     }
     float inverse = largest > kSmallest ? 127.0f / largest : 0.0f;
@@ -50,40 +51,39 @@ void quantize(const float* x, size_t num_blocks, int zero, int8_t* values, float
     __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
     packed = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i*)values, packed);
-    int sum = sum_of(_mm256_add_epi32(_mm256_add_epi32(n[0], n[1]), _mm256_add_epi32(n[2], n[3])));
-    float scale = largest / 127.0f;
-    scales[b] = scale;
-    sums[b] = scale * float(sum);
-    starts[b] = -zero * sum;
+    const int sum = sum_of(_mm256_add_epi32(_mm256_add_epi32(n[0], n[1]), _mm256_add_epi32(n[2], n[3]))), start = -format.zero() * sum;
+    scales[row] = largest / 127.0f;
+    if (format.has_offsets) scales[m + row] = scales[row] * float(sum);
+    else memcpy(&scales[m + row], &start, 4);
   }
 }
 
+// How far ahead weights are fetched, in bytes. The processor's own guess falls behind from four rows on.
+constexpr size_t kAhead = 4096;
 // Rows that are multiplied together. From the fourth on, what is added up is in memory between blocks: that costs less
 // than to unpack the weights once more.
 constexpr int kMaxRows = 6;
 
 template <int BITS, bool OFFSETS, bool HALF, int M>
-void product(const uint8_t* tile, const Rows& rows, size_t first_row, float* out, size_t stride) {
+void product(const uint8_t* tile, const uint8_t* group, size_t num_blocks, float* out, size_t stride) {
   constexpr size_t kValues = size_t(kTile) * kBlock * BITS / 8, kScales = kTile * (HALF ? 2 : 4);
   // Chains of additions that do not wait for each other: whole numbers, so that their order is of no matter.
   constexpr int C = M == 1 ? 2 : 1;
-  const size_t nb = rows.num_blocks, k = nb * kBlock;
-  const int8_t* a = rows.values + first_row * k;
-  const float* scales = rows.scales + first_row * nb;
-  const float* sums = rows.sums + first_row * nb;
-  const int32_t* starts = rows.starts + first_row * nb;
   const __m256i nibble = _mm256_set1_epi8(15);
   __m256 total[M][H];
   for (int r = 0; r < M; r++)
     for (int h = 0; h < H; h++) total[r][h] = _mm256_setzero_ps();
-  for (size_t b = 0; b < nb; b++, a += kBlock) {
+  for (size_t b = 0; b < num_blocks; b++, group += M * kRowBytes) {
+    const float* scales = (const float*)(group + M * kBlock);
+    const float* corrections = scales + M;
+    for (size_t line = 0; line < kValues + kScales * (OFFSETS ? 2 : 1); line += 64) _mm_prefetch((const char*)tile + kAhead + line, _MM_HINT_T0);
     __m256i dot[M][H][C];
     for (int r = 0; r < M; r++)
       for (int h = 0; h < H; h++)
-        for (int c = 0; c < C; c++) dot[r][h][c] = c == 0 && !OFFSETS ? _mm256_set1_epi32(starts[r * nb + b]) : _mm256_setzero_si256();
+        for (int c = 0; c < C; c++) dot[r][h][c] = c == 0 && !OFFSETS ? _mm256_set1_epi32(*(const int32_t*)(corrections + r)) : _mm256_setzero_si256();
     auto step = [&](const __m256i (&w)[H], int g) {
       for (int r = 0; r < M; r++) {
-        __m256i x = _mm256_set1_epi32(*(const int32_t*)(a + r * k + 4 * g));
+        __m256i x = _mm256_set1_epi32(*(const int32_t*)(group + r * kBlock + 4 * g));
         for (int h = 0; h < H; h++) dot[r][h][g % C] = _mm256_dpbusd_avx_epi32(dot[r][h][g % C], w[h], x);
       }
     };
@@ -111,7 +111,7 @@ void product(const uint8_t* tile, const Rows& rows, size_t first_row, float* out
       for (int r = 0; r < M; r++) {
         __m256i sum = dot[r][h][0];
         for (int c = 1; c < C; c++) sum = _mm256_add_epi32(sum, dot[r][h][c]);
-        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scales[r * nb + b]));
+        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scales[r]));
         total[r][h] = _mm256_fmadd_ps(part, scale, total[r][h]);
       }
     }
@@ -119,7 +119,7 @@ void product(const uint8_t* tile, const Rows& rows, size_t first_row, float* out
     if constexpr (OFFSETS) {
       for (int h = 0; h < H; h++) {
         __m256 offset = load_scales(tile, HALF, h);
-        for (int r = 0; r < M; r++) total[r][h] = _mm256_fmadd_ps(offset, _mm256_set1_ps(sums[r * nb + b]), total[r][h]);
+        for (int r = 0; r < M; r++) total[r][h] = _mm256_fmadd_ps(offset, _mm256_set1_ps(corrections[r]), total[r][h]);
       }
       tile += kScales;
     }
@@ -129,21 +129,21 @@ void product(const uint8_t* tile, const Rows& rows, size_t first_row, float* out
 }
 
 template <int BITS, bool OFFSETS, bool HALF>
-void by_rows(const uint8_t* t, const Rows& a, size_t f, int m, float* out, size_t s) {
+void by_rows(const uint8_t* t, const uint8_t* a, size_t nb, int m, float* out, size_t s) {
   switch (m) {
-#define CASE(M) case M: return product<BITS, OFFSETS, HALF, M>(t, a, f, out, s);
+#define CASE(M) case M: return product<BITS, OFFSETS, HALF, M>(t, a, nb, out, s);
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
   }
 }
 
-void any_product(const Format& w, const uint8_t* t, const Rows& a, size_t f, int m, float* out, size_t s) {
+void any_product(const Format& w, const uint8_t* t, const uint8_t* a, size_t nb, int m, float* out, size_t s) {
   if (w.bits == 4)
-    w.has_offsets ? (w.is_half ? by_rows<4, true, true>(t, a, f, m, out, s) : by_rows<4, true, false>(t, a, f, m, out, s))
-                  : (w.is_half ? by_rows<4, false, true>(t, a, f, m, out, s) : by_rows<4, false, false>(t, a, f, m, out, s));
+    w.has_offsets ? (w.is_half ? by_rows<4, true, true>(t, a, nb, m, out, s) : by_rows<4, true, false>(t, a, nb, m, out, s))
+                  : (w.is_half ? by_rows<4, false, true>(t, a, nb, m, out, s) : by_rows<4, false, false>(t, a, nb, m, out, s));
   else
-    w.has_offsets ? (w.is_half ? by_rows<8, true, true>(t, a, f, m, out, s) : by_rows<8, true, false>(t, a, f, m, out, s))
-                  : (w.is_half ? by_rows<8, false, true>(t, a, f, m, out, s) : by_rows<8, false, false>(t, a, f, m, out, s));
+    w.has_offsets ? (w.is_half ? by_rows<8, true, true>(t, a, nb, m, out, s) : by_rows<8, true, false>(t, a, nb, m, out, s))
+                  : (w.is_half ? by_rows<8, false, true>(t, a, nb, m, out, s) : by_rows<8, false, false>(t, a, nb, m, out, s));
 }
 
 // e^x, as in exponential_avx512.h.
@@ -172,7 +172,7 @@ void gated(const float* gate, const float* up, int m, int kind, float* out, size
     }
 }
 
-const Kernels kernels = {quantize, any_product, gated, kMaxRows, "avxvnni"};
+const Kernels kernels = {quantize, any_product, nullptr, gated, kMaxRows, 0, "avxvnni"};
 }  // namespace
 
 const Kernels* avxvnni() { return &kernels; }

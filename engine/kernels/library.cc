@@ -28,7 +28,7 @@ namespace {
 const OrtApi* ort = nullptr;
 // What new operators compute with; each keeps what it was made with.
 const Kernels* kernels = nullptr;
-const AttentionKernels* attention_kernels = nullptr;
+const AttentionKernels* (*attention_kernels)(bool is_half) = nullptr;
 
 OrtStatus* fault(const char* what) { return ort->CreateStatus(ORT_FAIL, what); }
 
@@ -168,8 +168,8 @@ void give_memory_back(Region* region) {
 
 // What a call needs beside its inputs and outputs. All operators share them: as many are made as calls run at once.
 struct Scratch {
-  Buffer values, scales, sums, starts;  // of quantised rows
-  Buffer queries, partial;              // of attention
+  Buffer rows;              // quantised
+  Buffer queries, partial;  // of attention
   Scratch* next = nullptr;
 };
 
@@ -206,7 +206,6 @@ struct Matrix {
   size_t num_blocks() const { return k / kBlock; }
   size_t num_tiles() const { return (n + kTile - 1) / kTile; }
   size_t tile_bytes() const { return format.block_bytes() * num_blocks(); }
-  int zero() const { return format.has_offsets ? 0 : format.bits == 4 ? 8 : 128; }
 
   OrtStatus* load(const char* path, int64_t values_at, int64_t scales_at, int64_t offsets_at) {
     File file(path);
@@ -265,41 +264,80 @@ struct Work {
   Matrix* matrix;
   const float* x;
   float* y;
-  Rows rows;
+  uint8_t* rows;  // quantised, in groups of like size: 16 are 8 and 8, not 10 and 6
   size_t m, num_parts;
+  bool in_pairs;  // tiles, where the rows are more than one group
+  size_t num_groups;
+
+  void part_rows() {
+    const Kernels& by = *matrix->by;
+    in_pairs = by.product_pair && m > size_t(by.max_rows);
+    const size_t most = size_t(in_pairs ? by.max_pair_rows : by.max_rows);
+    num_groups = (m + most - 1) / most;
+  }
+  size_t first_row(size_t group) const { return m * group / num_groups; }
+  size_t group_of(size_t row) const { return ((row + 1) * num_groups - 1) / m; }
+  uint8_t* group(size_t index) const { return rows + first_row(index) * matrix->num_blocks() * kRowBytes; }
 };
 
 void quantize_part(void* data, size_t part) {
-  Work& w = *(Work*)data;
-  const size_t nb = w.rows.num_blocks, k = nb * kBlock;
-  for (size_t r = w.m * part / w.num_parts; r < w.m * (part + 1) / w.num_parts; r++)
-    w.matrix->by->quantize(w.x + r * k, nb, w.matrix->zero(), (int8_t*)w.rows.values + r * k, (float*)w.rows.scales + r * nb,
-                      (float*)w.rows.sums + r * nb, (int32_t*)w.rows.starts + r * nb);
+  const Work& w = *(Work*)data;
+  const Matrix& matrix = *w.matrix;
+  for (size_t r = w.m * part / w.num_parts; r < w.m * (part + 1) / w.num_parts; r++) {
+    const size_t g = w.group_of(r), first = w.first_row(g);
+    matrix.by->quantize(matrix.format, w.x + r * matrix.k, matrix.num_blocks(), w.group(g), w.first_row(g + 1) - first, r - first);
+  }
+}
+
+// The tiles `first` and, unless that is `first` too, `second` times one group, to `outs`.
+void multiply(const Work& w, size_t first, size_t second, size_t g, float* const* outs, size_t stride) {
+  const Matrix& matrix = *w.matrix;
+  const Kernels& by = *matrix.by;
+  const uint8_t* tiles[2] = {matrix.tiles + first * matrix.tile_bytes(), matrix.tiles + second * matrix.tile_bytes()};
+  const int m = int(w.first_row(g + 1) - w.first_row(g)), num = first == second ? 1 : 2;
+  if (w.in_pairs && num == 2) return by.product_pair(matrix.format, tiles, w.group(g), matrix.num_blocks(), m, outs, stride);
+  for (int t = 0; t < num; t++) by.product(matrix.format, tiles[t], w.group(g), matrix.num_blocks(), m, outs[t], stride);
+}
+
+void multiply_gated(const Work& w, size_t tile) {
+  const Matrix& matrix = *w.matrix;
+  const size_t stride = matrix.n / 2;
+  alignas(64) float gate[16 * kTile], up[16 * kTile];
+  float* const outs[2] = {gate, up};
+  for (size_t g = 0; g < w.num_groups; g++) {
+    const size_t first = w.first_row(g), m = w.first_row(g + 1) - first;
+    multiply(w, tile, matrix.num_tiles() / 2 + tile, g, outs, kTile);
+    matrix.by->gated(gate, up, int(m), matrix.gated - 1, w.y + first * stride + tile * kTile, stride);
+  }
+}
+
+void multiply_tiles(const Work& w, size_t tile, size_t last) {
+  const size_t n = w.matrix->n;
+  for (size_t g = 0; g < w.num_groups; g++) {
+    const size_t first = w.first_row(g), m = w.first_row(g + 1) - first;
+    float* const outs[2] = {w.y + first * n + tile * kTile, w.y + first * n + last * kTile};
+    if (n >= (last + 1) * kTile) { multiply(w, tile, last, g, outs, n); continue; }
+    // The last tile is wider than what is left of a row.
+    alignas(64) float whole[2][16 * kTile];
+    float* const aside[2] = {whole[0], whole[1]};
+    multiply(w, tile, last, g, aside, kTile);
+    for (size_t t = tile; t <= last; t++)
+      for (size_t r = 0; r < m; r++)
+        memcpy(outs[t - tile] + r * n, whole[t - tile] + r * kTile, (n - t * kTile < kTile ? n - t * kTile : size_t(kTile)) * sizeof(float));
+  }
 }
 
 void multiply_part(void* data, size_t part) {
-  Work& w = *(Work*)data;
+  const Work& w = *(Work*)data;
   const Matrix& matrix = *w.matrix;
   const size_t num_out = matrix.gated ? matrix.num_tiles() / 2 : matrix.num_tiles();
-  const size_t stride = matrix.gated ? matrix.n / 2 : matrix.n, bytes = matrix.tile_bytes(), most = size_t(matrix.by->max_rows);
-  // Rows in parts of like size: 16 are 8 and 8, not 12 and 4.
-  const size_t num_groups = (w.m + most - 1) / most;
-  for (size_t tile = num_out * part / w.num_parts; tile < num_out * (part + 1) / w.num_parts; tile++)
-    for (size_t g = 0; g < num_groups; g++) {
-      const size_t first = w.m * g / num_groups, m = w.m * (g + 1) / num_groups - first;
-      float* out = w.y + first * stride + tile * kTile;
-      const uint8_t* at = matrix.tiles + tile * bytes;
-      alignas(64) float gate[16 * kTile], up[16 * kTile];
-      if (!matrix.gated) {
-        const size_t columns = stride - tile * kTile;
-        if (columns >= kTile) { matrix.by->product(matrix.format, at, w.rows, first, int(m), out, stride); continue; }
-        matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
-        for (size_t r = 0; r < m; r++) memcpy(out + r * stride, gate + r * kTile, columns * sizeof(float));
-        continue;
-      }
-      matrix.by->product(matrix.format, at, w.rows, first, int(m), gate, kTile);
-      matrix.by->product(matrix.format, at + num_out * bytes, w.rows, first, int(m), up, kTile);
-      matrix.by->gated(gate, up, int(m), matrix.gated - 1, out, stride);
+  const size_t end = num_out * (part + 1) / w.num_parts;
+  for (size_t tile = num_out * part / w.num_parts; tile < end; tile++)
+    if (matrix.gated) multiply_gated(w, tile);
+    else {
+      const size_t last = w.in_pairs && tile + 1 < end ? tile + 1 : tile;
+      multiply_tiles(w, tile, last);
+      tile = last;
     }
 }
 
@@ -323,14 +361,10 @@ OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   void *x, *y;
   TRY(ort->GetTensorMutableData((OrtValue*)input, &x));
   TRY(ort->GetTensorMutableData(output, &y));
-  const size_t nb = matrix.num_blocks();
   work.matrix = &matrix; work.x = (const float*)x; work.y = (float*)y; work.m = m;
+  work.part_rows();
   ScratchUse use;
-  if (!use.scratch) return fault("bad_alloc");
-  Scratch& scratch = *use.scratch;
-  work.rows = {(int8_t*)scratch.values.of(m * matrix.k), (float*)scratch.scales.of(m * nb * 4), (float*)scratch.sums.of(m * nb * 4),
-               (int32_t*)scratch.starts.of(m * nb * 4), nb};
-  if (!work.rows.values || !work.rows.scales || !work.rows.sums || !work.rows.starts) return fault("bad_alloc");
+  if (!use.scratch || !(work.rows = (uint8_t*)use.scratch->rows.of(m * matrix.num_blocks() * kRowBytes))) return fault("bad_alloc");
   work.num_parts = 64;
   if (m * matrix.k <= 16384) { work.num_parts = 1; quantize_part(&work, 0); }
   else TRY(ort->KernelContext_ParallelFor(context, quantize_part, work.num_parts, 0, &work));
@@ -385,8 +419,9 @@ OrtCustomOp make_op() {
 // Inputs: queries, keys, values [n, *], or all packed in the first; past keys and values [b, kv heads, max_len, d]; total
 // lengths minus 1, int32 [b]; tables of cos and sin; norms of queries and of keys [d]. Each sequence has n / b of the
 // rows. Outputs: rows [n, heads * d]; present keys and values, which have to be bound to the memory of the past ones.
+// `HalfSlotAttention` is the same over a cache in half precision.
 struct SlotAttention {
-  const AttentionKernels* by = attention_kernels;
+  const AttentionKernels* by = nullptr;
   Attention shape{};
 };
 
@@ -506,8 +541,8 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   TRY(ort->KernelContext_GetOutput(context, 1, past_key.dims, 4, &present_key));
   TRY(ort->KernelContext_GetOutput(context, 2, past_value.dims, 4, &present_value));
   TRY(ort->GetTensorMutableData(out, (void**)&a.out));
-  TRY(ort->GetTensorMutableData(present_key, (void**)&a.keys));
-  TRY(ort->GetTensorMutableData(present_value, (void**)&a.values));
+  TRY(ort->GetTensorMutableData(present_key, &a.keys));
+  TRY(ort->GetTensorMutableData(present_value, &a.values));
   if (a.keys != past_key.data || a.values != past_value.data) return fault("SlotAttention: past and present have to be the same memory");
   ScratchUse use;
   if (!use.scratch) return fault("bad_alloc");
@@ -526,6 +561,7 @@ OrtStatus* compute_attention(void* kernel, OrtKernelContext* context) {
   return ort->KernelContext_ParallelFor(context, merge_part, units, 0, &work);
 }
 
+template <bool HALF>
 OrtStatus* create_attention(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
   int64_t heads, kv_heads, head_dim, window;
   float scale, softcap, epsilon;
@@ -536,31 +572,37 @@ OrtStatus* create_attention(const OrtCustomOp*, const OrtApi*, const OrtKernelIn
   TRY(ort->KernelInfoGetAttribute_float(info, "scale", &scale));
   TRY(ort->KernelInfoGetAttribute_float(info, "softcap", &softcap));
   TRY(ort->KernelInfoGetAttribute_float(info, "qk_norm_epsilon", &epsilon));
-  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || !attention_kernels || !attention_kernels->takes(size_t(head_dim)))
+  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads || !attention_kernels || !attention_kernels(HALF)->takes(size_t(head_dim)))
     return fault("SlotAttention: heads that it does not take");
   SlotAttention* op = (SlotAttention*)malloc(sizeof(SlotAttention));
   if (!op) return fault("bad_alloc");
   new (op) SlotAttention();
+  op->by = attention_kernels(HALF);
   op->shape.num_heads = size_t(heads); op->shape.num_kv_heads = size_t(kv_heads); op->shape.head_dim = size_t(head_dim);
   op->shape.scale = scale; op->shape.softcap = softcap; op->shape.epsilon = epsilon; op->shape.window = window;
   *kernel = op;
   return nullptr;
 }
 
+template <bool HALF>
 OrtCustomOp make_attention() {
+  constexpr auto kCache = HALF ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   OrtCustomOp op = make_op();
-  op.GetName = [](const OrtCustomOp*) { return "SlotAttention"; };
+  op.GetName = [](const OrtCustomOp*) { return HALF ? "HalfSlotAttention" : "SlotAttention"; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 10; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
-  op.GetInputType = [](const OrtCustomOp*, size_t i) { return i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
+  op.GetInputType = [](const OrtCustomOp*, size_t i) {
+    return i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : i == 3 || i == 4 ? kCache : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  };
+  op.GetOutputType = [](const OrtCustomOp*, size_t i) { return i > 0 ? kCache : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return i == 0 || (i >= 3 && i <= 5) ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL; };
-  op.CreateKernelV2 = create_attention;
+  op.CreateKernelV2 = create_attention<HALF>;
   op.KernelComputeV2 = compute_attention;
   op.KernelDestroy = [](void* kernel) { ((SlotAttention*)kernel)->~SlotAttention(); free(kernel); };
   return op;
 }
 
-OrtCustomOp linear, attention;
+OrtCustomOp linear, attention, half_attention;
 }  // namespace
 }  // namespace llamacord
 
@@ -568,7 +610,7 @@ namespace {
 // The instructions of this processor and its system, the best first.
 struct Choice {
   const llamacord::Kernels* kernels;
-  const llamacord::AttentionKernels* attention;
+  const llamacord::AttentionKernels* (*attention)(bool is_half);
 };
 
 size_t choices(Choice* found) {
@@ -582,7 +624,7 @@ size_t choices(Choice* found) {
   if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return 0;
   if (a >= 1) __get_cpuid_count(7, 1, &a71, &b, &c, &d);
   const bool f = b7 >> 16 & 1, dq = b7 >> 17 & 1, bw = b7 >> 30 & 1, vl = b7 >> 31 & 1, vnni = c7 >> 11 & 1;
-  if ((low & 0xe6) == 0xe6 && f && dq && bw && vl && vnni) found[num++] = {llamacord::avx512(), llamacord::attention_avx512()};
+  if ((low & 0xe6) == 0xe6 && f && dq && bw && vl && vnni) found[num++] = {llamacord::avx512(), llamacord::attention_avx512};
   const bool avx2 = b7 >> 5 & 1, avx_vnni = a71 >> 4 & 1;
   if ((low & 6) == 6 && avx2 && avx_vnni) found[num++] = {llamacord::avxvnni(), nullptr};
 #endif
@@ -622,10 +664,12 @@ EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase
   static OrtCustomOpDomain* domain = nullptr;
   if (!domain) {
     linear = make_op();
-    attention = make_attention();
+    attention = make_attention<false>();
+    half_attention = make_attention<true>();
     TRY(ort->CreateCustomOpDomain("llamacord", &domain));
     TRY(ort->CustomOpDomain_Add(domain, &linear));
     TRY(ort->CustomOpDomain_Add(domain, &attention));
+    TRY(ort->CustomOpDomain_Add(domain, &half_attention));
   }
   return ort->AddCustomOpDomain(options, domain);
 }

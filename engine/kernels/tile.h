@@ -9,7 +9,10 @@
 // scale * (value - zero) + offset, zero being 8 or 128 where there are no offsets, else 0.
 //
 // Activations are quantised by row and block, so that no row of a product depends on another one. Whatever the number of
-// rows, the floating-point operations of a row are the same in the same order.
+// rows, the floating-point operations of a row are the same in the same order. Rows that are multiplied together are a
+// group and lie together, in the order in which they are read: a group of m rows is its blocks, and a block is m times 32
+// values, m scales (float) and m corrections: -zero * the sum of the values (int32), or, where the weights have offsets,
+// scale * that sum (float).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,25 +30,22 @@ struct Format {
   size_t value_bytes() const { return size_t(kTile) * kBlock * bits / 8; }
   size_t scale_bytes() const { return size_t(kTile) * (is_half ? 2 : 4); }
   size_t block_bytes() const { return value_bytes() + scale_bytes() * (has_offsets ? 2 : 1); }
+  int zero() const { return has_offsets ? 0 : bits == 4 ? 8 : 128; }
 };
 
-struct Rows {             // quantised activations of m rows
-  const int8_t* values;   // [m, k]
-  const float* scales;    // [m, k / 32]
-  const float* sums;      // [m, k / 32]: scale * sum of values, for offsets
-  const int32_t* starts;  // [m, k / 32]: -zero * sum of values
-  size_t num_blocks;      // k / 32
-};
+constexpr size_t kRowBytes = kBlock + 8;  // of a block of a row
 
 // What one instruction set does.
 struct Kernels {
-  // Quantises a row x [num_blocks * 32].
-  void (*quantize)(const float* x, size_t num_blocks, int zero, int8_t* values, float* scales, float* sums, int32_t* starts);
-  // out [m, 16] (rows `stride` apart) = rows x one tile of weights. m <= max_rows.
-  void (*product)(const Format& format, const uint8_t* tile, const Rows& rows, size_t first_row, int m, float* out, size_t stride);
+  // Quantises a row x [num_blocks * 32] to its place in a group of m.
+  void (*quantize)(const Format& format, const float* x, size_t num_blocks, uint8_t* group, size_t m, size_t row);
+  // out [m, 16] (rows `stride` apart) = a group of m rows x one tile of weights. m <= max_rows.
+  void (*product)(const Format& format, const uint8_t* tile, const uint8_t* group, size_t num_blocks, int m, float* out, size_t stride);
+  // The same with two tiles at once, which pays from two groups on; nullptr where it never does. m <= max_pair_rows.
+  void (*product_pair)(const Format& format, const uint8_t* const* tiles, const uint8_t* group, size_t num_blocks, int m, float* const* outs, size_t stride);
   // gate = act(gate) * up, 16 floats of each of m rows; out rows `stride` apart. kind: 0 SiLU, 1 GELU (tanh).
   void (*gated)(const float* gate, const float* up, int m, int kind, float* out, size_t stride);
-  int max_rows;
+  int max_rows, max_pair_rows;
   const char* name;
 };
 

@@ -46,6 +46,8 @@ _MAX_CHARACTERS_PER_TOKEN = 512
 """A server that sends more is not to be listened to."""
 _WAITING = b"waiting "
 _READ_OUT_S = 1.0
+_AGAIN_S = 0.25
+"""Before the same address is asked once more: a balancer may need a moment to notice what broke."""
 _LOOK_S = 1.0
 """How often an answer that waits for a server looks whether one can be asked again."""
 _REASONS = {"stop": FinishReason.STOP, "stop_text": FinishReason.STOP_TEXT, "length": FinishReason.LENGTH}
@@ -174,6 +176,8 @@ class RemoteAnswer:
             if len(said) >= self._asked.params.max_new_tokens or not self._has_context(said):
                 return _Ending(FinishReason.LENGTH, None)
             replica = await self._replica(shunned)
+            if replica in shunned and replica.is_balancer:
+                await asyncio.sleep(_AGAIN_S)
             before = len(self._text)
             self._is_in_line = False
             try:

@@ -89,6 +89,12 @@ class Replica:
         return self.state is State.READY and self.now() >= self.paused_until_s
 
     @property
+    def is_balancer(self) -> bool:
+        """Whether several servers answered there of late: one that breaks says nothing of the others."""
+        self._drop_unseen()
+        return len(self.servers) > 1
+
+    @property
     def others(self) -> EngineLoad:
         """What there is to do and room for, without what is ours."""
         self._drop_unseen()

@@ -111,7 +111,9 @@ class Replicas:
 
     def failed(self, replica: Replica, error: WireError | RefusedError) -> None:
         """Learn that an address could not do what it was asked for."""
-        if isinstance(error, WireError):
+        if isinstance(error, WireError) and error.has_begun and replica.is_balancer:
+            pass  # one server behind it broke off; whether there are others is asked at once
+        elif isinstance(error, WireError):
             self._set(replica, State.AWAY, str(error))
         elif error.status in _UNKNOWN_KEY:
             self._set(replica, State.REFUSED, f"it does not take our key (ENGINE_KEY): {error}")

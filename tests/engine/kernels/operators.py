@@ -152,9 +152,13 @@ class Heads:
 class SlotCache:
     """One attention over slots of a cache of its own."""
 
-    def __init__(self, heads: Heads, *, num_slots: int, max_len: int, is_ours: bool = True) -> None:
+    def __init__(
+        self, heads: Heads, *, num_slots: int, max_len: int, is_ours: bool = True, is_half: bool = False
+    ) -> None:
         self.heads = heads
-        self.keys = np.zeros((num_slots, heads.num_kv, max_len, heads.dim), np.float32)
+        self.keys = np.zeros(
+            (num_slots, heads.num_kv, max_len, heads.dim), np.float16 if is_half else np.float32
+        )
         self.values = np.zeros_like(self.keys)
         self._is_ours = is_ours
         self._session = session(self._graph(max_len))
@@ -179,13 +183,14 @@ class SlotCache:
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         elsewhere = np.empty_like(keys)
         for name, value in (("out", out), ("key", keys if in_place else elsewhere), ("value", values)):
-            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+            binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         self._session.run_with_iobinding(binding)
         return out
 
     def _graph(self, max_len: int) -> object:
         heads = self.heads
-        floats = TensorProto.FLOAT
+        floats, is_half = TensorProto.FLOAT, self.keys.dtype == np.float16
+        cached = TensorProto.FLOAT16 if is_half else floats
         cache = ["batch", heads.num_kv, "max_len", heads.dim]
         half = (heads.rotary_dim or heads.dim) // 2
         angles = np.arange(max_len)[:, None] / 10000 ** (np.arange(half) / half)[None]
@@ -195,17 +200,18 @@ class SlotCache:
         ]
         value = helper.make_tensor_value_info
         inputs = [value(name, floats, ["rows", None]) for name in ("q" if heads.is_packed else "qkv")]
-        inputs += [value("past_key", floats, cache), value("past_value", floats, cache)]
+        inputs += [value("past_key", cached, cache), value("past_value", cached, cache)]
         inputs += [value("totals", TensorProto.INT32, ["batch"])]
         outputs = [value("out", floats, ["rows", heads.num * heads.dim])]
-        outputs += [value("key", floats, cache), value("value", floats, cache)]
+        outputs += [value("key", cached, cache), value("value", cached, cache)]
         sequences = ["q", "", ""] if heads.is_packed else ["q", "k", "v"]
         scale = heads.scale or heads.dim**-0.5
         if self._is_ours:
             norms = ["q_norm", "k_norm"] if heads.is_normed else []
             constants += [numpy_helper.from_array(norm_of(name, heads.dim), name) for name in norms]
             node = helper.make_node(
-                "SlotAttention", [*sequences, "past_key", "past_value", "totals", "cos", "sin", *norms],
+                "HalfSlotAttention" if is_half else "SlotAttention",
+                [*sequences, "past_key", "past_value", "totals", "cos", "sin", *norms],
                 ["out", "key", "value"], domain=OURS, num_heads=heads.num, kv_num_heads=heads.num_kv,
                 head_dim=heads.dim, local_window_size=heads.window, scale=scale, softcap=heads.softcap,
                 qk_norm_epsilon=1e-6,

@@ -69,13 +69,14 @@ def reference(heads: Heads, rows: Array) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", [*KINDS, *OTHERS])
-def test_it_attends_as_the_formula_says_in_whatever_pieces(name: str) -> None:
+@pytest.mark.parametrize("is_half", [False, True], ids=["single", "half"])
+def test_it_attends_as_the_formula_says_in_whatever_pieces(name: str, is_half: bool) -> None:
     heads = (KINDS | OTHERS)[name]
     rows = rows_of(heads, 700)
-    whole = SlotCache(heads, num_slots=1, max_len=MAX_LEN)
+    whole = SlotCache(heads, num_slots=1, max_len=MAX_LEN, is_half=is_half)
     attended = whole.run(rows, [700])
-    assert np.abs(attended - reference(heads, rows)).max() < 1e-5
-    pieces = SlotCache(heads, num_slots=3, max_len=MAX_LEN)
+    assert np.abs(attended - reference(heads, rows)).max() < (3e-3 if is_half else 1e-5)
+    pieces = SlotCache(heads, num_slots=3, max_len=MAX_LEN, is_half=is_half)
     at, parts = 0, []
     for num in (1, 5, 64, 63, 130, 1, 1, 200, 235):
         parts.append(pieces.run(rows[at : at + num], [at + num], first_slot=1))
@@ -119,6 +120,24 @@ def test_what_lies_behind_a_sequence_is_never_read() -> None:
     rows = rows_of(heads, 130)
     assert np.array_equal(dirty.run(rows, [130], first_slot=1), clean.run(rows, [130], first_slot=1))
     assert np.isnan(dirty.keys[0]).all()
+
+
+def test_half_precision_is_what_the_cache_holds_and_bears_what_is_too_large_for_it() -> None:
+    heads = KINDS["one each"]
+    half, single = (
+        SlotCache(heads, num_slots=1, max_len=MAX_LEN, is_half=is_half) for is_half in (True, False)
+    )
+    rows = rows_of(heads, 90)
+    half.run(rows, [90])
+    single.run(rows, [90])
+    assert np.array_equal(half.keys, single.keys.astype(np.float16))
+    assert np.array_equal(half.values, single.values.astype(np.float16))
+    rows[3, -1], rows[4, -1] = 1e9, -1e9
+    attended = half.run(rows, [180])
+    assert np.isfinite(attended).all()
+    assert half.values[0, -1, 93, -1] == -half.values[0, -1, 94, -1] == np.finfo(np.float16).max
+    rows[5, -1] = np.nan
+    assert np.isnan(half.run(rows, [270])).any()
 
 
 @pytest.mark.parametrize("totals", [[0], [MAX_LEN + 1], [1, 2], [-5], []])

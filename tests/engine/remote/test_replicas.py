@@ -15,13 +15,14 @@ from engine.remote.description import Cabinet, Description, _write
 from engine.remote.remote_engine import RemoteEngine, Servers
 from engine.remote.wire import MAX_REPLY_BYTES, RefusedError
 from engine.text.text_files import TextFiles
-from engine.types import Health
+from engine.types import Generation, Health
 from tests.engine.remote.fake_servers import (
     ANSWER,
     GREEDY,
     PATIENCE,
     QUESTION,
     FakeServers,
+    Fault,
     Remote,
     described,
     model_of,
@@ -160,6 +161,67 @@ def test_behind_a_balancer_the_servers_themselves_are_told(files: TextFiles, tmp
             assert engine.load.max_requests == 8
             await asyncio.sleep(30)
             assert engine.load.max_requests == 4
+
+    run(ask())
+
+
+async def rest_of(generation: Generation) -> str:
+    """Read an answer to its end; return all of it."""
+    async for _ in generation:
+        pass
+    assert generation.completion is not None
+    return generation.completion.text
+
+
+def test_a_stream_that_breaks_behind_a_balancer_holds_nobody_else_up(
+    files: TextFiles, tmp_path: Path
+) -> None:
+    remote = Remote(files, tmp_path, num_servers=1)
+    (balancer,) = remote.wire.all
+
+    async def first_s(engine: RemoteEngine, session: str) -> float:
+        """Return how long the first piece of an answer takes."""
+        generation = engine.generate(remote.prompt, GREEDY, session=session)
+        began_s = asyncio.get_running_loop().time()
+        await anext(generation)
+        took_s = asyncio.get_running_loop().time() - began_s
+        await rest_of(generation)
+        return took_s
+
+    async def ask() -> None:
+        async with remote.open() as engine:
+            balancer.report = report(instance="another")
+            await asyncio.sleep(6)
+            usual_s = await first_s(engine, "other")
+            balancer.faults = [Fault("reset", at=400)]
+            breaking = engine.generate(remote.prompt, GREEDY, session="broken")
+            await anext(breaking)
+            while balancer.num_gone == 0:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            assert engine.health is Health.READY
+            assert engine.load.max_requests == 8
+            assert await first_s(engine, "another") == pytest.approx(usual_s)
+            assert await rest_of(breaking) == ANSWER
+
+    run(ask())
+
+
+def test_a_balancer_that_is_gone_is_away(files: TextFiles, tmp_path: Path) -> None:
+    remote = Remote(files, tmp_path, num_servers=1)
+    (balancer,) = remote.wire.all
+
+    async def ask() -> None:
+        async with remote.open() as engine:
+            balancer.report = report(instance="another")
+            await asyncio.sleep(6)
+            generation = engine.generate(remote.prompt, GREEDY)
+            await anext(generation)
+            balancer.is_up = False
+            await asyncio.sleep(5)
+            assert engine.health is Health.AWAY
+            balancer.is_up = True
+            assert await rest_of(generation) == ANSWER
 
     run(ask())
 
