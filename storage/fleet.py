@@ -95,8 +95,8 @@ async def next_turn(
 ) -> int | None:
     """Take the next turn and return when it is: not before `at`, and `apart` after the one before.
 
-    None, and nothing is taken, where that would be later than `within` after `at`. A turn that is farther away
-    than `longest`, for which nobody waits, is of a clock that was wrong, and counts no more. All in one unit.
+    None, and nothing is taken, where that would be later than `within` after `at`. A turn farther away than
+    `longest`, for which nobody waits, comes of a clock that was wrong and no longer counts. All in one unit.
     """
     latest = at + longest + apart
     row = await transaction.fetch_one(_NEXT_TURN, (f"turn:{name}", at, apart, at + within, latest))
