@@ -145,8 +145,14 @@ class Fleet:
             try:
                 async with self._database.transaction(FLEET) as transaction:
                     now_ms = await self._clock(transaction)
-                    apart, within = int(TURN_S * 1000), int((given_up_at_s - at_s) * 1000)
-                    turn_ms = await next_turn(transaction, name, at=now_ms, apart=apart, within=within)
+                    turn_ms = await next_turn(
+                        transaction,
+                        name,
+                        at=now_ms,
+                        apart=int(TURN_S * 1000),
+                        within=int((given_up_at_s - at_s) * 1000),
+                        longest=int(LONGEST_TURN_S * 1000),
+                    )
             except StorageError:
                 turn_ms = None
             if turn_ms is None:

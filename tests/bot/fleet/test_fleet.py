@@ -82,6 +82,26 @@ def test_who_is_late_for_a_turn_takes_another_one(tmp_path: Path) -> None:
     play(begin())
 
 
+def test_a_clock_that_is_put_back_holds_up_no_turn(tmp_path: Path) -> None:
+    ahead_ms = [3_600_000]
+
+    async def clock(transaction: Transaction) -> int:
+        return await loop_ms(transaction) + ahead_ms[0]
+
+    async def begin() -> None:
+        async with Storage(tmp_path / "bot.db") as database:
+            fleet = Fleet(database=database, clock=clock)
+            await fleet.turn("x")
+            ahead_ms[0] = 0
+            began_s = asyncio.get_running_loop().time()
+            await fleet.turn("x")
+            assert asyncio.get_running_loop().time() - began_s <= TURN_S
+            await fleet.turn("x")
+            assert asyncio.get_running_loop().time() - began_s >= TURN_S - 0.1
+
+    play(begin())
+
+
 def test_nobody_waits_longer_for_a_turn_than_a_connection_lives(tmp_path: Path) -> None:
     async def begin() -> None:
         async with Storage(tmp_path / "bot.db") as database:
