@@ -25,7 +25,7 @@ run: $(VENV)/runtime-$(TAG) ## start the bot on Discord, or in the browser witho
 chat: $(VENV)/runtime-$(TAG) ## talk to the bot in this terminal
 	@$(BIN)/python -m bot chat $(ARGS)
 
-check: $(VENV)/runtime-$(TAG) ## look at settings, model, memory and database, and say what to do
+check: $(VENV)/runtime-$(TAG) ## check settings, model, memory and database, and say what to do
 	@$(BIN)/python -m bot check $(ARGS)
 
 test: $(VENV)/dev-$(TAG) ## run the whole test suite
@@ -40,7 +40,7 @@ format: $(VENV)/dev-$(TAG) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: ## choose the versions of all packages anew (needs uv)
+lock: ## choose the versions of all packages again (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv, or make lock UV=path" >&2; exit 1; }
 	$(COMPILE) --upgrade --extra playground --output-file requirements.lock
 	$(COMPILE) --upgrade --extra playground --extra postgres --extra serve --extra dev --constraints requirements.lock --output-file requirements-dev.lock

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Restarts engines one after the other, by their ports: rolling-update.sh 8324 8325
+# Restarts engines one by one, by their ports: rolling-update.sh 8324 8325
 #
-# Each ends what it has begun, and the next one waits until it answers again. RESTART is what restarts the one at
-# a port, `systemctl restart llamacord-engine@8324` by default; it may return before the new one is ready.
+# Each finishes what it has begun, and the next one waits until it answers again. RESTART is the command that restarts
+# the engine on a port, `systemctl restart llamacord-engine@8324` by default; it may return before the engine is ready.
 set -eu
 : "${RESTART:=systemctl restart llamacord-engine@}"
 : "${PATIENCE_S:=900}"
@@ -24,6 +24,6 @@ for port in "$@"; do
         sleep 1
         waited=$((waited + 1))
     done
-    sleep 3 # until the balancer has seen it, or for a moment there would be none
+    sleep 3 # until the balancer has noticed, or for a moment there would be none
     echo "Port $port: ready"
 done

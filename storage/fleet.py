@@ -22,12 +22,12 @@ ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value"""
 _NEXT_TURN = """
 INSERT INTO counters (name, value) VALUES (?1, ?2)
 ON CONFLICT (name) DO UPDATE
-SET value = CASE WHEN counters.value + ?3 > ?2 THEN counters.value + ?3 ELSE ?2 END
-WHERE counters.value + ?3 <= ?4
+SET value = CASE WHEN counters.value + ?3 BETWEEN ?2 AND ?5 THEN counters.value + ?3 ELSE ?2 END
+WHERE counters.value + ?3 NOT BETWEEN ?4 + 1 AND ?5
 RETURNING value"""
 _CLAIM = """
 INSERT INTO counters (name, value) VALUES (?, ?)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE counters.value <= ?
+ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE counters.value NOT BETWEEN ? AND ?
 RETURNING value"""
 _NOW = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now_ms"
 _VALUE = "SELECT value FROM counters WHERE name = ?"
@@ -90,18 +90,37 @@ async def database_now_ms(transaction: Transaction) -> int:
     return 0 if row is None else int(row["now_ms"])
 
 
-async def next_turn(transaction: Transaction, name: str, *, at: int, apart: int, within: int) -> int | None:
+async def next_turn(
+    transaction: Transaction, name: str, *, at: int, apart: int, within: int, longest: int
+) -> int | None:
     """Take the next turn and return when it is: not before `at`, and `apart` after the one before.
 
-    None, and nothing is taken, where that would be later than `within` after `at`. All in one unit.
+    None, and nothing is taken, where that would be later than `within` after `at`. A turn farther away than
+    `longest`, for which nobody waits, comes of a clock that was wrong and no longer counts. All in one unit.
     """
-    row = await transaction.fetch_one(_NEXT_TURN, (f"turn:{name}", at, apart, at + within))
+    latest = at + longest + apart
+    row = await transaction.fetch_one(_NEXT_TURN, (f"turn:{name}", at, apart, at + within, latest))
     return None if row is None else int(row["value"])
 
 
 async def claim_once(transaction: Transaction, name: str, *, at: int, lasts: int) -> bool:
     """Tell whether something is the caller's to do: nobody claimed it within `lasts` before `at`."""
-    return bool(await transaction.fetch_all(_CLAIM, (f"once:{name}", at, at - lasts)))
+    return bool(await transaction.fetch_all(_CLAIM, (f"once:{name}", at, at - lasts + 1, at)))
+
+
+async def agree(transaction: Transaction, about: str, value: int | None) -> None:
+    """Note what holds for all, None where nothing does any more."""
+    await transaction.fetch_all("DELETE FROM counters WHERE name = ?", (f"agreed:{about}",))
+    if value is not None:
+        await transaction.fetch_all(
+            "INSERT INTO counters (name, value) VALUES (?, ?)", (f"agreed:{about}", value)
+        )
+
+
+async def agreed(database: Database, about: str) -> int | None:
+    """Return what holds for all, None where nothing does."""
+    row = await database.fetch_one(_VALUE, (f"agreed:{about}",))
+    return None if row is None else int(row["value"])
 
 
 async def unclaim(transaction: Transaction, name: str) -> None:

@@ -82,10 +82,12 @@ async def test_turns_are_so_far_apart_whoever_asks(database: Database) -> None:
         (1004, "x"),
         (99_000, "x"),
         (99_001, "x"),
+        (50_000, "x"),  # the clock was put back
+        (50_001, "x"),
     ):
         async with database.transaction() as transaction:
-            turns.append(await next_turn(transaction, name, at=at, apart=5000, within=10_000))
-    assert turns == [1000, 6000, 1002, 11_000, None, 99_000, 104_000]
+            turns.append(await next_turn(transaction, name, at=at, apart=5000, within=10_000, longest=10_000))
+    assert turns == [1000, 6000, 1002, 11_000, None, 99_000, 104_000, 50_000, 55_000]
 
 
 async def test_what_is_done_once_for_all_is_done_by_one_and_again_later(database: Database) -> None:
@@ -97,3 +99,4 @@ async def test_what_is_done_once_for_all_is_done_by_one_and_again_later(database
     async with database.transaction() as transaction:
         await unclaim(transaction, "job")
     assert await claim(1102)
+    assert await claim(200), "the clock was put back"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bot.fleet import fleet as module
-from bot.fleet.fleet import TURN_S, Fleet, Kind
+from bot.fleet.choice import ShardChoice
+from bot.fleet.fleet import TURN_S, Fleet, Kind, fleet_of
 from storage.database import Database, Transaction
 from storage.fleet import News
 from storage.migrations import MIGRATIONS
@@ -77,6 +78,26 @@ def test_who_is_late_for_a_turn_takes_another_one(tmp_path: Path) -> None:
             loop._now_s += 3  # type: ignore[attr-defined]  # the loop is busy with something else
             await taking
             assert loop.time() >= due_s + TURN_S - 0.1
+
+    play(begin())
+
+
+def test_a_clock_that_is_put_back_holds_up_no_turn(tmp_path: Path) -> None:
+    ahead_ms = [3_600_000]
+
+    async def clock(transaction: Transaction) -> int:
+        return await loop_ms(transaction) + ahead_ms[0]
+
+    async def begin() -> None:
+        async with Storage(tmp_path / "bot.db") as database:
+            fleet = Fleet(database=database, clock=clock)
+            await fleet.turn("x")
+            ahead_ms[0] = 0
+            began_s = asyncio.get_running_loop().time()
+            await fleet.turn("x")
+            assert asyncio.get_running_loop().time() - began_s <= TURN_S
+            await fleet.turn("x")
+            assert asyncio.get_running_loop().time() - began_s >= TURN_S - 0.1
 
     play(begin())
 
@@ -154,3 +175,28 @@ async def test_a_process_that_is_alone_waits_for_nothing_and_may_all(monkeypatch
     assert fleet.share() == 1.0
     assert fleet.shards == EVERYTHING
     assert not fleet.lost.is_set()
+
+
+def test_a_model_that_was_chosen_holds_for_all_until_the_last_one_has_ended(tmp_path: Path) -> None:
+    async def choose() -> None:
+        async with Storage(tmp_path / "bot.db") as database:
+            halves = [ShardChoice(1, 2, 0), ShardChoice(1, 2, 1)]
+            async with fleet_of(database, halves[0]) as first:
+                assert await first.chosen_model() is None
+                heard: list[News] = []
+
+                async def hear(news: News) -> None:
+                    heard.append(news)
+
+                first.listen(hear)
+                async with fleet_of(database, halves[1]) as second:
+                    await second.choose_model(2**55)
+                    await asyncio.sleep(2)
+                    assert heard == [News("model", 0)]
+                    assert await first.chosen_model() == await second.chosen_model() == 2**55
+                async with fleet_of(database, halves[1]) as second:
+                    assert await second.chosen_model() == 2**55
+            async with fleet_of(database, halves[0]) as first:
+                assert await first.chosen_model() is None
+
+    play(choose())
