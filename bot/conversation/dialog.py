@@ -200,7 +200,7 @@ def _without_begun_mark(text: str, reasoning: Reasoning) -> str:
 
 
 def _unwrapped(answer: str, *, final: bool) -> str:
-    """Return an answer behind a thought without the marks that some models, such as Granite, put around it."""
+    """Return an answer behind a thought without the marks that some models, like Granite, put around it."""
     if not final and any(opening.startswith(answer) for opening, _ in _ANSWER_MARKS):
         return ""
     found = next((marks for marks in _ANSWER_MARKS if answer.startswith(marks[0])), None)
