@@ -26,6 +26,7 @@ from bot.model_check import (
 from bot.models import better_model, moderation_model
 from bot.on_discord.connection import PERMISSIONS, intents, invite_link, permission_names, privileged
 from bot.server_check import check_engine, check_servers
+from engine.advising.advice import figure
 from engine.configuring.models import model_here
 from engine.configuring.reading import ConfigError
 from engine.convert.default_model import NAME
@@ -130,7 +131,7 @@ def _better_model(settings: Settings) -> Finding:
     better = better_model(settings)
     if better is None:
         return Finding(True, "Better model", "none fits into the free memory here.")
-    speed = f"about {better.speed:.2g} tokens a second, " if better.speed is not None else ""
+    speed = f"about {figure(better.speed, 2)} tokens a second, " if better.speed is not None else ""
     return Finding(
         True,
         "Better model",

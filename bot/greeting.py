@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot.language.phrases import Phrase, phrase, render
+from engine.advising.advice import figure
 from engine.advising.catalogue import Here
 from engine.convert.default_model import NAME
 from engine.describing.footprint import size
@@ -19,7 +20,7 @@ def greeting(bot: str, better: Here | None) -> tuple[Phrase, ...]:
                 "playground.better",
                 name=better.entry.name,
                 memory=size(better.memory_bytes),
-                speed=f"{better.speed or 0:.2g}",
+                speed=figure(better.speed or 0, 2),
                 address=better.entry.address,
                 download=size(better.disk_bytes),
             ),

@@ -19,7 +19,8 @@ _COMMANDS = (bench, complete, convert, inspect, models, pull, serve, tokens)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status; expected failures are one sentence on stderr."""
-    parsed = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = build_parser().parse_args(given or ["--help"])
     try:
         status: int = parsed.act(parsed)
         sys.stdout.flush()

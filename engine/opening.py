@@ -20,7 +20,14 @@ from engine.describing.footprint import (
     kv_value_bytes,
     running_weight_bytes,
 )
-from engine.describing.manifest import ChatSpec, Manifest, TokenizerSpec, load_manifest, verify_files
+from engine.describing.manifest import (
+    MANIFEST_FILE,
+    ChatSpec,
+    Manifest,
+    TokenizerSpec,
+    load_manifest,
+    verify_files,
+)
 from engine.errors import ModelError, ModelFormatError, ModelResourceError
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.release.files import find_release, is_release
@@ -186,4 +193,8 @@ def open_folder(folder: Path) -> ModelFolder:
         from engine.release.folder import ReleasedFolder
 
         return ReleasedFolder(find_release(folder))
+    if folder.exists() and not (folder / MANIFEST_FILE).exists():
+        from engine.convert.converter import open_source  # takes a start a third of a second
+
+        open_source(folder)  # what cannot be converted either is said to be that
     return ConvertedFolder(folder, load_manifest(folder))

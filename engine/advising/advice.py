@@ -35,6 +35,11 @@ class Fit(StrEnum):
     NO = "no"
 
 
+def figure(number: float, digits: int = 3) -> str:
+    """Return a number rounded to so many digits, written as people do."""
+    return f"{float(f'{number:.{digits}g}'):,.10g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What is expected: conversations at once, each of at most `num_tokens`."""
@@ -222,7 +227,7 @@ def _reason(chosen: Option, load: Load) -> str:
     need = f"it needs {size(chosen.memory.total)}"
     if chosen.speed is None:
         return f"{need} (measure with --measure)"
-    together, single = f"{chosen.speed.together:.3g} tokens/s", f"{chosen.speed.single:.3g}"
+    together, single = f"{figure(chosen.speed.together)} tokens/s", figure(chosen.speed.single)
     return (
         f"{need} and is the fastest here that keeps the model's quality: {together} for "
         f"{load.num_conversations} conversations together and {single} for one alone"

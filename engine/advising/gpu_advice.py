@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from engine.advising.advice import Fit, Load
+from engine.advising.advice import Fit, Load, figure
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import (
     GPU_LIBRARIES_BYTES,
@@ -146,9 +146,9 @@ def _sentences(
         return
     num_rows = min(load.num_conversations, chosen.num_fitting)
     yield (
-        f"{chosen.precision} suits {device.name}: up to about {chosen.together:.3g} tokens/s for {num_rows} "
-        f"conversations together and {chosen.single:.3g} for one alone, estimated from its bandwidth. "
-        "`python -m engine bench` measures it."
+        f"{chosen.precision} suits {device.name}: up to about {figure(chosen.together)} tokens/s for "
+        f"{num_rows} conversations together and {figure(chosen.single)} for one alone, estimated from its "
+        "bandwidth. `python -m engine bench` measures it."
     )
     if chosen.num_fitting < load.num_conversations:
         yield (

@@ -16,9 +16,9 @@ import numpy as np
 from engine.advising.advice import Blocks
 from engine.convert.converter import open_source
 from engine.convert.source import ModelSource, SourceTensor, TensorCatalogue
-from engine.convert.weights import held_by
-from engine.describing.architecture import DecoderConfig, Precision, Role, decoder_tensors, source_shapes
-from engine.describing.footprint import Kept, held_in
+from engine.convert.weights import has_4_bits, held_by
+from engine.describing.architecture import DecoderConfig, Precision, source_shapes
+from engine.describing.footprint import held_in
 from engine.describing.manifest import (
     MANIFEST_FILE,
     WEIGHTS_FILE,
@@ -171,7 +171,7 @@ def _inspect_source(found: Inspection, chat: ChatSpec | None, verify: bool, on_p
         tensors=groups,
         tokenizer=tokenizer,
         num_tokens=num_tokens,
-        blocks=Blocks(_has_4_bits(source), held_by(source), tokenizer_bytes),
+        blocks=Blocks(has_4_bits(source), held_by(source), tokenizer_bytes),
         sampling=source.sampling,
     )
     if verify and not found.problems:
@@ -209,14 +209,6 @@ def _vocabulary_problems(config: DecoderConfig, num_tokens: int) -> Iterator[str
             f"The tokenizer knows {num_tokens} tokens and the model only {config.vocab_size}: they do not "
             "belong together. Get the tokenizer of this very model."
         )
-
-
-def _has_4_bits(source: ModelSource) -> bool:
-    """Tell whether most of the weights in the layers have 4 bits already."""
-    held = held_by(source)
-    layers = [tensor for tensor in decoder_tensors(source.config) if tensor.role is Role.LINEAR]
-    few = sum(tensor.num_weights for tensor in layers if held.get(tensor.name, Kept()).bits == 4)
-    return few > sum(tensor.num_weights for tensor in layers) / 2
 
 
 def _groups(tensors: Iterable[tuple[str, int]]) -> tuple[TensorGroup, ...]:

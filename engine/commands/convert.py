@@ -13,7 +13,7 @@ from engine.advising.advice import bits_sentence
 from engine.commands import Subparsers, add_chat_template
 from engine.convert.converter import convert, open_source
 from engine.convert.source import ModelSource
-from engine.convert.weights import held_by
+from engine.convert.weights import has_4_bits, held_by
 from engine.describing.architecture import Precision
 from engine.describing.footprint import bit_shares, size
 from engine.text.chat_choice import named_chat
@@ -28,7 +28,10 @@ def add_to(commands: Subparsers) -> None:
     command.add_argument("destination", type=Path, help="the new folder; set MODEL to it afterwards")
     add_options(command)
     command.add_argument(
-        "--precision", choices=[str(p) for p in Precision], default=str(Precision.INT8), help="default: int8"
+        "--precision",
+        choices=["auto", *map(str, Precision)],
+        default="auto",
+        help="default: auto, int4 for weights that have 4 bits already, else int8",
     )
     command.set_defaults(act=_convert)
 
@@ -48,7 +51,9 @@ def add_options(command: argparse.ArgumentParser, adapter: Callable[[str], objec
 
 def _convert(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source, arguments.adapter, named_chat(arguments.chat_template))
-    convert_into(source, arguments.destination, Precision(arguments.precision))
+    usual = Precision.INT4 if has_4_bits(source) else Precision.INT8
+    precision = usual if arguments.precision == "auto" else Precision(arguments.precision)
+    convert_into(source, arguments.destination, precision)
     return 0
 
 

@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from engine import kernels
-from engine.advising.advice import Advice, Load, Speed, advise
+from engine.advising.advice import Advice, Load, Speed, advise, figure
 from engine.advising.gpu_advice import GpuAdvice, advise_gpu
 from engine.advising.inspection import Description, Inspection, inspect
 from engine.advising.measuring import measure_model, measure_shape, measured_layers, memory_bandwidth
 from engine.advising.report import Measured, Report, as_json
 from engine.commands import Subparsers, add_chat_template
+from engine.convert.converter import refuse_missing
 from engine.describing.architecture import DecoderConfig, Precision
 from engine.describing.footprint import size
 from engine.describing.layers import Rotation
@@ -68,6 +69,8 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    if not arguments.json:  # of nothing there is no table
+        refuse_missing(arguments.path)
     load, machine = Load(arguments.conversations, arguments.context), resources()
     measured = Measured()
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -302,7 +305,7 @@ def _gpu_table(advice: GpuAdvice) -> Table:
     table = _table(title, columns)
     for option in advice.candidates:
         name = f"{option.precision} ←" if option is advice.chosen else str(option.precision)
-        speeds = (f"{speed:.3g}" for speed in (option.single, option.together))
+        speeds = (figure(speed) for speed in (option.single, option.together))
         table.add_row(
             name, size(option.weights), size(advice.kv), str(option.num_fitting), *speeds, str(option.fit)
         )
@@ -329,7 +332,7 @@ def _speed_table(report: Report, advice: Advice, config: DecoderConfig) -> Table
 
 def _speed_cells(name: str, speed: Speed, floor: float | None) -> list[str]:
     share = f"{speed.single / floor:.0%}" if floor else ""
-    return [name, f"{speed.single:.3g}", share, f"{speed.together:.3g}", f"{speed.prefill:.3g}"]
+    return [name, figure(speed.single), share, figure(speed.together), figure(speed.prefill)]
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

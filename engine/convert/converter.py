@@ -76,11 +76,24 @@ def _open_weights(path: Path, chat: ChatSpec | None, *, with_adapter: bool) -> M
     if path.is_dir():
         refuse_other_folder(path, with_adapter=with_adapter)
         return HuggingFaceSource(path, chat)
-    if not path.is_file():
-        raise ModelFormatError(f"There is no file or folder {path}.")
+    refuse_missing(path)
     refuse_pointer(path)
     refuse_other_file(path)
     return GGUFSource(path, chat)
+
+
+def refuse_missing(path: Path) -> None:
+    """Raise `ModelFormatError` where nothing lies at `path`; it may be an address."""
+    if path.exists():
+        return
+    address = str(path)
+    if address.startswith(("hf:", "http:", "https:")):
+        named = address if address.startswith("hf:") else "hf:OWNER/NAME"
+        raise ModelFormatError(
+            f"{address} is not on this machine. To download a model from Hugging Face and convert it: "
+            f"python -m engine pull {named}"
+        )
+    raise ModelFormatError(f"There is no file or folder {path}.")
 
 
 def convert(

@@ -11,7 +11,7 @@ RUNNING = (
     "Llama 2 and 3, Mistral, Qwen 2, 2.5 and 3, Gemma 2 and 3, Phi 3 and 4, SmolLM, OLMo 2 and 3, "
     "Granite 3 and Falcon 3"
 )
-_EXPERTS, _HYBRID, _IMAGES = "a mixture of experts", "no plain decoder", "one for images too"
+_EXPERTS, _HYBRID, _IMAGES = "a mixture of experts", "not a plain decoder", "one for images too"
 _MISTRAL, _QWEN = "Mistral 7B, Nemo and Small", "Qwen3 4B, 8B and 14B"
 _GEMMA, _PHI, _GRANITE = "Gemma 3 1B to 27B", "Phi-4 and Phi-4-mini", "Granite 3.3 2B and 8B"
 _LLAMA = "Llama 3.1 8B and Llama 3.2 1B and 3B"

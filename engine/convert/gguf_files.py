@@ -99,7 +99,9 @@ def _open(path: Path) -> gguf.GGUFReader:
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:
-        raise ModelFormatError(f"{path} is not a readable GGUF file; it may be truncated.") from error
+        raise ModelFormatError(
+            f"{path} is not a readable GGUF file; it may be truncated. Get it again."
+        ) from error
 
 
 def _whole(reader: gguf.GGUFReader, key: str) -> int | None:

@@ -208,6 +208,16 @@ def _cache(folder: Path) -> str:
     return f"is Hugging Face's cache: name one of its models, such as {folder / models[0]}." if models else ""
 
 
+def _one_below(folder: Path) -> str:
+    """Look for models a folder deeper, as those who clone or unpack a release have them."""
+    graphs = (path.parent.parent for path in folder.glob("*/ONNX/*.onnx"))
+    others = (path.parent for kind in (CONFIG_FILE, "*.gguf") for path in folder.glob(f"*/{kind}"))
+    found = sorted({*graphs, *others})
+    if len(found) > 1:
+        return f"holds several models: name one of them, such as {found[0]}."
+    return f"is not a model, but holds one: name {found[0]}." if found else ""
+
+
 def _nothing(folder: Path) -> str:
     if any(folder.glob("*.safetensors")):
         return f"is not a model: it has no {CONFIG_FILE}. Get all files of the model, not just the weights."
@@ -220,6 +230,7 @@ _CHECKS: tuple[Callable[[Path], str], ...] = (
     _ggufs,
     _pickles,
     _cache,
+    _one_below,
     _of_onnx,
     _nothing,
 )

@@ -60,7 +60,7 @@ class SafetensorsFile:
             self._entries = {name: _entry(raw, start, size) for name, raw in described.items()}
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ModelFormatError(
-                f"{path} is not a readable safetensors file; it may be truncated."
+                f"{path} is not a readable safetensors file; it may be truncated. Get it again."
             ) from error
 
     @property

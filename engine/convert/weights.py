@@ -43,6 +43,14 @@ def held_by(source: ModelSource) -> Held:
     return held
 
 
+def has_4_bits(source: ModelSource) -> bool:
+    """Tell whether most of the weights in the layers have 4 bits already."""
+    held = held_by(source)
+    layers = [tensor for tensor in decoder_tensors(source.config) if tensor.role is Role.LINEAR]
+    few = sum(tensor.num_weights for tensor in layers if held.get(tensor.name, Kept()).bits == 4)
+    return few > sum(tensor.num_weights for tensor in layers) / 2
+
+
 class WeightsReader:
     """Reads a source's tensors, checks them, and brings them to a precision."""
 

@@ -138,7 +138,10 @@ def load_manifest(folder: Path) -> Manifest:
                 f"{folder} is a file, not a converted model. {_convert(folder, folder.stem)}"
             )
         if not folder.is_dir():
-            raise ModelFormatError(f"There is no model folder at {folder}. Check MODEL.")
+            raise ModelFormatError(
+                f"There is no model folder at {folder}. Check MODEL. To see models that can be downloaded: "
+                "python -m engine models"
+            )
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFormatError(

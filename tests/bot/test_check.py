@@ -35,6 +35,8 @@ from storage.database import Database
 from storage.leases import Leases
 from storage.shards import Shards
 from tests.engine.fakes import fake_tensors
+from tests.engine.tiny_adapters import BASE, base, make_adapter
+from tests.engine.tiny_gguf import TinyGGUF
 from tests.engine.tiny_model import exchange_two_tokens, make_tiny_model, tiny_tokenizer
 from tests.postgres_server import PostgresServer
 
@@ -224,6 +226,26 @@ def test_a_release_is_good_as_it_is_and_better_converted(place: Place) -> None:
     assert "LlamaV2_tiny_FT_float32 (fp32)" in sentences[0]
     assert f"python -m engine convert {RELEASE} DESTINATION" in sentences[1]
     assert all(finding.is_good for finding in findings if finding.subject == "Model")
+
+
+def test_what_is_not_converted_is_told_by_what_it_is(place: Place) -> None:
+    """And a conversion is advised only where it would succeed."""
+    model = base().save(place.folder / "mine")
+    (problem,) = place.problems(MODEL=str(model))
+    assert f"Convert the model first: python -m engine convert {model} models/mine" in problem
+    adapter = make_adapter(("q_proj",), seed=1).save(place.folder / "lora")
+    (problem,) = place.problems(MODEL=str(adapter))
+    assert f"is a LoRA adapter, not a model. It belongs to {BASE}" in problem
+    experts = place.folder / "experts"
+    experts.mkdir()
+    (experts / "config.json").write_text('{"model_type": "mixtral"}')
+    (problem,) = place.problems(MODEL=str(experts))
+    assert "a mixture of experts, which does not run here" in problem
+    cut = place.folder / "cut.gguf"
+    cut.write_bytes(TinyGGUF().save(place.folder / "whole.gguf").read_bytes()[:40_000])
+    (problem,) = place.problems(MODEL=str(cut))
+    assert "it may be truncated. Get it again." in problem
+    assert "python -m engine models" in place.problems(MODEL="llama3")[0]
 
 
 def test_the_default_model_that_is_not_there_yet_is_not_downloaded(place: Place) -> None:

@@ -66,7 +66,7 @@ def test_a_wrong_model_folder_is_one_sentence(
     monkeypatch.setenv("MODEL", "nowhere")
     assert "no model folder at nowhere" in failure(capsys, command)
     (folder / "nowhere").mkdir()
-    assert "not a converted model" in failure(capsys, command)
+    assert "nowhere is not a model: it has no config.json" in failure(capsys, command)
 
 
 def test_an_unwritable_cache_is_one_sentence(

@@ -37,16 +37,22 @@ async def answer(engine: Engine, prompt: Prompt, seed: int) -> Completion:
     return await ask(engine, prompt, params)
 
 
-async def test_kv_that_was_on_disk_changes_no_answer(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runners, load = list[Runner](), Engine._load_runner
+@pytest.fixture
+def runners(monkeypatch: pytest.MonkeyPatch) -> list[Runner]:
+    """The runners of the engines that a test opens, in order."""
+    found, load = list[Runner](), Engine._load_runner
 
     def load_runner(engine: Engine) -> Runner:
-        runners.append(load(engine))
-        return runners[-1]
+        found.append(load(engine))
+        return found[-1]
 
     monkeypatch.setattr(Engine, "_load_runner", load_runner)
+    return found
+
+
+async def test_kv_that_was_on_disk_changes_no_answer(
+    folder: Path, tmp_path: Path, runners: list[Runner]
+) -> None:
     rng, found = random.Random(1), []
     pasts = [tuple(rng.randrange(3, 380) for _ in range(300)) for _ in range(6)]
     for room in (None, DiskRoom(tmp_path, 2**26)):
@@ -157,15 +163,8 @@ def resident_bytes(array: np.ndarray) -> int:
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="memory cannot be given back here")
 async def test_kv_takes_the_memory_that_was_promised_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runners: list[Runner]
 ) -> None:
-    runners, load = list[Runner](), Engine._load_runner
-
-    def load_runner(engine: Engine) -> Runner:
-        runners.append(load(engine))
-        return runners[-1]
-
-    monkeypatch.setattr(Engine, "_load_runner", load_runner)
     folder, rng = make_tiny_model(tmp_path / "model"), random.Random(1)
     options = EngineOptions(num_threads=1, max_concurrent=4, context_tokens=512, kv_cache_mb=2)
     promised = kv_room(open_folder(folder), options).num_bytes

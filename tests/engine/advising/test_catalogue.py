@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 
@@ -124,8 +125,18 @@ def test_the_command_names_the_line_to_write(
     assert "Llama 3.2 3B suits this machine" in said
     assert "\nMODEL=hf:bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M\n" in said
     assert "reads 40 GB/s" in said
-    for entry in ENTRIES:
-        assert entry.name in said
+    for columns in ("80", "120", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["models"]) == 0
+        said = capsys.readouterr().out
+        for entry in ENTRIES:
+            assert entry.name in said
+            assert re.search(rf"{re.escape(entry.address)}(\s|$)", said), "whole, to be copied"
+            assert entry.good_at in said
+            assert entry.licence in said
+        table = [line for line in said.splitlines() if line.startswith(tuple("┏┡└│"))]
+        assert max(map(len, table)) <= int(columns)
+        assert {line[-1] for line in table} <= set("┓┩┘│┃"), "nothing is cut off"
     monkeypatch.setattr(models, "resources", lambda: dataclasses.replace(machine(1), memory_bytes=GIB // 2))
     assert main(["models"]) == 0
     assert "None of them fits here" in capsys.readouterr().out

@@ -92,6 +92,13 @@ def test_a_file_of_4_bits_is_known_before_and_after_it_is_converted(tmp_path: Pa
         assert written <= disk_bytes(description.config, Precision.INT4, held)
 
 
+@pytest.mark.parametrize(("kind", "precision"), [(QuantType.Q4_0, "int4"), (QuantType.Q8_0, "int8")])
+def test_a_file_keeps_its_bits_where_nobody_says_how_many(tmp_path: Path, kind: int, precision: str) -> None:
+    file = TinyGGUF(quant_type=kind).save(tmp_path / "tiny.gguf")
+    assert cli.main(["convert", str(file), str(tmp_path / "model")]) == 0
+    assert load_manifest(tmp_path / "model").precision == precision
+
+
 MIXTURES: dict[str, tuple[int, dict[str, int]]] = {
     "of 4 bits": (QuantType.Q4_0, {"token_embd.weight": QuantType.Q8_0, "output.weight": QuantType.Q8_0}),
     "of 4 and 5 bits": (

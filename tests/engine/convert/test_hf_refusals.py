@@ -99,7 +99,7 @@ SPOILS: dict[str, tuple[Callable[[TinyHuggingFace], object], str]] = {
     ),
     "a hybrid by name": (
         set_key("model_type", "gemma3n"),
-        "'gemma3n', no plain decoder, which does not run here. These do: Gemma 3 1B to 27B.",
+        "'gemma3n', not a plain decoder, which does not run here. These do: Gemma 3 1B to 27B.",
     ),
     "no architecture": (lambda model: model.config.pop("model_type"), "type None"),
     "biases that are missing": (

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import pytest
 
+from engine.__main__ import main
 from engine.convert.converter import open_source
 from engine.errors import ModelFormatError
 from tests.engine.tiny_adapters import base
@@ -46,6 +47,7 @@ def refusal(path: Path) -> str:
         ("model.tar.gz", b"\x1f\x8b\x08\0", "is an archive: unpack it first"),
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}" + b"\xff" * 9, "name the folder, with its config.json"),
         ("config.json", b'{"model_type": "llama"}', "name the folder that it is in"),
+        ("cut.gguf", b"GGUF\3\0\0\0\1", "it may be truncated. Get it again."),
         ("model.gguf.part", b"\xff" * 2000, "is a download that has not ended"),
         ("model.gguf", POINTER, 'is a Git LFS pointer, not the file itself. Run "git lfs pull"'),
     ],
@@ -124,6 +126,8 @@ def test_quantised_weights_of_old_tools_are_told_by_the_file_beside(
         (["pytorch_model.bin"], "holds pytorch_model.bin, a pickle"),
         (["onnx/decoder.onnx"], "holds ONNX files of another program (decoder.onnx)"),
         (["model.safetensors", "tokenizer.json"], "Get all files of the model, not just the weights"),
+        (["tokenizer.model", "7B_FT/ONNX/Llama.onnx"], "is not a model, but holds one: name "),
+        (["a/config.json", "b/b.gguf", "b/c.gguf"], "holds several models: name one of them, such as "),
         (["models--a--b/refs/main"], "is Hugging Face's cache: name one of its models"),
         ([], "it has no config.json and no ONNX/*.onnx"),
     ],
@@ -135,6 +139,23 @@ def test_a_folder_is_told_by_what_it_holds(files: list[str], sentence: str, tmp_
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"{}")
     assert sentence in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("hf:somebody/Tiny-GGUF:Q4_0", "python -m engine pull hf:somebody/Tiny-GGUF:Q4_0"),
+        ("https://huggingface.co/somebody/Tiny", "python -m engine pull hf:OWNER/NAME"),
+    ],
+)
+def test_what_is_not_here_is_fetched_with_another_command(
+    address: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["convert", address, "out"], ["inspect", address]):
+        assert main(words) == 1
+        said = capsys.readouterr()
+        assert said.err.strip().endswith(command)
+        assert said.out == "", "no table of nothing"
 
 
 def test_a_folder_with_pickles_alone_is_refused(tmp_path: Path) -> None:
