@@ -172,7 +172,7 @@ class RemoteAnswer:
         num_fruitless = 0
         shunned: list[Replica] = []
         while num_fruitless < MAX_FRUITLESS and self._num_breaks < MAX_BREAKS:
-            said = self._said_ids()
+            said = await asyncio.to_thread(self._said_ids) if self._text else []
             if len(said) >= self._asked.params.max_new_tokens or not self._has_context(said):
                 return _Ending(FinishReason.LENGTH, None)
             replica = await self._replica(shunned)

@@ -153,8 +153,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise AddressError(f"{host} port {port} cannot be listened on: {why}. Choose another one.") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _DEAD_CLIENTS.items():
-        if (option := getattr(socket, name, None)) is not None:
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        with contextlib.suppress(AttributeError, OSError):  # not every system has each
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return listener
 
 
