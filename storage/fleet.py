@@ -108,6 +108,21 @@ async def claim_once(transaction: Transaction, name: str, *, at: int, lasts: int
     return bool(await transaction.fetch_all(_CLAIM, (f"once:{name}", at, at - lasts + 1, at)))
 
 
+async def agree(transaction: Transaction, about: str, value: int | None) -> None:
+    """Note what holds for all, None where nothing does any more."""
+    await transaction.fetch_all("DELETE FROM counters WHERE name = ?", (f"agreed:{about}",))
+    if value is not None:
+        await transaction.fetch_all(
+            "INSERT INTO counters (name, value) VALUES (?, ?)", (f"agreed:{about}", value)
+        )
+
+
+async def agreed(database: Database, about: str) -> int | None:
+    """Return what holds for all, None where nothing does."""
+    row = await database.fetch_one(_VALUE, (f"agreed:{about}",))
+    return None if row is None else int(row["value"])
+
+
 async def unclaim(transaction: Transaction, name: str) -> None:
     """Leave to somebody else what was claimed and could not be done."""
     await transaction.fetch_all("DELETE FROM counters WHERE name = ?", (f"once:{name}",))

@@ -6,6 +6,7 @@ Conversations are texts and survive. Knows nothing of folders and of engines' in
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -134,6 +135,11 @@ class Shelf(Protocol):
         """Load one. Raises `EngineError`."""
 
 
+def mark_of(name: str) -> int:
+    """Return what names a model to other processes: a number that the database can hold."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+
+
 class ModelSwitch:
     """Switches, one at a time. `name` is that of the model in use."""
 
@@ -160,11 +166,26 @@ class ModelSwitch:
         async with self._lock:
             if name == self.name and self.is_answering:
                 raise ModelSwitchError(phrase("model.same", name=name))
-            loaded = "" if self._engine.health is Health.CLOSED else self.name
-            missing = await asyncio.to_thread(self._shelf.missing_bytes, name, loaded)
-            if missing > 0:
-                raise ModelSwitchError(phrase("model.memory", name=name, missing=-(-missing // 2**20)))
-            await self._switch(name)
+            await self._use(name)
+
+    async def follow(self, mark: int) -> None:
+        """Load the model of this mark, which another process was told to load, if there is one here."""
+        async with self._lock:
+            name = next((one for one in await self.names() if mark_of(one) == mark), None)
+            if name is None:
+                _log.warning("The other processes use a model that is not here; MODELS should be the same")
+            elif name != self.name or not self.is_answering:
+                try:
+                    await self._use(name)
+                except ModelSwitchError as error:
+                    _log.error("This process could not change to %s as the others did: %s", name, error)
+
+    async def _use(self, name: str) -> None:
+        loaded = "" if self._engine.health is Health.CLOSED else self.name
+        missing = await asyncio.to_thread(self._shelf.missing_bytes, name, loaded)
+        if missing > 0:
+            raise ModelSwitchError(phrase("model.memory", name=name, missing=-(-missing // 2**20)))
+        await self._switch(name)
 
     async def _switch(self, name: str) -> None:
         self._engine.is_switching = True

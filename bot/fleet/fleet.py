@@ -17,7 +17,7 @@ from bot.fleet.holding import Holding
 from bot.tasks import Tasks
 from storage.database import Database, Transaction
 from storage.errors import StorageError
-from storage.fleet import News, NewsTable, claim_once, database_now_ms, next_turn, unclaim
+from storage.fleet import News, NewsTable, agree, agreed, claim_once, database_now_ms, next_turn, unclaim
 from storage.leases import Leases
 from storage.scopes import FLEET
 from storage.shards import EVERYTHING, Shards
@@ -35,6 +35,7 @@ LATE_S = 0.4
 LONGEST_TURN_S = 40.0
 """Whoever would wait longer asks again later, so that turns of the dead are not waited for."""
 ONCE_S = 3600.0
+_MODEL = "model"
 
 
 class Kind(StrEnum):
@@ -45,6 +46,8 @@ class Kind(StrEnum):
     OPTED_OUT = "opted-out"
     FORGOTTEN = "forgotten"
     """Of a person. It is told before and after."""
+    MODEL_CHANGED = "model"
+    """Of all; about nothing."""
 
 
 Heard = Callable[[News], Awaitable[None]]
@@ -108,6 +111,17 @@ class Fleet:
         """Tell the others. Raises `StorageError`."""
         if self._news is not None:
             await self._news.tell(News(kind, about))
+
+    async def choose_model(self, mark: int) -> None:
+        """Have all others use a model, also those that start later. Raises `StorageError`."""
+        if self._database is not None:
+            async with self._database.transaction(FLEET) as transaction:
+                await agree(transaction, _MODEL, mark)
+            await self.tell(Kind.MODEL_CHANGED, 0)
+
+    async def chosen_model(self) -> int | None:
+        """Return the mark of the model that all are to use, None where nobody chose one."""
+        return None if self._database is None else await agreed(self._database, _MODEL)
 
     def tell_soon(self, kind: Kind, about: int) -> None:
         """Tell the others without waiting for it."""
@@ -206,6 +220,9 @@ async def fleet_of(database: Database, choice: ShardChoice) -> AsyncIterator[Fle
     holding = Holding(Leases(database), me, now_ms=lambda: to_milliseconds(utc_now()))
     fleet = Fleet(await holding.claim(choice), holding, database)
     try:
+        if holding.came_first:  # as a bot of one process is after a restart
+            async with database.transaction(FLEET) as transaction:
+                await agree(transaction, _MODEL, None)
         await fleet.start()
         yield fleet
     finally:

@@ -75,6 +75,8 @@ class Holding:
         self.attending: Callable[[], bool] = lambda: False
         self.wants: Callable[[], int] = lambda: 0
         self.shards: Shards | None = None
+        self.came_first = False
+        """Whether no other process had any shards then."""
         self._leases = leases
         self._me = me
         self._now_ms = now_ms
@@ -139,6 +141,7 @@ class Holding:
                 taken = await self._leases.take(shards, self._me)
                 if taken is not None:
                     self._beat_at_s, self.attended_at = now_s, taken
+                    self.came_first = not found
                     return shards
         return None
 

@@ -91,6 +91,7 @@ class LlamacordClient(discord.Client):
         self.moderation = moderation
         self.privacy = privacy
         self.metrics = metrics
+        self._models = models
         self._edit_interval_s = edit_interval_s
         self._columns = Columns(budget)
         self._tasks = Tasks()
@@ -154,7 +155,7 @@ class LlamacordClient(discord.Client):
             (
                 SettingsCommands(chat.preferences, chat.system_prompts, moderation.servers),
                 SystemCommands(chat.system_prompts, editor),
-                *([] if models is None else [ModelCommands(models, operator_ids)]),
+                *([] if models is None else [ModelCommands(models, operator_ids, self.fleet)]),
                 help_command(chat),
                 *answers.commands(),
                 *ask_commands(Asking(chat, questions, self._answer_in, self._locales, self._threads)),
@@ -182,6 +183,7 @@ class LlamacordClient(discord.Client):
             _log.error("Answers of the last run could not be looked up: %s", error)
         self.fleet.watch(self._is_attending, lambda: self._columns.num_shown)
         self.fleet.listen(self._hear)
+        self._tasks.start(self._follow_model(), "changing the model")
         self.moderation.servers.on_changed = lambda guild_id: self.fleet.tell_soon(
             Kind.CONFIG_CHANGED, guild_id
         )
@@ -232,12 +234,20 @@ class LlamacordClient(discord.Client):
         """Follow what another process did."""
         if news.kind == Kind.CONFIG_CHANGED:
             self.moderation.servers.forget(news.about)
+        elif news.kind == Kind.MODEL_CHANGED:
+            self._tasks.start(self._follow_model(), "changing the model")
         elif news.kind == Kind.OPTED_OUT:
             await self.chat.drop_person(news.about)
         elif news.kind == Kind.FORGOTTEN:
             await self.chat.drop_person(news.about)
             self.chat.reread()
             await self.privacy.purging.drop_caches()
+
+    async def _follow_model(self) -> None:
+        """Use the model that somebody chose for all processes."""
+        mark = None if self._models is None else await self.fleet.chosen_model()
+        if self._models is not None and mark is not None:
+            await self._models.follow(mark)
 
     async def on_message(self, message: discord.Message) -> None:
         """Answer what is meant for us, unless another process does so by now."""

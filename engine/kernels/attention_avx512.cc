@@ -260,6 +260,12 @@ void write_out(const Attention& a, size_t b, size_t kv, size_t first_query, size
   }
 }
 
+// The cache of a sequence lies in short runs, which the processor does not see coming.
+template <typename KV>
+void fetch(const KV* rows, size_t num, size_t d) {
+  for (size_t i = 0; i < num * d * sizeof(KV); i += 64) _mm_prefetch((const char*)rows + i, _MM_HINT_T1);
+}
+
 template <typename KV>
 void attend(const Attention& a, size_t b, size_t kv, size_t first_query, size_t n, size_t first_key, size_t end_key, float* partial) {
   const size_t d = a.head_dim, group = a.group(), past = size_t(a.totals[b]) + 1 - a.length;
@@ -272,12 +278,17 @@ void attend(const Attention& a, size_t b, size_t kv, size_t first_query, size_t 
   Sums all, segment;
   bool is_first = true;
   all.clear(n, d);
+  fetch(values + first_key * d, end_key - first_key < kKeys ? end_key - first_key : kKeys, d);
   for (size_t start = first_key; start < end_key; start = (start / kSegment + 1) * kSegment) {
     const size_t end = (start / kSegment + 1) * kSegment < end_key ? (start / kSegment + 1) * kSegment : end_key;
     Sums& sums = is_first ? all : segment;
     if (!is_first) segment.clear(n, d);
-    for (size_t block = start; block < end; block += kKeys)
+    for (size_t block = start; block < end; block += kKeys) {
+      const size_t next = block + kKeys, num_next = next >= end_key ? 0 : end_key - next < kKeys ? end_key - next : kKeys;
+      fetch(keys + next * d, num_next, d);
+      fetch(values + next * d, num_next, d);
       add_block(a, q, positions, n, block, end - block < kKeys ? end - block : kKeys, keys + block * d, values + block * d, weigh, sums);
+    }
     if (!is_first) add_up(all, segment.largest, segment.total[0], segment.values, n, d);
     is_first = false;
   }

@@ -260,6 +260,8 @@ struct Matrix {
   }
 };
 
+constexpr size_t kManyTiles = 128, kManyRows = 64;
+
 struct Work {
   Matrix* matrix;
   const float* x;
@@ -271,12 +273,18 @@ struct Work {
 
   void part_rows() {
     const Kernels& by = *matrix->by;
-    in_pairs = by.product_pair && m > size_t(by.max_rows);
+    // Few outputs in pairs would leave threads without work, unless there are many rows to each.
+    const bool is_large = num_out() >= kManyTiles || m >= kManyRows;
+    in_pairs = by.product_pair && m > size_t(by.max_rows) && is_large;
     const size_t most = size_t(in_pairs ? by.max_pair_rows : by.max_rows);
     num_groups = (m + most - 1) / most;
   }
   size_t first_row(size_t group) const { return m * group / num_groups; }
   size_t group_of(size_t row) const { return ((row + 1) * num_groups - 1) / m; }
+  // What is computed together: a tile of outputs, or two.
+  size_t num_out() const { return matrix->gated ? matrix->num_tiles() / 2 : matrix->num_tiles(); }
+  size_t unit_tiles() const { return in_pairs && !matrix->gated ? 2 : 1; }
+  size_t num_units() const { return (num_out() + unit_tiles() - 1) / unit_tiles(); }
   uint8_t* group(size_t index) const { return rows + first_row(index) * matrix->num_blocks() * kRowBytes; }
 };
 
@@ -329,16 +337,11 @@ void multiply_tiles(const Work& w, size_t tile, size_t last) {
 
 void multiply_part(void* data, size_t part) {
   const Work& w = *(Work*)data;
-  const Matrix& matrix = *w.matrix;
-  const size_t num_out = matrix.gated ? matrix.num_tiles() / 2 : matrix.num_tiles();
-  const size_t end = num_out * (part + 1) / w.num_parts;
-  for (size_t tile = num_out * part / w.num_parts; tile < end; tile++)
-    if (matrix.gated) multiply_gated(w, tile);
-    else {
-      const size_t last = w.in_pairs && tile + 1 < end ? tile + 1 : tile;
-      multiply_tiles(w, tile, last);
-      tile = last;
-    }
+  for (size_t unit = w.num_units() * part / w.num_parts; unit < w.num_units() * (part + 1) / w.num_parts; unit++) {
+    if (w.matrix->gated) { multiply_gated(w, unit); continue; }
+    const size_t first = unit * w.unit_tiles(), last = first + w.unit_tiles() - 1;
+    multiply_tiles(w, first, last < w.num_out() ? last : first);
+  }
 }
 
 OrtStatus* compute(void* kernel, OrtKernelContext* context) {
@@ -368,7 +371,7 @@ OrtStatus* compute(void* kernel, OrtKernelContext* context) {
   work.num_parts = 64;
   if (m * matrix.k <= 16384) { work.num_parts = 1; quantize_part(&work, 0); }
   else TRY(ort->KernelContext_ParallelFor(context, quantize_part, work.num_parts, 0, &work));
-  work.num_parts = 64;
+  work.num_parts = work.num_units() < 64 ? work.num_units() : 64;
   return ort->KernelContext_ParallelFor(context, multiply_part, work.num_parts, 0, &work);
 }
 

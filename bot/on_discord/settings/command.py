@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from discord import app_commands
 
-from bot.conversation.model_switch import ModelSwitch
+from bot.conversation.model_switch import ModelSwitch, mark_of
 from bot.conversation.preferences import Preferences
 from bot.conversation.system_prompts import SystemPrompts
 from bot.errors import NotAllowedError
+from bot.fleet.fleet import Fleet
 from bot.language.phrases import phrase
 from bot.on_discord.interactions import (
     acknowledge,
@@ -101,10 +102,11 @@ class SettingsCommands(app_commands.Group):
 class ModelCommands(app_commands.Group):
     """`/model`: which model answers. Switching is for operators: it is for everybody."""
 
-    def __init__(self, switch: ModelSwitch, operator_ids: frozenset[int]) -> None:
+    def __init__(self, switch: ModelSwitch, operator_ids: frozenset[int], fleet: Fleet) -> None:
         super().__init__(name="model", description="Which model answers")
         self._switch = switch
         self._operator_ids = operator_ids
+        self._fleet = fleet
 
     @app_commands.command(name="show", description="Show the model and the others there are (moderators)")
     async def show(self, interaction: Interaction) -> None:
@@ -125,8 +127,12 @@ class ModelCommands(app_commands.Group):
             if interaction.user.id not in self._operator_ids:
                 raise NotAllowedError(phrase("model.not_an_operator"))
             await acknowledge(interaction)
-            await self._switch.use(name)
-            await say(interaction, phrase("model.switched", name=name))
+            is_same = name == self._switch.name and self._switch.is_answering
+            if not (is_same and self._fleet.has_others):  # others may have another one
+                await self._switch.use(name)
+            await self._fleet.choose_model(mark_of(name))
+            others = [phrase("model.others_follow")] if self._fleet.has_others else []
+            await say(interaction, phrase("model.switched", name=name), *others)
 
     @use.autocomplete("name")
     async def _names(self, interaction: Interaction, typed: str) -> list[app_commands.Choice[str]]:

@@ -18,6 +18,7 @@ from simcord import interactions
 from simcord.http import router
 
 from bot.conversation.model_switch import ModelSwitch
+from bot.fleet.fleet import Fleet
 from bot.on_discord.buttons import Lasting, Press
 from bot.on_discord.interactions import GRACE_S
 from bot.on_discord.settings.command import ModelCommands
@@ -52,7 +53,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         client.tree.remove_command("model")
         engine: Any = client.chat.engine
         models = ModelSwitch(client.chat, engine, world.shelf, "small")
-        client.tree.add_command(ModelCommands(models, world.operator_ids))
+        client.tree.add_command(ModelCommands(models, world.operator_ids, Fleet()))
         yield world
 
 

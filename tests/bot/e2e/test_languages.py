@@ -14,6 +14,7 @@ from discord import app_commands
 from simcord import interactions
 
 from bot.conversation.model_switch import ModelSwitch
+from bot.fleet.fleet import Fleet
 from bot.language.phrases import ENGLISH, LANGUAGES, catalog, phrase, render
 from bot.on_discord.commands import CommandTranslator
 from bot.on_discord.settings.command import ModelCommands
@@ -137,7 +138,7 @@ def whole_tree(world: World) -> app_commands.CommandTree[discord.Client]:
     """Return the tree with the commands that are there only where several models are."""
     tree = world.client.tree
     if tree.get_command("model") is None:
-        tree.add_command(ModelCommands(cast("ModelSwitch", None), frozenset()))
+        tree.add_command(ModelCommands(cast("ModelSwitch", None), frozenset(), Fleet()))
     return tree
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import simcord
 
-from bot.conversation.model_switch import ClosableEngine
+from bot.conversation.model_switch import ClosableEngine, mark_of
 from bot.errors import ModelSwitchError
+from bot.fleet.fleet import Fleet, Kind
 from engine.errors import ModelFormatError
 from engine.types import Health
+from storage.fleet import News
 from tests.bot.e2e.world import TOKEN_S, World, labels, open_world, said
 from tests.fakes import Script, ScriptedEngine
 
@@ -241,3 +243,41 @@ async def test_what_servers_of_the_last_model_did_not_hear_the_next_engine_tells
     shelf.engines["large"].is_forgetting = True
     await use(world, "small")
     assert shelf.engines["small"].num_drops == 1
+
+
+async def test_a_model_that_another_process_was_switched_to_is_used_here_too(
+    world: World, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+
+    async def chosen_model(_: Fleet) -> int | None:
+        return chosen[-1]
+
+    monkeypatch.setattr(Fleet, "chosen_model", chosen_model)
+    for name in ("large", "large", "unknown", "broken"):
+        chosen.append(mark_of(name))
+        await world.client._hear(News(Kind.MODEL_CHANGED, 0))
+        await world.run(1)
+    assert shelf.opened == ["large", "broken", "large"]
+    await world.anna.send(world.general, f"{world.me} who are you?")
+    await world.run(2)
+    assert world.reply(world.general).content == "I am large"
+
+
+async def test_the_other_processes_hear_of_a_switch(
+    world: World, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+
+    async def choose_model(_: Fleet, mark: int) -> None:
+        chosen.append(mark)
+
+    monkeypatch.setattr(Fleet, "choose_model", choose_model)
+    monkeypatch.setattr(Fleet, "has_others", True)
+    assert "My other processes switch now" in await use(world, "large")
+    assert "couldn't be loaded" in await use(world, "broken")
+    assert "My other processes switch now" in await use(
+        world, "large"
+    )  # one of them may not have been able to
+    assert chosen == [mark_of("large")] * 2
+    assert shelf.opened == ["large", "broken", "large"]

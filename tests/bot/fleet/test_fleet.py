@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bot.fleet import fleet as module
-from bot.fleet.fleet import TURN_S, Fleet, Kind
+from bot.fleet.choice import ShardChoice
+from bot.fleet.fleet import TURN_S, Fleet, Kind, fleet_of
 from storage.database import Database, Transaction
 from storage.fleet import News
 from storage.migrations import MIGRATIONS
@@ -174,3 +175,28 @@ async def test_a_process_that_is_alone_waits_for_nothing_and_may_all(monkeypatch
     assert fleet.share() == 1.0
     assert fleet.shards == EVERYTHING
     assert not fleet.lost.is_set()
+
+
+def test_a_model_that_was_chosen_holds_for_all_until_the_last_one_has_ended(tmp_path: Path) -> None:
+    async def choose() -> None:
+        async with Storage(tmp_path / "bot.db") as database:
+            halves = [ShardChoice(1, 2, 0), ShardChoice(1, 2, 1)]
+            async with fleet_of(database, halves[0]) as first:
+                assert await first.chosen_model() is None
+                heard: list[News] = []
+
+                async def hear(news: News) -> None:
+                    heard.append(news)
+
+                first.listen(hear)
+                async with fleet_of(database, halves[1]) as second:
+                    await second.choose_model(2**55)
+                    await asyncio.sleep(2)
+                    assert heard == [News("model", 0)]
+                    assert await first.chosen_model() == await second.chosen_model() == 2**55
+                async with fleet_of(database, halves[1]) as second:
+                    assert await second.chosen_model() == 2**55
+            async with fleet_of(database, halves[0]) as first:
+                assert await first.chosen_model() is None
+
+    play(choose())
