@@ -231,6 +231,7 @@ def _sampling(fields: Fields, engine: ServedEngine, max_new_tokens: int) -> Samp
     for name in _OUR_NUMBERS:
         allowed = RANGES[name]
         reads[name] = lambda name, allowed=allowed: fields.number(name, allowed.low, allowed.high)  # type: ignore[misc]
+    fields.whole("top_k")
     for name, read in reads.items():
         if (value := read(name)) is not None:
             chosen[name] = int(value) if name == "top_k" else value
