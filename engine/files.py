@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path} is not valid JSON; it may be truncated.") from error
+        raise ModelFormatError(f"{path} is not valid JSON; it may be truncated. Get it again.") from error
     if not isinstance(raw, dict):
         raise ModelFormatError(f"{path} is not a JSON object.")
     return raw

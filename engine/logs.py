@@ -22,6 +22,8 @@ from typing import TextIO
 from engine.tracing import note_trace
 
 _OURS = ("bot", "engine", "storage")
+_CHATTY = ("httpx", "httpx2")
+"""Libraries with a line for each request, of which a download from Hugging Face takes many."""
 _NOT_FOR_US = "voice will NOT be supported"
 """discord.py says so at every start; nobody wants to talk to this bot."""
 _WEBHOOK_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[\w.-]+")
@@ -52,6 +54,8 @@ def configure_logging(
 def set_level(level: int) -> None:
     """Log from `level` on, others' records from INFO on."""
     logging.getLogger().setLevel(max(level, logging.INFO))
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
 

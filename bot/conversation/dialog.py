@@ -24,6 +24,7 @@ MAX_UNDECIDED = 200
 """Characters of a first line; a speech in a dialogue is shorter."""
 _LABEL = re.compile(r"(?:\*\*|__)?[^\W\d_][\w'-]*(?: [\w'-]+){0,2}(?:\*\*|__)?(?::|：)(?:\*\*|__)?[ \t]*\S")
 """Begins a line in which somebody speaks."""
+_ANSWER_MARKS = (("<response>", "</response>"), ("<answer>", "</answer>"))
 _FENCE = re.compile(r"^[ \t]*(?:`{3}|~{3})", re.MULTILINE)
 
 
@@ -161,7 +162,7 @@ def take_apart(output: str, reasoning: Reasoning | None, *, final: bool) -> Said
         answer = f"{before.rstrip()}\n\n{rest.lstrip()}"
     if not final and reasoning is not None:
         answer = _without_begun_mark(answer, reasoning)
-    return Said(answer, _joined(thoughts))
+    return Said(_unwrapped(answer, final=final) if thoughts else answer, _joined(thoughts))
 
 
 def without_name(answer: str, names: Sequence[str], *, final: bool) -> str:
@@ -196,6 +197,20 @@ def _without_begun_mark(text: str, reasoning: Reasoning) -> str:
     start = text.rfind("\n") + 1
     line = text[start:].strip()
     return text[:start] if start and reasoning.opening.startswith(line) else text
+
+
+def _unwrapped(answer: str, *, final: bool) -> str:
+    """Return an answer behind a thought without the marks that some models, like Granite, put around it."""
+    if not final and any(opening.startswith(answer) for opening, _ in _ANSWER_MARKS):
+        return ""
+    found = next((marks for marks in _ANSWER_MARKS if answer.startswith(marks[0])), None)
+    if found is None:
+        return answer
+    opening, closing = found
+    said = answer[len(opening) :].lstrip().replace(closing, "", 1)
+    sizes = range(len(closing) - 1, 0, -1)
+    begun = next((size for size in sizes if not final and said.endswith(closing[:size])), 0)
+    return said[: len(said) - begun].rstrip() if final else said[: len(said) - begun]
 
 
 def _joined(thoughts: Sequence[str]) -> str:

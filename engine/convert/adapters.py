@@ -84,6 +84,15 @@ class Adapter:
 
     def __post_init__(self) -> None:
         self.name = self.folder.resolve().name
+        if not self.folder.is_dir():
+            found = "is a file" if self.folder.exists() else "does not exist"
+            raise ModelFormatError(
+                f"--adapter {self.folder} {found}. Name the adapter's folder, as peft saves it."
+            )
+        if not is_adapter(self.folder):
+            raise ModelFormatError(
+                f"--adapter {self.folder} holds no LoRA adapter as peft saves it: it has no {ADAPTER_CONFIG}."
+            )
         self._config = read_json(self.folder / ADAPTER_CONFIG)
         self.base = base_model(self._config)
         self._refuse_other_methods()

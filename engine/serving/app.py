@@ -226,7 +226,8 @@ class _Answers:
         with service.keys.using(key, asyncio.get_running_loop().time()):
             asked = await understood(service, request, self._read)
             service.check_open()
-            keys = (key.name, _session(request) or asked.user)
+            # A pair, so that no session is taken for a key or for another key's session of that name.
+            keys = (key.name, (key.name, _session(request) or asked.user))
             await Exchange(service, asked, keys, scope[_RECORD], receive, send).run()
 
 

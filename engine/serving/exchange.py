@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -31,7 +31,7 @@ class Exchange:
         self,
         service: Service,
         asked: Asked,
-        keys: tuple[str, ...],
+        keys: tuple[Hashable, ...],
         record: Record,
         receive: Receive,
         send: Send,

@@ -7,6 +7,7 @@ and accepted where it would not. What nobody knows is refused too: it may be mis
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -19,6 +20,8 @@ from engine.serving.thinking import read_thinking
 from engine.text.text_files import TextFiles
 from engine.types import RANGES, Prompt, Reasoning, SamplingParams, TextEngine
 
+MAX_USER_CHARACTERS = 256
+"""A longer name of somebody goes by its hash: names are remembered."""
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1000
 COMPLETION_TOKENS = 16
@@ -203,6 +206,8 @@ def _read_rest(fields: Fields, engine: ServedEngine, max_new_tokens: int, *, is_
     options.refuse_others()
     params = _sampling(fields, engine, max_new_tokens)
     user = next((value for name in ("prompt_cache_key", "user") if (value := fields.text(name))), "")
+    if len(user) > MAX_USER_CHARACTERS:
+        user = hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
     fields.accept(_HARMLESS)
     fields.refuse_others()
     return Asked(Prompt(()), params, is_chat, is_stream, with_usage, user)
@@ -231,6 +236,7 @@ def _sampling(fields: Fields, engine: ServedEngine, max_new_tokens: int) -> Samp
     for name in _OUR_NUMBERS:
         allowed = RANGES[name]
         reads[name] = lambda name, allowed=allowed: fields.number(name, allowed.low, allowed.high)  # type: ignore[misc]
+    fields.whole("top_k")
     for name, read in reads.items():
         if (value := read(name)) is not None:
             chosen[name] = int(value) if name == "top_k" else value

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -119,7 +119,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def answering(
-        self, asked: Asked, keys: tuple[str, ...], tell: Callable[[int], object]
+        self, asked: Asked, keys: tuple[Hashable, ...], tell: Callable[[int], object]
     ) -> AsyncIterator[Generation]:
         """Give the answer once its turn has come; what is left of it at the end is cancelled.
 

@@ -36,7 +36,12 @@ _WHITE_BEFORE, _WHITE_BEHIND = re.compile(rf"\A{_WHITE}"), re.compile(rf"{_WHITE
 _SWITCH_WORDS = re.compile(r"((?<!<)/(?:no_)?think\b(?!>))")
 """What some templates look for in messages, to switch thinking."""
 _NOTHING = re.compile("((?!))")
-_WITHOUT_THOUGHTS: tuple[Callable[[str], str], ...] = (str, lambda said: said.lstrip("\n"), str.strip)
+_WITHOUT_THOUGHTS: tuple[Callable[[str], str], ...] = (
+    str,
+    lambda said: said.lstrip("\n"),
+    str.lstrip,
+    str.strip,
+)
 """What templates do with the rest of an answer from which they take what the model thought."""
 
 

@@ -46,7 +46,11 @@ def prepare(address: PostgresAddress, lock_timeout_s: float, migrations: Sequenc
 def _step(connection: psycopg.Connection[Any], migrations: Sequence[Migration], lock: int) -> bool:
     """Apply the next step; return whether there was none left."""
     with connection.transaction():
+        timeout = _one(connection, "SELECT current_setting('lock_timeout')")
+        # Another process may take minutes for a step over many rows.
+        connection.execute("SET LOCAL lock_timeout = 0")
         connection.execute("SELECT pg_advisory_xact_lock($1)", (lock,))
+        connection.execute("SELECT set_config('lock_timeout', $1, true)", (timeout,))
         version = _version(connection)
         check_version(version, len(migrations))
         is_newest = version == len(migrations)

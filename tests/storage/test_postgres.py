@@ -27,7 +27,7 @@ from storage.errors import (
 )
 from storage.migrations import MIGRATIONS, Migration
 from storage.postgres import backend
-from storage.postgres.connection import Connection
+from storage.postgres.connection import Connection, lock_key
 from storage.postgres.dialect import schema_statements, translated
 from storage.shards import EVERYTHING
 from tests.postgres_server import PostgresServer
@@ -405,6 +405,20 @@ async def test_processes_that_migrate_at_once_apply_each_step_once(postgres: Pos
     assert await num_rows(databases[0], "llamacord_schema") == 1
     for database in databases:
         await database.close()
+
+
+async def test_a_step_that_takes_another_process_long_is_waited_for(
+    address: PostgresAddress, postgres: PostgresServer
+) -> None:
+    name = address.url.split("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgres.address(name).url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key("public", "schema"),))
+        opening = asyncio.create_task(Database.open(address, busy_timeout_s=0.05))
+        waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await until(lambda: bool(postgres.run(waits, name)) or opening.done())
+        await asyncio.sleep(0.2)
+        assert not opening.done()
+    await (await opening).close()
 
 
 async def test_what_is_wrong_with_a_database_is_said(postgres: PostgresServer) -> None:

@@ -61,6 +61,14 @@ def test_discords_library_does_not_complain_about_voice(output: io.StringIO) -> 
     assert "something else" in output.getvalue()
 
 
+def test_single_requests_of_a_download_are_not_told(output: io.StringIO) -> None:
+    configure_logging(logging.INFO, stream=output)
+    logging.getLogger("httpx2").info('HTTP Request: GET https://huggingface.co "HTTP/1.1 200 OK"')
+    logging.getLogger("httpx2").warning("something else")
+    assert "HTTP Request" not in output.getvalue()
+    assert "something else" in output.getvalue()
+
+
 def test_a_higher_level_silences_everybody_below_it(output: io.StringIO) -> None:
     configure_logging(logging.ERROR, stream=output)
     logging.getLogger("discord").warning("a")

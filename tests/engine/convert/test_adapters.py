@@ -184,6 +184,21 @@ def test_an_adapter_for_the_matrix_that_is_embedding_and_head_is_refused(tmp_pat
         open_source(tied.save(tmp_path / "base"), saved([make_adapter(("embed_tokens",), seed=1)], tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nothing", "nothing does not exist. Name the adapter's folder"),
+        ("lora.gguf", "lora.gguf is a file. Name the adapter's folder"),
+        ("model", "model holds no LoRA adapter as peft saves it: it has no adapter_config.json"),
+    ],
+)
+def test_what_is_no_adapter_is_told(tmp_path: Path, name: str, sentence: str) -> None:
+    model = base().save(tmp_path / "model")
+    (tmp_path / "lora.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelFormatError, match=sentence):
+        open_source(model, [tmp_path / name])
+
+
 def test_an_adapter_that_is_a_pickle_is_refused(tmp_path: Path) -> None:
     place = make_adapter(("q_proj",), seed=1).save(tmp_path / "adapter")
     (place / "adapter_model.safetensors").rename(place / "adapter_model.bin")

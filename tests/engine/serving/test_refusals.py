@@ -61,6 +61,7 @@ MALFORMED: dict[str, tuple[str, Any, int, str]] = {
     "a negative top_p": (CHAT, question(top_p=-0.1), 400, "top_p must be between 0 and 1"),
     "a penalty": (CHAT, question(presence_penalty=3), 400, "presence_penalty must be between -2 and 2"),
     "our own parameter": (CHAT, question(repetition_penalty=0.1), 400, "between 0.5 and 2"),
+    "half a candidate": (CHAT, question(top_k=1.5), 400, "top_k must be a whole number, not 1.5"),
     "no tokens": (CHAT, question(max_tokens=0), 400, "max_tokens must be at least 1"),
     "half a token": (CHAT, question(max_completion_tokens=1.5), 400, "must be a whole number, not 1.5"),
     "a seed in words": (CHAT, question(seed="lucky"), 400, "seed must be a whole number"),

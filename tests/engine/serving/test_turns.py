@@ -9,7 +9,7 @@ import pytest
 from engine.serving.keys import parse_keys
 from engine.serving.service import ServingSettings
 from engine.types import Health
-from tests.engine.serving.served import ENDLESS, Call, Client, ServedScripts, question, served
+from tests.engine.serving.served import CHAT, ENDLESS, Call, Client, ServedScripts, question, served
 from tests.fakes import Script
 
 SECRETS = {"many": "sk-0123456789abcdef", "one": "sk-fedcba9876543210"}
@@ -63,6 +63,31 @@ def test_in_a_key_its_sessions_take_turns(names_itself: str) -> None:
         assert [dialog[-1].content for dialog in engine.dialogs][1:3] == ["a1", "b1"]
 
     served(scene, ServedScripts([SLOW], max_requests=1))
+
+
+def test_no_session_is_taken_for_a_key_or_for_another_keys_session() -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        remembered = client.app.service.room._order._last_turn
+        mine = {"authorization": f"Bearer {SECRETS['many']}"}
+        theirs = {"authorization": f"Bearer {SECRETS['one']}"}
+        await client.post(CHAT, question(), x_session_id="one", **mine)
+        assert len(remembered) == 2
+        assert "one" not in remembered
+        await client.post(CHAT, question(), x_session_id="one", **theirs)
+        assert len(remembered) == 4
+
+    served(scene, settings=ServingSettings(keys=KEYS))
+
+
+def test_a_name_of_any_length_takes_no_memory() -> None:
+    async def scene(client: Client, _engine: ServedScripts) -> None:
+        for number in range(2):
+            assert (await client.chat(user=f"{number}" * 100_000)).status == 200
+        remembered = client.app.service.room._order._last_turn
+        assert len(remembered) == 3
+        assert len(repr(remembered)) < 1000
+
+    served(scene)
 
 
 def test_too_many_who_wait_are_told_when_to_come_again() -> None:

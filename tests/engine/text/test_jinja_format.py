@@ -125,6 +125,23 @@ def test_the_ids_are_those_of_transformers_however_thinking_is_switched(
         assert digest(text.fit_prompt(messages, 10_000, thinking=thinking).ids) == expected, dialog
 
 
+@pytest.mark.parametrize(
+    ("trim", "rest"),
+    [
+        ("", "\n\n Fine. \n"),
+        (".lstrip('\\n')", " Fine. \n"),
+        (".lstrip()", "Fine. \n"),
+        (".strip()", "Fine."),
+    ],
+)
+def test_what_was_thought_is_left_out_as_the_template_does(tmp_path: Path, trim: str, rest: str) -> None:
+    template = chat_templates.QWEN_3.replace(".lstrip('\\n')", trim)
+    text, _ = prompts_of(tmp_path, "qwen2", template, SWITCHED["qwen 3"].control)
+    thought = "<think>\nThey say </thin <|im_end|> so.\n</think>\n\n Fine. \n"
+    ids = [text.fit_prompt(dialog_of("Hi", said, "So?"), 1000).ids for said in (thought, rest)]
+    assert ids[0] == ids[1]
+
+
 @pytest.mark.parametrize(("name", "kind"), FAMILY_CASES)
 def test_the_ids_of_each_family_are_those_of_transformers(tmp_path: Path, name: str, kind: str) -> None:
     """Whichever format was found: with the system prompt that its template has by itself."""
