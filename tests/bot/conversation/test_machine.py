@@ -39,6 +39,7 @@ from storage.shards import Shards
 from tests.bot.conversation.bot_process import ACTING, BotProcess, Delays, Said, SlowView, World
 from tests.bot.conversation.slow_databases import SlowDatabase, SlowSqlite, slow_postgres
 from tests.postgres_server import PostgresServer
+from tests.storage.test_two_processes import RULES
 from tests.virtual_time import VirtualLoop
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -362,6 +363,8 @@ class Machine(RuleBasedStateMachine):
         texts = {row["content"] for row in stored if row["role"] == "user"}
         gone = set().union(*self.forgotten.values(), *(process.gone_texts for process in self.processes))
         assert not gone & texts
+        for wrong, sql in RULES.items():
+            assert not self.run(database.fetch_all(sql)), wrong
         for process in self.processes:
             self.run(process.close())
             process.is_dead = True
