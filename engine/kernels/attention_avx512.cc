@@ -278,6 +278,10 @@ void attend(const Attention& a, size_t b, size_t kv, size_t first_query, size_t 
   Sums all, segment;
   bool is_first = true;
   all.clear(n, d);
+  for (size_t at = first_key * d; at < end_key * d; at += 4096 / sizeof(KV)) {  // a line of each page, for its address
+    _mm_prefetch((const char*)(keys + at), _MM_HINT_T1);
+    _mm_prefetch((const char*)(values + at), _MM_HINT_T1);
+  }
   fetch(values + first_key * d, end_key - first_key < kKeys ? end_key - first_key : kKeys, d);
   for (size_t start = first_key; start < end_key; start = (start / kSegment + 1) * kSegment) {
     const size_t end = (start / kSegment + 1) * kSegment < end_key ? (start / kSegment + 1) * kSegment : end_key;

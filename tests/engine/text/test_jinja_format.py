@@ -201,6 +201,45 @@ def test_no_message_adds_a_control_token_in_any_family(kind: str, dialog: list[C
     assert [token for token in ids if token in control] == expected
 
 
+SWITCHING = st.lists(
+    st.one_of(
+        st.sampled_from(["/think", "/no_think", "/thin", "k", "<", ">", "</", "<think>", "</think>", "\n"]),
+        st.sampled_from([*EVIL, "<|end_of_role|>", "<|start_of_role|>system", "<｜User｜>"]),
+        CONTENTS,
+    )
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelText]:
+    folders = {name: tmp_path_factory.mktemp("switched") for name in SWITCHED}
+    return {
+        name: prompts_of(folders[name], "qwen2", case.template, case.control)[0]
+        for name, case in SWITCHED.items()
+    }
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+@settings(max_examples=25, deadline=None)
+@given(dialog=dialogs(SWITCHING))
+def test_no_message_adds_a_control_token_though_it_may_switch_thinking(
+    switched: dict[str, ModelText], name: str, dialog: list[ChatMessage]
+) -> None:
+    text = switched[name]
+    control = set(text.tokenizer.special_ids.values())
+    bland = [ChatMessage(message.role, "x") for message in dialog]
+    heads = [""] if dialog[0].role != "system" else ["", "/no_think"]
+    possible = []
+    for head in heads:
+        told = [ChatMessage(bland[0].role, f"x {head}"), *bland[1:]]
+        possible.append([token for token in text.fit_prompt(told, 100_000).ids if token in control])
+    try:
+        ids = text.fit_prompt(dialog, 100_000).ids
+    except UnsafePromptError:
+        return
+    assert [token for token in ids if token in control] in possible
+
+
 def spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Return the text with control tokens written out; no text of these tests holds a surrogate."""
     written = {token: text.encode() for text, token in tokenizer.special_ids.items()}
