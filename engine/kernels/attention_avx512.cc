@@ -260,10 +260,15 @@ void write_out(const Attention& a, size_t b, size_t kv, size_t first_query, size
   }
 }
 
-// The cache of a sequence lies in short runs, which the processor does not see coming.
+// Reads rows of the cache once, in order, before they are computed with. In the order in which they are needed the
+// processor foresees them badly; telling it to fetch them (prefetch) helps half as much.
+constexpr size_t kTouched = 256;
+
 template <typename KV>
-void fetch(const KV* rows, size_t num, size_t d) {
-  for (size_t i = 0; i < num * d * sizeof(KV); i += 64) _mm_prefetch((const char*)rows + i, _MM_HINT_T1);
+void touch(const KV* rows, size_t num, size_t d) {
+  __m512i all = _mm512_setzero_si512();
+  for (size_t i = 0; i + 64 <= num * d * sizeof(KV); i += 64) all = _mm512_or_si512(all, _mm512_loadu_si512((const char*)rows + i));
+  asm volatile("" ::"v"(all));
 }
 
 template <typename KV>
@@ -278,19 +283,16 @@ void attend(const Attention& a, size_t b, size_t kv, size_t first_query, size_t 
   Sums all, segment;
   bool is_first = true;
   all.clear(n, d);
-  for (size_t at = first_key * d; at < end_key * d; at += 4096 / sizeof(KV)) {  // a line of each page, for its address
-    _mm_prefetch((const char*)(keys + at), _MM_HINT_T1);
-    _mm_prefetch((const char*)(values + at), _MM_HINT_T1);
-  }
-  fetch(values + first_key * d, end_key - first_key < kKeys ? end_key - first_key : kKeys, d);
   for (size_t start = first_key; start < end_key; start = (start / kSegment + 1) * kSegment) {
     const size_t end = (start / kSegment + 1) * kSegment < end_key ? (start / kSegment + 1) * kSegment : end_key;
     Sums& sums = is_first ? all : segment;
     if (!is_first) segment.clear(n, d);
     for (size_t block = start; block < end; block += kKeys) {
-      const size_t next = block + kKeys, num_next = next >= end_key ? 0 : end_key - next < kKeys ? end_key - next : kKeys;
-      fetch(keys + next * d, num_next, d);
-      fetch(values + next * d, num_next, d);
+      if (block == first_key || block % kTouched == 0) {
+        const size_t to = (block / kTouched + 1) * kTouched, num = (to < end_key ? to : end_key) - block;
+        touch(keys + block * d, num, d);
+        touch(values + block * d, num, d);
+      }
       add_block(a, q, positions, n, block, end - block < kKeys ? end - block : kKeys, keys + block * d, values + block * d, weigh, sums);
     }
     if (!is_first) add_up(all, segment.largest, segment.total[0], segment.values, n, d);
