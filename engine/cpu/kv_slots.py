@@ -308,11 +308,18 @@ class KVSlots:
         return min(idle, key=lambda index: (bool(self._slots[index].ids), self._slots[index].last_used))
 
     def _empty_beyond_bound(self, keep: int | None) -> list[int]:
-        """Empty idle slots, least recently used first, until all slots keep to the bound."""
+        """Empty idle slots, least recently used first, until all slots keep to the bound.
+
+        What is kept for a question that is expected stays: `acquire` has ended that before.
+        """
         emptied: list[int] = []
         total = sum(slot.num_claimed for slot in self._slots)
-        idle = [i for i, slot in enumerate(self._slots) if not slot.busy and slot.num_touched and i != keep]
-        for index in sorted(idle, key=lambda i: self._slots[i].last_used):
+        idle = [
+            index
+            for index, slot in enumerate(self._slots)
+            if not (slot.busy or slot.is_ahead) and slot.num_touched and index != keep
+        ]
+        for index in sorted(idle, key=lambda index: self._slots[index].last_used):
             if total <= self._max_tokens:
                 break
             slot = self._slots[index]

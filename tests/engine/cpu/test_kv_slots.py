@@ -283,6 +283,18 @@ def test_computing_ahead_keeps_to_the_bound_and_to_what_is_copied() -> None:
     slots.check()
 
 
+def test_a_conversation_that_has_just_ended_goes_before_what_is_expected() -> None:
+    slots = KVSlots(4, 60)
+    running = slots.acquire(list(range(20)), 20).slot
+    slots.extend(running, range(20))
+    first = warm(slots, [*range(100, 120)])
+    slots.release(running)
+    assert warm(slots, [*range(200, 230)]) is not None
+    assert first is not None
+    assert slots[first].ids == [*range(100, 120)]
+    assert slots[running].ids == []
+
+
 def test_what_was_computed_ahead_is_found_by_the_question() -> None:
     slots = KVSlots(3, 1000)
     slot = warm(slots, list(range(50)))

@@ -15,7 +15,8 @@ from tests.engine.kernels.operators import Array, Blocks, choices, choose, our_p
 
 pytestmark = pytest.mark.skipif(not choices(), reason="There are no operators of ours here.")
 
-ROWS = (1, 2, 3, 4, 7, 8, 12, 13, 16, 25, 40)
+ROWS = (1, 2, 3, 4, 7, 8, 10, 11, 16, 25, 40, 64, 77)
+"""One group, several, and from 64 on, or with many outputs, pairs of tiles."""
 
 
 @pytest.fixture(scope="module", autouse=True, params=choices())
@@ -38,7 +39,7 @@ def quantised(rows: Array) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize("is_half", [True, False], ids=["half", "single"])
 @pytest.mark.parametrize("has_offsets", [False, True], ids=["plain", "offsets"])
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("n", "k"), [(16, 32), (48, 288), (37, 64), (1, 32), (515, 1056)])
+@pytest.mark.parametrize(("n", "k"), [(16, 32), (48, 288), (37, 64), (1, 32), (515, 1056), (2060, 32)])
 def test_it_is_the_product_of_what_is_stored(
     tmp_path: Path, n: int, k: int, bits: int, has_offsets: bool, is_half: bool
 ) -> None:
@@ -69,7 +70,7 @@ def test_it_rounds_no_more_than_the_product_of_onnx_runtime(tmp_path: Path, bits
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_gate_is_applied(tmp_path: Path, bits: int, kind: int) -> None:
     matrix = Blocks.random(np.random.default_rng(3), 128, 96, bits, has_offsets=True)
-    rows = 3 * rows_of(21, 96)
+    rows = 3 * rows_of(77, 96)
     both = our_product(matrix, tmp_path / "both.bin").run(None, {"x": rows})[0].astype(np.float64)
     gate, up = np.split(both, 2, axis=1)
     if kind == 1:
