@@ -51,7 +51,7 @@ LLAMA_2 = {
     ("int4", True): ["871e017e8f5250bc", "24cd5ca2801fe555", "79a0cdd3ae24f6c8"],
     ("int4", False): ["0b24e510ad97a685", "8a96215a2283f144", "660cd71ced36a1c2"],
 }
-"""The graphs for the CPU, for a GPU and in elementary operators, as they were recorded. A new family changes none of them."""
+"""The graphs for the CPU, for a GPU and in elementary operators, as they were recorded."""
 
 
 @pytest.mark.parametrize(("precision", "tied"), LLAMA_2)
