@@ -123,12 +123,18 @@ def _kind(operator: str) -> str:
 
 
 def num_multiplications(manifest: Manifest, step: str) -> int:
-    """Return how many a step's products take: the head's are of the rows whose logits are asked for."""
-    tensors = decoder_tensors(manifest.decoder)
-    linear = sum(tensor.num_weights for tensor in tensors if tensor.role is Role.LINEAR)
-    head = manifest.decoder.vocab_size * manifest.decoder.hidden_size
-    num = int("".join(character for character in step if character.isdigit()))
-    return num * linear + (1 if step == STEPS[-1] else num) * head
+    """Return how many a step's products take. Of a prompt, one row goes on behind the last attention."""
+    config = manifest.decoder
+    num = PROMPT_TOKENS if step == STEPS[-1] else int(step.split()[0])
+    num_wanted = 1 if step == STEPS[-1] else num
+    total = num_wanted * config.vocab_size * config.hidden_size
+    for tensor in decoder_tensors(config):
+        if tensor.role is Role.LINEAR:
+            is_behind = (
+                tensor.name.startswith(f"layers.{config.num_layers - 1}.") and "qkv" not in tensor.name
+            )
+            total += tensor.num_weights * (num_wanted if is_behind else num)
+    return total
 
 
 def in_process(folder: Path, threads: int, operators: str) -> tuple[Figures, float]:

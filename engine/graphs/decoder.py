@@ -42,8 +42,7 @@ def slot_graph(manifest: Manifest, max_tokens: int, own_products: Path | None = 
     # Rows [B * S, hidden] everywhere but in attention: a linear layer's sum is then part of its product.
     shape = graph.constant("row_shape", np.array([-1, config.hidden_size]))
     hidden = graph.op("Reshape", [weights.embedding("input_ids"), shape])
-    normed = _Layers(graph, config, weights, attention).add(hidden)
-    _logits(graph, config, weights, graph.op("Gather", [normed, "logit_rows"], axis=0))
+    _logits(graph, config, weights, _Layers(graph, config, weights, attention).add(hidden, "logit_rows"))
     rows = helper.make_tensor_value_info("logit_rows", TensorProto.INT64, ["rows"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", config.vocab_size])
     return graph.build("decoder", [*attention.inputs(), rows], [logits, *attention.outputs()])
@@ -60,9 +59,9 @@ def paged_graph(manifest: Manifest, max_tokens: int, block_size: int = 1, *, is_
     # Paged attention is told of whole blocks.
     whole = -(-max_tokens // block_size) * block_size
     attention = (PlainAttention if is_plain else PagedAttention)(graph, config, max_tokens, whole + 1)
-    normed = _Layers(graph, config, weights, attention).add(weights.embedding("input_ids"))
     last = _last_tokens(graph)
-    logits = _logits(graph, config, weights, graph.op("Gather", [normed, last], axis=0))
+    normed = _Layers(graph, config, weights, attention).add(weights.embedding("input_ids"), last)
+    logits = _logits(graph, config, weights, normed)
     sampler = SamplerGraph(graph, config.vocab_size)
     sampler.add(logits, graph.op("Gather", ["input_ids", last], "newest_ids", axis=0))
     inputs = [*attention.inputs(), *sampler.inputs()]
@@ -92,7 +91,9 @@ def _logits(graph: GraphBuilder, config: DecoderConfig, weights: StoredWeights, 
 
 
 class _Layers:
-    """Adds the layers to a graph: rows [n, hidden] in, normed rows out.
+    """Adds the layers to a graph: rows [n, hidden] in, those normed out whose logits are asked for.
+
+    Behind the attention of the last layer nobody needs the others: of a prompt's chunk all but one.
 
     What the layers add to grows beyond half precision where what they add is normed behind the product: the
     sum is kept in single precision then.
@@ -107,22 +108,29 @@ class _Layers:
         self._attention = attention
         self._sum_type = FLOAT if config.norms.has_after else weights.type
 
-    def add(self, hidden: str) -> str:
-        """Add all layers and the norm behind them."""
+    def add(self, hidden: str, wanted: str) -> str:
+        """Add all layers and the norm behind them. wanted: indices [R] of the rows to return."""
         hidden = self._widened(hidden)
         hidden = self._scaled(hidden, "embedding_scale", self._config.embedding_scale)
         normed = hidden
         if self._config.norms.has_before:
             normed = self._norm(hidden, "layers.0.attn_norm", self._sum_type)
         for layer in range(self._config.num_layers):
-            normed, hidden = self._layer(layer, self._narrowed(normed), hidden)
+            attended = self._attend(
+                layer, self._weights.linear(f"layers.{layer}.qkv", self._narrowed(normed))
+            )
+            if layer == self._config.num_layers - 1:
+                attended, hidden = (
+                    self._graph.op("Gather", [rows, wanted], axis=0) for rows in (attended, hidden)
+                )
+            normed, hidden = self._rest(layer, attended, hidden)
         return self._narrowed(normed)
 
-    def _layer(self, layer: int, normed: str, hidden: str) -> tuple[str, str]:
-        """Add one layer; return its output, normed for what follows, and as it is."""
+    def _rest(self, layer: int, attended: str, hidden: str) -> tuple[str, str]:
+        """Add a layer behind its attention; return its output, normed for what follows, and as it is."""
         prefix, linear = f"layers.{layer}.", self._weights.linear
-        attended = linear(f"{prefix}o", self._attend(layer, linear(f"{prefix}qkv", normed)))
-        normed, hidden = self._join(hidden, attended, f"{prefix}attn_post_norm", f"{prefix}mlp_norm")
+        update = linear(f"{prefix}o", attended)
+        normed, hidden = self._join(hidden, update, f"{prefix}attn_post_norm", f"{prefix}mlp_norm")
         down = linear(f"{prefix}down", self._gated(prefix, self._narrowed(normed)))
         last = layer == self._config.num_layers - 1
         following = "final_norm" if last else f"layers.{layer + 1}.attn_norm"
