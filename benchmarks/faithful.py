@@ -36,7 +36,7 @@ from engine.text.tokenizer import load_tokenizer
 _DATA = Path(__file__).parent.parent / "tests" / "data"
 REFERENCE_FILE = _DATA / "smollm2_reference.npz"
 TEXT_FILE = _DATA / "faithful.txt"
-GOAL_KL, GOAL_TOP1, GOAL_LOGITS = 0.02, 0.97, 1e-3
+GOAL_KL, GOAL_TOP1, GOAL_LOGITS = 0.02, 0.965, 1e-3
 GOAL_FILE_KL = 0.01
 _CHUNK = 128
 Logits = npt.NDArray[np.float32]
@@ -174,7 +174,7 @@ def compare_default_model() -> None:
         else:
             figures = agreement(fp32, logits)
             rows.append([name, f"{figures.kl:.4f}", f"{figures.top1:.1%}", ""])
-    rows.append(["goal", f"{GOAL_KL}", f"{GOAL_TOP1:.0%}", f"{GOAL_LOGITS:.0e}"])
+    rows.append(["goal", f"{GOAL_KL}", f"{GOAL_TOP1:.1%}", f"{GOAL_LOGITS:.0e}"])
     columns = ["", "mean KL", "same top-1", "largest logit difference"]
     print_table(f"Fidelity over {len(ids)} tokens", columns, rows)
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from engine.runtime.request import is_all_kept, reusable
 
+_MOST, _NEARLY_ALL = 0.5, 0.8
+"""Shares of what a slot holds: so much of it must be a prefix of a sequence that goes on there."""
 _TOKENS_MOVED_PER_ROW_STEP = 64
 """How many tokens' KV can be moved in about the time that one filler row adds to a step."""
 
@@ -293,17 +295,18 @@ class KVSlots:
     def _choose(self, shared: Sequence[int], num_reserved: int, idle: Sequence[int] | None = None) -> int:
         """Choose an idle slot: the one this sequence continues, else the emptiest or least recently used.
 
-        A slot is continued when most of what it holds is a prefix of the new sequence; a mere common
+        A slot is continued when nearly all that it holds is a prefix of the new sequence; a mere common
         system prompt is copied instead, so that it does not cost another conversation its KV, unless there
-        is no room for both.
+        is no room for both. What is between the two goes on in a slot of its own while one is free.
         """
         if idle is None:
             idle = [index for index, slot in enumerate(self._slots) if not slot.busy]
         best = max(idle, key=shared.__getitem__)
-        room = self._max_tokens - self.num_reserved - num_reserved
-        if 2 * shared[best] > len(self._slots[best].ids) or (
-            shared[best] and self._slots[best].num_touched > room
-        ):
+        num_held, room = len(self._slots[best].ids), self._max_tokens - self.num_reserved - num_reserved
+        is_free = any(not self._slots[index].ids for index in idle)
+        is_free &= sum(slot.num_claimed for slot in self._slots) + num_reserved <= self._max_tokens
+        needed = _NEARLY_ALL if is_free else _MOST
+        if shared[best] > needed * num_held or (shared[best] and self._slots[best].num_touched > room):
             return best
         return min(idle, key=lambda index: (bool(self._slots[index].ids), self._slots[index].last_used))
 

@@ -217,6 +217,19 @@ def test_a_common_system_prompt_is_copied_and_costs_nobody_their_turns() -> None
     assert slots[first].ids == [*system, *range(100, 200)]
 
 
+def test_short_conversations_with_a_long_system_prompt_keep_their_slots_while_there_are_free_ones() -> None:
+    slots = KVSlots(4, 1000)
+    system = list(range(90))
+    talks = [[*system, *range(start, start + 70)] for start in (200, 300, 400)]
+    held = [fill(slots, talk) for talk in talks]
+    assert sorted(held) == [0, 1, 2]
+    for slot, talk in zip(held, talks, strict=True):
+        assert fill(slots, [*talk, 7, 8, 9]) == slot
+    fourth = fill(slots, [*system, *range(500, 570)])
+    assert fourth not in held
+    assert fill(slots, [*system, *range(600, 670)]) in {*held, fourth}, "there is no other slot left"
+
+
 def test_a_common_prompt_is_taken_over_when_there_is_no_room_for_both() -> None:
     slots = KVSlots(3, 150)
     system = list(range(30))
