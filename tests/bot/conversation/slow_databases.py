@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import functools
 import sqlite3
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -59,13 +60,14 @@ class SlowSqlite:
     def __init__(self) -> None:
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.row_factory = sqlite3.Row
+        weakref.finalize(self, self.connection.close)
 
     def empty(self) -> None:
         _template().backup(self.connection)
         self.connection.execute("PRAGMA foreign_keys = ON")
 
     def opened(self, pause: Pause) -> Database:
-        return Database(SqliteBackend(cast("aiosqlite.Connection", _SlowSqlite(self.connection, pause))))
+        return Database(SqliteBackend(cast("aiosqlite.Connection", _SlowSqlite(self, pause))))
 
     def killed(self, database: Database) -> None:
         self.connection.rollback()
@@ -74,8 +76,9 @@ class SlowSqlite:
 class _SlowSqlite:
     """A connection, where the backend expects aiosqlite's."""
 
-    def __init__(self, connection: sqlite3.Connection, pause: Pause) -> None:
-        self._connection = connection
+    def __init__(self, owner: SlowSqlite, pause: Pause) -> None:
+        self._owner = owner  # with which the connection goes
+        self._connection = owner.connection
         self._pause = pause
 
     @property
