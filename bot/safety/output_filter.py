@@ -109,8 +109,12 @@ class OutputFilter:
                 instead = _replacement(kind, found)
                 shown += [text[done:start], instead]
                 # What follows stands behind the replacement, whose last character may be part of its word.
-                rest, at, done = instead[-1].lower() + rest[match.end() :], 1, end
-                offset += match.end() - 1
+                # A character that folds to several, as ¼ does, goes as a whole.
+                stop = match.end()
+                while stop < len(rest) and folded.origin(stop + offset, len(text)) < end:
+                    stop += 1
+                rest, at, done = instead[-1].lower() + rest[stop:], 1, end
+                offset += stop - 1
         return "".join((*shown, text[done:])), len(text)
 
 

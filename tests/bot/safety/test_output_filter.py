@@ -228,6 +228,8 @@ def test_filtering_twice_changes_nothing_more(text: str) -> None:
 @given(TEXTS, st.lists(st.integers(1, 9), max_size=60))
 @example(TOKEN, [19, 1, 30])
 @example("@EVERYONEAKIAIOSFODNN7EXAMPLE", [2, 9, 9, 9])
+@example(f"{TOKEN}¼{TOKEN}", [])
+@example(f"{TOKEN}¼{TOKEN}", [1, 30, 30, 9, 9, 9])
 def test_nothing_forbidden_is_ever_shown_however_the_text_arrives(text: str, sizes: list[int]) -> None:
     stream = FilterStream(FILTER)
     at = 0
