@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine.machine.cuda_device import NoCudaError, find_device
 from engine.machine.machine import num_processors
@@ -15,6 +17,10 @@ from tests.postgres_server import postgres
 __all__ = ["postgres"]
 
 MAX_PROCESSES = 8
+
+settings.register_profile("same", derandomize=True)
+if os.environ.get("LLAMACORD_SAME_EXAMPLES"):
+    settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
