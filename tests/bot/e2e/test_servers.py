@@ -65,11 +65,11 @@ async def test_one_of_two_servers_is_killed_and_every_question_is_answered_once(
 
 
 async def _in_the_middle(engine: WatchedEngine, servers: list[ServerProcess]) -> ServerProcess:
-    """Wait until an answer is being made, and return where."""
+    """Wait until all answers that are not whole yet have begun, and return where one is made."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             await asyncio.sleep(0.002)
-            running = [answer for answer in engine._answers if answer._text]
+            running = [answer for answer in engine._answers if not answer._has_ended]
             busy = [replica.address for replica in engine._replicas.all if replica.num_own]
-            if running and busy:
+            if running and busy and all(answer._text for answer in running):
                 return next(server for server in servers if server.address in busy)
