@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from bot.conversation.dialog import quoted, take_apart
+from bot.conversation.summing import sum_tokens
 from bot.conversation.talk import Heard, lines_of
 from bot.origin import Origin
 from bot.servers.moderation import Gate
@@ -35,8 +36,6 @@ from storage.conversations import ConversationRef
 
 MAX_TOKENS = 320
 """Of a sum."""
-MAX_THOUGHT = 768
-"""Tokens that a model may think before, if it cannot be told not to: a sum needs no thought."""
 MAX_PARTS = 8
 """The newest ones; each is one answer of the engine."""
 _DURATION = re.compile(r"(\d{1,6})\s*([^\W\d_]+)\.?")
@@ -214,8 +213,7 @@ class CatchingUp:
 
     @property
     def _max_new_tokens(self) -> int:
-        info = self._engine.info
-        return min(MAX_TOKENS + (MAX_THOUGHT if info.always_thinks else 0), info.context_length // 2)
+        return sum_tokens(self._engine.info, MAX_TOKENS)
 
     @property
     def _room_for_lines(self) -> int:

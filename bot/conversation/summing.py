@@ -25,6 +25,7 @@ from engine.types import (
     ChatMessage,
     FinishReason,
     Generation,
+    ModelInfo,
     Prompt,
     SamplingParams,
     TextEngine,
@@ -53,6 +54,11 @@ class Draft:
     content: str
 
 
+def sum_tokens(info: ModelInfo, most: int) -> int:
+    """Return how many tokens a sum of at most `most` may take, with what a model cannot help thinking."""
+    return min(most + (MAX_THOUGHT if info.always_thinks else 0), info.context_length // 2)
+
+
 def unsummed(history: Sequence[Message], summaries: Sequence[Summary]) -> list[Message]:
     """Return what was let go of a history and not summed up yet, oldest first."""
     view_from = last_view(history)
@@ -70,8 +76,7 @@ class Summing:
 
     @property
     def _max_new_tokens(self) -> int:
-        info = self._engine.info
-        return min(MAX_TOKENS + (MAX_THOUGHT if info.always_thinks else 0), info.context_length // 2)
+        return sum_tokens(self._engine.info, MAX_TOKENS)
 
     async def draft(
         self, conversation_id: int, ref: ConversationRef, let_go: Sequence[Message], until_id: int

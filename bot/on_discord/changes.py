@@ -46,10 +46,8 @@ class MessageChanges:
             arrival.edit(message)
         try:
             async with self._chat.upkeep.edits.turn(message.id):
-                if arrival is not None:
-                    await (
-                        arrival.has_left.wait()
-                    )  # what came too late to be taken with it is an edit after all
+                if arrival is not None:  # what came too late to be taken with it is an edit after all
+                    await arrival.has_left.wait()
                 turn = await self._edited(message, bot)
         except Exception as error:  # noqa: BLE001 - the edge of an event: an edit that cannot be taken
             if not is_expected(error):

@@ -303,8 +303,8 @@ class KVSlots:
             idle = [index for index, slot in enumerate(self._slots) if not slot.busy]
         best = max(idle, key=shared.__getitem__)
         num_held, room = len(self._slots[best].ids), self._max_tokens - self.num_reserved - num_reserved
-        is_free = any(not self._slots[index].ids for index in idle)
-        is_free &= sum(slot.num_claimed for slot in self._slots) + num_reserved <= self._max_tokens
+        fits_besides = sum(slot.num_claimed for slot in self._slots) + num_reserved <= self._max_tokens
+        is_free = fits_besides and any(not self._slots[index].ids for index in idle)
         needed = _NEARLY_ALL if is_free else _MOST
         if shared[best] > needed * num_held or (shared[best] and self._slots[best].num_touched > room):
             return best

@@ -171,8 +171,7 @@ def kv_value_bytes(config: DecoderConfig, precision: Precision) -> int:
     Of weights in blocks our own attention keeps KV in half precision, ONNX Runtime's in full; what has full
     precision keeps it.
     """
-    is_own = kernels.has_attention() and config.head_dim in kernels.HEAD_SIZES
-    return _HALF_BYTES if is_own and precision in _FEW_BITS else _FULL_BYTES
+    return _HALF_BYTES if kernels.attends(config.head_dim) and precision in _FEW_BITS else _FULL_BYTES
 
 
 def kv_token_bytes(config: DecoderConfig, precision: Precision) -> int:

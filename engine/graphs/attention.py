@@ -110,7 +110,7 @@ class OwnSlotAttention(SlotAttention):
     @staticmethod
     def takes(config: DecoderConfig) -> bool:
         """Tell whether there is the operator on this machine, and has heads of this size."""
-        return kernels.has_attention() and config.head_dim in kernels.HEAD_SIZES
+        return kernels.attends(config.head_dim)
 
     def attend(self, layer: int, qkv: Sequence[str], norms: Sequence[str] = ()) -> str:
         config, output, own = self._config, f"attention.{layer}", self._config.layer(layer)

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 BLOCK_SIZE = 32
 """The operators multiply by blocks of so many weights, which share a scale, and keep nothing else of them."""
-HEAD_SIZES = frozenset({16, 32, 48, 64, 80, 96, 128, 256})
+_HEAD_SIZES = frozenset({16, 32, 48, 64, 80, 96, 128, 256})
 """The sizes of heads that the library's attention takes."""
 _LIBRARIES = Path(__file__).parent / "lib"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -46,6 +46,11 @@ def instructions() -> str | None:
 def has_attention() -> bool:
     """Tell whether the library has attention beside products."""
     return _opened()[2]
+
+
+def attends(head_size: int) -> bool:
+    """Tell whether the library has attention, and takes heads of this size."""
+    return has_attention() and head_size in _HEAD_SIZES
 
 
 def describe() -> str:

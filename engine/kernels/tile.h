@@ -51,6 +51,5 @@ struct Kernels {
 
 const Kernels* avx512();   // nullptr where it was not built
 const Kernels* avxvnni();
-const Kernels* neon();
 
 }  // namespace llamacord
